@@ -1,0 +1,3 @@
+"""segproto: prototype-based semantic segmentation that explains itself."""
+
+from __future__ import annotations

@@ -1,0 +1,89 @@
+"""What every data set gives: images, masks with 255 for void, names and a class table."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Names and display colours of classes ``0..C-1``; void is not a class.
+
+    Attributes:
+        names: one name a class.
+        colours: one RGB triple (0..255) a class.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"names": list(self.names), "colours": [list(c) for c in self.colours]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ClassTable:
+        colours = tuple((int(r), int(g), int(b)) for r, g, b in value["colours"])
+        return cls(tuple(value["names"]), colours)
+
+
+class Sample(NamedTuple):
+    """One image as stored: ``image`` uint8 (3, H, W) RGB, ``mask`` uint8 (H, W) with 255 = void."""
+
+    image: Tensor
+    mask: Tensor
+    name: str
+
+
+class SegmentationDataset(ABC):
+    """An indexable set of samples at their native size, without augmentation.
+
+    Attributes:
+        classes: the class table.
+        names: one unique name an image (the relative path without suffix for files).
+        split: ``train``, ``val`` or ``test``.
+    """
+
+    classes: ClassTable
+    names: Sequence[str]
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Reads one image and its mask.
+
+        Raises:
+            DataError: naming the file, if it cannot be read or its mask does not fit.
+        """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short hash that changes when the files (or the generator's settings) change; keys caches."""
+
+    def path(self, index: int) -> Path | None:
+        """The image file, or None for generated images."""
+        return None
+
+    def parts(self, index: int) -> Tensor | None:
+        """Part ids, int64 (H, W), 0 = no part; None where the set has no parts."""
+        return None
+
+    @property
+    def part_names(self) -> dict[int, str]:
+        """Part id to name; empty where the set has no parts."""
+        return {}

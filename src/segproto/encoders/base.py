@@ -1,0 +1,108 @@
+"""The encoder every model shares: backbone, neck, multi-scale input (MSC) and squashing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segproto.encoders.config import EncoderConfig
+
+
+class Normalisation(NamedTuple):
+    """Per-channel mean and standard deviation of inputs in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 (..., 3, H, W) to float32, normalised."""
+        mean = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=image.device).view(3, 1, 1)
+        return (image.float() / 255 - mean) / std
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Encoder(nn.Module):
+    """Backbone and neck, with the MSC input wrapper and the squashing around them.
+
+    Args:
+        backbone: (B, 3, H, W) to (B, Db, h, w).
+        neck: (B, Db, h, w) to (B, sum(scale_dims), h, w).
+        scale_dims: channels of each scale, in order.
+        normalisation: what inputs must be normalised with.
+        config: what ``build_encoder`` rebuilds this encoder from.
+        stride_multiple: images are padded (bottom, right, by zeros) to a multiple of this before the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        scale_dims: tuple[int, ...],
+        normalisation: Normalisation,
+        config: EncoderConfig,
+        stride_multiple: int = 1,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.scale_dims = scale_dims
+        self.normalisation = normalisation
+        self.config = config
+        self.stride_multiple = stride_multiple
+
+    @property
+    def num_features(self) -> int:
+        return sum(self.scale_dims)
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The image area (pixels) that the feature grid covers; logits are upsampled to it, then cropped."""
+        m = self.stride_multiple
+        return -(-height // m) * m, -(-width // m) * m
+
+    def backbone_features(self, images: Tensor) -> Tensor:
+        """Padded images through the backbone alone: what a feature cache stores."""
+        h, w = images.shape[-2:]
+        ph, pw = self.padded_size(h, w)
+        if (ph, pw) != (h, w):
+            images = F.pad(images, (0, pw - w, 0, ph - h))
+        out: Tensor = self.backbone(images)
+        return out
+
+    def from_backbone(self, features: Tensor) -> Tensor:
+        """Cached backbone features through neck and squashing (no MSC)."""
+        return self.squash(self.neck(features))
+
+    def squash(self, raw: Tensor) -> Tensor:
+        """The add-on layer (spec 1.3): ``sigmoid``, ``relu`` or ``none``."""
+        if self.config.squash == "sigmoid":
+            return torch.sigmoid(raw)
+        return torch.relu(raw) if self.config.squash == "relu" else raw
+
+    def forward_scales(self, images: Tensor) -> list[Tensor]:
+        """All MSC outputs, squashed: [plain, one an MSC scale ..., fused]; only [plain] without MSC."""
+        raw = self._raw(images)
+        if not self.config.msc:
+            return [self.squash(raw)]
+        outputs, fused = [raw], raw
+        for scale in self.config.msc:
+            small = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+            out = self._raw(small)
+            outputs.append(out)
+            up = F.interpolate(out, size=raw.shape[-2:], mode="bilinear", align_corners=False)
+            fused = torch.maximum(fused, up)
+        return [self.squash(out) for out in [*outputs, fused]]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to features (B, sum(scale_dims), h, w), MSC outputs fused."""
+        return self.forward_scales(images)[-1]
+
+    def _raw(self, images: Tensor) -> Tensor:
+        out: Tensor = self.neck(self.backbone_features(images))
+        return out

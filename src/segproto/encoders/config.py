@@ -1,0 +1,48 @@
+"""What an encoder is built from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EncoderConfig(BaseModel):
+    """Encoder settings; a recipe's ``encoder`` section and part of every artefact.
+
+    Attributes:
+        name: ``deeplabv2_resnet101``, ``unet`` or ``timm``.
+        backbone: the timm model name, for ``name: timm``.
+        weights: a local weights file (safetensors or a state dict), or None.
+        pretrained: ask timm to download its weights (never happens unless set).
+        frozen: the backbone takes no gradient and its norms keep their statistics.
+        output_stride: cells of the feature grid a pixel; 8 or 16 for CNNs, 1/2/4 for ``unet``; ViTs: the patch.
+        layers: timm features to concatenate (block indices of a ViT, stage indices of a CNN); None = the last.
+        input_scale: the image is resized by this factor before the backbone (grids of small ViTs get finer).
+        neck: ``aspp`` (parallel dilated 3x3 convolutions) or ``identity``.
+        rates: ASPP dilation rates, one a scale.
+        dim: channels a scale.
+        fusion: ASPP branches side by side (``concat``: one scale each) or added (``sum``: one scale).
+        width: first-level channels of the U-Net (64 = published).
+        msc: further input scales of the MSC wrapper; empty = off.
+        squash: add-on layer after the neck.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal["deeplabv2_resnet101", "unet", "timm"] = "timm"
+    backbone: str | None = None
+    weights: Path | None = None
+    pretrained: bool = False
+    frozen: bool = False
+    output_stride: int | None = None
+    layers: list[int] | None = None
+    input_scale: float = Field(1.0, gt=0, le=8)
+    neck: Literal["aspp", "identity"] = "aspp"
+    rates: list[int] = [6, 12, 18, 24]
+    dim: int = Field(64, ge=1)
+    fusion: Literal["concat", "sum"] = "concat"
+    width: int = Field(64, ge=1)
+    msc: list[float] = []
+    squash: Literal["sigmoid", "relu", "none"] = "sigmoid"

@@ -1,0 +1,63 @@
+"""Where each prototype came from: image, cell and box, with the hash of the encoder that made it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PrototypeSource:
+    """The training patch a prototype equals.
+
+    Attributes:
+        image: name of the training image in its data set.
+        cell: (row, column) on the feature grid.
+        grid: (rows, columns) of that grid.
+        box: (y0, x0, y1, x1) of the cell in image pixels.
+        distance: squared distance before the projection replaced the vector.
+        patch: file name of the patch's picture, relative to the artefact; None if not drawn.
+    """
+
+    image: str
+    cell: tuple[int, int]
+    grid: tuple[int, int]
+    box: tuple[int, int, int, int]
+    distance: float
+    patch: str | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One source a prototype (None where unknown) and the state of the encoder they were read with.
+
+    Attributes:
+        encoder_hash: ``segproto.model.fingerprint.encoder_hash`` at projection time.
+        dataset: what the images belong to, for people.
+        sources: index = prototype.
+        edits: what was changed by hand afterwards, newest last.
+    """
+
+    encoder_hash: str
+    dataset: str
+    sources: tuple[PrototypeSource | None, ...]
+    edits: tuple[str, ...] = field(default=())
+
+    def select(self, keep: list[int]) -> Provenance:
+        """The provenance of the kept prototypes, in order."""
+        sources = tuple(self.sources[i] for i in keep)
+        return Provenance(self.encoder_hash, self.dataset, sources, self.edits)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Provenance:
+        def source(item: dict[str, Any] | None) -> PrototypeSource | None:
+            if item is None:
+                return None
+            tuples = {k: tuple(item[k]) for k in ("cell", "grid", "box")}
+            return PrototypeSource(**{**item, **tuples})
+
+        sources = tuple(source(item) for item in value["sources"])
+        return cls(value["encoder_hash"], value["dataset"], sources, tuple(value.get("edits", ())))

@@ -1,0 +1,94 @@
+"""A method is a list of stages, as data. A stage either optimises or is a procedure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+from segproto.data.base import SegmentationDataset
+from segproto.data.batch import Batch
+from segproto.model.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from segproto.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share a learning rate and a weight decay."""
+
+    params: list[nn.Parameter]
+    lr: float
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Optimise:
+    """A stage that takes optimiser steps.
+
+    Attributes:
+        name: its name in recipes, logs and checkpoints.
+        steps: batches (as the published schedules count); optimiser steps = ``steps // accumulate``.
+        parameters: the trained parameters; every other parameter of the model is frozen for the stage.
+        loss: named scalar terms; ``"loss"`` is optimised, the others are logged. Called as
+            ``loss(segmenter, batch)``.
+        mode: puts modules in train or eval mode before the stage and after each validation.
+        begin: called once before the first step (not on resume); may restructure the model in place.
+        after_step: called after each optimiser step (a projection onto a constraint set, an EMA).
+        schedule: ``constant`` or ``poly`` (power 0.9 over the stage's optimiser steps).
+        patience: stop after this many validations without a better pixel accuracy; None = never.
+    """
+
+    name: str
+    steps: int
+    parameters: Callable[[Segmenter], list[ParamGroup]]
+    loss: Callable[[Segmenter, Batch], dict[str, Tensor]]
+    mode: Callable[[Segmenter], None]
+    begin: Callable[[Segmenter], None] | None = None
+    after_step: Callable[[Segmenter], None] | None = None
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    schedule: Literal["constant", "poly"] = "constant"
+    warmup_steps: int = 0
+    accumulate: int = 1
+    patience: int | None = None
+
+
+@dataclass
+class StageContext:
+    """What a procedure may use.
+
+    Attributes:
+        segmenter: the model, on ``fabric.device``, changed in place.
+        out: the stage's own folder in the run (exists).
+        train_set: training images at native size, no augmentation.
+        val_set: validation images, None if the data has none.
+    """
+
+    segmenter: Segmenter
+    fabric: Fabric
+    recipe: Recipe
+    out: Path
+    train_set: SegmentationDataset
+    val_set: SegmentationDataset | None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A stage without an optimiser (projection, pruning, thresholding, proposals ...).
+
+    ``run`` changes ``context.segmenter`` in place and returns figures for ``stages/<name>/result.json``.
+    The runner then validates and saves the artefact ``stages/<name>/model``.
+    """
+
+    name: str
+    run: Callable[[StageContext], dict[str, Any]]
+
+
+Stage = Optimise | Procedure
