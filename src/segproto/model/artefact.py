@@ -1,0 +1,130 @@
+"""A model on disk: ``model.safetensors``, ``model.json``, ``prototypes.json`` and ``prototypes/*.png``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+
+from segproto.data.base import ClassTable
+from segproto.encoders.build import build_encoder
+from segproto.encoders.config import EncoderConfig
+from segproto.errors import WeightsError
+from segproto.model.heads import build_head
+from segproto.model.provenance import Provenance
+from segproto.model.segmenter import Segmenter
+
+FORMAT, VERSION = "segproto-model", 1
+
+
+def describe(model: Segmenter) -> dict[str, Any]:
+    """What ``model.json`` holds: everything but tensors and provenance."""
+    encoder = model.encoder.config.model_dump(mode="json", exclude={"weights"}) | {"pretrained": False}
+    norm = {"mean": list(model.encoder.normalisation.mean), "std": list(model.encoder.normalisation.std)}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "encoder": encoder,
+        "preprocessing": norm,
+        "head": model.head.describe(),
+        "classes": model.classes.to_json(),
+        "card": model.card,
+    }
+
+
+def save(model: Segmenter, folder: Path) -> None:
+    """Writes the artefact beside ``folder`` first and then puts it in place, so that a crash leaves the old one.
+
+    Raises:
+        OSError: the disk refused; nothing of an artefact already at ``folder`` is lost.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fresh.chmod(0o755)
+        write_files(model, fresh)
+        replace_folder(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def write_files(model: Segmenter, folder: Path) -> None:
+    """Writes the artefact's files into an existing folder."""
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "model.json").write_text(json.dumps(describe(model), indent=1))
+    if model.provenance is not None:
+        (folder / "prototypes.json").write_text(json.dumps(model.provenance.to_json(), indent=1))
+    if model.patches:
+        (folder / "prototypes").mkdir()
+    for name, png in model.patches.items():
+        (folder / name).write_bytes(png)
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Puts ``fresh`` in the place of ``folder``; at every moment one complete folder has the name or ``.old``."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: Path) -> Segmenter:
+    """Reads an artefact, on the CPU and in eval mode.
+
+    Args:
+        folder: a model folder, or a run folder that holds ``model/``.
+
+    Raises:
+        WeightsError: no artefact there, a newer format, or tensors that do not fit.
+    """
+    folder = find_model(Path(folder))
+    try:
+        value = json.loads((folder / "model.json").read_text())
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{folder}: model.json or model.safetensors cannot be read ({error})") from error
+    if value.get("format") != FORMAT or value.get("version", 0) > VERSION:
+        found = f"{value.get('format')!r} version {value.get('version')}"
+        raise WeightsError(f"{folder}/model.json: expected {FORMAT} version <= {VERSION}, found {found}")
+    encoder = build_encoder(EncoderConfig(**value["encoder"]), load_weights=False)
+    if list(encoder.normalisation.mean) != value["preprocessing"]["mean"]:
+        encoder.normalisation = type(encoder.normalisation)(
+            tuple(value["preprocessing"]["mean"]), tuple(value["preprocessing"]["std"])
+        )
+    model = Segmenter(encoder, build_head(value["head"]), ClassTable.from_json(value["classes"]), card=value["card"])
+    check_keys(folder, {k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors)
+    model.load_state_dict(tensors)
+    if (folder / "prototypes.json").exists():
+        model.provenance = Provenance.from_json(json.loads((folder / "prototypes.json").read_text()))
+    model.patches = {f"prototypes/{p.name}": p.read_bytes() for p in sorted(folder.glob("prototypes/*.png"))}
+    return model.eval()
+
+
+def find_model(folder: Path) -> Path:
+    """The artefact in a model or run folder."""
+    for candidate in (folder, folder / "model"):
+        if (candidate / "model.json").exists():
+            return candidate
+    hint = "an unfinished run: continue it with --resume" if (folder / "recipe.yaml").exists() else "not a model"
+    raise WeightsError(f"{folder}: no model.json there or in model/ ({hint})")
+
+
+def check_keys(folder: Path, expected: dict[str, tuple[int, ...]], tensors: dict[str, Any]) -> None:
+    """Names the first tensor that is missing, unknown or of another shape."""
+    for name in expected.keys() ^ tensors.keys():
+        where = "missing from" if name in expected else "unknown in"
+        raise WeightsError(f"{folder}/model.safetensors: tensor {name} is {where} the file")
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            found = tuple(tensors[name].shape)
+            raise WeightsError(f"{folder}/model.safetensors: {name} has shape {found}, expected {shape}")

@@ -1,0 +1,209 @@
+"""Heads: from features to class logits, and each logit back to its prototypes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segproto.errors import WeightsError
+from segproto.prototypes.bank import PrototypeBank
+from segproto.prototypes.grouping import Grouping
+from segproto.prototypes.readout import initial_readout
+
+
+class Contributions(NamedTuple):
+    """What made one class's logit at each of N cells: ``prototypes.sum(1) + offset`` equals it.
+
+    Attributes:
+        prototypes: (N, P) share of every prototype (black box: of every feature channel).
+        groups: (N, U) share of every group, or None without groups; sums to the logit less the offset, too.
+        offset: (N,) what belongs to no prototype (a bias).
+    """
+
+    prototypes: Tensor
+    groups: Tensor | None
+    offset: Tensor
+
+
+class Head(nn.Module, ABC):
+    """Features (B, F, h, w) to grid logits (B, C, h, w), with an exact account of each logit."""
+
+    kind: ClassVar[str]
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, F, h, w) to logits (B, C, h, w)."""
+
+    @abstractmethod
+    def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
+        """Features (N, F) of N cells and one class each (N,), to the shares in that class's logit."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The structure as JSON: with the tensors of ``state_dict`` it rebuilds the head."""
+
+    @classmethod
+    @abstractmethod
+    def from_description(cls, value: dict[str, Any]) -> Head:
+        """The head with that structure and arbitrary tensors."""
+
+
+class LinearHead(Head):
+    """The black box: a plain 1x1 classifier on the features.
+
+    Args:
+        num_features: channels of the features.
+        num_classes: classes.
+    """
+
+    kind = "linear"
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.weight = nn.Parameter(torch.empty(num_classes, num_features).normal_(std=0.01))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.conv2d(features, self.weight[:, :, None, None], self.bias)
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
+        return Contributions(features.float() * self.weight[classes], None, self.bias[classes])
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "num_features": self.weight.shape[1], "num_classes": self.num_classes}
+
+    @classmethod
+    def from_description(cls, value: dict[str, Any]) -> LinearHead:
+        return cls(value["num_features"], value["num_classes"])
+
+
+class PrototypeHead(Head):
+    """Prototypes and a linear, class-assigned readout (Sacha et al. 2023; Porta et al. 2025, stage 1).
+
+    Args:
+        bank: the prototypes.
+        incorrect_strength: initial readout weight off the prototype's class (+1 on it).
+    """
+
+    kind = "prototype"
+
+    def __init__(self, bank: PrototypeBank, incorrect_strength: float = -0.5) -> None:
+        super().__init__()
+        self.bank = bank
+        self.num_classes = bank.num_classes
+        self.readout = nn.Parameter(initial_readout(bank.class_of, bank.num_classes, off=incorrect_strength))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.from_activations(self.bank.activations(features))
+
+    def from_activations(self, activations: Tensor) -> Tensor:
+        """Activations (B, P, h, w) to logits (B, C, h, w)."""
+        return F.conv2d(activations, self.readout[:, :, None, None].to(activations.dtype))
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
+        activations = cell_activations(self.bank, features)
+        return Contributions(self.readout[classes] * activations, None, activations.new_zeros(len(classes)))
+
+    def select(self, keep: Tensor) -> None:
+        """Keeps these prototypes (indices, ascending) with their readout columns."""
+        self.bank = self.bank.select(keep)
+        self.readout = nn.Parameter(self.readout.detach()[:, keep].clone())
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, **describe_bank(self.bank)}
+
+    @classmethod
+    def from_description(cls, value: dict[str, Any]) -> PrototypeHead:
+        return cls(build_bank(value))
+
+
+class GroupedHead(Head):
+    """Sparse groups of a class's prototypes and a linear readout of groups (Porta et al. 2025, stage 2).
+
+    Args:
+        bank: the prototypes (frozen by the stages that train this head).
+        groups: groups a class.
+        incorrect_strength: initial readout weight off the group's class (+1 on it).
+    """
+
+    kind = "grouped"
+
+    def __init__(self, bank: PrototypeBank, groups: int, incorrect_strength: float = -0.5) -> None:
+        super().__init__()
+        self.bank = bank
+        self.num_classes = bank.num_classes
+        self.groups = groups
+        self.grouping = Grouping(bank.class_of, bank.num_classes, groups)
+        start = initial_readout(self.grouping.class_of_group, bank.num_classes, off=incorrect_strength)
+        self.readout = nn.Parameter(start)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.from_activations(self.bank.activations(features))
+
+    def from_activations(self, activations: Tensor) -> Tensor:
+        """Activations (B, P, h, w) to logits (B, C, h, w)."""
+        groups = self.grouping(activations)
+        return F.conv2d(groups, self.readout[:, :, None, None].to(groups.dtype))
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
+        """A group's share goes to its prototypes in proportion to w_i g_i, whose sum is the group's logarithm."""
+        activations = cell_activations(self.bank, features)
+        dense = self.grouping.dense()
+        logarithm = activations @ dense.T
+        groups = self.readout[classes] * torch.exp(logarithm)
+        empty = ~(dense > 0).any(1)  # a group without members is the constant exp(0): nobody's, so an offset
+        per_unit = torch.where(empty, 0, groups / torch.where(empty, 1, logarithm))
+        offset = torch.where(empty, groups, 0).sum(1)
+        return Contributions((per_unit @ dense) * activations, torch.where(empty, 0, groups), offset)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "groups": self.groups, **describe_bank(self.bank)}
+
+    @classmethod
+    def from_description(cls, value: dict[str, Any]) -> GroupedHead:
+        return cls(build_bank(value), value["groups"])
+
+
+def cell_activations(bank: PrototypeBank, features: Tensor) -> Tensor:
+    """Activations (N, P) at N cells with features (N, F)."""
+    return bank.activations(features.T[None, :, :, None])[0, :, :, 0].T
+
+
+def describe_bank(bank: PrototypeBank) -> dict[str, Any]:
+    """The structure of a prototype bank as JSON."""
+    return {
+        "num_classes": bank.num_classes,
+        "num_scales": bank.num_scales,
+        "dim": bank.vectors.shape[1],
+        "class_of": bank.class_of.tolist(),
+        "scale_of": bank.scale_of.tolist(),
+    }
+
+
+def build_bank(value: dict[str, Any]) -> PrototypeBank:
+    """A bank of that structure with zero vectors."""
+    class_of = torch.tensor(value["class_of"], dtype=torch.int64)
+    scale_of = torch.tensor(value["scale_of"], dtype=torch.int64)
+    vectors = torch.zeros(len(class_of), value["dim"])
+    return PrototypeBank(vectors, class_of, scale_of, value["num_classes"], value["num_scales"])
+
+
+HEADS: dict[str, type[Head]] = {h.kind: h for h in (LinearHead, PrototypeHead, GroupedHead)}
+
+
+def build_head(value: dict[str, Any]) -> Head:
+    """The head a description names.
+
+    Raises:
+        WeightsError: for a kind this version does not know.
+    """
+    kind = value.get("kind")
+    if kind not in HEADS:
+        raise WeightsError(f"head kind {kind!r} is unknown here (known: {', '.join(HEADS)}); update segproto")
+    return HEADS[kind].from_description(value)

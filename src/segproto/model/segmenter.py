@@ -1,0 +1,92 @@
+"""The one artefact all methods produce: encoder, head, classes and the provenance of each prototype."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segproto.data.base import ClassTable
+from segproto.encoders.base import Encoder
+from segproto.model.heads import Head
+from segproto.model.provenance import Provenance
+
+if TYPE_CHECKING:
+    from segproto.model.explain import Explanation
+
+
+class Segmenter(nn.Module):
+    """A model that segments and explains itself.
+
+    Args:
+        encoder: images to features.
+        head: features to logits.
+        classes: names and colours.
+        provenance: where each prototype came from; None before the projection.
+        patches: pictures of the patches, PNG bytes by file name.
+        card: facts for people and reports (method, stage, data, edits), JSON-ready.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: Head,
+        classes: ClassTable,
+        provenance: Provenance | None = None,
+        patches: dict[str, bytes] | None = None,
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.classes = classes
+        self.provenance = provenance
+        self.patches = patches or {}
+        self.card = card or {}
+
+    def features(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to squashed features (B, F, h, w)."""
+        out: Tensor = self.encoder(images)
+        return out
+
+    def grid_logits(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to logits on the feature grid (B, C, h, w)."""
+        out: Tensor = self.head(self.features(images))
+        return out
+
+    def upsample(self, grid: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps on the grid (B, K, h, w) to the image's size (B, K, H, W): bilinear, cropped where it was padded."""
+        padded = self.encoder.padded_size(*size)
+        full = F.interpolate(grid, size=padded, mode="bilinear", align_corners=False)
+        return full[..., : size[0], : size[1]]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to logits (B, C, H, W)."""
+        return self.upsample(self.grid_logits(images), (images.shape[-2], images.shape[-1]))
+
+    def predict(self, image: Any, **options: Any) -> Tensor:
+        """The mask of an image at its own size; see :func:`segproto.model.predict.predict`."""
+        from segproto.model.predict import predict
+
+        return predict(self, image, **options)
+
+    def explain(self, image: Any, **options: Any) -> Explanation:
+        """The evidence for each pixel of an image; see :func:`segproto.model.explain.explain`."""
+        from segproto.model.explain import explain
+
+        return explain(self, image, **options)
+
+    def save(self, folder: Path) -> None:
+        """Writes the artefact; see :func:`segproto.model.artefact.save`."""
+        from segproto.model.artefact import save
+
+        save(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Segmenter:
+        """Reads an artefact; see :func:`segproto.model.artefact.load`."""
+        from segproto.model.artefact import load
+
+        return load(folder)
