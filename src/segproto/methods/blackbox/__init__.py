@@ -1,0 +1,62 @@
+"""The black box: a plain 1x1 classifier on the same encoder, the upper bound of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from segproto.data.base import ClassTable
+from segproto.encoders.build import build_encoder
+from segproto.model.heads import LinearHead
+from segproto.model.segmenter import Segmenter
+from segproto.training.method import Method
+from segproto.training.procedures.config import LearningRates, OptimiseConfig
+from segproto.training.procedures.optimise import optimise_stage
+from segproto.training.recipe import Recipe
+from segproto.training.stage import Stage
+
+
+class BlackboxStages(BaseModel):
+    """Warm-up of neck and classifier, then all together; the published Cityscapes budget, in batches."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    warmup: OptimiseConfig = OptimiseConfig(steps=15000, accumulate=5, lr=LearningRates(neck=2.5e-4, readout=2.5e-4))
+    joint: OptimiseConfig = OptimiseConfig(
+        steps=150000,
+        accumulate=5,
+        schedule="poly",
+        lr=LearningRates(backbone=2.5e-5, neck=2.5e-4, readout=2.5e-4),
+    )
+
+
+class BlackboxRecipe(Recipe):
+    """A black-box run."""
+
+    method: Literal["blackbox"] = "blackbox"
+    stages: BlackboxStages = BlackboxStages()
+
+
+def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
+    """The encoder with a 1x1 classifier."""
+    encoder = build_encoder(recipe.encoder)
+    return Segmenter(encoder, LinearHead(encoder.num_features, classes.num_classes), classes)
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
+    assert isinstance(recipe, BlackboxRecipe)
+    return [optimise_stage("warmup", recipe.stages.warmup), optimise_stage("joint", recipe.stages.joint)]
+
+
+METHOD = Method(
+    name="blackbox",
+    title="A plain 1x1 classifier on the same encoder: the upper bound the others are compared with",
+    supervision="pixel masks",
+    recipe=BlackboxRecipe,
+    build=build,
+    stages=stages,
+    recipes=Path(__file__).parent / "recipes",
+)

@@ -1,0 +1,19 @@
+"""The model before its first step."""
+
+from __future__ import annotations
+
+from segproto.data.base import ClassTable
+from segproto.encoders.build import build_encoder
+from segproto.methods.protoseg.config import ProtoSegRecipe
+from segproto.model.heads import PrototypeHead
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
+from segproto.training.recipe import Recipe
+
+
+def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
+    """A single-scale encoder and a regular bank of prototypes with its linear readout."""
+    assert isinstance(recipe, ProtoSegRecipe)
+    encoder = build_encoder(recipe.encoder)
+    bank = PrototypeBank.regular(classes.num_classes, recipe.model.prototypes, 1, encoder.num_features)
+    return Segmenter(encoder, PrototypeHead(bank, recipe.model.incorrect_strength), classes)

@@ -1,0 +1,24 @@
+"""The stages of protoseg: prototypes, projection, finetune, pruning, finetune."""
+
+from __future__ import annotations
+
+from segproto.methods.protoseg.config import ProtoSegRecipe
+from segproto.training.procedures.optimise import optimise_stage
+from segproto.training.procedures.projection import projection_stage
+from segproto.training.procedures.pruning import pruning_stage
+from segproto.training.recipe import Recipe
+from segproto.training.stage import Stage
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
+    assert isinstance(recipe, ProtoSegRecipe)
+    s, variant = recipe.stages, recipe.model.diversity
+    return [
+        optimise_stage("warmup", s.warmup, variant),
+        optimise_stage("joint", s.joint, variant),
+        projection_stage("project", s.project),
+        optimise_stage("finetune", s.finetune, variant),
+        pruning_stage("prune", s.prune),
+        optimise_stage("prune_finetune", s.prune_finetune, variant),
+    ]

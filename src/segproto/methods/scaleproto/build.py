@@ -1,0 +1,20 @@
+"""The model before its first step."""
+
+from __future__ import annotations
+
+from segproto.data.base import ClassTable
+from segproto.encoders.build import build_encoder
+from segproto.methods.scaleproto.config import ScaleProtoRecipe
+from segproto.model.heads import PrototypeHead
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
+from segproto.training.recipe import Recipe
+
+
+def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
+    """Encoder with one scale an ASPP rate, and a regular bank of prototypes with its linear readout."""
+    assert isinstance(recipe, ScaleProtoRecipe)
+    encoder = build_encoder(recipe.encoder)
+    scales = encoder.scale_dims
+    bank = PrototypeBank.regular(classes.num_classes, recipe.model.prototypes, len(scales), scales[0])
+    return Segmenter(encoder, PrototypeHead(bank, recipe.model.incorrect_strength), classes)

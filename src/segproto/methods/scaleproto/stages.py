@@ -1,0 +1,46 @@
+"""The stages of scaleproto: prototypes, projection, groups, threshold."""
+
+from __future__ import annotations
+
+from segproto.errors import ConfigError
+from segproto.methods.scaleproto.config import ScaleProtoModel, ScaleProtoRecipe
+from segproto.model.heads import GroupedHead, PrototypeHead
+from segproto.model.segmenter import Segmenter
+from segproto.training.procedures.optimise import optimise_stage
+from segproto.training.procedures.projection import projection_stage
+from segproto.training.procedures.pruning import threshold_stage
+from segproto.training.recipe import Recipe
+from segproto.training.stage import Stage
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
+    assert isinstance(recipe, ScaleProtoRecipe)
+    s, variant = recipe.stages, recipe.model.diversity
+
+    def begin(model: Segmenter) -> None:
+        begin_groups(model, recipe.model)
+
+    return [
+        optimise_stage("warmup", s.warmup, variant),
+        optimise_stage("joint", s.joint, variant),
+        projection_stage("project", s.project),
+        optimise_stage("finetune", s.finetune, variant),
+        optimise_stage("group_warmup", s.group_warmup, variant, begin),
+        optimise_stage("group_joint", s.group_joint, variant, begin),
+        threshold_stage("threshold", s.threshold),
+    ]
+
+
+def begin_groups(model: Segmenter, config: ScaleProtoModel) -> None:
+    """Replaces the readout of prototypes with groups and a readout of groups (once).
+
+    Raises:
+        ConfigError: the model has no prototypes to group.
+    """
+    if isinstance(model.head, GroupedHead):
+        return
+    if not isinstance(model.head, PrototypeHead):
+        raise ConfigError(f"train.start: a {model.head.kind} head has no prototypes to group; expected a prototype model")
+    device = model.head.readout.device
+    model.head = GroupedHead(model.head.bank, config.groups, config.incorrect_strength).to(device)

@@ -1,0 +1,104 @@
+"""Settings of the stages that the prototype methods share; sections of a recipe's ``stages``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LearningRates(BaseModel):
+    """One learning rate a part of the model; 0 = the part is not trained in this stage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backbone: float = Field(0.0, ge=0)
+    neck: float = Field(0.0, ge=0)
+    prototypes: float = Field(0.0, ge=0)
+    groups: float = Field(0.0, ge=0)
+    readout: float = Field(0.0, ge=0)
+
+
+class OptimiseConfig(BaseModel):
+    """One optimising stage.
+
+    Attributes:
+        steps: batches; optimiser steps are ``steps // accumulate``. 0 skips the stage.
+        lr: learning rates; parts at 0 stay frozen.
+        weight_decay: on backbone and neck only (L2 coupled with adam, decoupled with adamw).
+        schedule: ``constant`` or ``poly`` (power 0.9).
+        warmup_steps: optimiser steps of linear warm-up.
+        accumulate: batches an optimiser step (published: iter_size).
+        patience: validations without a better pixel accuracy before the stage ends; None = never.
+        norms: ``frozen`` keeps statistics and affine weights of all norms; ``train`` trains both.
+        trainable: backbone tensors that train, ``all`` or only convolution and linear ``weights``.
+        diversity: weight of the prototype diversity loss (Porta et al. 2025, Sacha et al. 2023).
+        l1: weight of the L1 norm of off-class readout weights.
+        entropy: weight of the group entropy loss.
+        cross_entropy: where it is computed: on the feature ``grid`` (published) or on the upsampled ``image``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(ge=0)
+    lr: LearningRates
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["constant", "poly"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    accumulate: int = Field(1, ge=1)
+    patience: int | None = None
+    norms: Literal["frozen", "train"] = "frozen"
+    trainable: Literal["all", "weights"] = "weights"
+    diversity: float = Field(0.0, ge=0)
+    l1: float = Field(0.0, ge=0)
+    entropy: float = Field(0.0, ge=0)
+    cross_entropy: Literal["grid", "image"] = "grid"
+
+
+class DiversityConfig(BaseModel):
+    """Variants of the diversity loss.
+
+    Attributes:
+        sign: +1 = softmax over cells of +distance, as published; -1 = of -distance.
+        unshifted_labels: the published ProtoSeg label, one class off (spec: a bug of the release).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    sign: Literal[1, -1] = 1
+    unshifted_labels: bool = False
+
+
+class ProjectConfig(BaseModel):
+    """Projection onto training patches.
+
+    Attributes:
+        membership: a cell belongs to a class if its resized label is the class (``nearest_label``), or if any
+            pixel of its patch is (``any_pixel``, the ProtoSeg release).
+        deduplicate: drop prototypes that became identical.
+        split: the split whose images are searched.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    membership: Literal["nearest_label", "any_pixel"] = "nearest_label"
+    deduplicate: bool = True
+    split: str = "train"
+
+
+class PruneConfig(BaseModel):
+    """Pruning (Sacha et al. 2023): a prototype stays if >= ``threshold`` of its ``k`` nearest patches have its class."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(6, ge=1)
+    threshold: int = Field(3, ge=1)
+
+
+class ThresholdConfig(BaseModel):
+    """Thresholding of group weights (Porta et al. 2025): weights below ``tau`` become 0."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tau: float = Field(0.05, ge=0, le=1)

@@ -1,0 +1,171 @@
+"""The optimising stages that black box, protoseg and scaleproto share: what trains, and on which loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segproto.data.base import IGNORE_INDEX
+from segproto.data.batch import Batch
+from segproto.model.heads import GroupedHead, LinearHead, PrototypeHead
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.losses import grid_cross_entropy, off_class_l1, prototype_diversity
+from segproto.prototypes.similarity import log_activation
+from segproto.training.procedures.config import DiversityConfig, OptimiseConfig
+from segproto.training.stage import Optimise, ParamGroup
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def optimise_stage(
+    name: str,
+    config: OptimiseConfig,
+    diversity: DiversityConfig | None = None,
+    begin: Callable[[Segmenter], None] | None = None,
+) -> Optimise:
+    """An optimising stage of a model whose head is linear, of prototypes, or grouped.
+
+    Args:
+        name: the stage's name.
+        config: steps, learning rates, loss weights.
+        diversity: variant of the diversity loss.
+        begin: restructures the model before the first step.
+    """
+    variant = diversity or DiversityConfig()
+    return Optimise(
+        name=name,
+        steps=config.steps,
+        parameters=lambda model: parameter_groups(model, config),
+        loss=lambda model, batch: stage_loss(model, batch, config, variant),
+        mode=lambda model: set_mode(model, config),
+        begin=begin,
+        after_step=project_groups if config.lr.groups > 0 else None,
+        optimiser=config.optimiser,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        accumulate=config.accumulate,
+        patience=config.patience,
+    )
+
+
+def parameter_groups(model: Segmenter, config: OptimiseConfig) -> list[ParamGroup]:
+    """The trained parts with their learning rates; decay falls on backbone and neck only."""
+    lr, head = config.lr, model.head
+    groups = []
+    if lr.backbone > 0 and not model.encoder.config.frozen:
+        groups.append(ParamGroup(trained_backbone(model.encoder.backbone, config), lr.backbone, config.weight_decay))
+    if lr.neck > 0:
+        groups.append(ParamGroup(list(model.encoder.neck.parameters()), lr.neck, config.weight_decay))
+    if lr.prototypes > 0 and isinstance(head, PrototypeHead | GroupedHead):
+        groups.append(ParamGroup([head.bank.vectors], lr.prototypes))
+    if lr.groups > 0 and isinstance(head, GroupedHead):
+        groups.append(ParamGroup([head.grouping.weights], lr.groups))
+    if lr.readout > 0:
+        readout = [head.weight, head.bias] if isinstance(head, LinearHead) else [readout_of(head)]
+        groups.append(ParamGroup(readout, lr.readout))
+    return [group for group in groups if group.params]
+
+
+def trained_backbone(backbone: nn.Module, config: OptimiseConfig) -> list[nn.Parameter]:
+    """Backbone parameters: all, or convolution and linear weights alone (spec 3.2: the release's choice)."""
+    if config.trainable == "all":
+        return list(backbone.parameters())
+    layers = (m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
+    return [layer.weight for layer in layers]
+
+
+def set_mode(model: Segmenter, config: OptimiseConfig) -> None:
+    """Train mode for what trains. What is frozen, and every norm unless ``norms: train``, is in eval mode."""
+    model.train()
+    if config.norms == "frozen":
+        below_frozen = config.lr.backbone == 0 and config.lr.neck == 0
+        for module in model.encoder.modules():
+            if below_frozen or isinstance(module, NORMS):
+                module.training = False
+    if model.encoder.config.frozen:
+        model.encoder.backbone.eval()
+
+
+def project_groups(model: Segmenter) -> None:
+    """Group weights back onto the simplex, after every optimiser step (spec 1.7)."""
+    assert isinstance(model.head, GroupedHead)
+    model.head.grouping.project_()
+
+
+def stage_loss(model: Segmenter, batch: Batch, config: OptimiseConfig, variant: DiversityConfig) -> dict[str, Tensor]:
+    """The loss terms, averaged over MSC outputs (spec 2); ``loss`` is their weighted sum."""
+    encoder_trains = config.lr.neck > 0 or config.lr.backbone > 0
+    with torch.set_grad_enabled(encoder_trains and torch.is_grad_enabled()):
+        outputs = batch_features(model, batch)
+    masks = pad_masks(model, batch)
+    terms: dict[str, list[Tensor]] = {}
+    for features in outputs:
+        for key, value in output_terms(model, features, masks, config, variant).items():
+            terms.setdefault(key, []).append(value)
+    mean = {key: torch.stack(values).mean() for key, values in terms.items()}
+    loss = mean["cross_entropy"] + config.diversity * mean.get("diversity", 0)
+    head = model.head
+    if config.l1 > 0 and config.lr.readout > 0 and isinstance(head, PrototypeHead | GroupedHead):
+        units = head.grouping.class_of_group if isinstance(head, GroupedHead) else head.bank.class_of
+        mean["l1"] = off_class_l1(head.readout, units)
+        loss = loss + config.l1 * mean["l1"]
+    if config.entropy > 0 and isinstance(head, GroupedHead):
+        mean["entropy"] = head.grouping.entropy()
+        loss = loss + config.entropy * mean["entropy"]
+    return {"loss": loss, **mean}
+
+
+def batch_features(model: Segmenter, batch: Batch) -> list[Tensor]:
+    """Squashed features of a batch, one an MSC output; cached backbone features skip the backbone."""
+    if batch.features is not None:
+        return [model.encoder.from_backbone(batch.features)]
+    assert batch.images is not None
+    return model.encoder.forward_scales(batch.images)
+
+
+def pad_masks(model: Segmenter, batch: Batch) -> Tensor:
+    """Masks with void up to the area the grid covers; masks of cached batches cover it already."""
+    if batch.images is None:
+        return batch.masks
+    h, w = batch.masks.shape[-2:]
+    ph, pw = model.encoder.padded_size(h, w)
+    return F.pad(batch.masks, (0, pw - w, 0, ph - h), value=IGNORE_INDEX)
+
+
+def output_terms(
+    model: Segmenter, features: Tensor, masks: Tensor, config: OptimiseConfig, variant: DiversityConfig
+) -> dict[str, Tensor]:
+    """Cross-entropy and diversity of one feature map (B, F, h, w) with masks (B, H, W)."""
+    head, terms = model.head, {}
+    grid: tuple[int, int] = (features.shape[-2], features.shape[-1])
+    labels = resize_labels(masks, grid)
+    if isinstance(head, PrototypeHead | GroupedHead):
+        distances = head.bank.distances(features)
+        logits = head.from_activations(log_activation(distances))
+        if config.diversity > 0:
+            bank = head.bank
+            terms["diversity"] = prototype_diversity(
+                distances,
+                labels,
+                bank.class_of,
+                bank.scale_of,
+                sign=variant.sign,
+                unshifted_labels=variant.unshifted_labels,
+            )
+    else:
+        logits = head(features)
+    if config.cross_entropy == "image":
+        size = (masks.shape[-2], masks.shape[-1])
+        logits, labels = F.interpolate(logits, size=size, mode="bilinear", align_corners=False), masks
+    terms["cross_entropy"] = grid_cross_entropy(logits.float(), labels)
+    return terms
+
+
+def readout_of(head: nn.Module) -> nn.Parameter:
+    """The linear readout of a prototype or grouped head."""
+    assert isinstance(head, PrototypeHead | GroupedHead)
+    return head.readout

@@ -1,0 +1,155 @@
+"""Projection: each prototype becomes its nearest training feature, in one pass over the training set."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.build import build_dataset
+from segproto.errors import DataError
+from segproto.model.features import image_features
+from segproto.model.fingerprint import encoder_hash
+from segproto.model.heads import PrototypeHead
+from segproto.model.provenance import Provenance, PrototypeSource
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.nearest import RunningNearest, any_pixel, nearest_label, unique_rows
+from segproto.training.procedures.config import ProjectConfig
+from segproto.training.procedures.map_images import fold_images
+from segproto.training.stage import Procedure, StageContext
+
+PATCH_CONTEXT = 64  # pixels shown around a patch, so that a person recognises what it is
+PATCH_PIXELS = 128  # side of the drawn picture
+
+
+def projection_stage(name: str, config: ProjectConfig) -> Procedure:
+    """Porta et al. 2025, section 3.1; the membership rule of Sacha et al. 2023 is an option."""
+    return Procedure(name, lambda context: project(context, config))
+
+
+def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
+    """Projects all prototypes of ``context.segmenter`` in place and records where each came from."""
+    model = context.segmenter
+    head = model.head
+    assert isinstance(head, PrototypeHead)
+    dataset, cache = projection_set(context, config.split)
+    nearest = search(context, dataset, cache, config.membership)
+    require_found(model, nearest, config.split)
+    start = head.bank.num_prototypes
+    gap = nearest.distance.sqrt()
+    with torch.no_grad():
+        head.bank.vectors.copy_(nearest.feature)
+    model.provenance, model.patches = trace(model, dataset, nearest)
+    if config.deduplicate:
+        keep = unique_rows(head.bank.vectors.detach())
+        if len(keep) < start:
+            head.select(keep)
+            model.provenance = model.provenance.select(keep.tolist())
+    return {
+        "prototypes_start": start,
+        "prototypes": head.bank.num_prototypes,
+        "projection_gap_mean": float(gap.mean()),
+        "projection_gap_max": float(gap.max()),
+        "images": len(dataset),
+    }
+
+
+def projection_set(context: StageContext, split: str) -> tuple[SegmentationDataset, Any]:
+    """The images searched, and their cached features if there are any."""
+    if split == context.train_set.split:
+        return context.train_set, context.extra.get("train_cache")
+    return build_dataset(context.recipe.data, split), None
+
+
+@torch.no_grad()
+def search(context: StageContext, dataset: SegmentationDataset, cache: Any, membership: str) -> RunningNearest:
+    """Each prototype's nearest cell of its own class over this process's images, then over all processes."""
+    model, fabric = context.segmenter, context.fabric
+    head = model.head
+    assert isinstance(head, PrototypeHead)
+    rule = nearest_label if membership == "nearest_label" else any_pixel
+    nearest = RunningNearest(head.bank.class_of, head.bank.scale_of, head.bank.vectors.shape[1])
+    for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="project"):
+        features = image_features(model, dataset, index, cache)
+        mask = padded_mask(model, dataset[index].mask.to(features.device))
+        allowed = rule(mask, (features.shape[-2], features.shape[-1]), head.num_classes)
+        nearest.update(head.bank.distances(features)[0], allowed, features[0], index)
+    if fabric.world_size > 1:
+        for state in gather(context, nearest.state()):
+            nearest.merge(state)
+    return nearest
+
+
+def gather(context: StageContext, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The states of all processes, in rank order."""
+    stacked = {key: context.fabric.all_gather(value) for key, value in state.items()}
+    return [{key: value[rank] for key, value in stacked.items()} for rank in range(context.fabric.world_size)]
+
+
+def padded_mask(model: Segmenter, mask: Tensor) -> Tensor:
+    """A mask (H, W) as int64 with void up to the area the grid covers."""
+    h, w = mask.shape
+    ph, pw = model.encoder.padded_size(h, w)
+    return F.pad(mask.long(), (0, pw - w, 0, ph - h), value=IGNORE_INDEX)
+
+
+def require_found(model: Segmenter, nearest: RunningNearest, split: str) -> None:
+    """Refuses classes without a single cell: their prototypes would become arbitrary patches."""
+    missing = nearest.missing_classes()
+    if missing:
+        names = ", ".join(model.classes.names[c] for c in missing)
+        raise DataError(
+            f"no cell of class {names} in split {split!r}: its prototypes cannot be projected; "
+            "add images with it, or remove or merge it in classes.yaml"
+        )
+
+
+def trace(model: Segmenter, dataset: SegmentationDataset, nearest: RunningNearest) -> tuple[Provenance, dict[str, bytes]]:
+    """The source of each prototype and a picture of its patch; each image is read once."""
+    images, cells, grids = nearest.image.tolist(), nearest.cell.tolist(), nearest.grid.tolist()
+    distances = nearest.distance.tolist()
+    sources: list[PrototypeSource | None] = [None] * len(images)
+    patches: dict[str, bytes] = {}
+    for index in sorted(set(images)):
+        image = dataset[index].image
+        size = (image.shape[-2], image.shape[-1])
+        for p in (p for p, i in enumerate(images) if i == index):
+            box = cell_box(model, size, cells[p], grids[p])
+            name = f"prototypes/{p:04d}.png"
+            patches[name] = draw_patch(image, box)
+            cell, grid = (cells[p][0], cells[p][1]), (grids[p][0], grids[p][1])
+            sources[p] = PrototypeSource(dataset.names[index], cell, grid, box, distances[p], name)
+    named = f"{type(dataset).__name__}, split {dataset.split}"
+    return Provenance(encoder_hash(model.encoder), named, tuple(sources)), patches
+
+
+def cell_box(model: Segmenter, size: tuple[int, int], cell: list[int], grid: list[int]) -> tuple[int, int, int, int]:
+    """(y0, x0, y1, x1) of a cell in image pixels, at least one pixel and inside the image (spec 3.3)."""
+    (ph, pw), (h, w) = model.encoder.padded_size(*size), grid
+    y0, x0 = min(int(cell[0] * ph / h), size[0] - 1), min(int(cell[1] * pw / w), size[1] - 1)
+    y1, x1 = int((cell[0] + 1) * ph / h), int((cell[1] + 1) * pw / w)
+    return y0, x0, min(max(y1, y0 + 1), size[0]), min(max(x1, x0 + 1), size[1])
+
+
+def draw_patch(image: Tensor, box: tuple[int, int, int, int]) -> bytes:
+    """PNG of a patch with its surroundings, the cell outlined; uint8 image (3, H, W)."""
+    height, width = image.shape[-2:]
+    side = min(max(PATCH_CONTEXT, 2 * (box[2] - box[0]), 2 * (box[3] - box[1])), height, width)
+    top = min(max((box[0] + box[2] - side) // 2, 0), height - side)
+    left = min(max((box[1] + box[3] - side) // 2, 0), width - side)
+    crop = image[:, top : top + side, left : left + side].permute(1, 2, 0).contiguous()
+    picture = Image.fromarray(crop.cpu().numpy()).resize((PATCH_PIXELS, PATCH_PIXELS), Image.Resampling.BICUBIC)
+    scale = PATCH_PIXELS / side
+    frame = [(box[1] - left) * scale - 2, (box[0] - top) * scale - 2]
+    frame += [(box[3] - left) * scale + 1, (box[2] - top) * scale + 1]
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle([frame[0] - 1, frame[1] - 1, frame[2] + 1, frame[3] + 1], outline=(0, 0, 0))
+    draw.rectangle(frame, outline=(255, 255, 255))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

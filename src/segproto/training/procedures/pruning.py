@@ -1,0 +1,81 @@
+"""Pruning (Sacha et al. 2023, section 3.3) and thresholding (Porta et al. 2025, section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.model.features import image_features
+from segproto.model.heads import GroupedHead, PrototypeHead
+from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.nearest import RunningTopK
+from segproto.training.procedures.config import PruneConfig, ThresholdConfig
+from segproto.training.procedures.map_images import fold_images
+from segproto.training.procedures.projection import gather, padded_mask
+from segproto.training.stage import Procedure, StageContext
+
+
+def pruning_stage(name: str, config: PruneConfig) -> Procedure:
+    """Removes prototypes whose nearest training patches mostly belong to other classes."""
+    return Procedure(name, lambda context: prune(context, config))
+
+
+@torch.no_grad()
+def prune(context: StageContext, config: PruneConfig) -> dict[str, Any]:
+    """Prunes ``context.segmenter`` in place; returns how many prototypes were there and stayed."""
+    model, fabric = context.segmenter, context.fabric
+    head, dataset = model.head, context.train_set
+    assert isinstance(head, PrototypeHead)
+    top = RunningTopK(head.bank.num_prototypes, config.k)
+    for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="prune"):
+        features = image_features(model, dataset, index, context.extra.get("train_cache"))
+        update_top(context, top, features, dataset, index)
+    if fabric.world_size > 1:
+        for state in gather(context, top.state()):
+            top.merge(state)
+    keep = top.keep_mask(head.bank.class_of, config.threshold).nonzero()[:, 0]
+    start = head.bank.num_prototypes
+    head.select(keep)
+    if model.provenance is not None:
+        model.provenance = model.provenance.select(keep.tolist())
+    counts = torch.bincount(head.bank.class_of, minlength=head.num_classes).tolist()
+    empty = [model.classes.names[c] for c, n in enumerate(counts) if n == 0]
+    return {"prototypes_start": start, "prototypes": len(keep), "classes_without_prototypes": empty}
+
+
+def update_top(
+    context: StageContext, top: RunningTopK, features: Tensor, dataset: SegmentationDataset, index: int
+) -> None:
+    """One candidate a prototype from this image: the nearest cell that is not void (spec 4, steps 1-2)."""
+    head = context.segmenter.head
+    assert isinstance(head, PrototypeHead)
+    mask = padded_mask(context.segmenter, dataset[index].mask.to(features.device))
+    void = resize_labels(mask[None], (features.shape[-2], features.shape[-1]))[0] == IGNORE_INDEX
+    distances = head.bank.distances(features)[0].masked_fill(void, torch.inf)
+    top.update(distances, mask, head.bank.class_of, index)
+
+
+def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
+    """Sets small group weights to zero, without renormalising (spec 5)."""
+    return Procedure(name, lambda context: threshold(context, config))
+
+
+@torch.no_grad()
+def threshold(context: StageContext, config: ThresholdConfig) -> dict[str, Any]:
+    """Thresholds the groups of ``context.segmenter`` in place."""
+    head = context.segmenter.head
+    assert isinstance(head, GroupedHead)
+    head.grouping.threshold_(config.tau)
+    return {"tau": config.tau, **group_figures(head)}
+
+
+def group_figures(head: GroupedHead) -> dict[str, Any]:
+    """Prototypes that some group uses, and the mean number of members of a group."""
+    return {
+        "prototypes": head.bank.num_prototypes,
+        "prototypes_used": int(head.grouping.used_prototypes().sum()),
+        "group_average": float(head.grouping.group_average()),
+    }
