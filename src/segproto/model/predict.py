@@ -1,0 +1,128 @@
+"""Masks of images of any size, at their own size, with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segproto.errors import ConfigError
+from segproto.model.images import MAX_PIXELS, ImageLike, MaskWriter, Picture, open_picture
+from segproto.model.segmenter import Segmenter
+from segproto.model.windows import WindowRow, blend, evaluating, field_logits, field_mask, view_fields, window_rows
+
+WHOLE_PIXELS = 1536 * 1536  # larger images go through windows; a Cityscapes frame (2048 x 1024) does not
+WINDOW = 768
+OVERLAP = 0.25
+
+
+def predict(
+    segmenter: Segmenter,
+    image: ImageLike,
+    *,
+    window: int | None = None,
+    overlap: float = OVERLAP,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Tensor:
+    """The class of every pixel.
+
+    Images of more than ``WHOLE_PIXELS`` pixels, and all images if ``window`` is given, are cut into overlapping windows
+    whose logits are averaged, less towards a window's edge.
+
+    Args:
+        segmenter: the model, on any device; its modes are left as they were.
+        image: see :func:`segproto.model.images.open_picture`.
+        window: side of the windows in pixels.
+        overlap: share of a window that its neighbour sees too, 0..0.9.
+        scales: factors the image is resized by; **logits** are averaged over them, after upsampling.
+        flip: also average with the mirrored image.
+        max_pixels: larger images are refused.
+
+    Returns:
+        uint8 (H, W) on the CPU, classes 0..C-1.
+
+    Raises:
+        DataError: if the image cannot be read or is too large (naming ``--max-pixels``).
+        ConfigError: if an option is out of range.
+    """
+    picture = open_picture(image, max_pixels)
+    mask = torch.empty(picture.height, picture.width, dtype=torch.uint8)
+    done = 0
+    with evaluating(segmenter):
+        for band in predict_bands(segmenter, picture, window=window, overlap=overlap, scales=scales, flip=flip):
+            mask[done : done + len(band)] = band
+            done += len(band)
+    return mask
+
+
+def predict_to_png(
+    segmenter: Segmenter,
+    image: ImageLike,
+    out: Path,
+    *,
+    window: int | None = None,
+    overlap: float = OVERLAP,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> None:
+    """Writes :func:`predict`'s mask as an 8-bit gray PNG, band by band: it is never held whole."""
+    picture = open_picture(image, max_pixels)
+    with evaluating(segmenter), MaskWriter(out, picture.height, picture.width) as writer:
+        for band in predict_bands(segmenter, picture, window=window, overlap=overlap, scales=scales, flip=flip):
+            writer.write(band)
+
+
+def predict_logits(
+    segmenter: Segmenter, image: ImageLike, *, scales: Sequence[float] = (1.0,), flip: bool = False
+) -> Tensor:
+    """Logits (C, H, W) on the CPU of an image small enough to be seen at once.
+
+    Raises:
+        DataError: if it has more than ``WHOLE_PIXELS`` pixels.
+    """
+    picture = open_picture(image, WHOLE_PIXELS)
+    _check_scales(scales)
+    with evaluating(segmenter):
+        pixels = picture.read(0, 0, picture.height, picture.width).to(next(segmenter.parameters()).device)
+        fields = view_fields(segmenter, pixels, scales, flip)
+        return torch.cat([part.cpu() for part in field_logits(fields, (0, picture.height))], 1)
+
+
+def predict_bands(
+    segmenter: Segmenter,
+    picture: Picture,
+    *,
+    window: int | None = None,
+    overlap: float = OVERLAP,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Iterator[Tensor]:
+    """The mask from the top, in bands of rows: uint8 (R, W) on the CPU each; options as :func:`predict`.
+
+    Call it under :func:`segproto.model.windows.evaluating`: a generator cannot hold that state itself.
+    """
+    _check_scales(scales)
+    size = (picture.height, picture.width)
+    if window is None and size[0] * size[1] <= WHOLE_PIXELS:
+        pixels = picture.read(0, 0, *size).to(next(segmenter.parameters()).device)
+        yield field_mask(view_fields(segmenter, pixels, scales, flip)).cpu()
+        return
+    window = WINDOW if window is None else window
+    active: list[WindowRow] = []
+    done = 0
+    for row, until in window_rows(segmenter, picture, window, overlap, scales, flip):
+        active.append(row)
+        for logits in blend(active, (done, until), size, window * overlap):
+            yield logits.max(0)[1].to(torch.uint8).cpu()
+        active = [r for r in active if r.span[1] > until]
+        done = until
+
+
+def _check_scales(scales: Sequence[float]) -> None:
+    if not scales or not all(0 < scale <= 8 for scale in scales):
+        raise ConfigError(f"scales {list(scales)}: expected one or more factors in 0..8, such as 0.75,1,1.25")

@@ -1,0 +1,152 @@
+"""Overlapping windows over an image, and how their predictions are averaged, with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segproto.errors import ConfigError
+from segproto.model.field import Field
+from segproto.model.images import Picture
+from segproto.model.segmenter import Segmenter
+
+ALIGN = 32  # windows start at multiples of this, so that their grids fall on each other (strides up to 32)
+CHUNK = 2**21  # logits upsampled at once
+
+
+def spans(length: int, window: int, overlap: float) -> list[tuple[int, int]]:
+    """Starts and stops of windows that cover ``0..length-1``, each at most ``window`` long.
+
+    Neighbours share at least ``overlap * window`` pixels (a fraction in [0, 0.9]).
+
+    Raises:
+        ConfigError: if ``window`` or ``overlap`` is out of range.
+    """
+    if window < 1 or not 0 <= overlap <= 0.9:
+        raise ConfigError(f"window {window}, overlap {overlap}: expected --window >= 1 and --overlap in 0..0.9")
+    if length <= window:
+        return [(0, length)]
+    align = ALIGN if window >= 4 * ALIGN else 1
+    step = max(align, int(window * (1 - overlap)) // align * align)
+    last = -(-(length - window) // align) * align
+    return [(start, start + window) for start in range(0, last, step)] + [(last, length)]
+
+
+@dataclass(frozen=True)
+class WindowRow:
+    """Predictions of the windows side by side in one band of rows: ``columns`` holds (span, fields) a window."""
+
+    span: tuple[int, int]
+    columns: list[tuple[tuple[int, int], list[Field]]]
+
+
+def view_fields(segmenter: Segmenter, image: Tensor, scales: Sequence[float], flip: bool) -> list[Field]:
+    """Logits of one image seen at several scales and flipped; their mean (of logits) is the prediction.
+
+    Args:
+        segmenter: in eval mode.
+        image: uint8 (3, H, W), on the model's device.
+        scales: factors the normalised image is resized by (bilinear).
+        flip: also mirrored left to right.
+    """
+    inputs = segmenter.encoder.normalisation(image)[None]
+    size = (image.shape[-2], image.shape[-1])
+    fields = []
+    for scale in scales:
+        seen = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        scaled = inputs if seen == size else F.interpolate(inputs, size=seen, mode="bilinear", align_corners=False)
+        fields.append(Field.over(segmenter.grid_logits(scaled)[0].float(), segmenter.encoder, size, seen))
+        if flip:
+            grid = segmenter.grid_logits(scaled.flip(-1))[0].float()
+            fields.append(Field.over(grid, segmenter.encoder, size, seen, mirrored=True))
+    return fields
+
+
+def mean_rows(fields: Sequence[Field], start: int, stop: int) -> Tensor:
+    """The mean of the fields at image rows ``start..stop-1``: (C, stop - start, W)."""
+    total = fields[0].rows(start, stop)
+    for field in fields[1:]:
+        total += field.rows(start, stop)
+    return total / len(fields) if len(fields) > 1 else total
+
+
+def field_logits(fields: Sequence[Field], rows: tuple[int, int]) -> Iterator[Tensor]:
+    """Mean logits (C, R, W) of a few rows at a time, from ``rows[0]`` up to ``rows[1]``."""
+    classes, width = fields[0].grid.shape[0], fields[0].size[1]
+    height = max(1, CHUNK // (classes * width))
+    for start in range(*rows, height):
+        yield mean_rows(fields, start, min(start + height, rows[1]))
+
+
+def field_mask(fields: Sequence[Field]) -> Tensor:
+    """The class of the largest mean logit at every pixel: uint8 (H, W), on the fields' device."""
+    parts = [logits.max(0)[1].to(torch.uint8) for logits in field_logits(fields, (0, fields[0].size[0]))]
+    return torch.cat(parts)
+
+
+def window_rows(
+    segmenter: Segmenter, picture: Picture, window: int, overlap: float, scales: Sequence[float], flip: bool
+) -> Iterator[tuple[WindowRow, int]]:
+    """Rows of windows from the top, and with each the image row up to which no later window reaches."""
+    device = next(segmenter.parameters()).device
+    row_spans = spans(picture.height, window, overlap)
+    column_spans = spans(picture.width, window, overlap)
+    for i, (y0, y1) in enumerate(row_spans):
+        columns = []
+        for x0, x1 in column_spans:
+            image = picture.read(y0, x0, y1, x1).to(device)
+            columns.append(((x0, x1), view_fields(segmenter, image, scales, flip)))
+        yield WindowRow((y0, y1), columns), row_spans[i + 1][0] if i + 1 < len(row_spans) else picture.height
+
+
+def blend(active: Sequence[WindowRow], rows: tuple[int, int], size: tuple[int, int], ramp: float) -> Iterator[Tensor]:
+    """Weighted sums of the windows' logits (C, R, W), a few rows at a time.
+
+    A window's weight falls linearly to zero over ``ramp`` pixels towards each of its edges inside the image.
+    The sums are not divided by the weights: that would not change the largest class.
+    """
+    first = active[0].columns[0][1][0].grid
+    height = max(1, CHUNK // (first.shape[0] * size[1]))
+    for start in range(*rows, height):
+        stop = min(start + height, rows[1])
+        total = first.new_zeros(first.shape[0], stop - start, size[1])
+        for row in active:
+            y0, y1 = row.span
+            top, bottom = max(start, y0), min(stop, y1)
+            if top >= bottom:
+                continue
+            down = _weights(row.span, size[0], ramp)[top - y0 : bottom - y0, None]
+            for span, fields in row.columns:
+                weight = (down * _weights(span, size[1], ramp)).to(total)
+                part = mean_rows(fields, top - y0, bottom - y0)
+                total[:, top - start : bottom - start, span[0] : span[1]] += part * weight
+        yield total
+
+
+def _weights(span: tuple[int, int], length: int, ramp: float) -> Tensor:
+    """Weights of a window's pixels along one axis, 1 inside."""
+    place = torch.arange(span[1] - span[0]) + 0.5
+    weight = torch.ones_like(place)
+    if span[0] > 0:
+        weight = torch.minimum(weight, place / max(ramp, 1))
+    if span[1] < length:
+        weight = torch.minimum(weight, (span[1] - span[0] - place) / max(ramp, 1))
+    return weight
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a model in eval mode without gradients, and every module back in its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
