@@ -1,0 +1,95 @@
+"""The training transform, on image and mask together (Porta et al. 2025, published data pipeline).
+
+One factor for both sides, sizes ``(int(h f), int(w f))``; bilinear image (half-pixel centres, no antialiasing, rounded
+to 8 bits as OpenCV does), Pillow-nearest mask; padding at the bottom and right with the mean colour and void; a uniform
+crop; a flip. Only the pixels of the crop are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segproto.data.base import IGNORE_INDEX
+from segproto.data.config import AugmentConfig
+
+Normalise = Callable[[Tensor], Tensor]
+
+
+def bilinear_window(image: Tensor, size: tuple[int, int], window: tuple[int, int, int, int]) -> Tensor:
+    """A window of the image resized bilinearly, as ``F.interpolate(align_corners=False)`` then a crop would give.
+
+    Args:
+        image: uint8 (C, H, W).
+        size: (height, width) of the whole resized image.
+        window: (top, left, height, width) within it.
+
+    Returns:
+        uint8 (C, height, width), rounded.
+    """
+    top, left, height, width = window
+    if size == tuple(image.shape[1:]):
+        return image[:, top : top + height, left : left + width]
+    y0, y1, wy = _taps(image.shape[1], size[0], top, height)
+    x0, x1, wx = _taps(image.shape[2], size[1], left, width)
+    rows = image[:, int(y0[0]) : int(y1[-1]) + 1].float()
+    across = torch.lerp(rows.index_select(2, x0), rows.index_select(2, x1), wx)
+    y0, y1 = y0 - y0[0], y1 - y0[0]
+    out = torch.lerp(across.index_select(1, y0), across.index_select(1, y1), wy[:, None])
+    return out.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _taps(source: int, target: int, start: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    place = (torch.arange(start, start + length, dtype=torch.float64) + 0.5) * (source / target) - 0.5
+    place = place.clamp_(0, source - 1)
+    low = place.floor().long()
+    return low, (low + 1).clamp_(max=source - 1), (place - low).float()
+
+
+def nearest_indices(source: int, target: int) -> Tensor:
+    """For each of ``target`` pixels the source pixel that Pillow's NEAREST takes (its running float64 sum), int64."""
+    step = source / target
+    places = np.cumsum(np.concatenate([[0.5 * step], np.full(target - 1, step)]))
+    return torch.from_numpy(places.astype(np.int64).clip(max=source - 1))
+
+
+def augment(
+    image: Tensor, mask: Tensor, config: AugmentConfig, generator: torch.Generator, normalisation: Normalise
+) -> tuple[Tensor, Tensor]:
+    """One random variant of an image and its mask.
+
+    Args:
+        image: uint8 (3, H, W).
+        mask: uint8 (H, W), 255 = void.
+        config: what may change.
+        generator: the only source of randomness.
+        normalisation: uint8 (3, h, w) to float; its zero is the mean colour, used for padding.
+
+    Returns:
+        float (3, h, w) and int64 (h, w); h = w = ``config.crop`` if set.
+    """
+    draw = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
+    low, high = config.scale
+    factor = low + (high - low) * draw[0]
+    h, w = max(int(image.shape[1] * factor), 1), max(int(image.shape[2] * factor), 1)
+    crop_h, crop_w = (config.crop, config.crop) if config.crop is not None else (h, w)
+    in_h, in_w = min(h, crop_h), min(w, crop_w)
+    top, left = int(draw[1] * (h - in_h + 1)), int(draw[2] * (w - in_w + 1))
+    part = normalisation(bilinear_window(image, (h, w), (top, left, in_h, in_w)))
+    rows = nearest_indices(mask.shape[0], h)[top : top + in_h]
+    columns = nearest_indices(mask.shape[1], w)[left : left + in_w]
+    labels = mask[rows][:, columns].long()
+    padding = (0, crop_w - in_w, 0, crop_h - in_h)
+    if any(padding):
+        part, labels = F.pad(part, padding), F.pad(labels, padding, value=IGNORE_INDEX)
+    sides = [-1] * (config.flip and draw[3] < 0.5) + [-2] * (config.vertical_flip and draw[4] < 0.5)
+    if sides:
+        part, labels = part.flip(sides), labels.flip(sides)
+    if config.rotate90:
+        turns = int(draw[5] * 4)
+        part, labels = part.rot90(turns, (-2, -1)), labels.rot90(turns, (-2, -1))
+    return part.contiguous(), labels.contiguous()

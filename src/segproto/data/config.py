@@ -1,0 +1,163 @@
+"""The ``data`` section of a recipe: which images and masks, how they are split and how they are augmented."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def expand_path(path: Path) -> Path:
+    """``~`` and ``$VARIABLES`` filled in, made absolute; a path with an unset variable is left as it was written."""
+    text = os.path.expandvars(os.path.expanduser(path))
+    return path if "$" in text else Path(os.path.abspath(text))
+
+
+ExpandedPath = Annotated[Path, AfterValidator(expand_path)]
+
+
+class SplitConfig(BaseModel):
+    """How images are divided into ``train`` and ``val``; give one of the rules.
+
+    Used by ``data.split`` and by the ``split:`` section of a ``classes.yaml``. Without any rule: folders ``train`` and
+    ``val`` under the images if there are such, else ``train.txt`` and ``val.txt`` in the root, else
+    ``val_fraction: 0.2``.
+
+    Attributes:
+        train_folder: subfolder of ``images`` (and of ``labels``) with the training images; goes with ``val_folder``.
+        val_folder: the same for validation.
+        train_list: text file with one image name a line; with only one list, the other split is all the rest.
+        val_list: the same for validation.
+        val_pattern: regular expression; images whose name it finds (``re.search``) are validation, the others training.
+        val_fraction: share of images drawn at random for validation, fixed by ``seed``.
+        seed: of the random split.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    train_folder: str | None = None
+    val_folder: str | None = None
+    train_list: Path | None = None
+    val_list: Path | None = None
+    val_pattern: str | None = None
+    val_fraction: float | None = Field(default=None, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> SplitConfig:
+        by_folder = self.train_folder is not None or self.val_folder is not None
+        by_list = self.train_list is not None or self.val_list is not None
+        rules = [by_folder, by_list, self.val_pattern is not None, self.val_fraction is not None]
+        if sum(rules) > 1:
+            raise ValueError("a split has one rule: folders, lists, val_pattern or val_fraction, not several")
+        if by_folder and (self.train_folder is None or self.val_folder is None):
+            raise ValueError("a split by folder needs both train_folder and val_folder")
+        if self.val_pattern is not None:
+            try:
+                re.compile(self.val_pattern)
+            except re.error as error:
+                raise ValueError(f"val_pattern {self.val_pattern!r} is not a regular expression: {error}") from None
+        return self
+
+
+class ScenesConfig(BaseModel):
+    """Generated scenes.
+
+    Attributes:
+        num_train: training images.
+        num_val: validation images (never the same as a training image).
+        size: side of the square images in pixels.
+        seed: of the generator; each (seed, split, index) gives one image for ever.
+        objects: fewest and most objects a scene is asked to have.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    num_train: int = Field(default=512, ge=1)
+    num_val: int = Field(default=96, ge=1)
+    size: int = Field(default=128, ge=32, le=2048)
+    seed: int = Field(default=0, ge=0)
+    objects: tuple[int, int] = (2, 4)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScenesConfig:
+        low, high = self.objects
+        if not 0 <= low <= high <= 32:
+            raise ValueError(f"objects must be [fewest, most] within 0..32, got {list(self.objects)}")
+        return self
+
+
+class AugmentConfig(BaseModel):
+    """Random changes of training images, image and mask together (never used on validation images).
+
+    Attributes:
+        crop: side of the random square crop in pixels; smaller images are padded (mean colour, void). None: no crop.
+        scale: range of the random resize factor, the same for height and width; [1, 1] = off.
+        flip: mirror left-right with probability 0.5.
+        vertical_flip: mirror top-bottom with probability 0.5.
+        rotate90: turn by a random multiple of 90 degrees.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    crop: int | None = Field(default=None, ge=1)
+    scale: tuple[float, float] = (0.5, 1.5)
+    flip: bool = True
+    vertical_flip: bool = False
+    rotate90: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentConfig:
+        low, high = self.scale
+        if not 0 < low <= high <= 16:
+            raise ValueError(f"scale must be [smallest, largest] within (0, 16], got {list(self.scale)}")
+        return self
+
+
+class DataConfig(BaseModel):
+    """Which data, how it is split, read and augmented.
+
+    Attributes:
+        name: ``folder`` (your own images and masks), ``scenes`` (generated), ``em`` (ISBI-2012) or ``camvid``.
+        root: the data folder; ``~`` and environment variables are filled in. Not used by ``scenes``.
+        images: folder of the images, relative to ``root``; ``{split}`` in it stands for the split's folder.
+        labels: folder of the masks, the same way.
+        image_suffix: end of image file stems that does not belong to the name (``_leftImg8bit``).
+        label_suffix: end of mask file stems that does not belong to the name (``_mask``).
+        classes: a ``classes.yaml`` or the name of a shipped one (``dubai_aerial``, ``msrc21``); None:
+            ``root/classes.yaml``.
+        split: overrides the split of the ``classes.yaml`` (``folder`` only).
+        split_seed: of the random split of ``em``; 42 is the published one.
+        scenes: settings of the generated scenes.
+        on_error: what training does with a file it cannot read: ``skip`` (take the next, warn) or ``fail``.
+        workers: processes that load images; 0 = the training process itself.
+        augment: random changes of training images.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal["folder", "scenes", "em", "camvid"] = "folder"
+    root: ExpandedPath | None = None
+    images: str = "images"
+    labels: str = "labels"
+    image_suffix: str = ""
+    label_suffix: str = ""
+    classes: Path | None = None
+    split: SplitConfig | None = None
+    split_seed: int = Field(default=42, ge=0, lt=2**32)
+    scenes: ScenesConfig = ScenesConfig()
+    on_error: Literal["skip", "fail"] = "fail"
+    workers: int = Field(default=0, ge=0)
+    augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _folder_options(self) -> DataConfig:
+        if self.name != "folder":
+            given = {"classes": self.classes, "split": self.split}
+            for key, value in given.items():
+                if value is not None:
+                    raise ValueError(f"{key} is for name: folder; {self.name} brings its own")
+        return self

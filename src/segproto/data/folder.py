@@ -1,0 +1,104 @@
+"""A user's own images and masks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from segproto.data.classes import Classes, find_classes, read_classes
+from segproto.data.config import DataConfig, SplitConfig
+from segproto.data.pairs import PairDataset, Pairs, find_pairs, read_list
+from segproto.errors import DataError
+
+_DEFAULT_FRACTION = 0.2
+
+
+def open_folder(config: DataConfig, root: Path, split: str) -> PairDataset:
+    """The images and masks of one split of a folder with a ``classes.yaml``.
+
+    Raises:
+        DataError: in one line: what is missing or contradictory.
+    """
+    classes = read_classes(find_classes(config.classes, root))
+    rule = split_rule(config, root, classes)
+    pairs = split_pairs(config, root, rule, split)
+    if pairs.doubles:
+        raise DataError(pairs.doubles[0])
+    names = split_names(rule, list(pairs.images), split, (classes.path.parent, root))
+    return PairDataset(split, names, pairs, classes.labels)
+
+
+def split_rule(config: DataConfig, root: Path, classes: Classes) -> SplitConfig:
+    """The split to use: the recipe's, else the ``classes.yaml``'s, else what the folder shows (see ``SplitConfig``)."""
+    given = config.split or classes.split
+    if given is not None and given.model_fields_set - {"seed"}:
+        return given
+    seed = given.seed if given is not None else 0
+    by_split = "{split}" in config.images
+    if by_split or all((root / config.images / name).is_dir() for name in ("train", "val")):
+        return SplitConfig(train_folder="train", val_folder="val")
+    if (root / "train.txt").is_file() and (root / "val.txt").is_file():
+        return SplitConfig(train_list=root / "train.txt", val_list=root / "val.txt")
+    return SplitConfig(val_fraction=_DEFAULT_FRACTION, seed=seed)
+
+
+def split_pairs(config: DataConfig, root: Path, rule: SplitConfig, split: str) -> Pairs:
+    """The files a split is chosen from: all of them, or those of its folder if the split is by folder."""
+    images, labels = config.images, config.labels
+    folder = rule.train_folder if split == "train" else rule.val_folder
+    if folder is not None:
+        images = images.replace("{split}", folder) if "{split}" in images else f"{images}/{folder}"
+        labels = labels.replace("{split}", folder) if "{split}" in labels else f"{labels}/{folder}"
+    return find_pairs(root / images, root / labels, config.image_suffix, config.label_suffix)
+
+
+def split_names(rule: SplitConfig, names: list[str], split: str, places: tuple[Path, ...]) -> list[str]:
+    """The names of one split, in name order (list order for a split by lists).
+
+    Args:
+        rule: how to split.
+        names: all image names.
+        split: ``train`` or ``val``.
+        places: folders to look for list files in, in order.
+
+    Raises:
+        DataError: if a list is missing, overlaps the other one or the split is empty.
+    """
+    if rule.train_folder is not None:
+        chosen = names
+    elif rule.train_list is not None or rule.val_list is not None:
+        chosen = _by_lists(rule, names, split, places)
+    else:
+        chosen = [name for name, val in zip(names, _is_val(rule, names), strict=True) if val == (split == "val")]
+    if not chosen:
+        how = rule.model_dump(exclude_none=True, exclude={"seed"}, mode="json")
+        raise DataError(f"the {split} split is empty: {how} leaves none of {len(names)} images; change data.split")
+    return chosen
+
+
+def _by_lists(rule: SplitConfig, names: list[str], split: str, places: tuple[Path, ...]) -> list[str]:
+    lists = {
+        key: read_list(next((p / path for p in places if (p / path).is_file()), places[-1] / path))
+        for key, path in (("train", rule.train_list), ("val", rule.val_list))
+        if path is not None
+    }
+    if len(lists) == 2 and (both := set(lists["train"]) & set(lists["val"])):
+        raise DataError(f"{rule.train_list} and {rule.val_list} both list {min(both)!r} ({len(both)} names in all)")
+    if split in lists:
+        return lists[split]
+    (other,) = lists.values()
+    if unknown := set(other) - set(names):
+        raise DataError(f"{rule.train_list or rule.val_list} lists {min(unknown)!r}, which is no image of data.images")
+    return [name for name in names if name not in set(other)]
+
+
+def _is_val(rule: SplitConfig, names: list[str]) -> list[bool]:
+    if rule.val_pattern is not None:
+        return [re.search(rule.val_pattern, name) is not None for name in names]
+    fraction = rule.val_fraction or _DEFAULT_FRACTION
+    count = min(max(round(fraction * len(names)), 1), len(names) - 1) if len(names) > 1 else 0
+    drawn = np.random.Generator(np.random.PCG64(rule.seed)).permutation(len(names))[:count]
+    val = set(drawn.tolist())
+    return [i in val for i in range(len(names))]

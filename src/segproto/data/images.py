@@ -1,0 +1,138 @@
+"""Reading image files and mask files of every usual kind, or saying which file is wrong and how.
+
+EXIF orientation is ignored, for images and masks alike: pixels are taken in stored order, so a pair always fits.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from segproto.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})
+MAX_PIXELS = 2**28
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, struct.error, zlib.error)
+_limit_lock = threading.Lock()
+
+
+@contextmanager
+def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Opens a picture file with one page and at most ``max_pixels`` pixels.
+
+    Raises:
+        DataError: naming the file, if it is missing, broken, too large or has several pages; also when decoding
+            fails inside the ``with`` block.
+    """
+    with _limit_lock:  # Pillow's own limit is global and lower than ours; the size is checked right below
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            picture = Image.open(path)
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file") from None
+        except _BROKEN as error:
+            raise DataError(f"{path}: cannot be read as a picture ({_reason(error)})") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with picture:
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise DataError(f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}")
+        pages = getattr(picture, "n_frames", 1)
+        if pages > 1 and picture.format == "TIFF":
+            raise DataError(f"{path}: holds {pages} pages, expected one (stacks are read by data.name=em only)")
+        try:
+            yield picture
+        except DataError:
+            raise
+        except _BROKEN as error:
+            raise DataError(f"{path}: broken picture file ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """An image as uint8 (3, H, W) RGB, by the rules of ``to_rgb``.
+
+    Raises:
+        DataError: naming the file.
+    """
+    with open_picture(path, max_pixels) as picture:
+        try:
+            rgb = to_rgb(picture)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+    return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+
+
+def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    """A Pillow picture as uint8 (H, W, 3).
+
+    Gray is repeated three times; palettes are looked up; transparent pixels are laid over black; 16-bit gray is scaled
+    by its full range (``round(value / 257)``), never by the values of the one image; CMYK is converted.
+
+    Raises:
+        DataError: for float pictures and for integers beyond 16 bits, whose range is unknown.
+    """
+    if picture.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
+        wide = np.asarray(picture).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise DataError(f"values {wide.min()}..{wide.max()} do not fit 16 bits; save it with 8 or 16 bits")
+        gray = ((wide + 128) // 257).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    if picture.mode == "F":
+        raise DataError("float pixels have no fixed range; save it with 8 or 16 bits")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        picture = Image.alpha_composite(black, picture.convert("RGBA"))
+    return np.array(picture.convert("RGB"), dtype=np.uint8)
+
+
+def read_indices(path: Path) -> NDArray[np.int64]:
+    """The stored numbers of a mask (H, W): gray values, palette **indices** (never colours), 0/1 of bitmaps, 16 bits.
+
+    A three-channel file is accepted if its channels are equal (a gray mask saved as RGB).
+
+    Raises:
+        DataError: naming the file, if it is coloured or broken.
+    """
+    with open_picture(path) as picture:
+        values = np.asarray(picture)
+    if values.ndim == 2 and values.dtype.kind in "uib":
+        return values.astype(np.int64)
+    if values.ndim == 3 and values.dtype == np.uint8:
+        rgb = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+        if (rgb == rgb[..., :1]).all():
+            return rgb[..., 0].astype(np.int64)
+        raise DataError(
+            f"{path}: the mask is coloured but the classes have numbers; give their colours in classes.yaml"
+            ' (values: "#RRGGBB")'
+        )
+    raise DataError(f"{path}: a mask of kind {values.dtype} with shape {values.shape} cannot be read; use index PNG")
+
+
+def read_colours(path: Path) -> NDArray[np.int64]:
+    """The colours of a mask as ``0xRRGGBB`` (H, W); palettes are looked up, transparency is ignored.
+
+    Raises:
+        DataError: naming the file.
+    """
+    with open_picture(path) as picture:
+        if picture.mode not in ("RGB", "RGBA", "P", "L", "LA", "1"):
+            raise DataError(f"{path}: a mask of mode {picture.mode} has no 8-bit colours; save it as RGB PNG")
+        rgb = np.asarray(picture.convert("RGB")).astype(np.int64)
+    keys: NDArray[np.int64] = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+    return keys

@@ -1,0 +1,77 @@
+"""From the numbers or colours stored in mask files to classes 0..C-1 and 255 for void."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.images import read_colours, read_indices
+from segproto.errors import DataError
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """What the values in mask files mean.
+
+    Attributes:
+        table: names and display colours.
+        lookup: stored value (or ``0xRRGGBB`` colour) to class, 255 = void.
+        coloured: the masks hold colours, not numbers.
+    """
+
+    table: ClassTable
+    lookup: dict[int, int]
+    coloured: bool = False
+
+    def apply(self, stored: NDArray[np.int64], path: Path | str) -> NDArray[np.uint8]:
+        """Stored values (any shape) to classes, uint8.
+
+        Raises:
+            DataError: naming the file, the value and the classes, for a value outside the classes.
+        """
+        keys = np.array(sorted(self.lookup), dtype=np.int64)
+        targets = np.array([self.lookup[int(k)] for k in keys], dtype=np.uint8)
+        if int(keys[-1]) < 65536 and keys[0] >= 0:
+            table = np.full(65537, -1, dtype=np.int16)  # the last entry catches values beyond 16 bits
+            table[keys] = targets
+            mapped = table[np.where((stored < 0) | (stored > 65536), 65536, stored)]
+            bad = mapped < 0
+        else:
+            place = np.searchsorted(keys, stored).clip(max=len(keys) - 1)
+            mapped = targets[place].astype(np.int16)
+            bad = keys[place] != stored
+        if bad.any():
+            raise DataError(f"{path}: {self._complaint(stored[bad])}")
+        return mapped.astype(np.uint8)
+
+    def read(self, path: Path) -> Tensor:
+        """A mask file as uint8 (H, W), 255 = void.
+
+        Raises:
+            DataError: naming the file.
+        """
+        stored = read_colours(path) if self.coloured else read_indices(path)
+        return torch.from_numpy(self.apply(stored, path))
+
+    def _show(self, value: int) -> str:
+        return f"#{value:06x}" if self.coloured else str(value)
+
+    def _complaint(self, bad: NDArray[np.int64]) -> str:
+        found, counts = np.unique(bad, return_counts=True)
+        value = self._show(int(found[counts.argmax()]))
+        others = f" (and {len(found) - 1} other values)" if len(found) > 1 else ""
+        known = ", ".join(
+            f"{self._show(v)}={self.table.names[c] if c != IGNORE_INDEX else 'void'}"
+            for v, c in sorted(self.lookup.items())[:24]
+        )
+        known += ", ..." if len(self.lookup) > 24 else ""
+        return (
+            f"value {value}{others} in {len(bad)} pixels is none of the classes ({known}); add it to classes.yaml"
+            " as a class value or under void"
+        )

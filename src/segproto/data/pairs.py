@@ -1,0 +1,139 @@
+"""Images and masks as files: finding the pairs, and reading one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segproto.data.base import Sample, SegmentationDataset
+from segproto.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image
+from segproto.data.labels import LabelMap
+from segproto.errors import DataError
+
+
+@dataclass
+class Pairs:
+    """What was found in a folder of images and a folder of masks.
+
+    Attributes:
+        images: name (relative path without suffix) to image file, in name order.
+        masks: name to mask file.
+        doubles: one line for each file whose name another file already has.
+    """
+
+    images: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, Path] = field(default_factory=dict)
+    doubles: list[str] = field(default_factory=list)
+
+    @property
+    def without_mask(self) -> list[str]:
+        return [name for name in self.images if name not in self.masks]
+
+    @property
+    def without_image(self) -> list[str]:
+        return [name for name in self.masks if name not in self.images]
+
+
+def _scan(folder: Path, suffixes: frozenset[str], ending: str, doubles: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.stem.endswith(ending):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
+        if name in found:
+            doubles.append(f"{path}: has the same name as {found[name]}; remove or rename one")
+        else:
+            found[name] = path
+    return found
+
+
+def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix: str = "") -> Pairs:
+    """All images and masks under two folders (which may be the same one if the suffixes differ).
+
+    Raises:
+        DataError: if a folder is missing or holds no image.
+    """
+    for folder, key in ((images, "data.images"), (labels, "data.labels")):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; set {key} to the folder's name under data.root")
+    pairs = Pairs()
+    pairs.images = _scan(images, IMAGE_SUFFIXES, image_suffix, pairs.doubles)
+    pairs.masks = _scan(labels, MASK_SUFFIXES, label_suffix, pairs.doubles)
+    if images == labels and label_suffix:
+        masks = set(pairs.masks.values())
+        pairs.images = {name: path for name, path in pairs.images.items() if path not in masks}
+    if not pairs.images:
+        ending = f" ending in {image_suffix!r}" if image_suffix else ""
+        raise DataError(f"{images}: holds no image{ending} ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return pairs
+
+
+def read_list(path: Path) -> list[str]:
+    """Image names from a text file, one a line (a suffix such as ``.jpg`` is taken off); empty lines and # ignored.
+
+    Raises:
+        DataError: if the file cannot be read, is empty or names an image twice.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the list of image names cannot be read ({error})") from None
+    entries = [line for line in lines if line and not line.startswith("#")]
+    names = [e[: -len(Path(e).suffix)] if Path(e).suffix.lower() in IMAGE_SUFFIXES else e for e in entries]
+    if not names:
+        raise DataError(f"{path}: the list of image names is empty")
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: {double!r} is listed twice")
+    return names
+
+
+class PairDataset(SegmentationDataset):
+    """Image files and mask files.
+
+    Args:
+        split: ``train`` or ``val``.
+        names: the images of the split.
+        pairs: where the files are; each name must have both.
+        labels: what the values in the masks mean.
+
+    Raises:
+        DataError: if a name has no image or no mask.
+    """
+
+    def __init__(self, split: str, names: Sequence[str], pairs: Pairs, labels: LabelMap) -> None:
+        for kind, files in (("image", pairs.images), ("mask", pairs.masks)):
+            missing = [name for name in names if name not in files]
+            if missing:
+                others = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
+                raise DataError(f"{split}: no {kind} file for {missing[0]!r}{others}; see `segproto data verify`")
+        self.split = split
+        self.names = tuple(names)
+        self.labels = labels
+        self.classes = labels.table
+        self._images = [pairs.images[name] for name in names]
+        self._masks = [pairs.masks[name] for name in names]
+
+    def __getitem__(self, index: int) -> Sample:
+        image, mask = read_image(self._images[index]), self.labels.read(self._masks[index])
+        if image.shape[1:] != mask.shape:
+            (ih, iw), (mh, mw) = image.shape[1:], mask.shape
+            raise DataError(f"{self._masks[index]}: the mask is {mw}x{mh} pixels (width x height), its image {iw}x{ih}")
+        return Sample(image, mask, self.names[index])
+
+    def path(self, index: int) -> Path | None:
+        return self._images[index]
+
+    def mask_path(self, index: int) -> Path:
+        """The mask file."""
+        return self._masks[index]
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(sorted(self.labels.lookup.items())).encode())
+        for name, *paths in zip(self.names, self._images, self._masks, strict=True):
+            stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+            digest.update(repr((name, stats)).encode())
+        return digest.hexdigest()[:16]

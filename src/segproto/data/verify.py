@@ -1,0 +1,140 @@
+"""Checking every image and mask of a data set before any training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
+from segproto.data.build import SPLITS, build_dataset, data_root
+from segproto.data.classes import find_classes, read_classes
+from segproto.data.config import DataConfig
+from segproto.data.folder import split_names, split_pairs, split_rule
+from segproto.data.pairs import PairDataset, Pairs
+from segproto.errors import DataError
+
+
+@dataclass
+class SplitSummary:
+    """What one split holds.
+
+    Attributes:
+        images: number of images.
+        readable: of these, pairs without a problem.
+        pixels: int64 (C,): pixels of each class.
+        void: void pixels.
+        present: int64 (C,): images that show each class.
+        sizes: (height, width) to number of images.
+    """
+
+    images: int
+    pixels: NDArray[np.int64]
+    present: NDArray[np.int64]
+    readable: int = 0
+    void: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Each class's share of the labelled pixels, (C,), summing to 1."""
+        shares: NDArray[np.float64] = self.pixels / max(int(self.pixels.sum()), 1)
+        return shares
+
+
+@dataclass
+class VerifyReport:
+    """All problems of a data set, one line each, and what its splits hold.
+
+    Attributes:
+        problems: empty if everything is in order.
+        classes: the class table, None if it could not be read.
+        splits: by name.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    classes: ClassTable | None = None
+    splits: dict[str, SplitSummary] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(config: DataConfig) -> VerifyReport:
+    """Reads every pair: sizes, values outside the classes, unreadable files, missing partners, classes without a pixel.
+
+    Problems with the data are lines of the report; nothing is raised for them.
+    """
+    report = VerifyReport()
+    for split in SPLITS:
+        try:
+            dataset = _open_split(config, split, report)
+        except DataError as error:
+            _add(report, str(error))
+            continue
+        report.classes = dataset.classes
+        report.splits[split] = _summarise(dataset, report)
+    _check_presence(report)
+    return report
+
+
+def _add(report: VerifyReport, line: str) -> None:
+    if line not in report.problems:
+        report.problems.append(line)
+
+
+def _open_split(config: DataConfig, split: str, report: VerifyReport) -> SegmentationDataset:
+    """Like ``build_dataset``, but a folder's missing partners become lines and the rest is still checked."""
+    if config.name != "folder":
+        return build_dataset(config, split)
+    root = data_root(config)
+    classes = read_classes(find_classes(config.classes, root))
+    rule = split_rule(config, root, classes)
+    pairs = split_pairs(config, root, rule, split)
+    names = split_names(rule, list(pairs.images), split, (classes.path.parent, root))
+    for line in _partner_problems(pairs, names):
+        _add(report, line)
+    return PairDataset(split, [n for n in names if n in pairs.images and n in pairs.masks], pairs, classes.labels)
+
+
+def _partner_problems(pairs: Pairs, names: list[str]) -> list[str]:
+    return [
+        *pairs.doubles,
+        *(f"{pairs.images[name]}: has no mask" for name in pairs.without_mask),
+        *(f"{pairs.masks[name]}: has no image" for name in pairs.without_image),
+        *(f"{name!r} is listed but there is no such image" for name in names if name not in pairs.images),
+    ]
+
+
+def _summarise(dataset: SegmentationDataset, report: VerifyReport) -> SplitSummary:
+    count = dataset.classes.num_classes
+    summary = SplitSummary(len(dataset), np.zeros(count, np.int64), np.zeros(count, np.int64))
+    for index in range(len(dataset)):
+        try:
+            mask = dataset[index].mask.numpy()
+        except DataError as error:
+            _add(report, str(error))
+            continue
+        pixels = np.bincount(mask.ravel(), minlength=256)
+        if pixels[IGNORE_INDEX] == mask.size:
+            where: Path | str = dataset.path(index) or dataset.names[index]
+            _add(report, f"{where}: its mask is void everywhere")
+        summary.readable += 1
+        summary.pixels += pixels[:count]
+        summary.present += pixels[:count] > 0
+        summary.void += int(pixels[IGNORE_INDEX])
+        summary.sizes[(mask.shape[0], mask.shape[1])] += 1
+    return summary
+
+
+def _check_presence(report: VerifyReport) -> None:
+    if report.classes is None:
+        return
+    for split, summary in report.splits.items():
+        for name, pixels in zip(report.classes.names, summary.pixels, strict=True):
+            if summary.readable and pixels == 0:
+                _add(report, f"class {name!r} has no pixel in the {split} split")
