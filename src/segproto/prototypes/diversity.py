@@ -1,0 +1,110 @@
+"""The diversity loss: prototypes of one class (and scale) should be active at different places."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+IGNORE_INDEX = 255
+
+
+class DiversityLoss(nn.Module):
+    """Mean of ``exp(-J)`` over pairs of prototypes of one class and scale (Sacha et al. 2023, eq. 3-4).
+
+    For each image and class present, ``p_i = softmax(sign * d_i)`` over the cells of the class, and J is half the
+    symmetric Kullback-Leibler divergence of two prototypes, summed over these cells. Classes with fewer than two cells
+    or two prototypes (in the scale) are left out.
+
+    Args:
+        class_of: (P,) class of each prototype.
+        scale_of: (P,) scale of each prototype; all zeros compares all prototypes of a class (protoseg).
+        sign: +1 as in the published code, -1 so that p_i is large where prototype i is near.
+        unshifted_labels: the off-by-one of the published ProtoSeg code: prototypes of class k see the cells of class
+            k - 1, those of class 0 the void cells.
+        ignore_index: the void label.
+    """
+
+    slots: Tensor
+    pairs: Tensor
+    pair_mask: Tensor
+
+    def __init__(
+        self,
+        class_of: Tensor,
+        scale_of: Tensor,
+        *,
+        sign: int = 1,
+        unshifted_labels: bool = False,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        super().__init__()
+        if sign not in (1, -1):
+            raise ValueError(f"sign is {sign}, expected 1 or -1")
+        self.sign = sign
+        self.unshifted_labels = unshifted_labels
+        self.ignore_index = ignore_index
+        self.num_classes = int(class_of.max()) + 1 if class_of.numel() else 0
+        slots, filled = _slot_table(class_of, scale_of)
+        pairs = torch.combinations(torch.arange(slots.shape[-1], device=slots.device)).T
+        self.register_buffer("slots", slots, persistent=False)
+        self.register_buffer("pairs", pairs, persistent=False)
+        self.register_buffer("pair_mask", filled[..., pairs[0]] & filled[..., pairs[1]], persistent=False)
+
+    def forward(self, distances: Tensor, labels: Tensor) -> Tensor:
+        """Scalar in [0, 1]; 0 if no pair of prototypes has two cells to be compared on.
+
+        Args:
+            distances: (B, P, h, w) squared distances.
+            labels: (B, h, w) int64 labels on the grid; void and classes without prototypes are left out.
+        """
+        if self.pairs.shape[1] == 0:
+            return distances.sum() * 0
+        batch, classes = distances.shape[0], self.num_classes
+        seen = self._seen_by(labels.flatten(1))  # (B, N), ``classes`` where left out
+        first_segment = torch.arange(batch, device=distances.device)[:, None] * (classes + 1)
+        segment, segments = (first_segment + seen).flatten(), batch * (classes + 1)
+        log_p = _segmented_log_softmax(self._own(distances, seen) * self.sign, segment, segments)
+        first, second = log_p[..., self.pairs[0]], log_p[..., self.pairs[1]]  # (B*N, S, pairs)
+        terms = (first.exp() - second.exp()) * (first - second) / 2
+        divergence = terms.new_zeros(segments, *terms.shape[1:]).index_add(0, segment, terms)
+        cells = torch.bincount(segment, minlength=segments).view(batch, -1, 1, 1)[:, :classes]
+        valid = (cells >= 2) & self.pair_mask
+        similarity = torch.exp(-divergence.view(batch, classes + 1, *terms.shape[1:])[:, :classes])
+        return torch.where(valid, similarity, 0).sum() / valid.sum().clamp_min(1)
+
+    def _seen_by(self, labels: Tensor) -> Tensor:
+        """The class whose prototypes are compared on each cell; ``num_classes`` for none."""
+        void = labels == self.ignore_index
+        seen = torch.where(void, 0, labels + 1) if self.unshifted_labels else labels.masked_fill(void, self.num_classes)
+        return seen.clamp_max(self.num_classes)
+
+    def _own(self, distances: Tensor, seen: Tensor) -> Tensor:
+        """(B*N, S, m): the distance of each cell to the prototypes of its class."""
+        scales, slots = self.slots.shape[1:]
+        table = torch.cat([self.slots, self.slots[:1]]).flatten(1)  # left-out cells read class 0, and are not used
+        index = table[seen].transpose(1, 2)  # (B, S*m, N)
+        return distances.flatten(2).gather(1, index).transpose(1, 2).reshape(-1, scales, slots)
+
+
+def _slot_table(class_of: Tensor, scale_of: Tensor) -> tuple[Tensor, Tensor]:
+    """(C, S, m) prototype ids, 0 where padded, and a bool mask; m = most prototypes of a class in a scale."""
+    if class_of.numel() == 0:
+        empty = torch.zeros(0, 0, 0, dtype=torch.int64, device=class_of.device)
+        return empty, empty.bool()
+    classes, scales = int(class_of.max()) + 1, int(scale_of.max()) + 1
+    cell = class_of * scales + scale_of
+    counts = torch.bincount(cell, minlength=classes * scales)
+    filled = torch.arange(int(counts.max()), device=class_of.device) < counts[:, None]
+    slots = torch.zeros_like(filled, dtype=torch.int64)
+    slots[filled] = cell.argsort(stable=True)
+    return slots.view(classes, scales, -1), filled.view(classes, scales, -1)
+
+
+def _segmented_log_softmax(values: Tensor, segment: Tensor, segments: int) -> Tensor:
+    """Log-softmax of each column of ``values`` (N, ...) over the rows that share a segment id."""
+    flat = values.flatten(1)
+    index = segment[:, None].expand_as(flat)
+    top = flat.detach().new_full((segments, flat.shape[1]), -torch.inf).scatter_reduce(0, index, flat.detach(), "amax")
+    centred = flat - top[segment]
+    total = centred.new_zeros(segments, flat.shape[1]).index_add(0, segment, centred.exp())
+    return (centred - total.clamp_min(torch.finfo(flat.dtype).tiny).log()[segment]).view(values.shape)

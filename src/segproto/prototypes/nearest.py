@@ -1,0 +1,201 @@
+"""The nearest training cells of each prototype, kept while one pass runs over the set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+class RunningNearest:
+    """Per prototype the nearest allowed cell so far: what projection replaces it with (published "push").
+
+    Ties go to the smaller image index, then to the first cell in row order, whatever the order of updates.
+
+    Attributes:
+        distance: (P,) float32, inf where nothing was found yet.
+        image: (P,) int64 image index, -1 where nothing was found.
+        cell: (P, 2) int64 row and column.
+        grid: (P, 2) int64 rows and columns of that image's grid.
+        feature: (P, D) float32, the feature at that cell, of the prototype's scale.
+    """
+
+    def __init__(self, class_of: Tensor, scale_of: Tensor, num_scales: int, dim: int) -> None:
+        device, count = class_of.device, class_of.numel()
+        self.class_of, self.scale_of = class_of, scale_of
+        self.num_scales, self.dim = num_scales, dim
+        self.distance = torch.full((count,), torch.inf, device=device)
+        self.image = torch.full((count,), -1, dtype=torch.int64, device=device)
+        self.cell = torch.zeros(count, 2, dtype=torch.int64, device=device)
+        self.grid = torch.zeros(count, 2, dtype=torch.int64, device=device)
+        self.feature = torch.zeros(count, dim, device=device)
+
+    @torch.no_grad()
+    def update(self, distances: Tensor, allowed: Tensor, features: Tensor, image: int) -> None:
+        """Takes one image in.
+
+        Args:
+            distances: (P, h, w) squared distances.
+            allowed: bool (C, h, w), the cells each class may take, see ``segproto.prototypes.membership``.
+            features: (S*D, h, w) what the distances were computed from.
+            image: index of the image in its set.
+        """
+        height, width = distances.shape[-2:]
+        masked = distances.float().masked_fill(~allowed[self.class_of], torch.inf).flatten(1)
+        place = masked.argmin(1)
+        best = masked.gather(1, place[:, None])[:, 0]
+        blocks = features.float().reshape(self.num_scales, self.dim, height * width)
+        self._take(
+            best,
+            torch.full_like(self.image, image),
+            torch.stack([place // width, place % width], 1),
+            torch.tensor([height, width], device=place.device).expand_as(self.grid),
+            blocks[self.scale_of, :, place],
+        )
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Takes in the ``state_dict`` of another process that saw other images of the same set."""
+        values = (state[key].to(self.distance.device) for key in ("distance", "image", "cell", "grid", "feature"))
+        self._take(*values)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors, to be saved, sent and merged."""
+        return {key: getattr(self, key) for key in ("distance", "image", "cell", "grid", "feature")}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
+        """Continues from a saved state."""
+        for key in self.state_dict():
+            setattr(self, key, state[key].to(self.distance.device))
+        return self
+
+    def missing(self) -> list[int]:
+        """Prototypes for which no allowed cell was seen."""
+        return [int(p) for p in torch.isinf(self.distance).nonzero()]
+
+    def missing_classes(self) -> list[int]:
+        """Classes of the prototypes for which no allowed cell was seen."""
+        return sorted(set(self.class_of[torch.isinf(self.distance)].tolist()))
+
+    def _take(self, distance: Tensor, image: Tensor, cell: Tensor, grid: Tensor, feature: Tensor) -> None:
+        earlier = (distance == self.distance) & (image < self.image)
+        better = torch.isfinite(distance) & ((distance < self.distance) | earlier)
+        self.distance = torch.where(better, distance, self.distance)
+        self.image = torch.where(better, image, self.image)
+        self.cell = torch.where(better[:, None], cell, self.cell)
+        self.grid = torch.where(better[:, None], grid, self.grid)
+        self.feature = torch.where(better[:, None], feature, self.feature)
+
+
+class RunningTopK:
+    """Per prototype the k nearest images (one cell an image) and the label of that patch: what pruning looks at.
+
+    Ties go to the smaller image index.
+
+    Attributes:
+        distance: (P, k) float32, ascending, inf where empty.
+        image: (P, k) int64, -1 where empty.
+        cell: (P, k, 2) int64.
+        label: (P, k) int64 patch label, 255 where empty or all void.
+    """
+
+    def __init__(self, class_of: Tensor, k: int = 6) -> None:
+        device, shape = class_of.device, (class_of.numel(), k)
+        self.class_of, self.k = class_of, k
+        self.distance = torch.full(shape, torch.inf, device=device)
+        self.image = torch.full(shape, -1, dtype=torch.int64, device=device)
+        self.cell = torch.zeros(*shape, 2, dtype=torch.int64, device=device)
+        self.label = torch.full(shape, 255, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, distances: Tensor, grid_labels: Tensor, labels: Tensor, image: int) -> None:
+        """Takes one image in; an image without a labelled cell is left out.
+
+        Args:
+            distances: (P, h, w) squared distances.
+            grid_labels: (h, w) labels on the grid; void cells (255) are not taken.
+            labels: (H, W) labels of the area the grid covers, 255 = void.
+            image: index of the image in its set.
+        """
+        width = distances.shape[-1]
+        masked = distances.float().masked_fill(grid_labels == 255, torch.inf).flatten(1)
+        place = masked.argmin(1)
+        best = masked.gather(1, place[:, None])
+        cell = torch.stack([place // width, place % width], 1)
+        label = patch_labels(labels, cell, (distances.shape[-2], width), self.class_of)
+        self._take(best, torch.full_like(best, image, dtype=torch.int64), cell[:, None], label[:, None])
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Takes in the ``state_dict`` of another process that saw other images of the same set."""
+        values = (state[key].to(self.distance.device) for key in ("distance", "image", "cell", "label"))
+        self._take(*values)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors, to be saved, sent and merged."""
+        return {key: getattr(self, key) for key in ("distance", "image", "cell", "label")}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
+        """Continues from a saved state."""
+        for key in self.state_dict():
+            setattr(self, key, state[key].to(self.distance.device))
+        return self
+
+    def keep_mask(self, threshold: int = 3) -> Tensor:
+        """(P,) bool: ``threshold`` or more of the k nearest patches carry the prototype's class (Sacha et al. 2023)."""
+        found = torch.isfinite(self.distance)
+        return ((self.label == self.class_of[:, None]) & found).sum(1) >= threshold
+
+    def _take(self, distance: Tensor, image: Tensor, cell: Tensor, label: Tensor) -> None:
+        distances = torch.cat([self.distance, distance], 1)
+        images = torch.cat([self.image, torch.where(torch.isfinite(distance), image, -1)], 1)
+        by_image = images.argsort(dim=1, stable=True)  # lexicographic order: stable sort by the second key first
+        by_distance = distances.gather(1, by_image).argsort(dim=1, stable=True)
+        order = by_image.gather(1, by_distance)[:, : self.k]
+        self.distance = distances.gather(1, order)
+        self.image = images.gather(1, order)
+        self.cell = torch.cat([self.cell, cell], 1).gather(1, order[..., None].expand(-1, -1, 2))
+        self.label = torch.cat([self.label, label], 1).gather(1, order)
+
+
+def patch_labels(labels: Tensor, cells: Tensor, grid: tuple[int, int], class_of: Tensor) -> Tensor:
+    """The label of one patch a prototype (published pruning).
+
+    A patch is rows ``i*H//h .. (i+1)*H//h`` and the like columns. Its label is the prototype's class if any pixel has
+    it, else the most frequent class (the smallest on ties), 255 if all is void.
+
+    Args:
+        labels: (H, W) int64, 255 = void.
+        cells: (P, 2) row and column of each patch.
+        grid: (h, w).
+        class_of: (P,) class of each prototype.
+
+    Returns:
+        (P,) int64.
+    """
+    height, width = grid
+    rows = _cell_of_pixel(labels.shape[0], height, labels.device)
+    columns = _cell_of_pixel(labels.shape[1], width, labels.device)
+    distinct, slot = torch.unique(cells[:, 0] * width + cells[:, 1], return_inverse=True)
+    slot_of_cell = torch.full((height * width,), len(distinct), device=labels.device)
+    slot_of_cell[distinct] = torch.arange(len(distinct), device=labels.device)
+    flat = (slot_of_cell[rows[:, None] * width + columns] * 256 + labels).flatten()
+    counts = torch.bincount(flat, minlength=(len(distinct) + 1) * 256).view(-1, 256)[slot]
+    counts[:, 255] = 0
+    common = torch.where(counts.sum(1) > 0, counts.argmax(1), 255)
+    own = counts.gather(1, class_of[:, None])[:, 0] > 0
+    return torch.where(own, class_of, common)
+
+
+def unique_rows(vectors: Tensor) -> Tensor:
+    """(P,) bool: True for the first of each set of exactly equal rows."""
+    _, inverse = torch.unique(vectors.detach(), dim=0, return_inverse=True)
+    index = torch.arange(len(vectors), device=vectors.device)
+    first = torch.full_like(index, len(vectors)).scatter_reduce(0, inverse, index, "amin")
+    return first[inverse] == index
+
+
+def _cell_of_pixel(pixels: int, cells: int, device: torch.device) -> Tensor:
+    """Index of the patch ``i*pixels//cells .. (i+1)*pixels//cells`` that holds each pixel."""
+    starts = torch.arange(1, cells, device=device) * pixels // cells
+    return torch.searchsorted(starts, torch.arange(pixels, device=device), right=True)

@@ -1,0 +1,26 @@
+"""Full float32 arithmetic, whatever the surrounding precision settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Switches autocast and TF32 matrix products off inside the block, for one device type.
+
+    Distances cancel large terms and group activations are exponentials: under TF32 an exact match scores about
+    6.8 instead of 9.2, and a group 10^3 instead of 10^4.
+    """
+    with torch.autocast(device_type=device.type, enabled=False):
+        if device.type != "cuda" or not torch.backends.cuda.matmul.allow_tf32:
+            yield
+            return
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = True
