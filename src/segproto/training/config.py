@@ -1,0 +1,52 @@
+"""How a recipe is run: seed, precision, devices, batches, checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainConfig(BaseModel):
+    """Settings of the runner; a recipe's ``train`` section.
+
+    Attributes:
+        seed: everything random follows from it.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (the last needs a GPU).
+        accelerator: ``auto`` takes a GPU if there is one.
+        devices: processes on this machine, one a device; ``torchrun`` overrides it.
+        num_nodes: machines; ``torchrun`` overrides it.
+        batch_size: images a batch and process.
+        workers: loader processes; 0 reads in the training process.
+        stages: names of the stages to run; None = all of the method.
+        start: a run or model whose weights a new run begins from (not ``--resume``).
+        validate_every: batches between validations; 0 = at the end of each stage only.
+        checkpoint_every: batches between checkpoints (one is also written after each stage).
+        clip: largest gradient norm; None = no clipping.
+        ema: decay of an exponential moving average of the weights, which is validated and kept; None = off.
+        cache_features: train on backbone features cached on disk (frozen encoders, flip the only augmentation).
+        log_every: batches between lines in ``metrics.jsonl``.
+        loggers: also write to TensorBoard or Weights & Biases.
+        threads: CPU threads of a process; None = torch's choice.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = Field(0, ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = Field(1, ge=1)
+    num_nodes: int = Field(1, ge=1)
+    batch_size: int = Field(2, ge=1)
+    workers: int = Field(0, ge=0)
+    stages: list[str] | None = None
+    start: Path | None = None
+    validate_every: int = Field(0, ge=0)
+    checkpoint_every: int = Field(500, ge=1)
+    clip: float | None = Field(None, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1)
+    cache_features: bool = False
+    log_every: int = Field(20, ge=1)
+    loggers: list[Literal["tensorboard", "wandb"]] = []
+    threads: int | None = Field(None, ge=1)

@@ -1,0 +1,36 @@
+"""What a published system tells the rest of the house about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segproto.data.base import ClassTable
+from segproto.model.segmenter import Segmenter
+from segproto.training.recipe import Recipe
+from segproto.training.stage import Stage
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: a model before its first step, and a list of stages.
+
+    Attributes:
+        name: its public name.
+        title: one line for people.
+        supervision: the labels it needs.
+        recipe: its recipe's type, a subclass of :class:`Recipe` (which ``build`` and ``stages`` receive).
+        build: makes the untrained model.
+        stages: all stages, in order.
+        recipes: folder of its shipped recipes (``NAME.yaml``).
+    """
+
+    name: str
+    title: str
+    supervision: str
+    recipe: type[Recipe]
+    build: Callable[[Any, ClassTable], Segmenter]
+    stages: Callable[[Any], list[Stage]]
+    recipes: Path

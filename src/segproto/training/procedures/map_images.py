@@ -1,0 +1,81 @@
+"""The primitive of all procedures: visit every image of a data set, shared between processes, resumable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from segproto.data.base import Sample, SegmentationDataset
+from segproto.training.files import disk_errors, sync_file
+from segproto.training.progress import current
+
+
+def fold_images(dataset: SegmentationDataset, *, rank: int = 0, world: int = 1, title: str = "images") -> Iterator[int]:
+    """This process's share of the image indices (every ``world``-th, ascending), with a progress bar.
+
+    For reductions that keep a running state; the caller merges the states of all processes.
+    """
+    indices = range(rank, len(dataset), world)
+    with current().bar(title, len(indices)) as bar:
+        for done, index in enumerate(indices):
+            yield index
+            bar(done + 1, len(indices))
+
+
+def map_images(
+    dataset: SegmentationDataset,
+    fn: Callable[[int, Sample], Mapping[str, Tensor]],
+    out: Path,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    title: str = "images",
+) -> int:
+    """Writes ``fn``'s tensors of every image to ``out/<image name>.safetensors``.
+
+    Each file is written whole or not at all, and images whose file exists are skipped: an interrupted map goes on
+    where it was. ``out`` must therefore be a folder of one purpose, emptied when what ``fn`` depends on changes.
+
+    Args:
+        dataset: the images.
+        fn: called as ``fn(index, sample)``; tensors of any device.
+        out: the folder, made if needed.
+        rank: this process.
+        world: processes that share the work.
+        title: of the progress bar.
+
+    Returns:
+        How many images this process computed (not skipped).
+    """
+    computed = 0
+    for index in fold_images(dataset, rank=rank, world=world, title=title):
+        path = result_path(out, dataset.names[index])
+        if path.exists():
+            continue
+        tensors = {key: value.detach().cpu().contiguous() for key, value in fn(index, dataset[index]).items()}
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_name(f".{path.name}.{os.getpid()}")
+            try:
+                save_file(tensors, fresh)
+                sync_file(fresh)
+                os.replace(fresh, path)
+            finally:
+                fresh.unlink(missing_ok=True)
+        computed += 1
+    return computed
+
+
+def result_path(out: Path, name: str) -> Path:
+    """Where :func:`map_images` puts the result of the image ``name``."""
+    return out / f"{name}.safetensors"
+
+
+def load_result(out: Path, name: str) -> dict[str, Tensor]:
+    """The tensors :func:`map_images` wrote for the image ``name``."""
+    tensors: dict[str, Tensor] = load_file(result_path(out, name))
+    return tensors

@@ -1,0 +1,102 @@
+"""What a person sees while a run works: a bar with ETA and loss on a terminal, a line a stage elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+_CURRENT: ContextVar[Reporter | None] = ContextVar("segproto_reporter", default=None)
+
+
+class Bar:
+    """One bar; does nothing without a terminal. Calling it as ``bar(done, total)`` sets it."""
+
+    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
+        self._progress, self._task = progress, task
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def note(self, text: str) -> None:
+        """Shows a few words at the end of the bar."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, note=text)
+
+
+class Reporter:
+    """Bars and lines of one run.
+
+    Args:
+        active: False on all processes but the first, and when asked to be quiet.
+    """
+
+    def __init__(self, active: bool = True) -> None:
+        self.active = active
+        self._console: Console | None = None
+        self._progress: Progress | None = None
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A bar with time left, shown while the block runs; bars of inner blocks stand below it."""
+        if not (self.active and sys.stderr.isatty()):
+            yield Bar(None, None)
+            return
+        outer = self._progress
+        progress = outer or self._start()
+        task = progress.add_task(title, total=total, completed=done, note="")
+        try:
+            yield Bar(progress, task)
+        finally:
+            progress.remove_task(task)
+            if outer is None:
+                progress.stop()
+                self._progress = None
+
+    def line(self, text: str) -> None:
+        """One line that stays."""
+        if self.active:
+            self._get_console().print(text, markup=False, highlight=False)
+
+    def _get_console(self) -> Console:
+        from rich.console import Console
+
+        self._console = self._console or Console(stderr=True, soft_wrap=True)
+        return self._console
+
+    def _start(self) -> Progress:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._get_console(),
+            transient=True,
+        )
+        self._progress.start()
+        return self._progress
+
+
+@contextmanager
+def reporting(reporter: Reporter) -> Iterator[Reporter]:
+    """Makes ``reporter`` the one that procedures inside the block find."""
+    token = _CURRENT.set(reporter)
+    try:
+        yield reporter
+    finally:
+        _CURRENT.reset(token)
+
+
+def current() -> Reporter:
+    """The reporter of the run in progress, or a silent one."""
+    return _CURRENT.get() or Reporter(active=False)

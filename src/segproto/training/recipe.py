@@ -1,0 +1,166 @@
+"""Recipes: read from YAML, overridden by ``key=value``, checked, and written back resolved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from segproto.data.config import DataConfig
+from segproto.encoders.config import EncoderConfig
+from segproto.errors import ConfigError
+from segproto.training.config import TrainConfig
+from segproto.training.keys import explain_error
+
+MAX_BASES = 8  # a longer chain of ``base`` is a cycle
+
+
+class Recipe(BaseModel):
+    """What every recipe holds; a method adds ``model`` and ``stages``.
+
+    Attributes:
+        method: the method's name.
+        data: the data set.
+        encoder: backbone and neck.
+        train: how it is run.
+        then: a recipe to run on the masks this run leaves.
+        compare: a run to stand beside in the report.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: str
+    data: DataConfig
+    encoder: EncoderConfig = EncoderConfig()
+    train: TrainConfig = TrainConfig()
+    then: str | None = None
+    compare: Path | None = None
+
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads ``1e-4`` as a number (YAML 1.1 wants ``1.0e-4``)."""
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parses YAML.
+
+    Raises:
+        ConfigError: naming the source and the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
+
+
+def load_recipe_dict(source: Path | str) -> dict[str, Any]:
+    """Reads a recipe, merged over the file its ``base`` names (relative to the recipe), if any.
+
+    Args:
+        source: a file, or the text of a recipe (recognised by a line break or a colon and space).
+
+    Raises:
+        ConfigError: no such file, not YAML, or not a mapping.
+    """
+    return _load(source, MAX_BASES)
+
+
+def _load(source: Path | str, depth: int) -> dict[str, Any]:
+    is_text = isinstance(source, str) and ("\n" in source or ": " in source)
+    name = "recipe" if is_text else str(source)
+    text = str(source) if is_text else _read(Path(source))
+    value = parse_yaml(text, name)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name}: expected a mapping of sections (method, data, encoder, train ...)")
+    base = value.pop("base", None)
+    if base is None:
+        return value
+    if depth == 0:
+        raise ConfigError(f"{name}: base {base!r} leads back to itself")
+    folder = Path() if is_text else Path(source).parent
+    return merge(_load(folder / base, depth - 1), value)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: the recipe cannot be read ({reason}); `segproto recipes` lists those shipped") from error
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over``; mappings are merged at any depth, everything else is replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merge(result[key], value) if both else value
+    return result
+
+
+def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy with ``a.b=c`` applied; the right-hand side is YAML (``true``, ``3``, ``[1, 2]``, ``null``).
+
+    Raises:
+        ConfigError: an override without ``=`` or with an empty key.
+    """
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(f"{item!r}: expected key=value, for example train.seed=1")
+        nested: Any = parse_yaml(text, item)
+        for part in reversed(parts):
+            nested = {part: nested}
+        value = merge(value, nested)
+    return value
+
+
+def validate_recipe(value: dict[str, Any], recipe_type: type[RecipeT]) -> RecipeT:
+    """Checks a recipe.
+
+    Raises:
+        ConfigError: one line for each problem: key, value, what was expected; for an unknown key the nearest known.
+    """
+    try:
+        return recipe_type.model_validate(value)
+    except ValidationError as error:
+        lines = [explain_error(item, value, recipe_type) for item in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with every default filled in and every path absolute, ready for YAML or JSON."""
+    value: dict[str, Any] = _plain(recipe.model_dump(mode="python"))
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.expanduser().absolute())
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: the text of a run's ``recipe.yaml``."""
+    text: str = yaml.safe_dump(resolved(recipe), sort_keys=False, allow_unicode=True)
+    return text
