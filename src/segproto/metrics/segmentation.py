@@ -57,23 +57,25 @@ class SegmentationScores:
         return asdict(self) | {"iou": list(self.iou), "pixels": list(self.pixels)}
 
 
-def segmentation_scores(confusion: Tensor) -> SegmentationScores:
+def segmentation_scores(confusion: Tensor, undecided: Tensor | None = None) -> SegmentationScores:
     """IoU = intersection / union over the whole set, per class and as the mean over classes with a union.
 
     Args:
         confusion: int64 (C, C), rows = true classes.
+        undecided: int64 (C,) further pixels a true class, for which no class was predicted; they count as wrong.
     """
     counts = confusion.to("cpu", torch.float64)
     intersection = counts.diagonal()
-    union = counts.sum(0) + counts.sum(1) - intersection
+    true = counts.sum(1) if undecided is None else counts.sum(1) + undecided.to(counts)
+    union = counts.sum(0) + true - intersection
     iou = intersection / union
     defined = union > 0
-    total = counts.sum()
+    total = true.sum()
     return SegmentationScores(
         miou=iou[defined].mean().item() if bool(defined.any()) else None,
         accuracy=(intersection.sum() / total).item() if total > 0 else None,
         iou=tuple(v if ok else None for v, ok in zip(iou.tolist(), defined.tolist(), strict=True)),
-        pixels=tuple(int(v) for v in counts.sum(1).tolist()),
+        pixels=tuple(int(v) for v in true.tolist()),
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segproto.data.images import MAX_PIXELS, open_picture, to_rgb
 from segproto.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-MAX_PIXELS = 2**28
 
 ImageLike: TypeAlias = "str | Path | Image | np.ndarray[Any, Any] | Tensor"
 
@@ -42,12 +41,12 @@ class Picture:
     read: Callable[[int, int, int, int], Tensor]
 
 
-def open_picture(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Opens an image without converting it as a whole.
+def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Opens an image without converting it as a whole; colours by the rules of ``segproto.data.images.to_rgb``.
 
     Args:
-        image: a path, a PIL image, an array (H, W) or (H, W, 1|3|4), or a tensor (H, W) or (1|3|4, H, W); arrays and
-            tensors hold uint8, or floats in [0, 1]. Gray becomes RGB, an alpha channel is dropped.
+        image: a path, a PIL image, an array (H, W) or (H, W, 1|3|4), or a tensor (H, W) or (1|3|4, H, W). Arrays and
+            tensors hold uint8, uint16 (full range), or floats in [0, 1].
         max_pixels: larger images are refused.
 
     Raises:
@@ -57,9 +56,13 @@ def open_picture(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Picture:
         return _from_tensor(image, max_pixels)
     if isinstance(image, np.ndarray):
         array = torch.from_numpy(np.ascontiguousarray(image))
-        return _from_tensor(array if array.ndim == 2 else array.movedim(-1, 0), max_pixels)
+        return _from_tensor(array.movedim(-1, 0) if array.ndim == 3 else array, max_pixels)
     if isinstance(image, str | Path):
-        return _from_file(Path(image), max_pixels)
+        path = Path(image)
+        with open_picture(path, sys.maxsize) as picture:
+            _check_size(str(path), picture.height, picture.width, max_pixels)
+            picture.load()
+        return _from_pil(picture, str(path))
     _check_size("image", image.height, image.width, max_pixels)
     return _from_pil(image, "image")
 
@@ -67,9 +70,19 @@ def open_picture(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Picture:
 def _check_size(name: str, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise DataError(
-            f"{name} has {height} x {width} = {height * width} pixels, more than {max_pixels}; "
+            f"{name}: {height} x {width} = {height * width} pixels are more than the limit of {max_pixels}; "
             f"if that is meant, pass --max-pixels {height * width}"
         )
+
+
+def _from_pil(picture: Image, name: str) -> Picture:
+    def read(y0: int, x0: int, y1: int, x1: int) -> Tensor:
+        try:
+            return torch.from_numpy(to_rgb(picture.crop((x0, y0, x1, y1)))).permute(2, 0, 1)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+
+    return Picture(name, picture.height, picture.width, read)
 
 
 def _from_tensor(image: Tensor, max_pixels: int) -> Picture:
@@ -78,62 +91,22 @@ def _from_tensor(image: Tensor, max_pixels: int) -> Picture:
         raise DataError(f"image of shape {tuple(image.shape)}: expected (H, W), or 1, 3 or 4 channels")
     height, width = image.shape[1:]
     _check_size("image", height, width, max_pixels)
-    scale = 1.0
-    if image.is_floating_point():
-        if image.numel() and not (image.min() >= 0 and image.max() <= 1):
-            raise DataError("image of floats outside [0, 1]: pass uint8, or floats in [0, 1] (not normalised)")
-        scale = 255.0
-    elif image.dtype != torch.uint8:
-        raise DataError(f"image of {image.dtype}: pass uint8, or floats in [0, 1]")
+    if image.is_floating_point() and image.numel() and not (image.min() >= 0 and image.max() <= 1):
+        raise DataError("image of floats outside [0, 1]: pass uint8, or floats in [0, 1] (not normalised)")
+    if not image.is_floating_point() and image.dtype not in (torch.uint8, torch.uint16):
+        raise DataError(f"image of {image.dtype}: pass uint8, uint16, or floats in [0, 1]")
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Tensor:
-        part = image[:3, y0:y1, x0:x1]
-        part = part if scale == 1 else (part * scale).round().to(torch.uint8)
+        part = image[:, y0:y1, x0:x1]
+        if part.dtype == torch.uint16:
+            part = ((part.to(torch.int32) + 128) // 257).to(torch.uint8)
+        elif part.is_floating_point():
+            part = (part * 255).round().to(torch.uint8)
+        if len(part) == 4:  # laid over black, as transparent files are
+            part = ((part[:3].to(torch.int32) * part[3] + 127) // 255).to(torch.uint8)
         return part.expand(3, -1, -1)
 
     return Picture("image", height, width, read)
-
-
-def _from_file(path: Path, max_pixels: int) -> Picture:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with _no_pixel_limit():
-            picture = Image.open(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error})") from None
-    _check_size(str(path), picture.height, picture.width, max_pixels)
-    return _from_pil(picture, str(path))
-
-
-def _from_pil(picture: Image, name: str) -> Picture:
-    if picture.mode.startswith(("I", "F")):
-        raise DataError(f"{name}: mode {picture.mode} has no agreed brightness range; convert it to 8 bits a channel")
-
-    def read(y0: int, x0: int, y1: int, x1: int) -> Tensor:
-        try:
-            with _no_pixel_limit():
-                part = picture.crop((x0, y0, x1, y1)).convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{name}: cannot be read ({error})") from None
-        return torch.from_numpy(np.array(part)).permute(2, 0, 1)
-
-    return Picture(name, picture.height, picture.width, read)
-
-
-@contextmanager
-def _no_pixel_limit() -> Iterator[None]:
-    """Pillow refuses large images on its own terms; ours (``max_pixels``) were checked from the header."""
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 class MaskWriter:

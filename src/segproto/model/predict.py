@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from segproto.data.images import MAX_PIXELS
 from segproto.errors import ConfigError
-from segproto.model.images import MAX_PIXELS, ImageLike, MaskWriter, Picture, open_picture
+from segproto.model.images import ImageLike, MaskWriter, Picture, look_at
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import WindowRow, blend, evaluating, field_logits, field_mask, view_fields, window_rows
 
@@ -35,7 +36,7 @@ def predict(
 
     Args:
         segmenter: the model, on any device; its modes are left as they were.
-        image: see :func:`segproto.model.images.open_picture`.
+        image: see :func:`segproto.model.images.look_at`.
         window: side of the windows in pixels.
         overlap: share of a window that its neighbour sees too, 0..0.9.
         scales: factors the image is resized by; **logits** are averaged over them, after upsampling.
@@ -49,7 +50,7 @@ def predict(
         DataError: if the image cannot be read or is too large (naming ``--max-pixels``).
         ConfigError: if an option is out of range.
     """
-    picture = open_picture(image, max_pixels)
+    picture = look_at(image, max_pixels)
     mask = torch.empty(picture.height, picture.width, dtype=torch.uint8)
     done = 0
     with evaluating(segmenter):
@@ -71,7 +72,7 @@ def predict_to_png(
     max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Writes :func:`predict`'s mask as an 8-bit gray PNG, band by band: it is never held whole."""
-    picture = open_picture(image, max_pixels)
+    picture = look_at(image, max_pixels)
     with evaluating(segmenter), MaskWriter(out, picture.height, picture.width) as writer:
         for band in predict_bands(segmenter, picture, window=window, overlap=overlap, scales=scales, flip=flip):
             writer.write(band)
@@ -85,7 +86,7 @@ def predict_logits(
     Raises:
         DataError: if it has more than ``WHOLE_PIXELS`` pixels.
     """
-    picture = open_picture(image, WHOLE_PIXELS)
+    picture = look_at(image, WHOLE_PIXELS)
     _check_scales(scales)
     with evaluating(segmenter):
         pixels = picture.read(0, 0, picture.height, picture.width).to(next(segmenter.parameters()).device)

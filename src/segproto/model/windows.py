@@ -16,6 +16,7 @@ from segproto.model.images import Picture
 from segproto.model.segmenter import Segmenter
 
 ALIGN = 32  # windows start at multiples of this, so that their grids fall on each other (strides up to 32)
+MAX_WINDOW = 8192
 CHUNK = 2**21  # logits upsampled at once
 
 
@@ -27,8 +28,10 @@ def spans(length: int, window: int, overlap: float) -> list[tuple[int, int]]:
     Raises:
         ConfigError: if ``window`` or ``overlap`` is out of range.
     """
-    if window < 1 or not 0 <= overlap <= 0.9:
-        raise ConfigError(f"window {window}, overlap {overlap}: expected --window >= 1 and --overlap in 0..0.9")
+    if not (1 <= window <= MAX_WINDOW and 0 <= overlap <= 0.9):
+        raise ConfigError(
+            f"window {window}, overlap {overlap}: expected a window of 1..{MAX_WINDOW} and an overlap of 0..0.9"
+        )
     if length <= window:
         return [(0, length)]
     align = ALIGN if window >= 4 * ALIGN else 1

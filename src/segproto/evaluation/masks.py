@@ -1,0 +1,111 @@
+"""Scores any folder of mask files against ground truth: ours or not, predictions or pseudo masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.images import MASK_SUFFIXES, read_indices
+from segproto.data.labels import LabelMap
+from segproto.data.pairs import read_list
+from segproto.data.palette import default_colours
+from segproto.errors import DataError
+from segproto.evaluation.validate import report
+from segproto.metrics.segmentation import confusion_matrix
+
+
+def score_masks(
+    masks: Path,
+    gt: Path,
+    *,
+    classes: ClassTable | LabelMap | int | None = None,
+    list_file: Path | None = None,
+    void: int = IGNORE_INDEX,
+) -> dict[str, Any]:
+    """Scores the masks under one folder against those of the same name under another.
+
+    A name is the path below the folder without its suffix. 255 in a scored mask means "undecided" and counts as wrong.
+
+    Args:
+        masks: folder of masks to score: classes 0..C-1 and 255, one channel or palette indices.
+        gt: folder of true masks; the value ``void`` and 255 are left out of the count.
+        classes: names, or how many; a label map translates the values of ``gt`` (a ``classes.yaml``); None = up to
+            the largest value found.
+        list_file: the names to score, one a line; None = every mask in ``gt``.
+        void: the void value of ``gt``.
+
+    Returns:
+        As :func:`segproto.evaluation.validate.validate`, with ``undecided`` (pixels of 255 where the truth is a class)
+        and ``without_gt`` (names of scored masks that have no ground truth and were not counted).
+
+    Raises:
+        DataError: in one line, for a missing folder or partner, unequal sizes, or a value outside the classes.
+    """
+    scored, truth = _files(masks, "--masks"), _files(gt, "--gt")
+    names = read_list(list_file) if list_file is not None else list(truth)
+    for folder, found in ((masks, scored), (gt, truth)):
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise DataError(
+                f"{folder}: {len(missing)} of {len(names)} masks are missing, first {missing[0]!r}; "
+                "score a part with --list FILE (one name a line)"
+            )
+    labels = classes if isinstance(classes, LabelMap) else None
+    table = classes.table if isinstance(classes, LabelMap) else classes
+    known = table.num_classes if isinstance(table, ClassTable) else table
+    counts = torch.zeros(256, 256, dtype=torch.int64)
+    for name in names:
+        prediction = _read(scored[name], known)
+        target = labels.read(truth[name]).numpy() if labels else _read(truth[name], known, void)
+        if prediction.shape != target.shape:
+            raise DataError(
+                f"{scored[name]} is {_size(prediction)} pixels, {truth[name]} is {_size(target)}; "
+                "expected masks at the ground truth's own size"
+            )
+        valid = target != IGNORE_INDEX
+        counts += confusion_matrix(torch.from_numpy(prediction[valid]), torch.from_numpy(target[valid]), 256, -1)
+    if known is None:
+        used = (counts.sum(0) + counts.sum(1))[:IGNORE_INDEX].nonzero()
+        known = int(used.max()) + 1 if len(used) else 1
+    if not isinstance(table, ClassTable):
+        table = ClassTable(tuple(str(i) for i in range(known)), default_colours(known))
+    undecided = counts[:known, IGNORE_INDEX]
+    return {
+        **report(counts[:known, :known], table, undecided),
+        "images": len(names),
+        "undecided": int(undecided.sum()),
+        "without_gt": [name for name in scored if name not in truth],
+    }
+
+
+def _files(folder: Path, option: str) -> dict[str, Path]:
+    """Name to file of all masks below a folder."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; set {option} to a folder of mask files")
+    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in MASK_SUFFIXES]
+    if not paths:
+        raise DataError(f"{folder}: holds no mask file ({', '.join(sorted(MASK_SUFFIXES))})")
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def _read(path: Path, num_classes: int | None, void: int = IGNORE_INDEX) -> NDArray[np.int64]:
+    """Class indices with 255 for void."""
+    values = read_indices(path)
+    values[values == void] = IGNORE_INDEX
+    limit = IGNORE_INDEX if num_classes is None else num_classes
+    wrong = values[(values >= limit) & (values != IGNORE_INDEX)]
+    if wrong.size:
+        raise DataError(
+            f"{path}: value {wrong[0]} in {wrong.size} pixels is no class 0..{limit - 1} and not void ({void}); "
+            "set --void VALUE, or give the classes.yaml that names the values"
+        )
+    return values
+
+
+def _size(mask: NDArray[Any]) -> str:
+    return f"{mask.shape[0]} x {mask.shape[1]}"

@@ -1,0 +1,125 @@
+"""Accuracy of a model on a data set, at the annotations' own size and without augmentation (Porta et al. 2025)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segproto.data.base import ClassTable, Sample, SegmentationDataset
+from segproto.errors import DataError
+from segproto.metrics.segmentation import ConfusionMatrix, segmentation_scores
+from segproto.model.features import BackboneFeatures
+from segproto.model.field import Field
+from segproto.model.images import MaskWriter, look_at
+from segproto.model.predict import OVERLAP, predict_bands
+from segproto.model.segmenter import Segmenter
+from segproto.model.windows import evaluating, field_mask
+
+
+def validate(
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    *,
+    cache: BackboneFeatures | None = None,
+    window: int | None = None,
+    overlap: float = OVERLAP,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    rank: int = 0,
+    world: int = 1,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+    save_masks: Path | None = None,
+) -> dict[str, Any]:
+    """Scores a model: one confusion matrix over all images.
+
+    Args:
+        segmenter: the model; used in eval mode, its modes are put back.
+        dataset: images and masks at native size.
+        cache: cached backbone features of the same images; then the backbone does not run.
+        window: sliding window, see :func:`segproto.model.predict.predict`; also overlap, scales and flip.
+        overlap: share of a window that its neighbour sees too.
+        scales: test-time scales.
+        flip: test-time mirroring.
+        progress: called with (images done, images) of this process.
+        rank: this process scores images ``rank, rank + world, ...``.
+        world: processes.
+        reduce: sums an int64 tensor over processes; needed if ``world > 1``.
+        save_masks: folder for the predictions, ``<name>.png``, 8-bit gray.
+
+    Returns:
+        JSON-ready: ``miou``, ``accuracy`` (fractions), ``per_class`` (name, iou, pixels), ``confusion`` (rows = true
+        class), ``images``, ``seconds``.
+
+    Raises:
+        DataError: if the data set has other classes than the model, is empty, or a file cannot be read.
+        ValueError: for a cache together with window, scales or flip.
+    """
+    plain = window is None and tuple(scales) == (1.0,) and not flip
+    if cache is not None and not plain:
+        raise ValueError("cached features are of whole images at scale 1: no window, scales or flip")
+    classes = dataset.classes
+    if len(dataset) == 0:
+        raise DataError(f"the {dataset.split} split is empty: nothing to evaluate")
+    if classes.num_classes != segmenter.head.num_classes:
+        raise DataError(
+            f"the data set has {classes.num_classes} classes, the model {segmenter.head.num_classes}; "
+            "evaluate on data with the model's classes"
+        )
+    start = time.perf_counter()
+    device = next(segmenter.parameters()).device
+    confusion = ConfusionMatrix(classes.num_classes)
+    indices = range(rank, len(dataset), world)
+    options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
+    with evaluating(segmenter):
+        for done, index in enumerate(indices, 1):
+            sample = dataset[index]
+            if cache is not None:
+                prediction = _from_cache(segmenter, cache, index, sample)
+            else:
+                bands = predict_bands(segmenter, look_at(sample.image), **options)
+                prediction = torch.cat(list(bands))
+            confusion.update(prediction.to(device), sample.mask.to(device))
+            if save_masks is not None:
+                with MaskWriter(save_masks / f"{sample.name}.png", *prediction.shape) as writer:
+                    writer.write(prediction)
+            if progress is not None:
+                progress(done, len(indices))
+    counts = confusion.counts.to(device)
+    counts = reduce(counts) if reduce is not None else counts
+    seconds = time.perf_counter() - start
+    return {**report(counts, classes), "images": len(dataset), "seconds": round(seconds, 3)}
+
+
+def _from_cache(segmenter: Segmenter, cache: BackboneFeatures, index: int, sample: Sample) -> Tensor:
+    """uint8 (H, W) from cached features."""
+    device = next(segmenter.parameters()).device
+    features = segmenter.encoder.from_backbone(cache.get(index, False)[None].to(device).float())
+    size = (sample.mask.shape[-2], sample.mask.shape[-1])
+    return field_mask([Field.over(segmenter.head(features)[0].float(), segmenter.encoder, size, size)])
+
+
+def report(counts: Tensor, classes: ClassTable, undecided: Tensor | None = None) -> dict[str, Any]:
+    """The scores of a confusion matrix, JSON-ready.
+
+    Args:
+        counts: int64 (C, C), rows = true classes.
+        classes: their names.
+        undecided: (C,) further pixels a true class, without a predicted class: wrong for their class and no other.
+    """
+    scores = segmentation_scores(counts, undecided)
+    per_class = [
+        {"name": name, "iou": iou, "pixels": pixels}
+        for name, iou, pixels in zip(classes.names, scores.iou, scores.pixels, strict=True)
+    ]
+    return {
+        "miou": scores.miou,
+        "accuracy": scores.accuracy,
+        "per_class": per_class,
+        "confusion": counts.tolist(),
+    }
