@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from segproto.prototypes.numerics import exact_float32
 
@@ -56,7 +58,23 @@ def log_activation(distances: Tensor, epsilon: float = EPSILON) -> Tensor:
 
     Falls from ``-ln(epsilon)`` (9.2103 at an exact match) to 0. Same shape as ``distances``.
     """
-    if torch.is_grad_enabled() and distances.requires_grad:
-        return torch.log((distances + 1) / (distances + epsilon))
-    ratio = torch.reciprocal(distances + epsilon)
-    return ratio.mul_(1 - epsilon).add_(1).log_()  # the same ratio, written over one buffer
+    out: Tensor = _LogActivation.apply(distances, epsilon)
+    return out
+
+
+class _LogActivation(torch.autograd.Function):
+    """Keeps only the distances for the backward pass, where plain operations would keep three maps of their size."""
+
+    @staticmethod
+    def forward(ctx: Any, distances: Tensor, epsilon: float) -> Tensor:
+        ctx.save_for_backward(distances)
+        ctx.epsilon = epsilon
+        ratio = torch.reciprocal(distances + epsilon).mul_(1 - epsilon).add_(1)  # = (d + 1) / (d + epsilon)
+        return ratio.log_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (distances,) = ctx.saved_tensors
+        slope = (distances + 1).mul_(distances + ctx.epsilon).reciprocal_().mul_(ctx.epsilon - 1)
+        return slope.mul_(grad), None
