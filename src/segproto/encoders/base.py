@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.encoders.config import EncoderConfig
+
+log = logging.getLogger(__name__)
 
 
 class Normalisation(NamedTuple):
@@ -26,6 +29,26 @@ class Normalisation(NamedTuple):
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Backbone(nn.Module):
+    """Images to one feature map; what ``build_encoder`` needs to know of it.
+
+    Attributes:
+        num_features: channels of the map.
+        stride_multiple: image sides must be multiples of this.
+        normalisation: what its inputs must be normalised with.
+    """
+
+    num_features: int
+    stride_multiple: int = 1
+    normalisation: Normalisation = IMAGENET
+
+
+def freeze(module: nn.Module) -> None:
+    """No gradients, and norms keep their statistics (until something calls ``train()`` on the module)."""
+    module.requires_grad_(False)
+    module.eval()
 
 
 class Encoder(nn.Module):
@@ -56,6 +79,20 @@ class Encoder(nn.Module):
         self.normalisation = normalisation
         self.config = config
         self.stride_multiple = stride_multiple
+        self.backbone_frozen = False
+        self._padding_told = False
+
+    def freeze_backbone(self) -> None:
+        """Freezes the backbone for good: its norms keep their statistics even after ``train()``."""
+        self.backbone_frozen = True
+        freeze(self.backbone)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but a frozen backbone stays in eval mode."""
+        super().train(mode)
+        if self.backbone_frozen:
+            self.backbone.eval()
+        return self
 
     @property
     def num_features(self) -> int:
@@ -71,6 +108,7 @@ class Encoder(nn.Module):
         h, w = images.shape[-2:]
         ph, pw = self.padded_size(h, w)
         if (ph, pw) != (h, w):
+            self._tell_padding((h, w), (ph, pw))
             images = F.pad(images, (0, pw - w, 0, ph - h))
         out: Tensor = self.backbone(images)
         return out
@@ -106,3 +144,11 @@ class Encoder(nn.Module):
     def _raw(self, images: Tensor) -> Tensor:
         out: Tensor = self.neck(self.backbone_features(images))
         return out
+
+    def _tell_padding(self, size: tuple[int, int], padded: tuple[int, int]) -> None:
+        """Says once that images get padded."""
+        if self._padding_told or torch.compiler.is_compiling():
+            return
+        self._padding_told = True
+        multiple = f"the encoder needs multiples of {self.stride_multiple}"
+        log.warning("images are padded (bottom, right): %dx%d to %dx%d, %s", *size, *padded, multiple)

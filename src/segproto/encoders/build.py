@@ -1,0 +1,79 @@
+"""Encoders from their settings."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import nn
+
+from segproto.encoders.aspp import ASPP
+from segproto.encoders.base import Backbone, Encoder
+from segproto.encoders.config import EncoderConfig
+from segproto.encoders.resnet import DeepLabResNet101, load_imagenet_resnet101
+from segproto.encoders.unet import UNet
+from segproto.encoders.weights import fit, read_state
+from segproto.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encoder:
+    """Backbone and neck, with the weights the settings ask for.
+
+    Args:
+        config: the settings.
+        load_weights: False when an artefact's tensors follow: no file is read, nothing is downloaded.
+
+    Returns:
+        The encoder, on the CPU, in train mode; its backbone already frozen if ``config.frozen``.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        WeightsError: a weights file that is missing or does not fit.
+    """
+    backbone = build_backbone(config, load_weights)
+    neck: nn.Module
+    if config.neck == "aspp":
+        neck = ASPP(backbone.num_features, config.dim, config.rates, config.fusion)
+        scale_dims = neck.scale_dims
+    else:
+        neck, scale_dims = nn.Identity(), (backbone.num_features,)
+    encoder = Encoder(backbone, neck, scale_dims, backbone.normalisation, config, backbone.stride_multiple)
+    if config.frozen:
+        if load_weights and config.weights is None and not config.pretrained:
+            log.warning("a frozen backbone with random weights: set encoder.weights=FILE or encoder.pretrained=true")
+        encoder.freeze_backbone()
+    return encoder
+
+
+def build_backbone(config: EncoderConfig, load_weights: bool) -> Backbone:
+    """The backbone alone, filled from ``config.weights`` (or timm's download)."""
+    if config.name == "timm":
+        from segproto.encoders.timm_backbone import TimmBackbone
+
+        return TimmBackbone(config, load_weights)
+    refuse_timm_settings(config)
+    if config.name == "unet":
+        unet = UNet(config.width, config.output_stride or 1)
+        if load_weights and config.weights is not None:
+            fit(unet, read_state(config.weights), config.weights)
+        return unet
+    if config.output_stride not in (None, 8):
+        raise ConfigError(f"encoder.output_stride={config.output_stride}: deeplabv2_resnet101 has 8")
+    resnet = DeepLabResNet101()
+    if load_weights and config.weights is not None:
+        load_imagenet_resnet101(resnet, read_state(config.weights), config.weights)
+    return resnet
+
+
+def refuse_timm_settings(config: EncoderConfig) -> None:
+    """Settings that only ``name: timm`` reads are an error elsewhere."""
+    given: dict[str, object] = {
+        "backbone": config.backbone,
+        "layers": config.layers,
+        "pretrained": config.pretrained or None,
+    }
+    given["input_scale"] = None if config.input_scale == 1 else config.input_scale
+    for key, value in given.items():
+        if value is not None:
+            raise ConfigError(f"encoder.{key}={value}: only encoder.name=timm reads it, this is {config.name}")

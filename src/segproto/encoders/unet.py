@@ -1,0 +1,113 @@
+"""The U-Net of the published electron-microscopy experiments."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segproto.encoders.base import Backbone
+from segproto.errors import ConfigError
+
+STRIDES = {1: 4, 2: 3, 4: 2}  # output stride -> number of up steps kept
+
+
+class DoubleConv(nn.Module):
+    """Twice: 3x3 convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.double_conv = nn.Sequential(
+            *(nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()),
+            *(nn.Conv2d(out, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, out, H, W)."""
+        y: Tensor = self.double_conv(x)
+        return y
+
+
+class Down(nn.Module):
+    """Max-pool by 2, then :class:`DoubleConv`."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(channels, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, out, H//2, W//2)."""
+        y: Tensor = self.maxpool_conv(x)
+        return y
+
+
+class Up(nn.Module):
+    """Transposed convolution by 2, padded to the skip's size where that is odd; concatenation; :class:`DoubleConv`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(channels, channels // 2, 2, stride=2)
+        self.conv = DoubleConv(channels, channels // 2)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, channels, h, w) and skip (B, channels/2, H, W) to (B, channels/2, H, W)."""
+        x = self.up(x)
+        dy, dx = skip.shape[-2] - x.shape[-2], skip.shape[-1] - x.shape[-1]
+        x = F.pad(x, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2))
+        y: Tensor = self.conv(torch.cat([skip, x], dim=1))
+        return y
+
+
+class OutConv(nn.Module):
+    """A 1x1 convolution with bias."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, out, H, W)."""
+        y: Tensor = self.conv(x)
+        return y
+
+
+class UNet(Backbone):
+    """U-Net with four levels (Ronneberger et al. 2015, as used by Porta et al. 2025 for EM); torch's default init.
+
+    Any image of at least 16x16 pixels is accepted: where a level is odd, the upsampled tensor is padded to its skip.
+
+    Args:
+        width: channels of the first level (64 = published) and of the output.
+        output_stride: 1 = published; 2 and 4 leave out the last one or two up steps, and ``outc`` then maps
+            from the channels of that level.
+
+    Raises:
+        ConfigError: for another output stride.
+    """
+
+    def __init__(self, width: int = 64, output_stride: int = 1) -> None:
+        super().__init__()
+        if output_stride not in STRIDES:
+            raise ConfigError(f"encoder.output_stride={output_stride}: a unet has 1, 2 or 4")
+        self.num_features = width
+        self.stride_multiple = output_stride
+        self.inc = DoubleConv(3, width)
+        self.down1 = Down(width, width * 2)
+        self.down2 = Down(width * 2, width * 4)
+        self.down3 = Down(width * 4, width * 8)
+        self.down4 = Down(width * 8, width * 16)
+        self.ups = STRIDES[output_stride]
+        for step in range(self.ups):
+            self.add_module(f"up{step + 1}", Up(width * 16 >> step))
+        self.outc = OutConv(width * output_stride, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to features (B, width, H/stride, W/stride)."""
+        levels = [self.inc(images)]
+        for down in (self.down1, self.down2, self.down3, self.down4):
+            levels.append(down(levels[-1]))
+        x = levels.pop()
+        for step in range(self.ups):
+            x = self.get_submodule(f"up{step + 1}")(x, levels.pop())
+        out: Tensor = self.outc(x)
+        return out

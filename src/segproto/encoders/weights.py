@@ -1,0 +1,67 @@
+"""Weights files: reading them without running code, and fitting them to a module."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from segproto.errors import WeightsError
+
+CONTAINERS = ("state_dict", "model", "teacher")  # where common training codes put the tensors
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, from a safetensors file or a state dict that ``torch.load(weights_only=True)`` accepts.
+
+    Args:
+        path: the file.
+
+    Raises:
+        WeightsError: if it is missing, damaged, or holds something else than tensors by name.
+    """
+    path = Path(path)
+    try:
+        value = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such weights file; set encoder.weights to one that exists") from error
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path}: not a safetensors file or plain state dict ({reason})") from error
+    for name in CONTAINERS:
+        if isinstance(value, dict) and isinstance(value.get(name), dict):
+            value = value[name]
+    if not isinstance(value, dict) or not all(isinstance(v, Tensor) for v in value.values()):
+        raise WeightsError(f"{path}: expected tensors by name, found something else; export its state_dict")
+    return value
+
+
+def fit(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Loads a state dict that must fit exactly.
+
+    Args:
+        module: filled in place; untouched when the state does not fit.
+        state: tensors by the module's own names.
+        source: the file, for the message.
+
+    Raises:
+        WeightsError: naming the first few keys that are missing, unexpected or of another shape.
+    """
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, expected {shape}"
+        for name, shape in wanted.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    # files written before torch counted batches lack the counter, which no norm with a momentum reads
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    problems = {"missing": missing, "unexpected": [name for name in state if name not in wanted], "wrong": wrong}
+    if any(problems.values()):
+        parts = [f"{len(p)} {kind}: {', '.join(p[:3])}{' ...' * (len(p) > 3)}" for kind, p in problems.items() if p]
+        raise WeightsError(f"{source}: weights do not fit this encoder ({'; '.join(parts)}); check encoder.backbone")
+    module.load_state_dict(state, strict=False)

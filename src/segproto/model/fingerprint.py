@@ -1,0 +1,43 @@
+"""Hashes of encoders: whether prototypes are still real patches, and which cached features belong to which backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segproto.encoders.base import Encoder
+
+NOT_FEATURES = {"weights", "pretrained", "frozen"}  # where tensors came from and who trains them, not what they compute
+BACKBONE = {"name", "backbone", "output_stride", "layers", "input_scale", "width"}
+
+
+def encoder_hash(encoder: Encoder) -> str:
+    """SHA-256 (64 hex digits) of everything that decides an encoder's features.
+
+    That is the settings without paths, the normalisation, and all tensors in the order of their names; the
+    device does not matter.
+    """
+    settings = encoder.config.model_dump(mode="json", exclude=NOT_FEATURES)
+    return digest(encoder, settings, encoder.state_dict())
+
+
+def backbone_hash(encoder: Encoder) -> str:
+    """The same for the backbone alone: equal for all necks and squashings on the same frozen backbone."""
+    settings = encoder.config.model_dump(mode="json", include=BACKBONE)
+    return digest(encoder, settings, encoder.backbone.state_dict())
+
+
+def digest(encoder: Encoder, settings: dict[str, Any], state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of settings, normalisation and tensors."""
+    head = {"settings": settings, "normalisation": encoder.normalisation, "multiple": encoder.stride_multiple}
+    sha = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
