@@ -16,7 +16,19 @@ def expand_path(path: Path) -> Path:
     return path if "$" in text else Path(os.path.abspath(text))
 
 
+def _expand_file(path: Path) -> Path:
+    """As ``expand_path``, except for a bare word (the name of a shipped table)."""
+    return expand_path(path) if path.suffix else path
+
+
+def _expand_list(path: Path) -> Path:
+    """``~`` and ``$VARIABLES`` filled in; relative paths stay: they are looked for in several places."""
+    return Path(os.path.expandvars(os.path.expanduser(path)))
+
+
 ExpandedPath = Annotated[Path, AfterValidator(expand_path)]
+ClassesPath = Annotated[Path, AfterValidator(_expand_file)]
+ListPath = Annotated[Path, AfterValidator(_expand_list)]
 
 
 class SplitConfig(BaseModel):
@@ -40,11 +52,16 @@ class SplitConfig(BaseModel):
 
     train_folder: str | None = None
     val_folder: str | None = None
-    train_list: Path | None = None
-    val_list: Path | None = None
+    train_list: ListPath | None = None
+    val_list: ListPath | None = None
     val_pattern: str | None = None
     val_fraction: float | None = Field(default=None, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether any rule is given."""
+        return bool(self.model_dump(exclude_none=True, exclude={"seed"}))
 
     @model_validator(mode="after")
     def _one_rule(self) -> SplitConfig:
@@ -145,7 +162,7 @@ class DataConfig(BaseModel):
     labels: str = "labels"
     image_suffix: str = ""
     label_suffix: str = ""
-    classes: Path | None = None
+    classes: ClassesPath | None = None
     split: SplitConfig | None = None
     split_seed: int = Field(default=42, ge=0, lt=2**32)
     scenes: ScenesConfig = ScenesConfig()

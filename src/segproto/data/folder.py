@@ -33,7 +33,7 @@ def open_folder(config: DataConfig, root: Path, split: str) -> PairDataset:
 def split_rule(config: DataConfig, root: Path, classes: Classes) -> SplitConfig:
     """The split to use: the recipe's, else the ``classes.yaml``'s, else what the folder shows (see ``SplitConfig``)."""
     given = config.split or classes.split
-    if given is not None and given.model_fields_set - {"seed"}:
+    if given is not None and given.has_rule:
         return given
     seed = given.seed if given is not None else 0
     by_split = "{split}" in config.images

@@ -162,7 +162,7 @@ def train_batches(
     """
     loader = DataLoader(
         _Positions(dataset, augment, normalisation, seed, on_error == "skip"),
-        batch_sampler=_BatchPositions(batch_size, start, rank, world, stop=stop),  # type: ignore[arg-type]
+        batch_sampler=_BatchPositions(batch_size, start, rank, world, stop=stop),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,

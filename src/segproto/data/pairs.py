@@ -27,14 +27,6 @@ class Pairs:
     masks: dict[str, Path] = field(default_factory=dict)
     doubles: list[str] = field(default_factory=list)
 
-    @property
-    def without_mask(self) -> list[str]:
-        return [name for name in self.images if name not in self.masks]
-
-    @property
-    def without_image(self) -> list[str]:
-        return [name for name in self.masks if name not in self.images]
-
 
 def _scan(folder: Path, suffixes: frozenset[str], ending: str, doubles: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}

@@ -17,54 +17,66 @@ Shape = Callable[[Array, Array], Mask]
 
 
 def plain(x: Array, y: Array, period: float) -> Array:
+    """One tone."""
     return np.zeros((1, 1), np.float32)
 
 
 def rows(x: Array, y: Array, period: float) -> Array:
+    """Horizontal stripes."""
     return np.where(y % period < period / 2, np.float32(1), np.float32(-1))
 
 
 def columns(x: Array, y: Array, period: float) -> Array:
+    """Vertical stripes."""
     return np.where(x % period < period / 2, np.float32(1), np.float32(-1))
 
 
 def diagonals(x: Array, y: Array, period: float) -> Array:
+    """Slanted stripes."""
     return np.where((x + y) % period < period / 2, np.float32(1), np.float32(-1))
 
 
 def checks(x: Array, y: Array, period: float) -> Array:
+    """A chessboard."""
     return rows(x, y, period) * columns(x, y, period)
 
 
 def dots(x: Array, y: Array, period: float) -> Array:
+    """Light dots on a dark ground."""
     turn = np.float32(2 * np.pi / period)
     return np.where(np.cos(x * turn) + np.cos(y * turn) > 0.5, np.float32(1), np.float32(-0.5))
 
 
 def shine(x: Array, y: Array, period: float) -> Array:
+    """Bright at the top, dark at the bottom."""
     return 1 - 2 * y / max(float(y[-1, 0]), 1.0)
-
-
-def rings(x: Array, y: Array, period: float) -> Array:
-    return np.where(x % period < period / 4, np.float32(1), np.float32(-1))
 
 
 # Shapes: u (1, w) left to right and v (h, 1) top to bottom, both 0..1 over the object's box -> where the part is.
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Shape:
+    """A rectangle."""
     return lambda u, v: ((u >= left) & (u <= right)) & ((v >= top) & (v <= bottom))
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float) -> Shape:
+    """An ellipse around (cx, cy)."""
     return lambda u, v: ((u - cx) / rx) ** 2 + ((v - cy) / ry) ** 2 <= 1
 
 
 def triangle(top: float, bottom: float) -> Shape:
+    """A triangle as wide as the box, tip at ``top``."""
     return lambda u, v: (np.abs(u - 0.5) <= 0.5 * (v - top) / (bottom - top)) & (v <= bottom)
 
 
+def cabin(half: float, top: float, bottom: float) -> Shape:
+    """A trapezoid, ``2 half`` wide at height 0 and widening downwards."""
+    return lambda u, v: (np.abs(u - 0.5) <= half + 0.3 * v) & ((v >= top) & (v <= bottom))
+
+
 def either(*shapes: Shape) -> Shape:
+    """The union of shapes."""
     return lambda u, v: np.logical_or.reduce([shape(u, v) for shape in shapes])
 
 
@@ -117,12 +129,10 @@ KINDS = (
         (
             Part(
                 "body",
-                either(box(0.0, 0.38, 1.0, 0.84), lambda u, v: (np.abs(u - 0.5) <= 0.2 + 0.3 * v) & (v <= 0.4)),
+                either(box(0.0, 0.38, 1.0, 0.84), cabin(0.2, 0.0, 0.4)),
                 shine,
             ),
-            Part(
-                "window", lambda u, v: (np.abs(u - 0.5) <= 0.14 + 0.3 * v) & (v >= 0.08) & (v <= 0.38), diagonals, 0.16
-            ),
+            Part("window", cabin(0.14, 0.08, 0.38), diagonals, 0.16),
             Part("wheels", either(ellipse(0.22, 0.8, 0.13, 0.21), ellipse(0.78, 0.8, 0.13, 0.21)), checks, 0.2),
         ),
     ),

@@ -1,7 +1,7 @@
 """Generated scenes: sky, ground and six kinds of objects made of textured parts, at several depths, with occlusion.
 
-Colours are drawn anew for every surface of every image from one palette that all classes share, so colour tells nothing;
-shapes and textures do. Image ``index`` of a split is a pure function of (settings, seed, split, index).
+Colours are drawn anew for every surface of every image from one palette that all classes share: colour tells
+nothing, shapes and textures do. Image ``index`` of a split is a pure function of (settings, seed, split, index).
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _paint(
         return
     y = np.arange(y0 - top, y1 - top, dtype=np.float32)[:, None]
     x = np.arange(x0 - left, x1 - left, dtype=np.float32)[None]
-    u, v = (x + 0.5) / width, (y + 0.5) / height
+    u, v = (x + np.float32(0.5)) / np.float32(width), (y + np.float32(0.5)) / np.float32(height)
     if rng.random() < 0.5:
         u = 1 - u
     chosen = rng.choice(colours, len(kind.parts), replace=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +50,13 @@ class VerifyReport:
 
     Attributes:
         problems: empty if everything is in order.
+        notes: what is odd but stops nothing, one line each.
         classes: the class table, None if it could not be read.
         splits: by name.
     """
 
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     classes: ClassTable | None = None
     splits: dict[str, SplitSummary] = field(default_factory=dict)
 
@@ -67,6 +68,7 @@ class VerifyReport:
 def verify(config: DataConfig) -> VerifyReport:
     """Reads every pair: sizes, values outside the classes, unreadable files, missing partners, classes without a pixel.
 
+    A class without a pixel is a problem in the training split (it can get no prototype) and a note in validation.
     Problems with the data are lines of the report; nothing is raised for them.
     """
     report = VerifyReport()
@@ -104,8 +106,8 @@ def _open_split(config: DataConfig, split: str, report: VerifyReport) -> Segment
 def _partner_problems(pairs: Pairs, names: list[str]) -> list[str]:
     return [
         *pairs.doubles,
-        *(f"{pairs.images[name]}: has no mask" for name in pairs.without_mask),
-        *(f"{pairs.masks[name]}: has no image" for name in pairs.without_image),
+        *(f"{pairs.images[name]}: has no mask" for name in names if name in pairs.images and name not in pairs.masks),
+        *(f"{path}: has no image" for name, path in pairs.masks.items() if name not in pairs.images),
         *(f"{name!r} is listed but there is no such image" for name in names if name not in pairs.images),
     ]
 
@@ -121,8 +123,7 @@ def _summarise(dataset: SegmentationDataset, report: VerifyReport) -> SplitSumma
             continue
         pixels = np.bincount(mask.ravel(), minlength=256)
         if pixels[IGNORE_INDEX] == mask.size:
-            where: Path | str = dataset.path(index) or dataset.names[index]
-            _add(report, f"{where}: its mask is void everywhere")
+            report.notes.append(f"{dataset.path(index) or dataset.names[index]}: its mask is void everywhere")
         summary.readable += 1
         summary.pixels += pixels[:count]
         summary.present += pixels[:count] > 0
@@ -137,4 +138,5 @@ def _check_presence(report: VerifyReport) -> None:
     for split, summary in report.splits.items():
         for name, pixels in zip(report.classes.names, summary.pixels, strict=True):
             if summary.readable and pixels == 0:
-                _add(report, f"class {name!r} has no pixel in the {split} split")
+                lines = report.problems if split == "train" else report.notes
+                lines.append(f"class {name!r} has no pixel in the {split} split")
