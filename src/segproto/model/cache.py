@@ -1,0 +1,193 @@
+"""Features of a frozen backbone on disk, so that a head trains in minutes on a CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from segproto.data.base import Sample, SegmentationDataset
+from segproto.encoders.base import Encoder
+from segproto.errors import ConfigError, DataError
+from segproto.model.fingerprint import backbone_hash
+
+SHARD = 16  # images a file: what a killed run loses at most
+BATCH_PIXELS = 1 << 20  # images go through the backbone together up to this many pixels
+RAM_BYTES = 2 << 30  # a smaller cache is read into memory, a larger one stays mapped
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+class FeatureCache:
+    """``encoder.backbone_features`` of every image of a data set, and of its mirror image if asked.
+
+    Made by :meth:`open`. Only what commutes with the cache is offered: the flip, whose features are those of the
+    flipped image, exactly. Any other augmentation needs the images.
+
+    Attributes:
+        folder: the files, one a :data:`SHARD` images.
+        flips: whether mirrored images are there.
+    """
+
+    def __init__(self, folder: Path, count: int, flips: bool) -> None:
+        self.folder = folder
+        self.flips = flips
+        self._count = count
+        shards = [shard_path(folder, first) for first in range(0, count, SHARD)]
+        self._memory: dict[str, Tensor] = {}
+        if sum(path.stat().st_size for path in shards) < RAM_BYTES:
+            for path in shards:
+                self._memory.update(load_file(path))
+
+    @classmethod
+    def open(
+        cls,
+        encoder: Encoder,
+        dataset: SegmentationDataset,
+        root: Path,
+        *,
+        device: torch.device | str = "cpu",
+        flips: bool = True,
+        dtype: Literal["float16", "float32"] = "float16",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FeatureCache:
+        """Reads the cache of this backbone and data set, and makes what is missing of it.
+
+        A killed run continues where it stopped. The folder under ``root`` is named after the backbone's hash, the
+        data set's fingerprint, the flips and the number format; anything else changing leaves it valid.
+
+        Args:
+            encoder: with a frozen backbone and without MSC; moved to ``device``, left in its mode.
+            dataset: its images, at native size.
+            root: where caches live.
+            device: where features are computed.
+            flips: compute mirrored images, too.
+            dtype: number format on disk; float16 keeps 3 digits (relative error 2e-4 on a ViT).
+            progress: called with (images done, images in all), after every file.
+
+        Raises:
+            ConfigError: the backbone is not frozen, MSC is on, or features exceed float16.
+            DataError: the disk is full or cannot be written, or an image cannot be read.
+        """
+        refuse(encoder)
+        parts = (backbone_hash(encoder)[:20], dataset.fingerprint, "flips" if flips else "plain", dtype)
+        folder = Path(root) / "-".join(parts)
+        encoder.to(device)
+        was_training = encoder.training
+        encoder.eval()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for first in range(0, len(dataset), SHARD):
+                last = min(first + SHARD, len(dataset))
+                path = shard_path(folder, first)
+                if not intact(path, (last - first) * (1 + flips)):
+                    samples = (dataset[i] for i in range(first, last))
+                    write(path, encode(encoder, samples, first, flips, DTYPES[dtype], torch.device(device)))
+                if progress is not None:
+                    progress(last, len(dataset))
+        except (OSError, SafetensorError) as error:
+            hint = "free some space, or set SEGPROTO_CACHE to another disk; what is done is kept"
+            raise DataError(f"{folder}: features cannot be written ({error}); {hint}") from error
+        finally:
+            encoder.train(was_training)
+        return cls(folder, len(dataset), flips)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def get(self, index: int, flipped: bool = False) -> Tensor:
+        """The features of one image.
+
+        Args:
+            index: as in the data set.
+            flipped: those of the mirrored image.
+
+        Returns:
+            float32 (Db, h, w), on the CPU; its own copy.
+
+        Raises:
+            IndexError: no such image.
+            ConfigError: mirrored features of a cache made without flips.
+        """
+        if not 0 <= index < self._count:
+            raise IndexError(f"image {index} of {self._count}")
+        if flipped and not self.flips:
+            raise ConfigError(f"{self.folder}: made without mirrored images; open the cache with flips")
+        key = key_of(index, flipped)
+        if self._memory:
+            return self._memory[key].to(torch.float32, copy=True)
+        with safe_open(shard_path(self.folder, index), "pt") as file:
+            value: Tensor = file.get_tensor(key)
+        return value.float()
+
+
+def refuse(encoder: Encoder) -> None:
+    """Encoders whose features must not be cached."""
+    if not encoder.backbone_frozen:
+        raise ConfigError("features of a backbone that trains cannot be cached: set encoder.frozen=true, or no cache")
+    if encoder.config.msc:
+        raise ConfigError(f"encoder.msc={encoder.config.msc}: needs the images; features are cached only without MSC")
+
+
+def key_of(index: int, flipped: bool) -> str:
+    """The tensor's name in its file."""
+    return f"{index}{'f' if flipped else ''}"
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """The file that holds an image's features."""
+    return folder / f"{index // SHARD:06d}.safetensors"
+
+
+def intact(path: Path, tensors: int) -> bool:
+    """Whether a file is there, readable and complete."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return len(file.keys()) == tensors
+    except (OSError, SafetensorError):
+        return False
+
+
+def write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes beside ``path`` and renames, so that a file under its name is a whole one."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, fresh)
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def encode(
+    encoder: Encoder, samples: Iterator[Sample], first: int, flips: bool, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """Features by key; neighbours of equal size go through the backbone together."""
+    tensors: dict[str, Tensor] = {}
+    pending: list[tuple[str, Tensor]] = []
+
+    def flush() -> None:
+        if pending:
+            images = encoder.normalisation(torch.stack([image for _, image in pending]).to(device))
+            features = encoder.backbone_features(images).to("cpu", dtype)
+            if not features.isfinite().all():
+                raise ConfigError(f"features of image {pending[0][0]} leave the range of {dtype}: use float32 for the cache")
+            tensors.update({key: value.clone() for (key, _), value in zip(pending, features, strict=True)})
+            pending.clear()
+
+    with torch.inference_mode():
+        for index, sample in enumerate(samples, first):
+            for flipped in (False, True)[: 1 + flips]:
+                image = sample.image.flip(-1) if flipped else sample.image
+                limit = BATCH_PIXELS // image[0].numel()
+                if pending and (pending[0][1].shape != image.shape or len(pending) >= limit):
+                    flush()
+                pending.append((key_of(index, flipped), image))
+        flush()
+    return tensors
