@@ -1,0 +1,168 @@
+"""What an explanation says about a pixel or a region, as plain data for people and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segproto.model.heads import Contributions, GroupedHead, Head
+from segproto.model.provenance import PrototypeSource
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
+
+
+@dataclass(frozen=True)
+class PrototypeEvidence:
+    """One prototype's part in a logit (black box: one feature channel's, without class, scale and source).
+
+    Attributes:
+        prototype: its index.
+        class_id: the class it belongs to.
+        scale: its scale.
+        activation: its activation (black box: the channel's value), upsampled, the mean over a region.
+        contribution: its share of the logit.
+        source: the training patch it equals.
+    """
+
+    prototype: int
+    class_id: int | None
+    scale: int | None
+    activation: float
+    contribution: float
+    source: PrototypeSource | None
+
+
+@dataclass(frozen=True)
+class GroupEvidence:
+    """One group's part in a logit.
+
+    Attributes:
+        group: its index.
+        class_id: the class it belongs to.
+        contribution: its share of the logit.
+        members: (prototype, weight in the group) of its members, heaviest first.
+    """
+
+    group: int
+    class_id: int
+    contribution: float
+    members: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Why one class has its logit, at a pixel or on average over a region.
+
+    Attributes:
+        class_id: the class.
+        class_name: its name.
+        logit: its logit.
+        offset: the part of the logit that belongs to no prototype.
+        prototypes: the largest contributions by size, largest first.
+        others: the sum of the contributions not listed: ``logit = offset + sum(prototypes) + others``.
+        groups: contributions of the groups by size, another split of the same logit; None without groups.
+    """
+
+    class_id: int
+    class_name: str
+    logit: float
+    offset: float
+    prototypes: tuple[PrototypeEvidence, ...]
+    others: float
+    groups: tuple[GroupEvidence, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PixelEvidence(Evidence):
+    """Evidence at one pixel.
+
+    Attributes:
+        y: image row.
+        x: image column.
+        probability: softmax of the logits.
+        runner_up: the same for the strongest other class; None if asked for a class other than the predicted one.
+    """
+
+    y: int
+    x: int
+    probability: float
+    runner_up: PixelEvidence | None = None
+
+
+def bank_of(head: Head) -> PrototypeBank | None:
+    """The head's prototypes; None for the black box."""
+    bank = getattr(head, "bank", None)
+    return bank if isinstance(bank, PrototypeBank) else None
+
+
+def unit_activations(head: Head, features: Tensor) -> Tensor:
+    """What the head compares or weighs: features (B, F, h, w) to activations (B, P, h, w); black box: the features."""
+    bank = bank_of(head)
+    return features.float() if bank is None else bank.activations(features)
+
+
+def source_of(segmenter: Segmenter, prototype: int) -> PrototypeSource | None:
+    """The training patch of a prototype, if known."""
+    known = segmenter.provenance.sources if segmenter.provenance is not None else ()
+    return known[prototype] if prototype < len(known) else None
+
+
+def list_evidence(
+    segmenter: Segmenter, class_id: int, shares: Contributions, activations: Tensor, top: int
+) -> dict[str, Any]:
+    """The fields of :class:`Evidence` from the contributions of one place (N = 1) and its activations (P,)."""
+    prototypes, offset = shares.prototypes[0], float(shares.offset[0])
+    order = prototypes.abs().argsort(descending=True)[:top].tolist()
+    bank = bank_of(segmenter.head)
+    listed = tuple(
+        PrototypeEvidence(
+            prototype=p,
+            class_id=None if bank is None else int(bank.class_of[p]),
+            scale=None if bank is None else int(bank.scale_of[p]),
+            activation=float(activations[p]),
+            contribution=float(prototypes[p]),
+            source=source_of(segmenter, p),
+        )
+        for p in order
+    )
+    total = float(prototypes.double().sum())
+    return {
+        "class_id": class_id,
+        "class_name": segmenter.classes.names[class_id],
+        "logit": total + offset,
+        "offset": offset,
+        "prototypes": listed,
+        "others": total - sum(p.contribution for p in listed),
+        "groups": None if shares.groups is None else _list_groups(segmenter.head, shares.groups[0], top),
+    }
+
+
+def _list_groups(head: Head, shares: Tensor, top: int) -> tuple[GroupEvidence, ...]:
+    if not isinstance(head, GroupedHead):
+        return ()
+    order = shares.abs().argsort(descending=True)[:top]
+    weights = head.grouping.dense().detach()[order]
+    classes = head.grouping.class_of_group[order].tolist()
+    listed = []
+    for group, class_id, share, row in zip(order.tolist(), classes, shares[order].tolist(), weights, strict=True):
+        members = row.argsort(descending=True)[: int((row > 0).sum())]
+        pairs = tuple(zip(members.tolist(), row[members].tolist(), strict=True))
+        listed.append(GroupEvidence(group, class_id, share, pairs))
+    return tuple(listed)
+
+
+def mix(shares: Contributions, index: Tensor, weight: Tensor) -> Contributions:
+    """Contributions of M cells, mixed by (N, k) indices and weights into those of N pixels."""
+
+    def mixed(values: Tensor) -> Tensor:
+        out: Tensor = torch.nn.functional.embedding_bag(index, values, mode="sum", per_sample_weights=weight.to(values))
+        return out
+
+    groups = None if shares.groups is None else mixed(shares.groups)
+    return Contributions(mixed(shares.prototypes), groups, mixed(shares.offset[:, None])[:, 0])

@@ -1,0 +1,140 @@
+"""Explanations on disk: pictures to look at, arrays to compute with, JSON to read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segproto.data.palette import default_colours
+from segproto.model.images import MaskWriter
+
+if TYPE_CHECKING:
+    from segproto.model.explain import Explanation
+
+# Anchors of the "inferno" colour map (matplotlib, CC0): dark = little, bright = much, also in gray.
+_HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
+
+
+def colour_labels(
+    image: Tensor, labels: Tensor, colours: dict[int, tuple[int, int, int]], strength: float = 0.6
+) -> Tensor:
+    """Labels over the image in gray, edges between labels drawn dark.
+
+    Args:
+        image: uint8 (3, h, w).
+        labels: integers (h, w).
+        colours: RGB a label; labels without a colour stay gray.
+        strength: of the colours, 0..1.
+
+    Returns:
+        uint8 (3, h, w).
+    """
+    gray = image.float().mean(0, keepdim=True).expand(3, -1, -1)
+    table = torch.full((int(labels.max()) + 1, 3), -1.0)
+    for label, colour in colours.items():
+        if label < len(table):
+            table[label] = torch.tensor(colour, dtype=torch.float32)
+    painted = table[labels.long()].permute(2, 0, 1)
+    out = torch.where(painted < 0, gray, (1 - strength) * gray + strength * painted)
+    edge = torch.zeros(labels.shape, dtype=torch.bool)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    return torch.where(edge, out * 0.35, out).round().to(torch.uint8)
+
+
+def heat_overlay(image: Tensor, values: Tensor, strength: float = 0.65) -> Tensor:
+    """Values over the image in gray, stretched from their least (dark) to their most (bright): uint8 (3, h, w)."""
+    low, high = float(values.min()), float(values.max())
+    level = ((values - low) / max(high - low, 1e-12)).numpy()
+    stops = np.linspace(0, 1, len(_HEAT))
+    heat = torch.from_numpy(np.stack([np.interp(level, stops, _HEAT[:, i]) for i in range(3)]))
+    gray = image.float().mean(0, keepdim=True)
+    return ((1 - strength) * gray + strength * heat).round().to(torch.uint8)
+
+
+def rank_colours(labels: Tensor) -> dict[int, tuple[int, int, int]]:
+    """Colours for the labels of a map: the most frequent ones get those that are easiest to tell apart."""
+    found, counts = torch.unique(labels, return_counts=True)
+    order = found[counts.argsort(descending=True, stable=True)].tolist()
+    return dict(zip(order, default_colours(len(order)), strict=True))
+
+
+def save(explanation: Explanation, out: Path, top: int = 8) -> None:
+    """Writes an explanation into a folder.
+
+    ``image.png``, ``prediction.png`` (class indices), ``prediction_overlay.png``, ``winning_prototype.png`` and
+    ``winning_group.png`` (the largest contribution to each pixel's class, coloured; colours in the JSON),
+    ``activation_<p>.png`` for the ``top`` most important prototypes, ``patches/``, ``arrays.safetensors`` and
+    ``explanation.json``.
+
+    Args:
+        explanation: what to write.
+        out: the folder; made if missing.
+        top: prototypes with an activation map, and listed a class.
+    """
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    image, classes = explanation.image, explanation.segmenter.classes
+    prediction, winner, group = explanation.prediction, explanation.winning_prototype(), explanation.winning_group()
+    _write(out / "image.png", image)
+    with MaskWriter(out / "prediction.png", *explanation.size) as writer:
+        writer.write(prediction)
+    _write(out / "prediction_overlay.png", colour_labels(image, prediction, dict(enumerate(classes.colours))))
+    colours = {"winning_prototype": rank_colours(winner)}
+    arrays = {"prediction": prediction, "runner_up": explanation.runner_up, "winning_prototype": winner}
+    arrays |= {"margin": explanation.margin, "confidence": explanation.confidence}
+    if group is not None:
+        colours["winning_group"], arrays["winning_group"] = rank_colours(group), group
+    for name, table in colours.items():
+        _write(out / f"{name}.png", colour_labels(image, arrays[name], table))
+    summary = explanation.summary(top)
+    for prototype in _most_important(summary, top):
+        heat = heat_overlay(image, explanation.activation_map(prototype))
+        _write(out / f"activation_{prototype}.png", heat)
+    save_file({name: value.contiguous() for name, value in arrays.items()}, out / "arrays.safetensors")
+    _write_patches(explanation, summary, out / "patches")
+    document = {
+        "image": explanation.name,
+        "region": explanation.region,
+        "unit": explanation.unit,
+        "head": explanation.segmenter.head.kind,
+        "classes": classes.to_json(),
+        "completeness_error": explanation.completeness_error(),
+        "activation_maps": _most_important(summary, top),
+        "colours": colours,
+        "summary": summary,
+    }
+    (out / "explanation.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _most_important(summary: list[dict[str, Any]], top: int) -> list[int]:
+    """Prototypes by their contribution to the predicted classes, weighted by area, the largest first."""
+    weight: dict[int, float] = {}
+    for row in summary:
+        for item in row["prototypes"]:
+            share = row["area"] * abs(item["contribution"])
+            weight[item["prototype"]] = weight.get(item["prototype"], 0.0) + share
+    return sorted(weight, key=lambda p: -weight[p])[:top]
+
+
+def _write_patches(explanation: Explanation, summary: list[dict[str, Any]], folder: Path) -> None:
+    """Pictures of the listed prototypes' training patches, under the names the JSON gives."""
+    sources = [item["source"] for row in summary for item in row["prototypes"] if item["source"]]
+    for name in {source["patch"] for source in sources if source["patch"]}:
+        if name in explanation.segmenter.patches:
+            folder.mkdir(exist_ok=True)
+            (folder / Path(name).name).write_bytes(explanation.segmenter.patches[name])
+
+
+def _write(path: Path, image: Tensor) -> None:
+    from PIL import Image
+
+    pixels: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(pixels).save(path)
