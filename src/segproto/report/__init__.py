@@ -1,0 +1,1 @@
+"""What people read: run summaries, comparisons, the HTML report and the explanation page."""

@@ -1,0 +1,367 @@
+"""One keyword-only function a verb. The command line and ``import segproto`` are both thin layers over this module.
+
+Nothing heavy is imported before it is used; :func:`load` needs neither ``segproto.training`` nor ``segproto.methods``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segproto.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from segproto.model.explain import Explanation
+    from segproto.model.images import ImageLike
+    from segproto.model.segmenter import Segmenter
+    from segproto.training.runner import RunResult
+
+PathLike = str | Path
+
+
+def load(path: PathLike, *, stage: str | None = None) -> Segmenter:
+    """Loads a trained model, on the CPU and ready to predict.
+
+    Args:
+        path: a run folder (its ``model/``) or a model folder.
+        stage: of a run: the model this stage left (``stages/<stage>/model``) instead of the last.
+
+    Raises:
+        WeightsError: no complete model there.
+    """
+    from segproto.model.segmenter import Segmenter
+    from segproto.report.runs import model_folder
+
+    return Segmenter.load(model_folder(Path(path), stage))
+
+
+def train(
+    recipe: PathLike | None = None,
+    *,
+    out: PathLike | None = None,
+    resume: PathLike | None = None,
+    start: PathLike | None = None,
+    devices: int | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+    **sections: Any,
+) -> RunResult:
+    """Trains one model.
+
+    Args:
+        recipe: a shipped recipe's name (``scaleproto/em``) or a YAML file.
+        out: the run folder.
+        resume: an interrupted run folder to continue exactly; excludes everything else but ``quiet``.
+        start: a run or model whose weights the run begins from.
+        devices: processes on this machine.
+        overrides: ``key=value`` settings, applied last.
+        quiet: no progress.
+        **sections: parts of the recipe, as in ``data={"root": "data/em"}, train={"seed": 1}``.
+
+    Raises:
+        ConfigError: unknown recipe or key (the nearest is named), or a value out of range.
+    """
+    from segproto.report.settings import resolve
+    from segproto.training.runner import run
+
+    if resume is not None:
+        if recipe is not None or out is not None or start is not None or overrides or sections:
+            raise ConfigError("resume takes the run folder only; its recipe.yaml holds everything else")
+        folder = Path(resume)
+        method, config = resolve(folder / "recipe.yaml", {}, ())
+        return run(method, config, folder, resume=True, quiet=quiet)
+    if recipe is None or out is None:
+        raise ConfigError("expected a recipe and out=DIR, as in train('scaleproto/scenes', out='runs/scenes')")
+    extra = {"start": str(start)} if start is not None else {}
+    extra |= {"devices": devices} if devices is not None else {}
+    sections = {**sections, "train": {**sections.get("train", {}), **extra}} if extra else sections
+    method, config = resolve(recipe, sections, overrides)
+    result = run(method, config, Path(out), resume=False, quiet=quiet)
+    if config.then is not None:
+        return train_on_masks(config.then, Path(out), quiet)
+    return result
+
+
+def train_on_masks(recipe: str, first: Path, quiet: bool) -> RunResult:
+    """The recipe named by ``then``, on the masks the run ``first`` left, in its folder ``then``."""
+    if not (first / "masks").is_dir():
+        raise ConfigError(f"then: {recipe}: the run left no {first / 'masks'} to train on; its method makes no masks")
+    return train(recipe, out=first / "then", quiet=quiet, data={"name": "folder", "root": str(first / "masks")})
+
+
+def train_seeds(
+    recipe: PathLike, *, out: PathLike, seeds: Sequence[int] | None = None, **options: Any
+) -> list[RunResult]:
+    """:func:`train` once a seed, in ``out/seed1`` ...; without seeds once, in ``out``.
+
+    Args:
+        recipe: as in :func:`train`.
+        out: the run folder, or the folder of all runs.
+        seeds: values of ``train.seed``.
+        **options: as in :func:`train`.
+    """
+    if not seeds:
+        return [train(recipe, out=out, **options)]
+    settings = list(options.pop("overrides", ()))
+    return [
+        train(recipe, out=Path(out) / f"seed{seed}", overrides=[*settings, f"train.seed={seed}"], **options)
+        for seed in seeds
+    ]
+
+
+def evaluate(
+    target: PathLike,
+    *,
+    stage: str | None = None,
+    split: str = "val",
+    overrides: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+    window: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    out: PathLike | None = None,
+) -> dict[str, Any]:
+    """Accuracy at the labels' own size, without augmentation.
+
+    Args:
+        target: a run or model folder; without ``data`` and overrides the run's own data are used.
+        stage: of a run: evaluate the model this stage left.
+        split: ``train`` or ``val``.
+        overrides: ``data.key=value`` settings.
+        data: the same as a mapping.
+        window: side of a sliding window in pixels; bounds memory.
+        scales: input scales averaged.
+        flip: average with the mirrored image.
+        out: JSON file; default ``RUN/evaluation/<split>[-<stage>].json``, nothing for a model outside a run.
+
+    Returns:
+        ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command`` and ``file``.
+    """
+    from segproto.data.build import build_dataset
+    from segproto.evaluation.validate import validate
+    from segproto.report.runs import run_of, write_json
+    from segproto.report.settings import data_config
+    from segproto.training.progress import Reporter
+
+    model = load(target, stage=stage)
+    dataset = build_dataset(data_config(Path(target), data or {}, overrides), split)
+    with Reporter().bar("evaluate", len(dataset)) as bar:
+        figures = validate(model, dataset, window=window, scales=tuple(scales), flip=flip, progress=bar)
+    figures |= {"command": sys.argv, "split": split, "stage": stage}
+    run = run_of(Path(target))
+    if out is None and run is not None:
+        out = run / "evaluation" / f"{split}{'-' + stage if stage else ''}.json"
+    if out is not None:
+        figures["file"] = str(out)
+        write_json(Path(out), figures)
+    return figures
+
+
+def score_masks(
+    masks: PathLike,
+    *,
+    gt: PathLike,
+    names: PathLike | None = None,
+    classes: PathLike | None = None,
+    void: int = 255,
+    out: PathLike | None = None,
+) -> dict[str, Any]:
+    """Scores a folder of masks, ours or not, against ground truth of the same file names.
+
+    Args:
+        masks: PNGs of class indices; 255 = no decision, counts as wrong.
+        gt: ground truth; its values are those of ``classes``, or class indices.
+        names: a text file with the names to score, one a line.
+        classes: a ``classes.yaml``; default: the one in ``gt``, if any.
+        void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
+        out: JSON file to write.
+    """
+    from segproto.data.classes import find_classes, read_classes
+    from segproto.evaluation.masks import score_masks as score
+    from segproto.report.runs import write_json
+
+    table = Path(gt) / "classes.yaml" if classes is None else find_classes(Path(classes), Path(gt))
+    labels = read_classes(table).labels if classes is not None or table.is_file() else None
+    list_file = None if names is None else Path(names)
+    figures = score(Path(masks), Path(gt), classes=labels, list_file=list_file, void=void)
+    figures["command"] = sys.argv
+    if out is not None:
+        figures["file"] = str(out)
+        write_json(Path(out), figures)
+    return figures
+
+
+def predict(
+    target: PathLike | Segmenter,
+    images: PathLike,
+    *,
+    out: PathLike,
+    stage: str | None = None,
+    window: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    max_pixels: int | None = None,
+) -> list[Path]:
+    """Writes a mask (PNG, mode L, class indices) for an image, or for each image of a folder.
+
+    Returns:
+        The files written, in order of the names.
+    """
+    from segproto.model.images import MAX_PIXELS
+    from segproto.model.predict import predict_to_png
+    from segproto.report.runs import images_below
+    from segproto.training.progress import Reporter
+
+    model = load(target, stage=stage) if isinstance(target, str | Path) else target
+    files = images_below(Path(images))
+    base = Path(images) if Path(images).is_dir() else Path(images).parent
+    written = [Path(out) / file.relative_to(base).with_suffix(".png") for file in files]
+    if len(set(written)) < len(written):
+        raise DataError(f"{images}: two images differ only in their suffix and would share one mask; rename one")
+    limit = max_pixels or MAX_PIXELS
+    with Reporter().bar("predict", len(files)) as bar:
+        for done, (file, mask) in enumerate(zip(files, written, strict=True), 1):
+            predict_to_png(model, file, mask, window=window, scales=scales, flip=flip, max_pixels=limit)
+            bar(done, len(files))
+    return written
+
+
+def explain(
+    target: PathLike | Segmenter,
+    image: ImageLike,
+    *,
+    out: PathLike | None = None,
+    stage: str | None = None,
+    region: tuple[int, int, int, int] | None = None,
+) -> Explanation:
+    """The evidence for each pixel; with ``out`` also maps, JSON and a page ``index.html`` to look around in.
+
+    Args:
+        target: a run or model folder, or a loaded model.
+        image: a file, PIL image, array or tensor.
+        out: folder to write.
+        stage: of a run: the model this stage left.
+        region: (y0, x0, y1, x1) in pixels, for large images.
+    """
+    from segproto.model.explain import explain as explain_image
+    from segproto.report.page import explanation_page
+
+    model = load(target, stage=stage) if isinstance(target, str | Path) else target
+    result = explain_image(model, image, region=region)
+    if out is not None:
+        result.save(Path(out))
+        explanation_page(model, image, Path(out) / "index.html", region=region)
+    return result
+
+
+def write_report(
+    run: PathLike, *, compare: PathLike | None = None, out: PathLike | None = None, images: int = 3
+) -> Path:
+    """One self-contained HTML page about a run.
+
+    Args:
+        run: the run folder.
+        compare: a run to stand beside; default: the one its recipe names.
+        out: the file; default ``RUN/report.html``.
+        images: how many validation images to explain.
+    """
+    from segproto.report.page import report_page
+
+    path = Path(out) if out is not None else Path(run) / "report.html"
+    report_page(Path(run), path, compare=None if compare is None else Path(compare), images=images)
+    return path
+
+
+def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> dict[str, Any]:
+    """Mean and spread (sample standard deviation) over the runs of each recipe, side by side.
+
+    Args:
+        runs: run folders, or folders that hold runs (``--seeds``).
+        out: JSON file to write.
+    """
+    from segproto.report.compare import compare_runs
+    from segproto.report.runs import write_json
+
+    result = compare_runs([Path(run) for run in runs])
+    if out is not None:
+        write_json(Path(out), result)
+    return result
+
+
+def quickstart(*, out: PathLike = "runs/quickstart", quiet: bool = False) -> dict[str, Any]:
+    """Trains a black box and a prototype model on generated scenes, compares, explains and reports them.
+
+    Returns:
+        ``runs`` (figures a method), ``report``, ``seconds``.
+    """
+    from segproto.report.runs import Run
+
+    begin, out = time.perf_counter(), Path(out)
+    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    steps = {"blackbox": "1/2 black box, the upper bound", "scaleproto": "2/2 prototypes, projected and grouped"}
+    folders = {method: out / method for method in steps}
+    for method, text in steps.items():
+        say(text)
+        other = {} if method == "blackbox" else {"compare": str(folders["blackbox"].absolute())}
+        train(f"{method}/scenes", out=folders[method], quiet=quiet, **other)
+        evaluate(folders[method])
+    say("explaining, writing the report")
+    report = write_report(folders["scaleproto"], out=out / "report.html")
+    compare(list(folders.values()), out=out / "compare.json")
+    figures = {method: Run(folder).figures() for method, folder in folders.items()}
+    return {"runs": figures, "report": str(report), "seconds": round(time.perf_counter() - begin, 1)}
+
+
+def recipes() -> dict[str, str]:
+    """Shipped recipes: name to one line."""
+    from segproto.report.catalogue import summaries
+
+    return summaries()
+
+
+def recipe_text(name: str) -> str:
+    """A recipe's YAML as shipped."""
+    from segproto.report.catalogue import find_recipe
+
+    return find_recipe(name).read_text(encoding="utf-8")
+
+
+def data_kinds() -> dict[str, str]:
+    """What ``data.name`` takes: name to one line."""
+    from segproto.report.catalogue import DATA_KINDS
+
+    return DATA_KINDS
+
+
+def data_verify(*, overrides: Sequence[str] = (), data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Checks every pair of a data set.
+
+    Args:
+        overrides: ``data.key=value`` or ``key=value`` settings.
+        data: the same as a mapping.
+
+    Returns:
+        ``problems`` (a line each), ``counts`` (images a split), ``shares`` (of labelled pixels, a class, all splits).
+    """
+    from segproto.data.verify import verify
+    from segproto.report.settings import data_config
+
+    found = verify(data_config(None, data or {}, overrides))
+    names = found.classes.names if found.classes is not None else ()
+    pixels = [sum(int(s.pixels[c]) for s in found.splits.values()) for c in range(len(names))]
+    total = max(sum(pixels), 1)
+    return {
+        "problems": found.problems,
+        "counts": {split: summary.images for split, summary in found.splits.items()},
+        "shares": {name: count / total for name, count in zip(names, pixels, strict=True)},
+    }
+
+
+def doctor() -> dict[str, str]:
+    """Versions, processors, memory and extras, for a bug report."""
+    from segproto.report.doctor import examine
+
+    return examine()

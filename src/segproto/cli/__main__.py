@@ -1,0 +1,5 @@
+"""``python -m segproto.cli``."""
+
+from segproto.cli.main import main
+
+main()

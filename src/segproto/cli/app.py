@@ -1,0 +1,37 @@
+"""The typer application and its commands."""
+
+from __future__ import annotations
+
+import typer
+
+from segproto.cli import info, results, runs
+
+# Plain help: importing rich for panels would take half of the 0.5 s that --help may last.
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Interpretable semantic segmentation with prototypes: train, evaluate, and see why.",
+    epilog="Settings are key=value, as in a recipe: segproto train scaleproto/scenes train.seed=1 --out runs/a",
+)
+data = typer.Typer(no_args_is_help=True, help="Look at data sets.", rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    """Shows the version."""
+    if version:
+        from segproto import __version__
+
+        typer.echo(f"segproto {__version__}")
+        raise typer.Exit
+
+
+for command in (runs.quickstart, runs.train, results.evaluate, results.predict, results.explain, results.report):
+    app.command()(command)
+app.command()(results.compare)
+app.command()(info.recipes)
+app.add_typer(data, name="data")
+data.command("list")(info.data_list)
+data.command("verify")(info.data_verify)
+app.command()(info.doctor)

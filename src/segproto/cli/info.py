@@ -1,0 +1,74 @@
+"""``recipes``, ``data`` and ``doctor``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from segproto.cli.options import settings
+from segproto.cli.runs import Json
+from segproto.cli.show import percent, print_json, print_table
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the shipped recipes, or print one."""
+    from segproto import api
+
+    if name is not None:
+        typer.echo(api.recipe_text(name), nl=False)
+        return
+    found = api.recipes()
+    if as_json:
+        print_json(found)
+        return
+    width = max(len(key) for key in found)
+    for key, line in found.items():
+        typer.echo(f"{key:<{width}}  {line}")
+
+
+def data_list(as_json: Json = False) -> None:
+    """List the kinds of data set that data.kind takes."""
+    from segproto import api
+
+    kinds = api.data_kinds()
+    if as_json:
+        print_json(kinds)
+        return
+    for kind, line in kinds.items():
+        typer.echo(f"{kind:<8}  {line}")
+
+
+def data_verify(
+    values: Annotated[list[str], typer.Argument(metavar="DIR|KEY=VALUE...", help="A folder, or as in data.name=em data.root=DIR.")],
+    as_json: Json = False,
+) -> None:
+    """Check every image and mask; exit 1 with one line a problem."""
+    from segproto import api
+
+    found = api.data_verify(overrides=settings([v if "=" in v else f"data.root={v}" for v in values]))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(["split", "images"], [(split, str(n)) for split, n in found["counts"].items()])
+        print_table(["class", "pixels %"], [(name, percent(share)) for name, share in found["shares"].items()])
+    for problem in found["problems"]:
+        typer.echo(problem, err=True)
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Show versions, processors, memory and extras."""
+    from segproto import api
+
+    found = api.doctor()
+    if as_json:
+        print_json(found)
+        return
+    width = max(len(key) for key in found)
+    for key, value in found.items():
+        typer.echo(f"{key:<{width}}  {value}")

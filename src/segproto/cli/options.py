@@ -1,0 +1,48 @@
+"""``key=value`` settings and lists on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segproto.errors import ConfigError
+
+
+def settings(values: Sequence[str] | None) -> list[str]:
+    """The ``key=value`` arguments.
+
+    Raises:
+        ConfigError: an argument without ``=``.
+    """
+    for value in values or ():
+        if "=" not in value:
+            raise ConfigError(f"{value!r}: expected key=value, as in train.seed=1")
+    return list(values or ())
+
+
+def numbers(text: str | None, option: str) -> list[int] | None:
+    """``1,2,3`` to integers.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: expected whole numbers between commas, as in 1,2,3") from error
+
+
+def factors(text: str, option: str) -> list[float]:
+    """``0.75,1,1.25`` to numbers.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: expected numbers between commas, as in 0.75,1,1.25") from error
+    if not all(0 < value <= 8 for value in values):
+        raise ConfigError(f"{option} {text}: each factor must lie in (0, 8]")
+    return values

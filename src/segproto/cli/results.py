@@ -1,0 +1,190 @@
+"""``evaluate``, ``predict``, ``explain``, ``report`` and ``compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segproto.cli.options import factors, settings
+from segproto.cli.runs import Json
+from segproto.cli.show import percent, print_json, print_table
+from segproto.errors import ConfigError
+
+Target = Annotated[Path, typer.Argument(help="A run folder or a model folder.")]
+Window = Annotated[int | None, typer.Option(min=32, help="Side of the sliding window in pixels; bounds memory.")]
+Scales = Annotated[str, typer.Option(help="Input scales averaged, as in 0.75,1,1.25.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")]
+Stage = Annotated[str | None, typer.Option(help="The model a stage left, as in project; default: the last.")]
+
+
+def evaluate(
+    target: Annotated[Path | None, typer.Argument(help="A run folder or a model folder.")] = None,
+    values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...")] = None,
+    stage: Stage = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    window: Window = None,
+    scales: Scales = "1",
+    flip: Flip = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write; default: RUN/evaluation/.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Score this folder of masks instead of a model.")] = None,
+    gt: Annotated[Path | None, typer.Option(help="Ground truth for --masks, same file names.")] = None,
+    names: Annotated[Path | None, typer.Option("--list", help="Score only the names in this file.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="classes.yaml of --gt; default: GT/classes.yaml, if any.")] = None,
+    void: Annotated[int, typer.Option(help="Value of --gt that does not count.")] = 255,
+    as_json: Json = False,
+) -> None:
+    """Score a model, or any folder of masks."""
+    from segproto import api
+
+    if masks is not None or gt is not None:
+        if masks is None or gt is None or target is not None:
+            raise ConfigError("scoring masks takes --masks DIR and --gt DIR, and no model")
+        figures = api.score_masks(masks, gt=gt, names=names, classes=classes, void=void, out=out)
+    elif target is None:
+        raise ConfigError("expected a run or a model, or --masks DIR --gt DIR")
+    else:
+        figures = api.evaluate(
+            target,
+            stage=stage,
+            split=split,
+            overrides=settings(values),
+            window=window,
+            scales=factors(scales, "--scales"),
+            flip=flip,
+            out=out,
+        )
+    print_json(figures) if as_json else print_figures(figures)
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """The per-class table and the summary under it."""
+    rows = [(row["name"], percent(row["iou"])) for row in figures["per_class"]]
+    rows.append(("mean (mIoU)", percent(figures["miou"])))
+    rows.append(("pixel accuracy", percent(figures["accuracy"])))
+    print_table(["class", "IoU %"], rows)
+    if figures.get("file"):
+        typer.echo(f"written to {figures['file']}")
+
+
+def predict(
+    target: Target,
+    images: Annotated[Path, typer.Argument(help="An image or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks (PNG, mode L).")],
+    stage: Stage = None,
+    window: Window = None,
+    scales: Scales = "1",
+    flip: Flip = False,
+    max_pixels: Annotated[int | None, typer.Option(help="Allow larger images than 2^28 pixels.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a mask for each image."""
+    from segproto import api
+
+    written = api.predict(
+        target,
+        images,
+        out=out,
+        stage=stage,
+        window=window,
+        scales=factors(scales, "--scales"),
+        flip=flip,
+        max_pixels=max_pixels,
+    )
+    if as_json:
+        print_json([str(path) for path in written])
+    else:
+        typer.echo(f"{len(written)} mask{'s' if len(written) != 1 else ''} in {out}")
+
+
+def explain(
+    target: Target,
+    image: Annotated[Path, typer.Argument(help="An image.")],
+    out: Annotated[Path, typer.Option(help="Folder for maps, JSON and index.html.")],
+    stage: Stage = None,
+    region: Annotated[str | None, typer.Option(help="Y0,X0,Y1,X1 in pixels: explain this part only.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which prototypes decided each pixel of an image."""
+    from segproto import api
+
+    result = api.explain(target, image, out=out, stage=stage, region=parse_region(region))
+    if as_json:
+        print_json(result)
+        return
+    rows = [(row["name"], percent(row["share"]), row["evidence"]) for row in result["classes"]]
+    print_table(["class", "pixels %", "decided mostly by"], rows)
+    typer.echo(f"Open {result['page']}")
+
+
+def parse_region(text: str | None) -> tuple[int, int, int, int] | None:
+    """``Y0,X0,Y1,X1`` to numbers.
+
+    Raises:
+        ConfigError: not four whole numbers with Y0 < Y1 and X0 < X1.
+    """
+    if text is None:
+        return None
+    try:
+        y0, x0, y1, x1 = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--region {text}: expected Y0,X0,Y1,X1 in pixels") from error
+    if not (0 <= y0 < y1 and 0 <= x0 < x1):
+        raise ConfigError(f"--region {text}: expected 0 <= Y0 < Y1 and 0 <= X0 < X1")
+    return y0, x0, y1, x1
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    compare: Annotated[Path | None, typer.Option(help="A run to stand beside, usually the black box.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: RUN/report.html.")] = None,
+    images: Annotated[int, typer.Option(min=0, max=12, help="Validation images to explain.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    from segproto import api
+
+    path = api.write_report(run, compare=compare, out=out, images=images)
+    print_json({"report": str(path)}) if as_json else typer.echo(f"Open {path}")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of seed runs.")],
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Mean and spread of runs, side by side."""
+    from segproto import api
+
+    result = api.compare(runs, out=out)
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        (
+            row["name"],
+            str(row["runs"]),
+            spread(row["miou"]),
+            spread(row["accuracy"]),
+            plain(row["prototypes"]),
+            plain(row["prototypes_used"]),
+            plain(row["group_average"]),
+        )
+        for row in result["rows"]
+    ]
+    print_table(["recipe", "runs", "mIoU %", "accuracy %", "prototypes", "used", "in a group"], rows)
+    typer.echo("± is the sample standard deviation over runs.")
+
+
+def spread(value: dict[str, Any] | None) -> str:
+    """A share's mean and spread as percentages."""
+    if value is None:
+        return "-"
+    mean = percent(value["mean"])
+    return mean if value["std"] is None else f"{mean} ± {percent(value['std'])}"
+
+
+def plain(value: dict[str, Any] | None) -> str:
+    """A count's mean."""
+    return "-" if value is None else f"{value['mean']:g}" if value["mean"] == int(value["mean"]) else f"{value['mean']:.1f}"

@@ -1,0 +1,67 @@
+"""``train`` and ``quickstart``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segproto.cli.options import numbers, settings
+from segproto.cli.show import percent, print_json, print_table
+from segproto.errors import ConfigError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="Name (see: segproto recipes) or a YAML file.")] = None,
+    values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run, exactly.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Begin from the weights of this run or model.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="One run a seed, as in 1,2,3, in OUT/seed1 ...")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Processes (GPUs) on this machine.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model from a recipe."""
+    from segproto import api
+
+    if resume is not None:
+        if recipe or out or start or seeds:
+            raise ConfigError("--resume takes the run folder only; its recipe.yaml holds everything else")
+        results = [api.train(resume=resume, quiet=quiet)]
+    elif recipe is None or out is None:
+        raise ConfigError("expected a recipe and --out, as in: segproto train scaleproto/scenes --out runs/scenes")
+    else:
+        chosen = numbers(seeds, "--seeds")
+        results = api.train_seeds(
+            recipe, out=out, seeds=chosen, start=start, devices=devices, overrides=settings(values), quiet=quiet
+        )
+    if as_json:
+        print_json([result.to_json() for result in results])
+        return
+    rows = [(str(r.out), percent(r.figures.get("miou")), f"{r.seconds:.0f}") for r in results]
+    print_table(["run", "mIoU %", "seconds"], rows)
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for both runs and the report.")] = Path("runs/quickstart"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train on generated scenes, compare, explain, report."""
+    from segproto import api
+
+    result = api.quickstart(out=out, quiet=quiet)
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        (name, percent(run["miou"]), str(run["prototypes"] or "-"), str(run["prototypes_used"] or "-"))
+        for name, run in result["runs"].items()
+    ]
+    print_table(["method", "mIoU %", "prototypes", "used"], rows)
+    typer.echo(f"{result['seconds']:.0f} s. Open {result['report']}")

@@ -1,0 +1,77 @@
+"""Mean and spread of runs, side by side."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segproto.errors import DataError
+from segproto.report.runs import Run
+
+FIGURES = ("miou", "accuracy", "prototypes", "prototypes_used", "group_average")
+
+
+def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
+    """One row a configuration, with the mean and the sample standard deviation over its runs.
+
+    Args:
+        folders: run folders, or folders whose subfolders are runs (``--seeds``); the runs of one such folder, and run
+            folders of one name but ``seedN``, form a row.
+
+    Returns:
+        ``rows``: name, method, runs (count), seeds, folders, and for each figure ``mean``, ``std`` (None for one run)
+        and ``values``.
+
+    Raises:
+        DataError: a folder without a run, or a run that was never validated.
+    """
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for folder in folders:
+        for run in find_runs(folder):
+            parent = run.path.absolute()
+            groups[str(parent.parent if parent.name.startswith("seed") else parent)].append(run)
+    names = short_names(list(groups))
+    return {"rows": [row(names[key], runs) for key, runs in groups.items()]}
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """The run itself, or those in the folder's subfolders."""
+    if (folder / "recipe.yaml").is_file():
+        return [Run(folder)]
+    found = sorted(file.parent for file in folder.glob("*/recipe.yaml"))
+    if not found:
+        raise DataError(f"{folder}: no run there (no recipe.yaml in it or its subfolders)")
+    return [Run(path) for path in found]
+
+
+def row(name: str, runs: list[Run]) -> dict[str, Any]:
+    """The figures of runs that differ in their seed only."""
+    figures = [run.figures() for run in runs]
+    for run, values in zip(runs, figures, strict=True):
+        if values["miou"] is None:
+            raise DataError(f"{run.path}: no validation figures; make them with: segproto evaluate {run.path}")
+    return {
+        "name": name,
+        "method": runs[0].method,
+        "runs": len(runs),
+        "seeds": [run.recipe.get("train", {}).get("seed") for run in runs],
+        "folders": [str(run.path) for run in runs],
+        **{key: mean_and_spread([values[key] for values in figures]) for key in FIGURES},
+    }
+
+
+def mean_and_spread(values: list[float | None]) -> dict[str, Any] | None:
+    """Mean and sample standard deviation (None for one value); None if a run has no such figure."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return {"mean": statistics.fmean(known), "std": statistics.stdev(known) if len(known) > 1 else None, "values": known}
+
+
+def short_names(paths: list[str]) -> dict[str, str]:
+    """Each path's last part, with its parent where two would be alike."""
+    tails = [Path(path).name for path in paths]
+    return {p: t if tails.count(t) == 1 else f"{Path(p).parent.name}/{t}" for p, t in zip(paths, tails, strict=True)}

@@ -1,0 +1,155 @@
+"""Reading a run folder: its recipe, figures, stages and model."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segproto.errors import DataError, WeightsError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+
+
+def run_of(target: Path) -> Path | None:
+    """The run folder that ``target`` is, or lies in; None for a model on its own."""
+    for folder in (target, *target.absolute().parents[:3]):
+        if (folder / "recipe.yaml").is_file():
+            return folder
+    return None
+
+
+def model_folder(target: Path, stage: str | None = None) -> Path:
+    """The model of a run's stage, or ``target`` itself without one.
+
+    Raises:
+        WeightsError: the run has no such stage; those it has are named.
+    """
+    if stage is None:
+        return target
+    folder = target / "stages" / stage / "model"
+    if not folder.is_dir():
+        found = sorted(p.parent.name for p in target.glob("stages/*/model"))
+        raise WeightsError(f"{target}: stage {stage!r} left no model; stages with one: {', '.join(found) or 'none'}")
+    return folder
+
+
+def images_below(path: Path) -> list[Path]:
+    """The image itself, or all images below a folder, sorted.
+
+    Raises:
+        DataError: no image there.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise DataError(f"{path}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, default=str))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        DataError: it holds no ``recipe.yaml``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not (path / "recipe.yaml").is_file():
+            raise DataError(f"{path}: no run there (no recipe.yaml); expected the --out folder of segproto train")
+        self.path = path
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe."""
+        value: dict[str, Any] = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
+        return value
+
+    @property
+    def method(self) -> str:
+        return str(self.recipe["method"])
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """``model.json``; empty before the run is complete."""
+        return read_json(self.path / "model" / "model.json") or {}
+
+    @cached_property
+    def stages(self) -> list[dict[str, Any]]:
+        """The results that procedures and optimising stages left, in the order they ended."""
+        files = sorted(self.path.glob("stages/*/result.json"), key=lambda file: (file.stat().st_mtime_ns, file))
+        return [{"stage": file.parent.name, **(read_json(file) or {})} for file in files]
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; a last line cut off by a crash is left out."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """The validation figures of the last model: what ``evaluate`` wrote, else the last stage's; or empty."""
+        written = read_json(self.path / "evaluation" / "val.json")
+        if written:
+            return written
+        scored = [stage for stage in self.stages if stage.get("miou") is not None]
+        return scored[-1] if scored else {}
+
+    def figures(self) -> dict[str, Any]:
+        """mIoU, accuracy and prototype counts of the last model, None where there is none."""
+        counts: dict[str, Any] = {}
+        for stage in self.stages:
+            counts |= {key: stage[key] for key in ("prototypes", "prototypes_used", "group_average") if key in stage}
+        return {
+            "miou": self.evaluation.get("miou"),
+            "accuracy": self.evaluation.get("accuracy"),
+            "prototypes": counts.get("prototypes"),
+            "prototypes_used": counts.get("prototypes_used", counts.get("prototypes")),
+            "group_average": counts.get("group_average"),
+        }
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, None if the file is not there.
+
+    Raises:
+        DataError: the file is no JSON.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); write it again by running its command") from error
+    return value

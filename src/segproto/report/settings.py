@@ -1,0 +1,67 @@
+"""From what a user names (a recipe, a run, settings) to checked configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from segproto.data.config import DataConfig
+from segproto.errors import ConfigError, DataError
+from segproto.methods import METHODS
+from segproto.report.catalogue import find_recipe, nearest
+from segproto.report.runs import run_of
+from segproto.training.keys import explain_error
+from segproto.training.method import Method
+from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, merge, validate_recipe
+
+
+def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Method, Recipe]:
+    """The method a recipe names, and the checked recipe.
+
+    Args:
+        recipe: a shipped recipe's name or a YAML file.
+        sections: merged over the file, at any depth.
+        overrides: ``key=value`` settings, applied last.
+
+    Raises:
+        ConfigError: unknown recipe, method or key.
+    """
+    value = apply_overrides(merge(load_recipe_dict(find_recipe(recipe)), dict(sections)), overrides)
+    name = value.get("method")
+    if name not in METHODS:
+        raise ConfigError(f"method = {name!r} in {recipe} is unknown; {nearest(str(name), METHODS)}")
+    method = METHODS[name]()
+    return method, validate_recipe(value, method.recipe)
+
+
+class DataSection(BaseModel):
+    """A recipe's ``data`` section alone: gives errors the names of keys that a user types."""
+
+    data: DataConfig
+
+
+def data_config(target: Path | None, data: Mapping[str, Any], overrides: Sequence[str]) -> DataConfig:
+    """The data a run was trained on, changed by a mapping and by ``data.key=value`` (or ``key=value``) settings.
+
+    Args:
+        target: a run folder or a model in one; None = no run, the settings are all there is.
+        data: merged over the run's data.
+        overrides: applied last.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is named) or a value out of range.
+        DataError: neither a run nor settings.
+    """
+    run = run_of(target) if target is not None else None
+    if run is None and not data and not overrides:
+        raise DataError(f"{target} is no run folder, so its data are unknown; name them: data.root=DIR")
+    value = load_recipe_dict(run / "recipe.yaml").get("data", {}) if run is not None else {}
+    value = apply_overrides(merge(value, dict(data)), [item.removeprefix("data.") for item in overrides])
+    try:
+        return DataSection.model_validate({"data": value}).data
+    except ValidationError as error:
+        lines = [explain_error(item, {"data": value}, DataSection) for item in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
