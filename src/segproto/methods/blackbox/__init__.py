@@ -12,24 +12,19 @@ from segproto.encoders.build import build_encoder
 from segproto.model.heads import LinearHead
 from segproto.model.segmenter import Segmenter
 from segproto.training.method import Method
-from segproto.training.procedures.config import LearningRates, OptimiseConfig
+from segproto.training.procedures.config import OptimiseConfig
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.recipe import Recipe
 from segproto.training.stage import Stage
 
 
 class BlackboxStages(BaseModel):
-    """Warm-up of neck and classifier, then all together; the published Cityscapes budget, in batches."""
+    """Warm-up of neck and classifier, then all together; a stage without steps is skipped."""
 
     model_config = ConfigDict(extra="forbid")
 
-    warmup: OptimiseConfig = OptimiseConfig(steps=15000, accumulate=5, lr=LearningRates(neck=2.5e-4, readout=2.5e-4))
-    joint: OptimiseConfig = OptimiseConfig(
-        steps=150000,
-        accumulate=5,
-        schedule="poly",
-        lr=LearningRates(backbone=2.5e-5, neck=2.5e-4, readout=2.5e-4),
-    )
+    warmup: OptimiseConfig = OptimiseConfig()
+    joint: OptimiseConfig = OptimiseConfig()
 
 
 class BlackboxRecipe(Recipe):

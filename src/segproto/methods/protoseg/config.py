@@ -1,4 +1,4 @@
-"""Recipe of protoseg. Defaults are the published Cityscapes schedule, in batches."""
+"""Recipe of protoseg. The published schedules are in ``recipes/``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from segproto.training.procedures.config import (
     DiversityConfig,
-    LearningRates,
     OptimiseConfig,
     ProjectConfig,
     PruneConfig,
@@ -33,28 +32,16 @@ class ProtoSegModel(BaseModel):
 
 
 class ProtoSegStages(BaseModel):
-    """The stages in order; ``prune_finetune`` is the last-layer finetune after pruning."""
+    """The stages in order; one without steps is skipped. ``prune_finetune`` finetunes the readout after pruning."""
 
     model_config = ConfigDict(extra="forbid")
 
-    warmup: OptimiseConfig = OptimiseConfig(
-        steps=15000, accumulate=5, diversity=0.25, lr=LearningRates(neck=2.5e-4, prototypes=2.5e-4)
-    )
-    joint: OptimiseConfig = OptimiseConfig(
-        steps=150000,
-        accumulate=5,
-        diversity=0.25,
-        schedule="poly",
-        lr=LearningRates(backbone=2.5e-5, neck=2.5e-4, prototypes=2.5e-4),
-    )
+    warmup: OptimiseConfig = OptimiseConfig()
+    joint: OptimiseConfig = OptimiseConfig()
     project: ProjectConfig = ProjectConfig(membership="any_pixel")
-    finetune: OptimiseConfig = OptimiseConfig(
-        steps=10000, accumulate=5, l1=1e-4, patience=100, lr=LearningRates(readout=1e-5)
-    )
+    finetune: OptimiseConfig = OptimiseConfig()
     prune: PruneConfig = PruneConfig()
-    prune_finetune: OptimiseConfig = OptimiseConfig(
-        steps=10000, accumulate=5, l1=1e-4, patience=100, lr=LearningRates(readout=1e-5)
-    )
+    prune_finetune: OptimiseConfig = OptimiseConfig()
 
 
 class ProtoSegRecipe(Recipe):

@@ -1,4 +1,4 @@
-"""Recipe of scaleproto. Defaults are the published Cityscapes schedule, in batches."""
+"""Recipe of scaleproto. The published schedules are in ``recipes/``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from segproto.training.procedures.config import (
     DiversityConfig,
-    LearningRates,
     OptimiseConfig,
     ProjectConfig,
     ThresholdConfig,
@@ -35,33 +34,16 @@ class ScaleProtoModel(BaseModel):
 
 
 class ScaleProtoStages(BaseModel):
-    """The stages in order. The paper calls ``finetune`` unnecessary; 0 steps skip it."""
+    """The stages in order; one without steps is skipped. The paper calls ``finetune`` unnecessary."""
 
     model_config = ConfigDict(extra="forbid")
 
-    warmup: OptimiseConfig = OptimiseConfig(
-        steps=15000, accumulate=5, diversity=0.25, lr=LearningRates(neck=2.5e-4, prototypes=2.5e-4)
-    )
-    joint: OptimiseConfig = OptimiseConfig(
-        steps=150000,
-        accumulate=5,
-        diversity=0.25,
-        schedule="poly",
-        lr=LearningRates(backbone=2.5e-5, neck=2.5e-4, prototypes=2.5e-4),
-    )
+    warmup: OptimiseConfig = OptimiseConfig()
+    joint: OptimiseConfig = OptimiseConfig()
     project: ProjectConfig = ProjectConfig()
-    finetune: OptimiseConfig = OptimiseConfig(steps=0, accumulate=5, l1=1e-4, lr=LearningRates(readout=1e-5))
-    group_warmup: OptimiseConfig = OptimiseConfig(
-        steps=10000, accumulate=5, entropy=0.05, l1=1e-3, lr=LearningRates(groups=2.5e-4)
-    )
-    group_joint: OptimiseConfig = OptimiseConfig(
-        steps=150000,
-        accumulate=5,
-        entropy=0.05,
-        l1=1e-3,
-        schedule="poly",
-        lr=LearningRates(groups=2.5e-4, readout=2.5e-4),
-    )
+    finetune: OptimiseConfig = OptimiseConfig()
+    group_warmup: OptimiseConfig = OptimiseConfig()
+    group_joint: OptimiseConfig = OptimiseConfig()
     threshold: ThresholdConfig = ThresholdConfig()
 
 

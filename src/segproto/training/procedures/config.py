@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class LearningRates(BaseModel):
@@ -40,8 +41,8 @@ class OptimiseConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    steps: int = Field(ge=0)
-    lr: LearningRates
+    steps: int = Field(0, ge=0)
+    lr: LearningRates = LearningRates()
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["constant", "poly"] = "constant"
@@ -54,6 +55,12 @@ class OptimiseConfig(BaseModel):
     l1: float = Field(0.0, ge=0)
     entropy: float = Field(0.0, ge=0)
     cross_entropy: Literal["grid", "image"] = "grid"
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> OptimiseConfig:
+        if self.steps > 0 and not any(self.lr.model_dump().values()):
+            raise ValueError(f"a stage of {self.steps} steps needs a learning rate above 0, for example lr.prototypes")
+        return self
 
 
 class DiversityConfig(BaseModel):
@@ -77,23 +84,30 @@ class ProjectConfig(BaseModel):
         membership: a cell belongs to a class if its resized label is the class (``nearest_label``), or if any
             pixel of its patch is (``any_pixel``, the ProtoSeg release).
         deduplicate: drop prototypes that became identical.
-        split: the split whose images are searched.
+        images: list file (one name a line, as ``data.split.train_list``) of the training images to search; None = all.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     membership: Literal["nearest_label", "any_pixel"] = "nearest_label"
     deduplicate: bool = True
-    split: str = "train"
+    images: Path | None = None
 
 
 class PruneConfig(BaseModel):
-    """Pruning (Sacha et al. 2023): a prototype stays if >= ``threshold`` of its ``k`` nearest patches have its class."""
+    """Pruning (Sacha et al. 2023): a prototype stays if >= ``threshold`` of its ``k`` nearest patches have its class.
+
+    Attributes:
+        k: nearest patches looked at, at most one an image.
+        threshold: how many of them must have the prototype's class.
+        images: list file of the training images to search, as in ``project``; None = all.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     k: int = Field(6, ge=1)
     threshold: int = Field(3, ge=1)
+    images: Path | None = None
 
 
 class ThresholdConfig(BaseModel):

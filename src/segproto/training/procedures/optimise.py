@@ -12,8 +12,10 @@ from segproto.data.base import IGNORE_INDEX
 from segproto.data.batch import Batch
 from segproto.model.heads import GroupedHead, LinearHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
+from segproto.prototypes.diversity import DiversityLoss
 from segproto.prototypes.labels import resize_labels
-from segproto.prototypes.losses import grid_cross_entropy, off_class_l1, prototype_diversity
+from segproto.prototypes.losses import grid_cross_entropy, off_class_l1
 from segproto.prototypes.similarity import log_activation
 from segproto.training.procedures.config import DiversityConfig, OptimiseConfig
 from segproto.training.stage import Optimise, ParamGroup
@@ -35,12 +37,11 @@ def optimise_stage(
         diversity: variant of the diversity loss.
         begin: restructures the model before the first step.
     """
-    variant = diversity or DiversityConfig()
     return Optimise(
         name=name,
         steps=config.steps,
         parameters=lambda model: parameter_groups(model, config),
-        loss=lambda model, batch: stage_loss(model, batch, config, variant),
+        loss=StageLoss(config, diversity or DiversityConfig()),
         mode=lambda model: set_mode(model, config),
         begin=begin,
         after_step=project_groups if config.lr.groups > 0 else None,
@@ -96,27 +97,63 @@ def project_groups(model: Segmenter) -> None:
     model.head.grouping.project_()
 
 
-def stage_loss(model: Segmenter, batch: Batch, config: OptimiseConfig, variant: DiversityConfig) -> dict[str, Tensor]:
-    """The loss terms, averaged over MSC outputs (spec 2); ``loss`` is their weighted sum."""
-    encoder_trains = config.lr.neck > 0 or config.lr.backbone > 0
-    with torch.set_grad_enabled(encoder_trains and torch.is_grad_enabled()):
-        outputs = batch_features(model, batch)
-    masks = pad_masks(model, batch)
-    terms: dict[str, list[Tensor]] = {}
-    for features in outputs:
-        for key, value in output_terms(model, features, masks, config, variant).items():
-            terms.setdefault(key, []).append(value)
-    mean = {key: torch.stack(values).mean() for key, values in terms.items()}
-    loss = mean["cross_entropy"] + config.diversity * mean.get("diversity", 0)
-    head = model.head
-    if config.l1 > 0 and config.lr.readout > 0 and isinstance(head, PrototypeHead | GroupedHead):
-        units = head.grouping.class_of_group if isinstance(head, GroupedHead) else head.bank.class_of
-        mean["l1"] = off_class_l1(head.readout, units)
-        loss = loss + config.l1 * mean["l1"]
-    if config.entropy > 0 and isinstance(head, GroupedHead):
-        mean["entropy"] = head.grouping.entropy()
-        loss = loss + config.entropy * mean["entropy"]
-    return {"loss": loss, **mean}
+class StageLoss:
+    """The loss of an optimising stage (spec 2).
+
+    Args:
+        config: loss weights, and which parts train.
+        variant: of the diversity loss.
+    """
+
+    def __init__(self, config: OptimiseConfig, variant: DiversityConfig) -> None:
+        self.config = config
+        self.variant = variant
+        self._diversity: tuple[PrototypeBank, DiversityLoss] | None = None
+
+    def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
+        """All terms, averaged over MSC outputs; ``loss`` is their weighted sum."""
+        config, head = self.config, model.head
+        encoder_trains = config.lr.neck > 0 or config.lr.backbone > 0
+        with torch.set_grad_enabled(encoder_trains and torch.is_grad_enabled()):
+            outputs = batch_features(model, batch)
+        masks = pad_masks(model, batch)
+        found = [self.output_terms(model, features, masks) for features in outputs]
+        terms = {key: torch.stack([t[key] for t in found]).mean() for key in found[0]}
+        loss = terms["cross_entropy"]
+        if "diversity" in terms:
+            loss = loss + config.diversity * terms["diversity"]
+        if config.l1 > 0 and config.lr.readout > 0 and isinstance(head, PrototypeHead | GroupedHead):
+            units = head.grouping.class_of_group if isinstance(head, GroupedHead) else head.bank.class_of
+            terms["l1"] = off_class_l1(head.readout, units)
+            loss = loss + config.l1 * terms["l1"]
+        if config.entropy > 0 and isinstance(head, GroupedHead):
+            terms["entropy"] = head.grouping.entropy()
+            loss = loss + config.entropy * terms["entropy"]
+        return {"loss": loss, **terms}
+
+    def output_terms(self, model: Segmenter, features: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy and diversity of one feature map (B, F, h, w) with masks (B, H, W)."""
+        head, terms = model.head, {}
+        labels = resize_labels(masks, (features.shape[-2], features.shape[-1]))
+        if isinstance(head, PrototypeHead | GroupedHead):
+            distances = head.bank.distances(features)
+            logits = head.from_activations(log_activation(distances))
+            if self.config.diversity > 0:
+                terms["diversity"] = self.diversity(head.bank)(distances, labels)
+        else:
+            logits = head(features)
+        if self.config.cross_entropy == "image":
+            size = (masks.shape[-2], masks.shape[-1])
+            logits, labels = F.interpolate(logits, size=size, mode="bilinear", align_corners=False), masks
+        return {"cross_entropy": grid_cross_entropy(logits.float(), labels), **terms}
+
+    def diversity(self, bank: PrototypeBank) -> DiversityLoss:
+        """The diversity loss of a bank, its index tables made once a bank."""
+        if self._diversity is None or self._diversity[0] is not bank:
+            v = self.variant
+            loss = DiversityLoss(bank.class_of, bank.scale_of, sign=v.sign, unshifted_labels=v.unshifted_labels)
+            self._diversity = bank, loss.to(bank.vectors.device)
+        return self._diversity[1]
 
 
 def batch_features(model: Segmenter, batch: Batch) -> list[Tensor]:
@@ -134,35 +171,6 @@ def pad_masks(model: Segmenter, batch: Batch) -> Tensor:
     h, w = batch.masks.shape[-2:]
     ph, pw = model.encoder.padded_size(h, w)
     return F.pad(batch.masks, (0, pw - w, 0, ph - h), value=IGNORE_INDEX)
-
-
-def output_terms(
-    model: Segmenter, features: Tensor, masks: Tensor, config: OptimiseConfig, variant: DiversityConfig
-) -> dict[str, Tensor]:
-    """Cross-entropy and diversity of one feature map (B, F, h, w) with masks (B, H, W)."""
-    head, terms = model.head, {}
-    grid: tuple[int, int] = (features.shape[-2], features.shape[-1])
-    labels = resize_labels(masks, grid)
-    if isinstance(head, PrototypeHead | GroupedHead):
-        distances = head.bank.distances(features)
-        logits = head.from_activations(log_activation(distances))
-        if config.diversity > 0:
-            bank = head.bank
-            terms["diversity"] = prototype_diversity(
-                distances,
-                labels,
-                bank.class_of,
-                bank.scale_of,
-                sign=variant.sign,
-                unshifted_labels=variant.unshifted_labels,
-            )
-    else:
-        logits = head(features)
-    if config.cross_entropy == "image":
-        size = (masks.shape[-2], masks.shape[-1])
-        logits, labels = F.interpolate(logits, size=size, mode="bilinear", align_corners=False), masks
-    terms["cross_entropy"] = grid_cross_entropy(logits.float(), labels)
-    return terms
 
 
 def readout_of(head: nn.Module) -> nn.Parameter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.data.build import build_dataset
+from segproto.data.config import SplitConfig
 from segproto.errors import DataError
 from segproto.model.features import image_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import PrototypeHead
 from segproto.model.provenance import Provenance, PrototypeSource
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.nearest import RunningNearest, any_pixel, nearest_label, unique_rows
+from segproto.prototypes.membership import any_pixel, nearest_label
+from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.procedures.config import ProjectConfig
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.stage import Procedure, StageContext
@@ -37,9 +40,9 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     model = context.segmenter
     head = model.head
     assert isinstance(head, PrototypeHead)
-    dataset, cache = projection_set(context, config.split)
+    dataset, cache = searched_images(context, config.images)
     nearest = search(context, dataset, cache, config.membership)
-    require_found(model, nearest, config.split)
+    require_found(model, nearest)
     start = head.bank.num_prototypes
     gap = nearest.distance.sqrt()
     with torch.no_grad():
@@ -59,11 +62,13 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     }
 
 
-def projection_set(context: StageContext, split: str) -> tuple[SegmentationDataset, Any]:
-    """The images searched, and their cached features if there are any."""
-    if split == context.train_set.split:
+def searched_images(context: StageContext, images: Path | None) -> tuple[SegmentationDataset, Any]:
+    """The training images to search (all, or those of a list file), and their cached features if there are any."""
+    if images is None:
         return context.train_set, context.extra.get("train_cache")
-    return build_dataset(context.recipe.data, split), None
+    data = context.recipe.data
+    split = (data.split or SplitConfig()).model_copy(update={"train_list": images})
+    return build_dataset(data.model_copy(update={"split": split}), "train"), None
 
 
 @torch.no_grad()
@@ -73,14 +78,14 @@ def search(context: StageContext, dataset: SegmentationDataset, cache: Any, memb
     head = model.head
     assert isinstance(head, PrototypeHead)
     rule = nearest_label if membership == "nearest_label" else any_pixel
-    nearest = RunningNearest(head.bank.class_of, head.bank.scale_of, head.bank.vectors.shape[1])
+    nearest = RunningNearest(head.bank.class_of, head.bank.scale_of, head.bank.num_scales, head.bank.vectors.shape[1])
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="project"):
         features = image_features(model, dataset, index, cache)
         mask = padded_mask(model, dataset[index].mask.to(features.device))
         allowed = rule(mask, (features.shape[-2], features.shape[-1]), head.num_classes)
         nearest.update(head.bank.distances(features)[0], allowed, features[0], index)
     if fabric.world_size > 1:
-        for state in gather(context, nearest.state()):
+        for state in gather(context, nearest.state_dict()):
             nearest.merge(state)
     return nearest
 
@@ -98,13 +103,13 @@ def padded_mask(model: Segmenter, mask: Tensor) -> Tensor:
     return F.pad(mask.long(), (0, pw - w, 0, ph - h), value=IGNORE_INDEX)
 
 
-def require_found(model: Segmenter, nearest: RunningNearest, split: str) -> None:
+def require_found(model: Segmenter, nearest: RunningNearest) -> None:
     """Refuses classes without a single cell: their prototypes would become arbitrary patches."""
     missing = nearest.missing_classes()
     if missing:
         names = ", ".join(model.classes.names[c] for c in missing)
         raise DataError(
-            f"no cell of class {names} in split {split!r}: its prototypes cannot be projected; "
+            f"no cell of class {names} in the training images searched: its prototypes cannot be projected; "
             "add images with it, or remove or merge it in classes.yaml"
         )
 

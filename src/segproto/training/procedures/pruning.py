@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.base import SegmentationDataset
 from segproto.model.features import image_features
 from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.nearest import RunningTopK
 from segproto.training.procedures.config import PruneConfig, ThresholdConfig
 from segproto.training.procedures.map_images import fold_images
-from segproto.training.procedures.projection import gather, padded_mask
+from segproto.training.procedures.projection import gather, padded_mask, searched_images
 from segproto.training.stage import Procedure, StageContext
 
 
@@ -27,16 +27,17 @@ def pruning_stage(name: str, config: PruneConfig) -> Procedure:
 def prune(context: StageContext, config: PruneConfig) -> dict[str, Any]:
     """Prunes ``context.segmenter`` in place; returns how many prototypes were there and stayed."""
     model, fabric = context.segmenter, context.fabric
-    head, dataset = model.head, context.train_set
+    head = model.head
     assert isinstance(head, PrototypeHead)
-    top = RunningTopK(head.bank.num_prototypes, config.k)
+    dataset, cache = searched_images(context, config.images)
+    top = RunningTopK(head.bank.class_of, config.k)
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="prune"):
-        features = image_features(model, dataset, index, context.extra.get("train_cache"))
+        features = image_features(model, dataset, index, cache)
         update_top(context, top, features, dataset, index)
     if fabric.world_size > 1:
-        for state in gather(context, top.state()):
+        for state in gather(context, top.state_dict()):
             top.merge(state)
-    keep = top.keep_mask(head.bank.class_of, config.threshold).nonzero()[:, 0]
+    keep = top.keep_mask(config.threshold).nonzero()[:, 0]
     start = head.bank.num_prototypes
     head.select(keep)
     if model.provenance is not None:
@@ -53,9 +54,8 @@ def update_top(
     head = context.segmenter.head
     assert isinstance(head, PrototypeHead)
     mask = padded_mask(context.segmenter, dataset[index].mask.to(features.device))
-    void = resize_labels(mask[None], (features.shape[-2], features.shape[-1]))[0] == IGNORE_INDEX
-    distances = head.bank.distances(features)[0].masked_fill(void, torch.inf)
-    top.update(distances, mask, head.bank.class_of, index)
+    grid_labels = resize_labels(mask[None], (features.shape[-2], features.shape[-1]))[0]
+    top.update(head.bank.distances(features)[0], grid_labels, mask, index)
 
 
 def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
