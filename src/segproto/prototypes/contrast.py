@@ -1,0 +1,57 @@
+"""Losses between pixels and prototypes that no gradient moves (Zhou et al. 2022, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segproto.prototypes.clustering import VOID_TARGET
+
+
+def pixel_prototype_infonce(
+    similarities: Tensor, targets: Tensor, *, temperature: float = 0.1, normaliser: Tensor | None = None
+) -> Tensor:
+    """Pixel-prototype contrastive loss: InfoNCE with one positive and C*K - 1 negatives (Zhou et al. 2022, eq. 15).
+
+    Mean over labelled pixels of ``-log(exp(s_t / T) / sum_j exp(s_j / T))``; the other prototypes of the pixel's own
+    class are negatives too. From 0 to about ln(C*K) + 2/T. As published in code T = 1, which cannot fall below 4.25
+    at C*K = 190; the paper has 0.1.
+
+    Args:
+        similarities: (N, C*K) cosines, with gradient to the embeddings.
+        targets: (N,) int64 prototype of each pixel, -1 = void (:class:`Clustering`).
+        temperature: T > 0.
+        normaliser: what the sum is divided by instead of the number of labelled pixels, for means over processes.
+
+    Returns:
+        Scalar float32; 0 with zero gradient if all pixels are void.
+    """
+    logits = _float(similarities) / temperature
+    total = F.cross_entropy(logits, targets, ignore_index=VOID_TARGET, reduction="sum")
+    return total / _count(targets, normaliser)
+
+
+def pixel_prototype_distance(similarities: Tensor, targets: Tensor, *, normaliser: Tensor | None = None) -> Tensor:
+    """Mean over labelled pixels of ``(1 - s_t)^2`` (Zhou et al. 2022, eq. 16): draws pixels to their prototype.
+
+    Args:
+        similarities: (N, C*K) cosines, with gradient to the embeddings.
+        targets: (N,) int64 prototype of each pixel, -1 = void.
+        normaliser: as in :func:`pixel_prototype_infonce`.
+
+    Returns:
+        Scalar float32 in 0..4; 0 with zero gradient if all pixels are void.
+    """
+    own = _float(similarities.gather(1, targets.clamp_min(0)[:, None]))[:, 0]
+    total = torch.where(targets == VOID_TARGET, 0, (1 - own).square()).sum()
+    return total / _count(targets, normaliser)
+
+
+def _count(targets: Tensor, normaliser: Tensor | None) -> Tensor:
+    count = (targets != VOID_TARGET).sum() if normaliser is None else normaliser
+    return count.float().clamp_min(1e-6)  # a share of the pixels of all processes may be below 1
+
+
+def _float(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
