@@ -137,10 +137,10 @@ def stride_hint(name: str) -> str:
         with contextlib.suppress(Exception):  # refusals differ from model to model
             net: Any = timm.create_model(name, num_classes=0, output_stride=stride)
             valid += [str(stride)] * (net.feature_info[-1]["reduction"] == stride)
-    if valid:
-        return f"{name} takes {', '.join(valid)}"
     plain: Any = timm.create_model(name, num_classes=0)
-    native = plain.feature_info[-1]["reduction"]
+    native = str(plain.feature_info[-1]["reduction"])
+    if set(valid) - {native}:
+        return f"{name} takes {', '.join(valid)}"
     return f"{name} cannot be dilated; leave it unset (its last map has stride {native}) or choose finer encoder.layers"
 
 

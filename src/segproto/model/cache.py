@@ -42,7 +42,8 @@ class FeatureCache:
         self._memory: dict[str, Tensor] = {}
         if sum(path.stat().st_size for path in shards) < RAM_BYTES:
             for path in shards:
-                self._memory.update(load_file(path))
+                # cloned: load_file maps the file, and pages would be read again and again under memory pressure
+                self._memory.update({key: value.clone() for key, value in load_file(path).items()})
 
     @classmethod
     def open(
@@ -177,7 +178,9 @@ def encode(
             images = encoder.normalisation(torch.stack([image for _, image in pending]).to(device))
             features = encoder.backbone_features(images).to("cpu", dtype)
             if not features.isfinite().all():
-                raise ConfigError(f"features of image {pending[0][0]} leave the range of {dtype}: use float32 for the cache")
+                raise ConfigError(
+                    f"features of image {pending[0][0]} leave the range of {dtype}: use float32 for the cache"
+                )
             tensors.update({key: value.clone() for (key, _), value in zip(pending, features, strict=True)})
             pending.clear()
 
