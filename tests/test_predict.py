@@ -139,7 +139,9 @@ def test_every_kind_of_image_gives_the_same_mask(tmp_path):
     assert torch.equal(gray, predict(model, np.repeat(array[..., :1], 3, 2)))
     alpha = opaque.copy()
     alpha[..., 3] = 100
-    assert (look_at(alpha).read(0, 0, 30, 40).int() - look_at(Image.fromarray(alpha)).read(0, 0, 30, 40)).abs().max() <= 1
+    assert (
+        look_at(alpha).read(0, 0, 30, 40).int() - look_at(Image.fromarray(alpha)).read(0, 0, 30, 40)
+    ).abs().max() <= 1
 
 
 def test_wrong_images_are_refused_in_one_line(tmp_path):
