@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX
 from segproto.data.config import AugmentConfig
+from segproto.prototypes.labels import nearest_table
 
 Normalise = Callable[[Tensor], Tensor]
 
@@ -50,13 +50,6 @@ def _taps(source: int, target: int, start: int, length: int) -> tuple[Tensor, Te
     return low, (low + 1).clamp_(max=source - 1), (place - low).float()
 
 
-def nearest_indices(source: int, target: int) -> Tensor:
-    """For each of ``target`` pixels the source pixel that Pillow's NEAREST takes (its running float64 sum), int64."""
-    step = source / target
-    places = np.cumsum(np.concatenate([[0.5 * step], np.full(target - 1, step)]))
-    return torch.from_numpy(places.astype(np.int64).clip(max=source - 1))
-
-
 def augment(
     image: Tensor, mask: Tensor, config: AugmentConfig, generator: torch.Generator, normalisation: Normalise
 ) -> tuple[Tensor, Tensor]:
@@ -80,8 +73,8 @@ def augment(
     in_h, in_w = min(h, crop_h), min(w, crop_w)
     top, left = int(draw[1] * (h - in_h + 1)), int(draw[2] * (w - in_w + 1))
     part = normalisation(bilinear_window(image, (h, w), (top, left, in_h, in_w)))
-    rows = nearest_indices(mask.shape[0], h)[top : top + in_h]
-    columns = nearest_indices(mask.shape[1], w)[left : left + in_w]
+    rows = nearest_table(mask.shape[0], h)[top : top + in_h]
+    columns = nearest_table(mask.shape[1], w)[left : left + in_w]
     labels = mask[rows][:, columns].long()
     padding = (0, crop_w - in_w, 0, crop_h - in_h)
     if any(padding):

@@ -176,7 +176,8 @@ def read_classes(path: Path) -> Classes:
 
 
 def _first_error(error: ValidationError) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a typo also makes a key missing
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{place}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
