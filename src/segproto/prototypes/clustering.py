@@ -92,9 +92,7 @@ def cluster_pixels(
         )
     classes = pixel_classes(labels, num_classes, ignore_index)
     own = own_similarities(similarities, classes, num_classes)
-    q = balanced_assignment(
-        own, classes, num_classes, epsilon=epsilon, iterations=iterations, few=few, reduce=reduce
-    )
+    q = balanced_assignment(own, classes, num_classes, epsilon=epsilon, iterations=iterations, few=few, reduce=reduce)
     per_class = own.shape[1]
     first = classes * per_class
     largest = q.argmax(1)

@@ -58,5 +58,5 @@ def class_scores(similarities: Tensor, num_classes: int) -> tuple[Tensor, Tensor
     Returns:
         scores (N, C), differentiable; winners (N, C) int64 in 0..K-1, the prototype each class was scored by.
     """
-    best = similarities.unflatten(1, (num_classes, -1)).max(2)
+    best = similarities.view(len(similarities), num_classes, -1).max(2)
     return best.values, best.indices

@@ -17,7 +17,8 @@ class ClusterHealth(NamedTuple):
     Attributes:
         mean_cosine: (C,) mean cosine over the pairs of the class's prototypes, -1..1; 1 for K = 1.
         usage: (C, K) share of the class's pixels that each prototype got; 0 for a class without pixels.
-        entropy: (C,) ``-sum usage ln(usage) / ln(K)``, 0 (one takes all) to 1 (evenly); NaN without pixels, 1 for K = 1.
+        entropy: (C,) ``-sum usage ln(usage) / ln(K)``, 0 (one takes all) to 1 (evenly), 1 for K = 1; NaN without
+            pixels.
         collapsed: bool (C,), ``mean_cosine`` above the limit; never for K = 1.
     """
 
@@ -48,7 +49,9 @@ def cluster_health(prototypes: Tensor, counts: Tensor, *, limit: float = COLLAPS
     entropy = torch.special.entr(usage).sum(1) / torch.tensor(float(max(per_class, 2))).log()
     if per_class == 1:
         entropy = torch.ones_like(entropy)
-    return ClusterHealth(mean, usage, entropy.masked_fill(total[:, 0] == 0, torch.nan), (mean > limit) & (per_class > 1))
+    return ClusterHealth(
+        mean, usage, entropy.masked_fill(total[:, 0] == 0, torch.nan), (mean > limit) & (per_class > 1)
+    )
 
 
 @torch.no_grad()

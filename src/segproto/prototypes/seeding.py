@@ -20,7 +20,9 @@ class Seeds(NamedTuple):
     placed: Tensor
 
 
-def random_prototypes(num_classes: int, per_class: int, dim: int, *, generator: torch.Generator | None = None) -> Tensor:
+def random_prototypes(
+    num_classes: int, per_class: int, dim: int, *, generator: torch.Generator | None = None
+) -> Tensor:
     """Directions of N(0, 0.02^2), as published: (C, K, D) float32 with unit rows."""
     return F.normalize(torch.randn(num_classes, per_class, dim, generator=generator) * 0.02, dim=-1)
 
@@ -73,7 +75,7 @@ def kmeans_plus_plus(
         labels: (N,) int64; ``ignore_index`` and anything outside 0..C-1 is void.
         prototypes: (C, K, D): stay where a class has fewer than K distinct pixels.
         generator: random numbers, on the device of the embeddings; another seed on each process.
-        reduce: draws from the pixels of all processes and places the same seeds on each; called 3 times a seed.
+        reduce: draws from the pixels of all processes and places the same seeds on each; called twice a seed.
         ignore_index: the void label.
 
     Returns:
@@ -87,7 +89,7 @@ def kmeans_plus_plus(
         placed = torch.zeros(num_classes, per_class, dtype=torch.bool, device=x.device)
         weight = torch.ones_like(x[:, 0])
         for k in range(per_class):
-            gumbel = -torch.empty_like(weight).exponential_(generator=generator).log()
+            gumbel = -torch.empty_like(weight).exponential_(generator=generator).clamp_min_(1e-30).log()
             found, pixel = _pick(x, segments, weight.log() + gumbel, reduce)
             seeds[:, k] = torch.where(found[:, None], pixel, seeds[:, k])
             placed[:, k] = found
@@ -114,11 +116,11 @@ def reseed_dead(
 
     Args:
         prototypes: (C, K, D).
-        dead: bool (C, K), see :func:`segproto.prototypes.health.dead_prototypes`.
+        dead: bool (C, K), the same on all processes, see :func:`segproto.prototypes.health.dead_prototypes`.
         embeddings: (N, D), L2-normalised rows.
         labels: (N,) int64; ``ignore_index`` and anything outside 0..C-1 is void.
         predictions: (N,) int64 predicted class.
-        reduce: chooses among the pixels of all processes; called 3 times for each k of K.
+        reduce: chooses among the pixels of all processes; called twice for each k of K.
         ignore_index: the void label.
 
     Returns:
@@ -153,7 +155,8 @@ def _pick(x: Tensor, segments: Segments, score: Tensor, reduce: Reduce) -> tuple
     best, row = segments.argmax(score)
     top = reduce(best, "max")
     mine = torch.isfinite(best) & (best == top)
-    pixel = torch.where(mine[:, None], F.pad(x, (0, 0, 0, 1))[row], 0)  # the spare row is for classes without pixels
+    rows = x[row.clamp_max(len(x) - 1)] if len(x) else x.new_zeros(len(row), x.shape[1])
+    pixel = torch.where(mine[:, None], rows, 0)
     total = reduce(pixel)  # several processes with the same score share: their mean direction, equal everywhere
     return torch.isfinite(top), F.normalize(total, dim=-1)
 

@@ -97,7 +97,8 @@ def own_similarities(similarities: Tensor, classes: Tensor, num_classes: int) ->
         (N, K); void rows hold those of class C-1.
     """
     rows = torch.arange(len(classes), device=classes.device)
-    return similarities.unflatten(1, (num_classes, -1))[rows, classes.clamp_max(num_classes - 1)]
+    per_class = similarities.shape[1] // num_classes
+    return similarities.view(-1, num_classes, per_class)[rows, classes.clamp_max(num_classes - 1)]
 
 
 def pixel_classes(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
