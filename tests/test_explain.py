@@ -25,7 +25,7 @@ def naive(model, pixels):
     with torch.no_grad():
         features = model.features(model.encoder.normalisation(pixels)[None])[0].double()
     head = model.head.double()
-    count, h, w = features.shape
+    _count, h, w = features.shape
     classes = head.num_classes
     prototypes, groups, offsets = [], [], []
     for c in range(classes):
@@ -79,7 +79,7 @@ def everywhere(pixels):
 
 
 def test_contributions_equal_the_naive_ones(case):
-    model, pixels, why, (prototypes, groups, offsets) = case
+    _model, pixels, why, (prototypes, groups, offsets) = case
     ys, xs = everywhere(pixels)
     for c in range(3):
         found = why.evidence(ys, xs, torch.full_like(ys, c))
@@ -129,7 +129,7 @@ def test_prediction_margin_and_confidence(case):
 @pytest.mark.parametrize("chunk", [2**22, 500])
 def test_winning_maps(case, chunk, monkeypatch):
     monkeypatch.setattr(explain_module, "CHUNK", chunk)
-    model, pixels, why, (prototypes, groups, _) = case
+    _model, _pixels, why, (prototypes, groups, _) = case
     label = why.prediction.long()[None, None]
     for found, shares in ((why.winning_prototype(), prototypes), (why.winning_group(), groups)):
         if shares is None:
@@ -143,7 +143,7 @@ def test_winning_maps(case, chunk, monkeypatch):
 
 
 def test_region_evidence_is_the_mean_over_pixels(case):
-    model, pixels, why, (prototypes, groups, offsets) = case
+    _model, _pixels, why, (prototypes, groups, offsets) = case
     mask = torch.rand(21, 30, generator=torch.Generator().manual_seed(1)) < 0.3
     for class_id in (0, 2):
         found = why.region_evidence(mask, class_id, top=100)

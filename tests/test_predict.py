@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_spans_cover_with_overlap(length, window, overlap):
     assert found[0][0] == 0
     assert found[-1][1] == length
     assert all(0 < stop - start <= window for start, stop in found)
-    for (_, stop), (start, _) in zip(found, found[1:], strict=False):
+    for (_, stop), (start, _) in itertools.pairwise(found):
         assert stop - start >= int(overlap * window)
 
 

@@ -9,7 +9,7 @@ from segproto.data.base import ClassTable
 from segproto.encoders.base import HALF, Encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.model.heads import GroupedHead, Head, LinearHead, PrototypeHead
-from segproto.model.provenance import Provenance, PrototypeSource
+from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 
