@@ -18,7 +18,6 @@ class TrainConfig(BaseModel):
         devices: processes on this machine, one a device; ``torchrun`` overrides it.
         num_nodes: machines; ``torchrun`` overrides it.
         batch_size: images a batch and process.
-        workers: loader processes; 0 reads in the training process.
         stages: names of the stages to run; None = all of the method.
         start: a run or model whose weights a new run begins from (not ``--resume``).
         validate_every: batches between validations; 0 = at the end of each stage only.
@@ -33,20 +32,19 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = Field(1, ge=1)
-    num_nodes: int = Field(1, ge=1)
-    batch_size: int = Field(2, ge=1)
-    workers: int = Field(0, ge=0)
+    devices: int = Field(default=1, ge=1)
+    num_nodes: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=2, ge=1)
     stages: list[str] | None = None
     start: Path | None = None
-    validate_every: int = Field(0, ge=0)
-    checkpoint_every: int = Field(500, ge=1)
-    clip: float | None = Field(None, gt=0)
-    ema: float | None = Field(None, gt=0, lt=1)
+    validate_every: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=500, ge=1)
+    clip: float | None = Field(default=None, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
     cache_features: bool = False
-    log_every: int = Field(20, ge=1)
+    log_every: int = Field(default=20, ge=1)
     loggers: list[Literal["tensorboard", "wandb"]] = []
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)

@@ -61,7 +61,7 @@ def parse_yaml(text: str, source: str) -> Any:
         ConfigError: naming the source and the line.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -101,7 +101,8 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path}: the recipe cannot be read ({reason}); `segproto recipes` lists those shipped") from error
+        hint = "`segproto recipes` lists those shipped"
+        raise ConfigError(f"{path}: the recipe cannot be read ({reason}); {hint}") from error
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

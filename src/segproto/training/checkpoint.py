@@ -1,0 +1,145 @@
+"""Checkpoints: what ``--resume`` needs, written whole or not at all, without pickles."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from segproto.errors import SegprotoError
+from segproto.model.segmenter import Segmenter
+from segproto.training.ema import Ema
+from segproto.training.files import disk_errors, sync_file, sync_tree
+
+NAME = re.compile(r"\d{3}-\d{9}")
+VERSION = 1
+
+
+@dataclass
+class State:
+    """Where a run is.
+
+    Attributes:
+        stage: index of the stage in progress.
+        step: batches it has seen; at 0 the stage has not begun.
+        best_miou: best validation mIoU of the stage that keeps a best model.
+        best_accuracy: best validation pixel accuracy of this stage.
+        stale: validations since then.
+        journal: length of ``metrics.jsonl`` in bytes.
+        seconds: time spent so far.
+        stage_began: ``seconds`` when this stage began.
+        precision: state of the gradient scaler (16-mixed), else empty.
+    """
+
+    stage: int = 0
+    step: int = 0
+    best_miou: float | None = None
+    best_accuracy: float | None = None
+    stale: int = 0
+    journal: int = 0
+    seconds: float = 0.0
+    stage_began: float = 0.0
+    precision: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    root: Path, state: State, segmenter: Segmenter, optimiser: Optimizer | None = None, ema: Ema | None = None
+) -> Path:
+    """Writes a checkpoint beside the previous one and only then removes that.
+
+    Raises:
+        SegprotoError: the disk is full; the previous checkpoint is intact.
+    """
+    final = root / f"{state.stage:03d}-{state.step:09d}"
+    previous = latest(root)
+    kept = f"the checkpoint {previous.name} is intact" if previous else "nothing was there before"
+    advice = f"{kept}: free some space and continue with `segproto train --resume {root.parent}`"
+    with disk_errors(final, advice):
+        root.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
+        try:
+            segmenter.save(fresh / "model")
+            tensors, scalars = flatten(optimiser) if optimiser is not None else ({}, {})
+            save_file(tensors, fresh / "optimiser.safetensors")
+            if ema is not None:
+                save_file({k: v.contiguous() for k, v in ema.average.items()}, fresh / "ema.safetensors")
+            value = {"version": VERSION, "state": asdict(state), "optimiser": scalars}
+            (fresh / "state.json").write_text(json.dumps(value, indent=1))
+            sync_tree(fresh)
+            if not final.exists():
+                os.rename(fresh, final)
+                sync_file(root)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    for path in root.iterdir():
+        if path != final and (NAME.fullmatch(path.name) or path.name.startswith(".new-")):
+            shutil.rmtree(path, ignore_errors=True)
+    return final
+
+
+def latest(root: Path) -> Path | None:
+    """The newest checkpoint in a run's ``checkpoints`` folder; whatever has such a name is complete."""
+    if not root.is_dir():
+        return None
+    return max((p for p in root.iterdir() if NAME.fullmatch(p.name)), default=None)
+
+
+def read_state(path: Path) -> State:
+    """Where the run was when it wrote this checkpoint.
+
+    Raises:
+        SegprotoError: the file is damaged or of a newer version.
+    """
+    try:
+        value = json.loads((path / "state.json").read_text())
+        if value["version"] > VERSION:
+            raise SegprotoError(f"{path}: written by a newer segproto (version {value['version']}); update segproto")
+        return State(**value["state"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SegprotoError(f"{path}/state.json: damaged ({error}); start the run anew in another --out") from error
+
+
+def restore(path: Path, optimiser: Optimizer, ema: Ema | None) -> None:
+    """Puts a checkpoint's optimiser state and average back."""
+    scalars = json.loads((path / "state.json").read_text())["optimiser"]
+    unflatten(optimiser, load_file(path / "optimiser.safetensors"), scalars)
+    if ema is not None:
+        ema.load(load_file(path / "ema.safetensors"))
+
+
+def flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as named tensors and plain values, keyed ``<parameter index>.<name>``."""
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
+    for index, parameter in enumerate(_parameters(optimiser)):
+        for name, value in optimiser.state.get(parameter, {}).items():
+            target: dict[str, Any] = tensors if isinstance(value, Tensor) else scalars
+            target[f"{index}.{name}"] = value.detach().contiguous() if isinstance(value, Tensor) else value
+    return tensors, scalars
+
+
+def unflatten(optimiser: Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+    """Inverse of :func:`flatten`; tensors get the memory layout of their parameter."""
+    parameters = _parameters(optimiser)
+    for key, value in {**tensors, **scalars}.items():
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)  # noqa: PLW2901
+        elif isinstance(value, Tensor):
+            value = value.clone()  # noqa: PLW2901 - a counter, kept on the CPU
+        optimiser.state[parameter][name] = value
+
+
+def _parameters(optimiser: Optimizer) -> list[Tensor]:
+    return [p for group in optimiser.param_groups for p in group["params"]]

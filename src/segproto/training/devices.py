@@ -1,0 +1,87 @@
+"""Devices and processes: the Fabric, what one process does for all, and the seeding of random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from segproto.errors import ConfigError, SegprotoError
+from segproto.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """The Fabric of a run, launched: with ``devices > 1`` further processes repeat this command from its start.
+
+    Raises:
+        ConfigError: a GPU or a precision that this machine does not have.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    gpu = torch.cuda.is_available()
+    if config.accelerator == "gpu" and not gpu:
+        raise ConfigError("train.accelerator = gpu: no CUDA GPU is visible here; use train.accelerator=cpu")
+    kind = "cuda" if gpu and config.accelerator != "cpu" else "cpu"
+    if kind == "cpu" and config.precision == "16-mixed":
+        raise ConfigError("train.precision = 16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    devices, nodes = config.devices, config.num_nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    if kind == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"train.devices = {devices}: this machine shows {torch.cuda.device_count()} GPUs")
+    # Losses may leave out parameters (a class absent from a batch), so DDP must look for unused ones.
+    strategy: Any = DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else "auto"
+    fabric = Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=config.precision)
+    fabric.launch()
+    return fabric
+
+
+def on_first(fabric: Fabric, action: Callable[[], None]) -> None:
+    """Runs ``action`` in the first process while the others wait; its error is raised in all of them.
+
+    Raises:
+        SegprotoError: what ``action`` raised.
+    """
+    if fabric.world_size == 1:
+        action()
+        return
+    message = None
+    if fabric.global_rank == 0:
+        try:
+            action()
+        except SegprotoError as error:
+            message = str(error)
+    message = fabric.broadcast(message)
+    if message is not None:
+        raise SegprotoError(message)
+
+
+def seed_all(*position: int | str) -> None:
+    """Seeds torch (all devices) from where the run is, for instance (seed, stage, step, rank).
+
+    Random numbers are thereby a function of the position alone, and a resumed run draws the same ones.
+    """
+    digest = hashlib.blake2b("/".join(map(str, position)).encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@torch.no_grad()
+def arrange(model: nn.Module, device: torch.device) -> None:
+    """Moves a model to a device and lays its tensors out in one canonical way, convolutions channels-last.
+
+    Values do not change; but kernels, and with them the last bits of sums, depend on the layout, so that a loaded model
+    must have the very layout of the one that was saved.
+    """
+    model.to(device)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        order = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+        tensor.data = tensor.data.contiguous(memory_format=order)

@@ -1,0 +1,80 @@
+"""A run's folder: taken once, continued with ``--resume``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from segproto.errors import ConfigError, SegprotoError
+from segproto.training.files import disk_errors, sync_file
+from segproto.training.recipe import Recipe, dump_recipe, load_recipe_dict, resolved
+
+OWN = ("recipe.yaml", "metrics.jsonl", "checkpoints", "stages", "model")
+# What may differ on --resume: it changes where and how visibly a run goes on, not what comes out of it.
+FREE = ("data.root", "data.workers", "train.checkpoint_every", "train.log_every", "train.loggers", "train.accelerator")
+
+
+def refuse_taken(out: Path) -> None:
+    """Sees that ``out`` is free for a new run.
+
+    Raises:
+        SegprotoError: another run is there, or it is a file.
+    """
+    found = [name for name in OWN if (out / name).exists()]
+    if found:
+        raise SegprotoError(
+            f"{out}: holds another run ({', '.join(found)}); continue that one with `segproto train --resume {out}`, "
+            "or give another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise SegprotoError(f"{out}: is a file; give a folder as --out")
+
+
+def take_folder(out: Path, recipe: Recipe) -> None:
+    """Makes the folder of a new run and writes ``recipe.yaml``."""
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        fresh = out / ".recipe.yaml"
+        fresh.write_text(dump_recipe(recipe), encoding="utf-8")
+        sync_file(fresh)
+        os.replace(fresh, out / "recipe.yaml")
+
+
+def check_resumable(out: Path, recipe: Recipe) -> None:
+    """Sees that ``out`` holds a run of this very recipe.
+
+    Raises:
+        SegprotoError: no run there.
+        ConfigError: naming the first setting that differs.
+    """
+    path = out / "recipe.yaml"
+    if not path.exists():
+        raise SegprotoError(f"{out}: no run to resume (no recipe.yaml); start one without --resume")
+    stored, given = _flat(load_recipe_dict(path)), _flat(resolved(recipe))
+    for key in sorted(stored.keys() | given.keys()):
+        if key not in FREE and stored.get(key) != given.get(key):
+            raise ConfigError(
+                f"{key} = {given.get(key)!r}: the run in {out} has {stored.get(key)!r}; --resume continues a run as it "
+                "was. To begin a new run from its weights, use train.start"
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; tuples as lists."""
+    if not (isinstance(value, dict) and value):
+        return {prefix: json.loads(json.dumps(value))}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def finished(out: Path) -> dict[str, Any] | None:
+    """What :func:`segproto.training.runner.run` noted at the end of the run in ``out``; None before."""
+    path = out / "checkpoints" / "finished.json"
+    if not path.exists():
+        return None
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

@@ -1,0 +1,271 @@
+"""The loop of an optimising stage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from segproto.data.batch import Batch
+from segproto.errors import ConfigError, SegprotoError
+from segproto.model.segmenter import Segmenter
+from segproto.training import checkpoint
+from segproto.training.devices import arrange, seed_all
+from segproto.training.ema import Ema
+from segproto.training.job import Job
+from segproto.training.memory import available_bytes, estimate_bytes
+from segproto.training.schedule import build_optimiser, lr_factor, set_lr
+from segproto.training.stage import Optimise, ParamGroup
+
+if TYPE_CHECKING:
+    from segproto.training.progress import Bar
+
+GIB = 1 << 30
+
+
+class LossModule(nn.Module):
+    """A stage's loss as a module, so that DDP sees every forward pass whatever part of the model the loss calls."""
+
+    def __init__(self, segmenter: Segmenter, stage: Optimise) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self._loss = stage.loss
+
+    def forward(
+        self, masks: Tensor, images: Tensor | None, features: Tensor | None, names: tuple[str, ...]
+    ) -> dict[str, Tensor]:
+        """The fields of a batch (Fabric converts tensors, not dataclasses) to named scalars."""
+        return self._loss(self.segmenter, Batch(masks=masks, images=images, features=features, names=names))
+
+
+@dataclass
+class Meter:
+    """Speed, and whether a loss has been finite so far (on the device: asking it each step would stall a GPU)."""
+
+    bad: Tensor
+    seconds: float = 0.0
+    images: int = 0
+    _since: float = field(default_factory=time.perf_counter)
+
+    def step(self, loss: Tensor, number: int, images: int) -> None:
+        self.bad = torch.where((self.bad < 0) & ~torch.isfinite(loss.detach()), number, self.bad)
+        self.images += images
+
+    def pause(self) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+    def go_on(self) -> None:
+        self._since = time.perf_counter()
+
+    def rate(self) -> float:
+        """Images a second since the last call, without pauses."""
+        self.pause()
+        value = self.images / max(self.seconds, 1e-9)
+        self.seconds, self.images = 0.0, 0
+        self.go_on()
+        return value
+
+
+class Loop:
+    """Runs one optimising stage from wherever the job's state says.
+
+    Args:
+        job: the run.
+        stage: the stage, whose index is ``job.state.stage``.
+        keep_best: keep the model of the best validation in ``checkpoints/best``.
+        done: batches of the stages before.
+    """
+
+    def __init__(self, job: Job, stage: Optimise, keep_best: bool, done: int) -> None:
+        self.job, self.stage, self.keep_best, self.done = job, stage, keep_best, done
+        self.train = job.recipe.train
+        self.world = job.fabric.world_size
+        self.stopped = False
+        self.terms: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Takes the steps; returns figures for ``result.json``."""
+        job, stage = self.job, self.stage
+        self._begin()
+        groups = self._groups()
+        self.optimiser = build_optimiser(stage, groups)
+        self.ema = Ema(job.segmenter, self.train.ema) if self.train.ema is not None else None
+        if job.state.step > 0:
+            self._restore()
+        stage.mode(job.segmenter)
+        self._warn_of_memory()
+        module, optimiser = job.fabric.setup(LossModule(job.segmenter, stage), self.optimiser)
+        self.meter = Meter(torch.full((), -1, device=job.fabric.device))
+        length = stage.steps // stage.accumulate * stage.accumulate
+        with job.reporter.bar(self._title(), length, job.state.step) as bar:
+            batches = job.batches(self._seed(), job.state.step, length)
+            optimiser.zero_grad()
+            for batch in batches:
+                self._batch(module, optimiser, groups, batch, bar)
+                if self.stopped:
+                    break
+        self._require_finite()
+        if self.ema is not None:
+            self.ema.copy_to(job.segmenter)
+        for parameter in job.segmenter.parameters():
+            parameter.grad = None
+        return {"steps": job.state.step, "stopped_early": self.stopped, **self.terms}
+
+    def _begin(self) -> None:
+        job, stage = self.job, self.stage
+        if stage.steps < stage.accumulate:
+            raise ConfigError(f"stages.{stage.name}.steps = {stage.steps}: fewer than accumulate = {stage.accumulate}")
+        if job.state.step == 0:
+            seed_all(self.train.seed, stage.name, "begin")
+            if stage.begin is not None:
+                stage.begin(job.segmenter)
+        arrange(job.segmenter, job.fabric.device)
+
+    def _groups(self) -> list[ParamGroup]:
+        """The trained parameters; all others are frozen."""
+        groups = self.stage.parameters(self.job.segmenter)
+        trained = {id(p) for group in groups for p in group.params}
+        if not trained:
+            raise ConfigError(f"stages.{self.stage.name}: nothing to train; set a learning rate above 0, or steps=0")
+        for parameter in self.job.segmenter.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        return groups
+
+    def _restore(self) -> None:
+        path = checkpoint.latest(self.job.checkpoints)
+        assert path is not None
+        checkpoint.restore(path, self.optimiser, self.ema)
+        self.job.fabric.strategy.precision.load_state_dict(self.job.state.precision)
+
+    def _seed(self) -> int:
+        """A stage's own sequence of batches, the same whichever stages ran before it."""
+        return int.from_bytes(self.stage.name.encode(), "little") * 2**32 + self.train.seed
+
+    def _title(self) -> str:
+        return f"stage {self.job.state.stage + 1}/{len(self.job.stages)} {self.stage.name}"
+
+    def _batch(self, module: Any, optimiser: Any, groups: list[ParamGroup], batch: Batch, bar: Bar) -> None:
+        """One batch; at the last of an accumulation, one optimiser step and what is due after it."""
+        job, stage, state = self.job, self.stage, self.job.state
+        fabric = job.fabric
+        seed_all(self.train.seed, stage.name, state.step, fabric.global_rank)
+        batch = batch.to(fabric.device)
+        images = batch.images
+        if images is not None:
+            images = images.contiguous(memory_format=torch.channels_last)
+        whole = (state.step + 1) % stage.accumulate == 0
+        with fabric.no_backward_sync(module, enabled=not whole):
+            terms = module(batch.masks, images, batch.features, batch.names)
+            fabric.backward(terms["loss"] / stage.accumulate)
+        self.meter.step(terms["loss"], state.step, len(batch.masks) * self.world)
+        if fabric.device.type == "cpu" and self.world == 1:
+            self._require_finite()
+        state.step += 1
+        if not whole:
+            return
+        number = state.step // stage.accumulate - 1
+        factor = lr_factor(stage, number)
+        set_lr(self.optimiser, groups, factor)
+        if self.train.clip is not None:
+            fabric.clip_gradients(module, optimiser, max_norm=self.train.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+        if stage.after_step is not None:
+            stage.after_step(job.segmenter)
+        if self.ema is not None:
+            self.ema.update(job.segmenter, number)
+        if self._due(self.train.log_every) or number == 0:
+            self._log(terms, max(g.lr for g in groups) * factor, bar)
+        if self._due(self.train.validate_every):
+            self._validate()
+        if self._due(self.train.checkpoint_every) and not self.stopped:
+            self._save()
+        bar(state.step, stage.steps)
+
+    def _due(self, every: int) -> bool:
+        """Whether a multiple of ``every`` lies within the optimiser step just taken."""
+        step = self.job.state.step
+        return every > 0 and step // every != (step - self.stage.accumulate) // every
+
+    def _log(self, terms: dict[str, Tensor], lr: float, bar: Bar) -> None:
+        self._require_finite()
+        self.terms = {key: float(value.detach()) for key, value in terms.items()}
+        values = {**self.terms, "lr": lr, "images_per_s": round(self.meter.rate(), 2)}
+        self.job.journal.write(self.stage.name, self.job.state.step, self.done + self.job.state.step, values)
+        bar.note(f"loss {self.terms['loss']:.4f}")
+
+    def _validate(self) -> None:
+        """Scores the model as it is (or its average), keeps the best, and sees whether patience is at its end."""
+        job, state = self.job, self.job.state
+        self._require_finite()
+        self.meter.pause()
+        if self.ema is not None:
+            with self.ema.applied(job.segmenter):
+                self._score()
+        else:
+            self._score()
+        self.stage.mode(job.segmenter)
+        self.stopped = self.stage.patience is not None and state.stale >= self.stage.patience
+        self.meter.go_on()
+
+    def _score(self) -> None:
+        job, state = self.job, self.job.state
+        with job.fabric.autocast():
+            figures = job.validate()
+        if figures is None:
+            return
+        values = {"val_miou": figures["miou"], "val_accuracy": figures["accuracy"]}
+        job.journal.write(self.stage.name, state.step, self.done + state.step, values)
+        job.reporter.line(f"{self._title()}, step {state.step}: validation mIoU {figures['miou']:.4f}")
+        if state.best_accuracy is None or figures["accuracy"] > state.best_accuracy:
+            state.best_accuracy, state.stale = figures["accuracy"], 0
+        else:
+            state.stale += 1
+        if self.keep_best:
+            job.keep_best(figures["miou"])
+
+    def _save(self) -> None:
+        job = self.job
+        self._require_finite()
+        self.meter.pause()
+        job.state.precision = job.fabric.strategy.precision.state_dict()
+        job.save_checkpoint(self.optimiser, self.ema)
+        self.meter.go_on()
+
+    def _require_finite(self) -> None:
+        """Raises:
+        SegprotoError: some loss was not a finite number; no checkpoint was written since.
+        """
+        bad = self.meter.bad
+        if self.world > 1:
+            bad = self.job.fabric.all_reduce(bad, reduce_op="max")  # type: ignore[assignment]
+        if int(bad) >= 0:
+            kept = checkpoint.latest(self.job.checkpoints)
+            where = f"the checkpoint {kept.name} from before it is kept" if kept else "there is no checkpoint yet"
+            raise SegprotoError(
+                f"stage {self.stage.name}, step {int(bad)}: the loss is not a finite number; {where}. Lower the "
+                f"learning rates (stages.{self.stage.name}.lr), set train.clip=1, or use train.precision=32-true"
+            )
+
+    def _warn_of_memory(self) -> None:
+        """A line before the start where a step may need more main memory than there is."""
+        job = self.job
+        if job.fabric.device.type != "cpu" or job.train_cache is not None:
+            return
+        augment = job.recipe.data.augment
+        if augment.crop is not None:
+            size = (augment.crop, augment.crop)
+        else:
+            height, width = job.train_set[0].mask.shape
+            size = (int(height * augment.scale[1]), int(width * augment.scale[1]))
+        with job.fabric.autocast():
+            need = estimate_bytes(job.segmenter, self.stage.loss, size, self.train.batch_size) * self.train.devices
+        free = available_bytes()
+        if need > free:
+            job.reporter.line(
+                f"warning: stage {self.stage.name} needs about {need / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB "
+                "are free; lower train.batch_size or data.augment.crop if the system kills it"
+            )

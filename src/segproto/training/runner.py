@@ -1,0 +1,200 @@
+"""Runs a method's stages in order, from wherever a run was interrupted."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from segproto.data.base import SegmentationDataset
+from segproto.data.build import build_dataset
+from segproto.model.cache import FeatureCache
+from segproto.training import checkpoint
+from segproto.training.cached import require_cacheable
+from segproto.training.checkpoint import State
+from segproto.training.devices import arrange, make_fabric, on_first, seed_all
+from segproto.training.files import write_json
+from segproto.training.folder import check_resumable, finished, refuse_taken, take_folder
+from segproto.training.job import Job
+from segproto.training.journal import Journal, build_loggers
+from segproto.training.loop import Loop
+from segproto.training.memory import memory_errors
+from segproto.training.method import Method
+from segproto.training.progress import Reporter, reporting
+from segproto.training.recipe import Recipe, resolved
+from segproto.training.stage import Optimise, Procedure, Stage, StageContext
+from segproto.training.start import chosen_stages, first_model
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left.
+
+    Attributes:
+        out: its folder; the artefact is ``out/model``.
+        figures: ``result.json`` of the last stage.
+        stages: ``result.json`` of every stage by name, in order.
+        seconds: time spent, interruptions not counted.
+        was_finished: ``resume`` found nothing left to do.
+    """
+
+    out: Path
+    figures: dict[str, Any]
+    stages: dict[str, dict[str, Any]]
+    seconds: float
+    was_finished: bool = False
+
+
+def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quiet: bool = False) -> RunResult:
+    """Trains.
+
+    A run is a pure function of its recipe: interrupted at any moment and resumed, it ends (on a CPU) with the same
+    bits. All processes of a distributed run call this.
+
+    Args:
+        method: whose stages are run.
+        recipe: of the type ``method.recipe``.
+        out: the run's folder.
+        resume: continue the run in ``out`` from its last checkpoint; otherwise ``out`` must not hold a run.
+        quiet: no bars and lines.
+
+    Raises:
+        SegprotoError: in one line, what a person can mend (settings, data, weights, disk, memory, a diverged loss).
+    """
+    if recipe.train.cache_features:
+        require_cacheable(recipe.encoder, recipe.data.augment)
+    stages = chosen_stages(method, recipe)
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    fabric = make_fabric(recipe.train)
+    out = Path(out)
+    on_first(fabric, lambda: check_resumable(out, recipe) if resume else refuse_taken(out))
+    reporter = Reporter(active=fabric.global_rank == 0 and not quiet)
+    done = finished(out)
+    if done is not None:
+        reporter.line(f"{out}: this run is finished; there is nothing to resume")
+        return RunResult(out, list(done["stages"].values())[-1], done["stages"], done["seconds"], was_finished=True)
+    with reporting(reporter), memory_errors(str(out)):
+        job = prepare(method, recipe, out, stages, fabric, reporter)
+        try:
+            if recipe.train.cache_features:
+                job.train_cache = open_cache(job, job.train_set, flips=recipe.data.augment.flip)
+                job.val_cache = open_cache(job, job.val_set, flips=False) if job.val_set is not None else None
+            return run_stages(method, job)
+        finally:
+            job.journal.close()
+
+
+def prepare(method: Method, recipe: Recipe, out: Path, stages: list[Stage], fabric: Fabric, reporter: Reporter) -> Job:
+    """Data, model and the place to go on from. The folder is taken only once all of them are there."""
+    train_set, val_set = build_dataset(recipe.data, "train"), build_dataset(recipe.data, "val")
+    path = checkpoint.latest(out / "checkpoints")
+    state = checkpoint.read_state(path) if path is not None else State()
+    segmenter = first_model(method, recipe, train_set.classes, path)
+    arrange(segmenter, fabric.device)
+    first = fabric.global_rank == 0
+    on_first(fabric, lambda: None if (out / "recipe.yaml").exists() else take_folder(out, recipe))
+    seen = batches_before(stages, state.stage) + state.step
+    loggers = build_loggers(recipe.train.loggers, out, resolved(recipe), seen) if first else []
+    journal = Journal(out / "metrics.jsonl", loggers, active=first)
+    journal.truncate(state.journal)
+    return Job(recipe, out, fabric, segmenter, train_set, val_set, stages, state, journal, reporter)
+
+
+def open_cache(job: Job, dataset: SegmentationDataset, flips: bool) -> FeatureCache:
+    """The cached features under ``$SEGPROTO_CACHE`` or in the run; made by the first process if they are not there."""
+    root = Path(os.environ.get("SEGPROTO_CACHE") or job.out / "cache")
+    encoder, device = job.segmenter.encoder, job.fabric.device
+    with job.reporter.bar(f"cache features ({dataset.split})", len(dataset)) as bar:
+
+        def make() -> None:
+            FeatureCache.open(encoder, dataset, root, device=device, flips=flips, progress=bar)
+
+        if job.fabric.world_size > 1:
+            on_first(job.fabric, make)
+        return FeatureCache.open(encoder, dataset, root, device=device, flips=flips, progress=bar)
+
+
+def batches_before(stages: list[Stage], index: int) -> int:
+    """Batches that the stages before ``index`` count."""
+    return sum(stage.steps for stage in stages[:index] if isinstance(stage, Optimise))
+
+
+def run_stages(method: Method, job: Job) -> RunResult:
+    """Runs what is left; after each stage an artefact, a JSON and a checkpoint are there."""
+    results = {stage.name: read_result(job.out, stage.name) for stage in job.stages[: job.state.stage]}
+    last_optimised = max((i for i, s in enumerate(job.stages) if isinstance(s, Optimise)), default=-1)
+    for index, stage in enumerate(job.stages[job.state.stage :], job.state.stage):
+        if job.state.step == 0:
+            job.state.stage_began = job.tick()
+        job.segmenter.card.update(method=method.name, stage=stage.name, data=job.recipe.data.name)
+        keep_best = index == last_optimised
+        if isinstance(stage, Optimise):
+            figures = Loop(job, stage, keep_best, batches_before(job.stages, index)).run()
+        else:
+            figures = procedure(job, stage)
+        results[stage.name] = finish_stage(job, stage, figures, keep_best)
+    job.save_model(job.out / "model")
+    seconds = job.tick()
+    on_first(job.fabric, lambda: note_finished(job.out, results, seconds))
+    return RunResult(job.out, list(results.values())[-1], results, seconds)
+
+
+def procedure(job: Job, stage: Procedure) -> dict[str, Any]:
+    """Runs a procedure on the model."""
+    seed_all(job.recipe.train.seed, stage.name, job.fabric.global_rank)
+    folder = job.out / "stages" / stage.name
+    folder.mkdir(parents=True, exist_ok=True)
+    extra = {"train_cache": job.train_cache, "val_cache": job.val_cache}
+    context = StageContext(job.segmenter, job.fabric, job.recipe, folder, job.train_set, job.val_set, extra)
+    job.segmenter.eval()
+    figures = stage.run(context)
+    arrange(job.segmenter, job.fabric.device)
+    return figures
+
+
+def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: bool) -> dict[str, Any]:
+    """Validates the model a stage left and writes what the stage leaves behind."""
+    gc.collect()  # DDP's hooks go with the stage's wrapper, before the next one wraps the same parameters
+    validation = job.validate() or {}
+    validation.pop("confusion", None)
+    state, index = job.state, job.state.stage
+    seconds = round(job.tick() - state.stage_began, 3)
+    result = {"stage": stage.name, **figures, **validation, "seconds": seconds}
+    if validation:
+        values = {"val_miou": validation["miou"], "val_accuracy": validation["accuracy"]}
+        job.journal.write(stage.name, state.step, batches_before(job.stages, index) + state.step, values)
+        job.segmenter.card["miou"] = validation["miou"]
+        if keep_best:
+            job.keep_best(validation["miou"])
+    folder = job.out / "stages" / stage.name
+    job.save_model(folder / "model")
+    on_first(job.fabric, lambda: write_json(folder / "result.json", result))
+    state.stage, state.step, state.stale, state.best_accuracy, state.precision = index + 1, 0, 0, None, {}
+    job.save_checkpoint()
+    words = f"stage {index + 1}/{len(job.stages)} {stage.name}: {seconds:.1f} s"
+    job.reporter.line(words + (f", validation mIoU {validation['miou']:.4f}" if validation else ""))
+    return result
+
+
+def read_result(out: Path, stage: str) -> dict[str, Any]:
+    """What an earlier session of this run wrote after a stage."""
+    value: dict[str, Any] = json.loads((out / "stages" / stage / "result.json").read_text(encoding="utf-8"))
+    return value
+
+
+def note_finished(out: Path, results: dict[str, dict[str, Any]], seconds: float) -> None:
+    """Marks the run as finished and removes its last checkpoint, which is ``model`` once more."""
+    write_json(out / "checkpoints" / "finished.json", {"stages": results, "seconds": round(seconds, 3)})
+    last = checkpoint.latest(out / "checkpoints")
+    if last is not None:
+        shutil.rmtree(last)

@@ -1,0 +1,43 @@
+"""Optimisers and learning-rate schedules of the published recipes."""
+
+from __future__ import annotations
+
+import torch
+from torch.optim import Optimizer
+
+from segproto.training.stage import Optimise, ParamGroup
+
+POLY_POWER = 0.9
+MOMENTUM = 0.9
+
+
+def build_optimiser(stage: Optimise, groups: list[ParamGroup]) -> Optimizer:
+    """Plain Adam (weight decay coupled as L2, as published), AdamW, or SGD with momentum 0.9."""
+    options = [{"params": g.params, "lr": g.lr, "weight_decay": g.weight_decay} for g in groups]
+    if stage.optimiser == "adam":
+        return torch.optim.Adam(options)
+    if stage.optimiser == "adamw":
+        return torch.optim.AdamW(options)
+    return torch.optim.SGD(options, lr=0.0, momentum=MOMENTUM)
+
+
+def lr_factor(stage: Optimise, step: int) -> float:
+    """What the learning rates are multiplied by at an optimiser step.
+
+    ``poly``: ``(1 - t / T) ** 0.9`` with T the stage's optimiser steps; linear warm-up over the first ``warmup_steps``.
+
+    Args:
+        stage: names the schedule.
+        step: optimiser steps taken before this one, 0..T-1.
+    """
+    total = stage.steps // stage.accumulate
+    factor = (1 - step / total) ** POLY_POWER if stage.schedule == "poly" else 1.0
+    if step < stage.warmup_steps:
+        factor *= (step + 1) / stage.warmup_steps
+    return factor
+
+
+def set_lr(optimiser: Optimizer, groups: list[ParamGroup], factor: float) -> None:
+    """Sets each group's learning rate to its own one times ``factor``."""
+    for target, group in zip(optimiser.param_groups, groups, strict=True):
+        target["lr"] = group.lr * factor

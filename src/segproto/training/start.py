@@ -1,0 +1,84 @@
+"""The model a run begins with."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from segproto.data.base import ClassTable
+from segproto.encoders.config import EncoderConfig
+from segproto.errors import ConfigError, WeightsError
+from segproto.model.segmenter import Segmenter
+from segproto.training.devices import seed_all
+from segproto.training.method import Method
+from segproto.training.recipe import Recipe
+from segproto.training.stage import Optimise, Stage
+
+
+def first_model(method: Method, recipe: Recipe, classes: ClassTable, resumed: Path | None) -> Segmenter:
+    """The checkpoint's model, that of ``train.start``, or an untrained one.
+
+    Args:
+        method: builds untrained models.
+        recipe: of the run.
+        classes: of the data.
+        resumed: the checkpoint a resumed run goes on from.
+
+    Raises:
+        WeightsError: a model that does not fit the recipe.
+    """
+    if resumed is not None:
+        segmenter = Segmenter.load(resumed / "model")
+    elif recipe.train.start is not None:
+        segmenter = Segmenter.load(recipe.train.start)
+        require_fit(recipe.train.start, segmenter, recipe.encoder, classes)
+    else:
+        seed_all(recipe.train.seed, "build")
+        return method.build(recipe, classes)
+    segmenter.encoder.config = recipe.encoder
+    segmenter.encoder.backbone_frozen = False
+    if recipe.encoder.frozen:
+        segmenter.encoder.freeze_backbone()
+    return segmenter
+
+
+def require_fit(path: Path, segmenter: Segmenter, encoder: EncoderConfig, classes: ClassTable) -> None:
+    """Refuses a model of another architecture or with other classes.
+
+    Raises:
+        WeightsError: naming the first setting that differs and both values.
+    """
+    elsewhere = {"weights", "pretrained", "frozen"}  # where tensors came from and who trains them
+    has = segmenter.encoder.config.model_dump(mode="json", exclude=elsewhere)
+    wants = encoder.model_dump(mode="json", exclude=elsewhere)
+    for key, value in wants.items():
+        if has[key] != value:
+            raise WeightsError(
+                f"train.start = {path}: that model has encoder.{key} = {has[key]}, the recipe {value}; "
+                f"set encoder.{key}={has[key]} or start from another model"
+            )
+    own = segmenter.classes.names
+    if own != classes.names:
+        differ = [f"{a} / {b}" for a, b in zip(own, classes.names, strict=False) if a != b]
+        detail = f"the first that differ: {differ[0]}" if differ else f"{len(own)} and {len(classes.names)} classes"
+        raise WeightsError(f"train.start = {path}: that model's classes are not those of the data ({detail})")
+
+
+def chosen_stages(method: Method, recipe: Recipe) -> list[Stage]:
+    """The stages to run: those of ``train.stages`` if set, in the method's order, without those of 0 steps.
+
+    Raises:
+        ConfigError: an unknown stage, or none left.
+    """
+    stages = method.stages(recipe)
+    names = [stage.name for stage in stages]
+    for wanted in recipe.train.stages or []:
+        if wanted not in names:
+            close = difflib.get_close_matches(wanted, names, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"{method.name} has {', '.join(names)}"
+            raise ConfigError(f"train.stages: {wanted!r} is no stage of {method.name}; {hint}")
+    kept = [s for s in stages if recipe.train.stages is None or s.name in recipe.train.stages]
+    kept = [s for s in kept if not (isinstance(s, Optimise) and s.steps == 0)]
+    if not kept:
+        raise ConfigError(f"train.stages = {recipe.train.stages}: no stage is left to run (0 steps skip one)")
+    return kept
