@@ -253,7 +253,7 @@ def explain(
     result = explain_image(model, image, region=region)
     if out is not None:
         result.save(Path(out))
-        explanation_page(model, image, Path(out) / "index.html", region=region)
+        explanation_page(result, Path(out) / "index.html")
     return result
 
 

@@ -43,7 +43,9 @@ def data_list(as_json: Json = False) -> None:
 
 
 def data_verify(
-    values: Annotated[list[str], typer.Argument(metavar="DIR|KEY=VALUE...", help="A folder, or as in data.name=em data.root=DIR.")],
+    values: Annotated[
+        list[str], typer.Argument(metavar="DIR|KEY=VALUE...", help="A folder, or as in data.name=em data.root=DIR.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Check every image and mask; exit 1 with one line a problem."""

@@ -31,7 +31,9 @@ def evaluate(
     masks: Annotated[Path | None, typer.Option(help="Score this folder of masks instead of a model.")] = None,
     gt: Annotated[Path | None, typer.Option(help="Ground truth for --masks, same file names.")] = None,
     names: Annotated[Path | None, typer.Option("--list", help="Score only the names in this file.")] = None,
-    classes: Annotated[Path | None, typer.Option(help="classes.yaml of --gt; default: GT/classes.yaml, if any.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="classes.yaml of --gt; default: GT/classes.yaml, if any.")
+    ] = None,
     void: Annotated[int, typer.Option(help="Value of --gt that does not count.")] = 255,
     as_json: Json = False,
 ) -> None:
@@ -186,5 +188,7 @@ def spread(value: dict[str, Any] | None) -> str:
 
 
 def plain(value: dict[str, Any] | None) -> str:
-    """A count's mean."""
-    return "-" if value is None else f"{value['mean']:g}" if value["mean"] == int(value["mean"]) else f"{value['mean']:.1f}"
+    """A count's mean, with one digit where it is not whole."""
+    if value is None:
+        return "-"
+    return f"{value['mean']:.0f}" if value["mean"] == int(value["mean"]) else f"{value['mean']:.1f}"

@@ -28,4 +28,4 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 def percent(value: float | None) -> str:
     """A share in 0..1 as a percentage with two digits; "-" where there is none."""
-    return "-" if value is None or value != value else f"{100 * value:.2f}"
+    return "-" if value is None else f"{100 * value:.2f}"

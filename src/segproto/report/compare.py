@@ -68,7 +68,8 @@ def mean_and_spread(values: list[float | None]) -> dict[str, Any] | None:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
-    return {"mean": statistics.fmean(known), "std": statistics.stdev(known) if len(known) > 1 else None, "values": known}
+    spread = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "std": spread, "values": known}
 
 
 def short_names(paths: list[str]) -> dict[str, str]:

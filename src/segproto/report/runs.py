@@ -126,6 +126,12 @@ class Run:
         scored = [stage for stage in self.stages if stage.get("miou") is not None]
         return scored[-1] if scored else {}
 
+    @property
+    def seconds(self) -> float | None:
+        """Time the run took, interruptions not counted; None before its end."""
+        finished = read_json(self.path / "checkpoints" / "finished.json") or {}
+        return finished.get("seconds")
+
     def figures(self) -> dict[str, Any]:
         """mIoU, accuracy and prototype counts of the last model, None where there is none."""
         counts: dict[str, Any] = {}

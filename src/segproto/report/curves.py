@@ -1,0 +1,106 @@
+"""Training curves as inline SVG: sharp at any size, and they follow the page's light or dark colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 640, 220
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 30
+POINTS = 400  # drawn a line; more are averaged
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Points of one line over the batches of all stages.
+
+    Attributes:
+        points: (batch, value).
+        spans: (stage, first batch, last batch).
+        reference: a value drawn as a dashed line, with its label; None = none.
+        dots: mark every point (few points).
+    """
+
+    points: list[tuple[float, float]]
+    spans: list[tuple[str, float, float]]
+    reference: tuple[str, float] | None = None
+    dots: bool = False
+
+
+def read_chart(
+    metrics: Sequence[dict[str, Any]], key: str, reference: tuple[str, float] | None = None, dots: bool = False
+) -> Chart | None:
+    """The lines of ``metrics.jsonl`` that hold ``key``, stages one after the other; None without two of them."""
+    ends: dict[str, float] = {}
+    for line in metrics:
+        if "step" in line:
+            ends[line["stage"]] = max(ends.get(line["stage"], 0), line["step"])
+    spans, begin = [], 0.0
+    starts = {}
+    for stage, length in ends.items():
+        spans.append((stage, begin, begin + length))
+        starts[stage] = begin
+        begin += length
+    points = [
+        (starts[line["stage"]] + line["step"], float(line[key]))
+        for line in metrics
+        if key in line and "step" in line and math.isfinite(float(line[key]))
+    ]
+    return Chart(thin(points), spans, reference, dots) if len(points) > 1 else None
+
+
+def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most ``POINTS`` points: neighbours are averaged."""
+    size = -(-len(points) // POINTS)
+    parts = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
+
+
+def svg(chart: Chart, title: str, form: str = "{:.2f}") -> str:
+    """The chart as an SVG element; colours come from the page's CSS classes."""
+    values = [y for _, y in chart.points] + ([chart.reference[1]] if chart.reference else [])
+    ticks = nice_ticks(min(values), max(values))
+    end = max([x for x, _ in chart.points] + [last for _, _, last in chart.spans])
+    x_of = scale(0, end, LEFT, WIDTH - RIGHT)
+    y_of = scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">']
+    for i, (stage, first, last) in enumerate(chart.spans):
+        left, right = x_of(first), x_of(last)
+        if i % 2:
+            parts.append(
+                f'<rect class="band" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{HEIGHT - TOP - BOTTOM}"/>'
+            )
+        if right - left > 6 * len(stage):
+            parts.append(f'<text class="stage" x="{(left + right) / 2:.1f}" y="{TOP - 7}">{stage}</text>')
+    for value in ticks:
+        y = y_of(value)
+        parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick y" x="{LEFT - 8}" y="{y + 4:.1f}">{form.format(value)}</text>')
+    for value in nice_ticks(0, end)[:-1]:
+        parts.append(f'<text class="tick" x="{x_of(value):.1f}" y="{HEIGHT - 10}">{value:g}</text>')
+    if chart.reference:
+        label, y = chart.reference[0], y_of(chart.reference[1])
+        parts.append(f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="label" x="{LEFT + 6}" y="{y - 6:.1f}">{label}</text>')
+    line = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in chart.points)
+    parts.append(f'<polyline class="line" points="{line}"/>')
+    if chart.dots:
+        parts += [f'<circle class="dot" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3"/>' for x, y in chart.points]
+    return "".join([*parts, "</svg>"])
+
+
+def scale(low: float, high: float, start: float, stop: float) -> Any:
+    """The linear function that takes low to start and high to stop."""
+    span = (high - low) or 1.0
+    return lambda value: start + (value - low) / span * (stop - start)
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round values from at or below ``low`` to at or above ``high``, about ``count`` of them."""
+    span = (high - low) or max(abs(high), 1.0)
+    power = 10 ** math.floor(math.log10(span / count))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if span / (power * m) <= count)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]

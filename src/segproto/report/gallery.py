@@ -1,0 +1,167 @@
+"""Facts about each prototype: its patch, place, weights, and how much of the images it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segproto.data.base import SegmentationDataset
+from segproto.model.evidence import bank_of, source_of
+from segproto.model.explain import Explanation, explain
+from segproto.model.heads import GroupedHead, PrototypeHead
+from segproto.model.segmenter import Segmenter
+from segproto.report.evidence import lattice
+from segproto.report.pictures import patch_uri
+
+USAGE_IMAGES, USAGE_PROBES = 24, 400
+
+
+@dataclass(frozen=True)
+class Card:
+    """One prototype in the gallery.
+
+    Attributes:
+        index: its number in the bank.
+        class_id: its class.
+        scale: its scale.
+        weights: (name, weight): of the groups it belongs to, or its readout weight.
+        used: whether the readout can see it at all.
+        decides: share of the looked-at pixels of its class that it contributes most to.
+        where: the training image and the box of the patch; None if unknown.
+        patch: data URI of the patch; None if it was not drawn.
+    """
+
+    index: int
+    class_id: int
+    scale: int
+    weights: tuple[tuple[str, float], ...]
+    used: bool
+    decides: float
+    where: str | None
+    patch: str | None
+
+
+def cards(model: Segmenter, decided: Tensor | None = None) -> list[Card]:
+    """A card a prototype, in the bank's order; empty for the black box.
+
+    Args:
+        model: the model.
+        decided: (P,) of :func:`shares_decided`; None = zeros.
+    """
+    bank = bank_of(model.head)
+    if bank is None:
+        return []
+    shares = torch.zeros(bank.num_prototypes) if decided is None else decided
+    return [
+        Card(
+            index=p,
+            class_id=int(bank.class_of[p]),
+            scale=int(bank.scale_of[p]),
+            weights=weights,
+            used=any(weight != 0 for _, weight in weights),
+            decides=float(shares[p]),
+            where=place(model, p),
+            patch=picture(model, p),
+        )
+        for p, weights in enumerate(unit_weights(model))
+    ]
+
+
+def unit_weights(model: Segmenter) -> list[tuple[tuple[str, float], ...]]:
+    """Per prototype its weight in each group it belongs to, or its readout weight for its own class."""
+    head = model.head
+    if isinstance(head, GroupedHead):
+        dense = head.grouping.dense().detach().cpu()
+        names = [f"group {g % head.groups + 1}" for g in range(dense.shape[0])]
+        return [
+            tuple((names[g], float(dense[g, p])) for g in dense[:, p].nonzero()[:, 0].tolist())
+            for p in range(dense.shape[1])
+        ]
+    if isinstance(head, PrototypeHead):
+        own = head.readout.detach().cpu()[head.bank.class_of.cpu(), torch.arange(head.bank.num_prototypes)]
+        return [(("weight", float(value)),) for value in own]
+    return []
+
+
+def place(model: Segmenter, prototype: int) -> str | None:
+    """``image, rows 8-12, columns 0-4`` of a prototype's patch."""
+    source = source_of(model, prototype)
+    if source is None:
+        return None
+    y0, x0, y1, x1 = source.box
+    return f"{source.image}, rows {y0}\N{EN DASH}{y1 - 1}, columns {x0}\N{EN DASH}{x1 - 1}"
+
+
+def picture(model: Segmenter, prototype: int) -> str | None:
+    """Data URI of a prototype's patch."""
+    source = source_of(model, prototype)
+    if source is None or source.patch is None or source.patch not in model.patches:
+        return None
+    return patch_uri(model.patches[source.patch])
+
+
+def shares_decided(model: Segmenter, dataset: SegmentationDataset) -> Tensor | None:
+    """(P,): of the looked-at pixels given to a prototype's class, the share it contributes most to.
+
+    Looks at up to ``USAGE_IMAGES`` images spread over the set; None for the black box.
+    """
+    bank = bank_of(model.head)
+    if bank is None:
+        return None
+    wins, pixels = torch.zeros(bank.num_prototypes), torch.zeros(bank.num_classes)
+    for index in spread_indices(len(dataset), USAGE_IMAGES):
+        explanation = explain(model, dataset[index].image)
+        best, winner = winners(explanation)
+        wins += torch.bincount(winner, minlength=bank.num_prototypes)
+        pixels += torch.bincount(best, minlength=bank.num_classes)
+    return wins / pixels[bank.class_of.cpu()].clamp(min=1)
+
+
+def winners(explanation: Explanation) -> tuple[Tensor, Tensor]:
+    """On a lattice: the predicted class (N,) and the prototype that contributes most to it (N,)."""
+    ys, xs, _ = lattice(explanation, USAGE_PROBES)
+    best = explanation.logits(ys, xs).argmax(1).cpu()
+    return best, explanation.contributions(ys, xs, best).argmax(1).cpu()
+
+
+def spread_indices(length: int, count: int) -> list[int]:
+    """At most ``count`` indices spread evenly over ``range(length)``."""
+    count = min(length, count)
+    return [i * length // count for i in range(count)]
+
+
+def scale_names(model: Segmenter) -> list[str]:
+    """What to call each scale: with the dilation rate of its branch where there is one."""
+    config, bank = model.encoder.config, bank_of(model.head)
+    scales = len(model.encoder.scale_dims) if bank is None else bank.num_scales
+    if scales == 1:
+        return ["the only scale"]
+    rated = config.neck == "aspp" and config.fusion == "concat" and len(config.rates) == scales
+    names = [f"scale {i + 1} of {scales}" for i in range(scales)]
+    return [f"{name} (rate {config.rates[i]})" for i, name in enumerate(names)] if rated else names
+
+
+def for_probe(model: Segmenter, found: Sequence[Card]) -> list[dict[str, Any]]:
+    """What the page's probe needs to know of each prototype."""
+    return [{"class": card.class_id, "scale": card.scale, "patch": card.patch, "where": card.where} for card in found]
+
+
+def groups_for_probe(model: Segmenter) -> list[dict[str, Any]]:
+    """Class, number within the class, and members (prototype, hundredths) of every group."""
+    head = model.head
+    if not isinstance(head, GroupedHead):
+        return []
+    dense = head.grouping.dense().detach().cpu()
+    classes = head.grouping.class_of_group.tolist()
+    return [
+        {
+            "class": classes[g],
+            "number": g % head.groups + 1,
+            "members": [[p, round(100 * float(row[p]))] for p in row.argsort(descending=True).tolist() if row[p] > 0],
+        }
+        for g, row in enumerate(dense)
+    ]

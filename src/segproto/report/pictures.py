@@ -1,0 +1,69 @@
+"""Pictures inside a page: data URIs, class colours with transparency, outlines."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segproto.data.base import IGNORE_INDEX
+
+SHOWN = 720  # longest side of an embedded picture in pixels
+
+
+def data_uri(picture: Tensor, kind: Literal["jpeg", "png"] = "jpeg", side: int = SHOWN) -> str:
+    """A picture as a data URI, made smaller where it is larger than ``side``.
+
+    Args:
+        picture: uint8 (3 or 4, h, w).
+        kind: JPEG for photos; PNG keeps flat colours, transparency and hard edges.
+        side: longest side in pixels.
+    """
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+    return image_uri(image, kind, side)
+
+
+def image_uri(image: Image.Image, kind: Literal["jpeg", "png"] = "jpeg", side: int = SHOWN) -> str:
+    """The same for a PIL image."""
+    factor = side / max(image.size)
+    if factor < 1:
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = image.resize(size, Image.Resampling.NEAREST if kind == "png" else Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if kind == "jpeg":
+        image.convert("RGB").save(buffer, "JPEG", quality=88)
+    else:
+        image.save(buffer, "PNG", optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def patch_uri(png: bytes, side: int = 112) -> str:
+    """A prototype's patch (PNG bytes) as a small JPEG data URI."""
+    with Image.open(io.BytesIO(png)) as image:
+        return image_uri(image, "jpeg", side)
+
+
+def paint(mask: Tensor, colours: Sequence[tuple[int, int, int]]) -> Tensor:
+    """A mask (h, w) in class colours, void transparent: uint8 (4, h, w)."""
+    table = torch.zeros(256, 4, dtype=torch.uint8)
+    for index, colour in enumerate(colours):
+        table[index] = torch.tensor([*colour, 255], dtype=torch.uint8)
+    table[IGNORE_INDEX, 3] = 0
+    return table[mask.long().cpu()].permute(2, 0, 1)
+
+
+def outline(mask: Tensor) -> Tensor:
+    """The borders between the regions of a mask (h, w): white with a dark rim, else transparent; uint8 (4, h, w)."""
+    mask = mask.cpu()
+    edge = torch.zeros(mask.shape, dtype=torch.bool)
+    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    edge[1:] |= mask[1:] != mask[:-1]
+    out = torch.zeros(4, *mask.shape, dtype=torch.uint8)
+    out[:3, edge] = 255
+    out[3, edge] = 230
+    return out

@@ -1,0 +1,183 @@
+"use strict";
+// The probe: moving over an image shows which groups and prototypes decided that spot, and by how much.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const root = document.querySelector(".probe");
+  if (!root || !data.images.length) return;
+  const find = (name) => root.querySelector(name);
+  const stage = find(".stage"), spot = find(".spot"), canvas = find("canvas");
+  const make = (tag, props = {}, ...children) => {
+    const node = Object.assign(document.createElement(tag), props);
+    node.append(...children);
+    return node;
+  };
+  const hasPrototypes = data.prototypes.length > 0;
+  let current = 0, row = 0, column = 0, view = "prediction", chosen = null;
+
+  const number = (hundredths) => {
+    const value = (hundredths / 100).toFixed(2);
+    return hundredths > 0 ? "+" + value : value.replace("-", "\u2212");
+  };
+  const pairs = (flat) => Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
+  const largest = data.images.map((image) => {
+    let most = 1;
+    for (const list of [image.prototypes, image.groups])
+      for (const flat of list) for (let i = 1; i < flat.length; i += 2) most = Math.max(most, Math.abs(flat[i]));
+    return most;
+  });
+
+  function track(hundredths) {
+    const inner = make("i", { className: hundredths < 0 ? "against" : "" });
+    inner.style.width = Math.max(1, (100 * Math.abs(hundredths)) / largest[current]) + "%";
+    return make("div", { className: "track" }, inner);
+  }
+
+  function groupRow([index, share]) {
+    const group = data.groups[index];
+    const members = group.members.slice(0, 3).map(([p, w]) => `#${p} \u00d7 ${(w / 100).toFixed(2)}`).join(", ");
+    const more = group.members.length > 3 ? `, and ${group.members.length - 3} more` : "";
+    const name = `${data.classes[group.class].name}, group ${group.number}`;
+    const what = make("div", { className: "what" }, name, make("br"), make("small", { textContent: members + more }), track(share));
+    return make("li", {}, what, make("div", { className: "value", textContent: number(share) }));
+  }
+
+  function prototypeRow([index, share]) {
+    const known = data.prototypes[index];
+    const value = make("div", { className: "value", textContent: number(share) });
+    if (!known) {
+      const what = make("div", { className: "what" }, `feature channel ${index}`, track(share));
+      return make("li", {}, make("div", { className: "nopatch" }), what, value);
+    }
+    const picture = known.patch
+      ? make("img", { src: known.patch, alt: "", width: 56, height: 56 })
+      : make("div", { className: "nopatch" });
+    const button = make("button", { type: "button", title: "Show where the image looks like this patch" }, picture);
+    button.dataset.prototype = index;
+    button.setAttribute("aria-pressed", String(chosen === index));
+    button.setAttribute("aria-label", `Show where the image looks like prototype ${index}`);
+    button.disabled = !(index in data.images[current].maps);
+    const name = `${data.classes[known.class].name} #${index}`;
+    const what = make("div", { className: "what" }, name, " ", make("small", { textContent: data.scales[known.scale] }), track(share));
+    if (known.where) what.title = `training image ${known.where}`;
+    return make("li", {}, button, what, value);
+  }
+
+  function fill(name, items) { find(name).replaceChildren(...items); }
+
+  function show() {
+    const image = data.images[current], [rows, columns] = image.grid, cell = row * columns + column;
+    spot.style.left = (100 * (column + 0.5)) / columns + "%";
+    spot.style.top = (100 * (row + 0.5)) / rows + "%";
+    const best = data.classes[image.best[cell]], rival = data.classes[image.rival[cell]];
+    const chip = make("span", { className: "chip" });
+    chip.style.background = best.colour;
+    fill(".verdict", [chip, "The model says ", make("b", { textContent: best.name })]);
+    const gap = ((image.logits[cell] - image.rivals[cell]) / 100).toFixed(2);
+    find(".second").textContent = `Runner-up: ${rival.name}, ${gap} behind.`;
+    for (const node of root.querySelectorAll(".best")) node.textContent = best.name;
+    for (const node of root.querySelectorAll(".rival")) node.textContent = rival.name;
+    const shown = pairs(image.prototypes[cell]);
+    if (image.groups.length) fill(".groups", pairs(image.groups[cell]).map(groupRow));
+    fill(".prototypes", shown.map(prototypeRow));
+    fill(".rivals", pairs(image.rival_prototypes[cell]).map(prototypeRow));
+    const listed = shown.reduce((sum, [, share]) => sum + share, 0);
+    find(".rest").textContent = number(image.logits[cell] - listed);
+    find(".total").textContent = number(image.logits[cell]);
+    find(".rivaltotal").textContent = number(image.rivals[cell]);
+    const name = hasPrototypes && shown.length ? `prototype ${shown[0][0]}` : `channel ${shown[0][0]}`;
+    find(".spoken").textContent = `${best.name}; runner-up ${rival.name}, ${gap} behind; most from ${name}, ${number(shown[0][1])}`;
+  }
+
+  function paint() {
+    const image = data.images[current], [rows, columns] = image.grid, context = canvas.getContext("2d");
+    canvas.width = columns; canvas.height = rows;
+    context.clearRect(0, 0, columns, rows);
+    const heat = chosen !== null && image.maps[chosen];
+    for (const name of ["prediction", "truth", "edges"]) {
+      find("." + name).hidden = !image[name] || (name === "edges" ? view === "truth" : heat || view !== name);
+    }
+    canvas.hidden = !heat;
+    find(".note").textContent = heat
+      ? `Bright: where the image looks like prototype ${chosen}. Choose its patch again to go back.`
+      : find(".note").dataset.text;
+    if (!heat) return;
+    const bytes = atob(heat), pixels = context.createImageData(columns, rows);
+    const stops = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
+    for (let i = 0; i < bytes.length; i++) {
+      const level = (bytes.charCodeAt(i) / 255) * 4, low = Math.min(3, Math.floor(level)), part = level - low;
+      for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = stops[low][c] * (1 - part) + stops[low + 1][c] * part;
+      pixels.data[4 * i + 3] = 205;
+    }
+    context.putImageData(pixels, 0, 0);
+  }
+
+  function choose(index) {
+    current = index;
+    const image = data.images[current];
+    find(".photo").src = image.photo;
+    find(".photo").alt = `Image ${image.name}`;
+    for (const name of ["prediction", "truth", "edges"]) if (image[name]) find("." + name).src = image[name];
+    const truth = root.querySelector("[data-view=truth]");
+    if (truth) truth.hidden = !image.truth;
+    [row, column] = interesting(image);
+    chosen = null;
+    root.querySelectorAll(".thumbs button").forEach((b, i) => b.setAttribute("aria-pressed", String(i === index)));
+    paint(); show();
+  }
+
+  // Where to begin: the clearest decision for the rarest class, not the sky in the corner.
+  function interesting(image) {
+    const counts = {};
+    for (const label of image.best) counts[label] = (counts[label] || 0) + 1;
+    const enough = Object.keys(counts).filter((label) => counts[label] > image.best.length / 200);
+    const rare = Number((enough.length ? enough : Object.keys(counts)).sort((a, b) => counts[a] - counts[b])[0]);
+    let found = 0, margin = -Infinity;
+    image.best.forEach((label, i) => {
+      const lead = image.logits[i] - image.rivals[i];
+      if (label === rare && lead > margin) { margin = lead; found = i; }
+    });
+    return [Math.floor(found / image.grid[1]), found % image.grid[1]];
+  }
+
+  function point(event) {
+    const box = stage.getBoundingClientRect(), [rows, columns] = data.images[current].grid;
+    column = Math.min(columns - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * columns)));
+    row = Math.min(rows - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * rows)));
+    show();
+  }
+
+  let held = false;
+  stage.addEventListener("pointermove", (event) => { if (!held || event.buttons) point(event); });
+  stage.addEventListener("pointerdown", (event) => {
+    held = event.pointerType === "mouse" && !held;
+    point(event);
+    find(".held").hidden = !held;
+  });
+  stage.addEventListener("keydown", (event) => {
+    const step = event.shiftKey ? 5 : 1, [rows, columns] = data.images[current].grid;
+    const moves = { ArrowLeft: [0, -step], ArrowRight: [0, step], ArrowUp: [-step, 0], ArrowDown: [step, 0] };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    row = Math.min(rows - 1, Math.max(0, row + moves[event.key][0]));
+    column = Math.min(columns - 1, Math.max(0, column + moves[event.key][1]));
+    show();
+  });
+  root.addEventListener("click", (event) => {
+    const patch = event.target.closest("button[data-prototype]");
+    if (patch) {
+      const index = Number(patch.dataset.prototype);
+      chosen = chosen === index ? null : index;
+      paint(); show();
+      const again = root.querySelector(`button[data-prototype="${index}"]`);
+      if (again) again.focus();
+      return;
+    }
+    const button = event.target.closest("button[data-view]");
+    if (!button) return;
+    view = button.dataset.view; chosen = null;
+    root.querySelectorAll("[data-view]").forEach((b) => b.setAttribute("aria-pressed", String(b === button)));
+    paint(); show();
+  });
+  root.querySelectorAll(".thumbs button").forEach((button, i) => button.addEventListener("click", () => choose(i)));
+  choose(0);
+})();
