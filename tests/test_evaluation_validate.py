@@ -1,0 +1,155 @@
+"""validate against a naive count over upsampled logits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+from tiny_segmenters import image, segmenter
+
+from segproto.data.base import ClassTable, Sample, SegmentationDataset
+from segproto.errors import DataError
+from segproto.evaluation.validate import validate
+
+SIZES = [(40, 52), (33, 60), (24, 24), (50, 31), (41, 41)]
+
+
+class Tiny(SegmentationDataset):
+    """Images of several sizes; labels follow the model but for noise and void."""
+
+    split = "val"
+
+    def __init__(self, model, count=5):
+        self.classes = model.classes
+        self.names = [f"set/{i}" for i in range(count)]
+        self._samples = []
+        for i in range(count):
+            pixels = image(*SIZES[i], seed=i)
+            generator = torch.Generator().manual_seed(i)
+            noise = torch.rand(SIZES[i], generator=generator)
+            with torch.no_grad():
+                mask = model(model.encoder.normalisation(pixels)[None])[0].argmax(0)
+            other = torch.randint(3, SIZES[i], generator=generator)  # class 3 only where the model says so
+            mask = torch.where(noise < 0.4, other, mask)
+            self._samples.append(Sample(pixels, torch.where(noise > 0.9, 255, mask).to(torch.uint8), self.names[i]))
+
+    def __getitem__(self, index):
+        return self._samples[index]
+
+    @property
+    def fingerprint(self):
+        return "tiny"
+
+
+class Backbone:
+    """A feature cache that computes; counts what it is asked for."""
+
+    def __init__(self, model, dataset):
+        self.model, self.dataset, self.asked = model, dataset, []
+
+    def get(self, index, flipped):
+        assert not flipped
+        self.asked.append(index)
+        with torch.no_grad():
+            inputs = self.model.encoder.normalisation(self.dataset[index].image)[None]
+            return self.model.encoder.backbone_features(inputs)[0]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return segmenter("grouped", multiple=8)
+
+
+@pytest.fixture(scope="module")
+def dataset(model):
+    return Tiny(model)
+
+
+def naive(model, dataset):
+    """Confusion, IoU and accuracy with scikit-learn from Segmenter.forward."""
+    true, found = [], []
+    for i in range(len(dataset)):
+        with torch.no_grad():
+            logits = model(model.encoder.normalisation(dataset[i].image)[None])[0]
+        keep = dataset[i].mask != 255
+        true.append(dataset[i].mask[keep])
+        found.append(logits.argmax(0)[keep])
+    counts = confusion_matrix(torch.cat(true).numpy(), torch.cat(found).numpy(), labels=range(4))
+    union = counts.sum(0) + counts.sum(1) - np.diag(counts)
+    return counts, np.diag(counts) / np.maximum(union, 1), union > 0
+
+
+def test_scores_equal_the_naive_ones(model, dataset):
+    counts, iou, present = naive(model, dataset)
+    result = validate(model, dataset)
+    assert result["confusion"] == counts.tolist()
+    assert result["miou"] == pytest.approx(iou[present].mean())
+    assert result["accuracy"] == pytest.approx(np.diag(counts).sum() / counts.sum())
+    assert [row["pixels"] for row in result["per_class"]] == counts.sum(1).tolist()
+    for row, value, there, name in zip(result["per_class"], iou, present, model.classes.names, strict=True):
+        assert row["name"] == name
+        assert row["iou"] == (pytest.approx(value) if there else None)
+    assert result["images"] == 5
+    assert 0.3 < result["accuracy"] < 1
+    json.dumps(result)
+
+
+def test_cache_gives_the_same_without_the_backbone(model, dataset, monkeypatch):
+    cache, expected = Backbone(model, dataset), validate(model, dataset)
+    found = validate(model, dataset, cache=cache)
+    assert cache.asked == list(range(5))
+    assert found["confusion"] == expected["confusion"]
+    for options in ({"window": 16}, {"scales": (0.5, 1.0)}, {"flip": True}):
+        with pytest.raises(ValueError, match="cached"):
+            validate(model, dataset, cache=cache, **options)
+
+
+def test_two_processes_add_up_to_one(model, dataset):
+    whole = torch.tensor(validate(model, dataset)["confusion"])
+    parts = [validate(model, dataset, rank=r, world=2) for r in range(2)]
+    assert torch.equal(sum(torch.tensor(p["confusion"]) for p in parts), whole)
+    other = torch.tensor(parts[1]["confusion"])
+    reduced = validate(model, dataset, rank=0, world=2, reduce=lambda counts: counts + other)
+    assert reduced["confusion"] == whole.tolist()
+    assert reduced["images"] == 5
+
+
+def test_masks_modes_and_progress(model, dataset, tmp_path):
+    model.train()
+    calls = []
+    validate(model, dataset, save_masks=tmp_path, progress=lambda done, total: calls.append((done, total)))
+    assert model.training
+    model.eval()
+    assert calls == [(i, 5) for i in range(1, 6)]
+    for i in range(5):
+        with Image.open(tmp_path / "set" / f"{i}.png") as mask:
+            assert mask.mode == "L"
+            assert np.array_equal(np.asarray(mask), model.predict(dataset[i].image).numpy())
+
+
+def test_window_scales_and_flip_reach_the_prediction(model, dataset):
+    plain = validate(model, dataset)["confusion"]
+    assert validate(model, dataset, window=64)["confusion"] == plain
+    for options in ({"window": 16}, {"scales": (0.5, 1.0)}, {"flip": True}):
+        counts = torch.zeros(4, 4, dtype=torch.int64)
+        for i in range(5):
+            mask, target = model.predict(dataset[i].image, **options), dataset[i].mask
+            keep = target != 255
+            counts += torch.from_numpy(confusion_matrix(target[keep], mask[keep], labels=range(4)))
+        found = validate(model, dataset, **options)["confusion"]
+        assert found == counts.tolist()
+        assert found != plain
+
+
+def test_wrong_data_is_refused(model, dataset):
+    empty = Tiny(model, 0)
+    with pytest.raises(DataError, match="empty"):
+        validate(model, empty)
+    other = Tiny(model)
+    other.classes = ClassTable(("a", "b"), ((0, 0, 0), (1, 1, 1)))
+    with pytest.raises(DataError, match="2 classes, the model 4"):
+        validate(model, other)
