@@ -80,7 +80,7 @@ def test_values_are_translated(folders):
     found = score_masks(masks, gt, classes=labels)
     assert found["confusion"] == expected["confusion"]
     assert found["per_class"][2]["name"] == "car"
-    with pytest.raises(DataError, match="value [124]0 "):
+    with pytest.raises(DataError, match=r"value [124]0 "):
         score_masks(masks, gt, classes=3, void=0)
 
 
