@@ -1,6 +1,6 @@
 """Grouped head (distances, log activation, groups, readout) on 65 x 65 cells against the published per-class loop.
 
-    OMP_NUM_THREADS=2 PYTHONPATH=src python benchmarks/heads.py
+OMP_NUM_THREADS=2 PYTHONPATH=src python benchmarks/heads.py
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def vectorised(features: Tensor, bank: PrototypeBank, grouping: Grouping, readou
 @torch.inference_mode()
 def main() -> None:
     torch.manual_seed(0)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, B=1, D=64, S=4, M=3, G=3, 65x65 cells, float32")
+    print(
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, B=1, D=64, S=4, M=3, G=3, 65x65 cells, float32"
+    )
     for num_classes, limit in ((2, None), (19, 8.0), (150, 95.0)):
         bank = PrototypeBank.regular(num_classes, 3, 4, 64)
         grouping = Grouping(bank.class_of, num_classes, 3)
@@ -52,8 +54,10 @@ def main() -> None:
         fast = best_ms(lambda args=(features, bank, grouping, readout): vectorised(*args), 20)
         slow = best_ms(lambda args=(features, bank, grouping, readout): published(*args), 5)
         goal = "" if limit is None else f" (goal {limit:g} ms)"
-        print(f"C={num_classes:3d} P={bank.num_prototypes:4d}: {fast:6.2f} ms{goal}, published loop {slow:6.2f} ms,"
-              f" {slow / fast:.1f}x; largest relative difference {error:.1e}")
+        print(
+            f"C={num_classes:3d} P={bank.num_prototypes:4d}: {fast:6.2f} ms{goal}, published loop {slow:6.2f} ms,"
+            f" {slow / fast:.1f}x; largest relative difference {error:.1e}"
+        )
 
 
 if __name__ == "__main__":

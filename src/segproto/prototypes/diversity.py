@@ -64,7 +64,7 @@ class DiversityLoss(nn.Module):
         first_segment = torch.arange(batch, device=distances.device)[:, None] * (classes + 1)
         segment, segments = (first_segment + seen).flatten(), batch * (classes + 1)
         log_p = _segmented_log_softmax(self._own(distances, seen) * self.sign, segment, segments)
-        first, second = log_p[..., self.pairs[0]], log_p[..., self.pairs[1]]  # (B*N, S, pairs)
+        first, second = (log_p.index_select(2, pair) for pair in self.pairs)  # (B*N, S, pairs) each
         terms = (first.exp() - second.exp()) * (first - second) / 2
         divergence = terms.new_zeros(segments, *terms.shape[1:]).index_add(0, segment, terms)
         cells = torch.bincount(segment, minlength=segments).view(batch, -1, 1, 1)[:, :classes]
@@ -105,6 +105,7 @@ def _segmented_log_softmax(values: Tensor, segment: Tensor, segments: int) -> Te
     flat = values.flatten(1)
     index = segment[:, None].expand_as(flat)
     top = flat.detach().new_full((segments, flat.shape[1]), -torch.inf).scatter_reduce(0, index, flat.detach(), "amax")
-    centred = flat - top[segment]
+    centred = flat - top.index_select(0, segment)
     total = centred.new_zeros(segments, flat.shape[1]).index_add(0, segment, centred.exp())
-    return (centred - total.clamp_min(torch.finfo(flat.dtype).tiny).log()[segment]).view(values.shape)
+    # Rows of empty segments are never read; index_select, unlike indexing, has a fast backward.
+    return (centred - total.clamp_min(torch.finfo(flat.dtype).tiny).log().index_select(0, segment)).view(values.shape)
