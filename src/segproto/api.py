@@ -75,9 +75,9 @@ def train(
         return run(method, config, folder, resume=True, quiet=quiet)
     if recipe is None or out is None:
         raise ConfigError("expected a recipe and out=DIR, as in train('scaleproto/scenes', out='runs/scenes')")
-    extra = {"start": str(start)} if start is not None else {}
-    extra |= {"devices": devices} if devices is not None else {}
-    sections = {**sections, "train": {**sections.get("train", {}), **extra}} if extra else sections
+    chosen = {"start": None if start is None else str(start), "devices": devices}
+    given = {key: value for key, value in chosen.items() if value is not None}
+    sections = {**sections, "train": {**sections.get("train", {}), **given}}
     method, config = resolve(recipe, sections, overrides)
     result = run(method, config, Path(out), resume=False, quiet=quiet)
     if config.then is not None:
@@ -210,7 +210,7 @@ def predict(
     Returns:
         The files written, in order of the names.
     """
-    from segproto.model.images import MAX_PIXELS
+    from segproto.data.images import MAX_PIXELS
     from segproto.model.predict import predict_to_png
     from segproto.report.runs import images_below
     from segproto.training.progress import Reporter
@@ -300,19 +300,24 @@ def quickstart(*, out: PathLike = "runs/quickstart", quiet: bool = False) -> dic
     from segproto.report.runs import Run
 
     begin, out = time.perf_counter(), Path(out)
-    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     steps = {"blackbox": "1/2 black box, the upper bound", "scaleproto": "2/2 prototypes, projected and grouped"}
     folders = {method: out / method for method in steps}
     for method, text in steps.items():
-        say(text)
-        other = {} if method == "blackbox" else {"compare": str(folders["blackbox"].absolute())}
-        train(f"{method}/scenes", out=folders[method], quiet=quiet, **other)
+        tell(text, quiet)
+        beside = [] if method == "blackbox" else [f"compare={folders['blackbox'].absolute()}"]
+        train(f"{method}/scenes", out=folders[method], quiet=quiet, overrides=beside)
         evaluate(folders[method])
-    say("explaining, writing the report")
+    tell("explaining three images, writing the report", quiet)
     report = write_report(folders["scaleproto"], out=out / "report.html")
     compare(list(folders.values()), out=out / "compare.json")
     figures = {method: Run(folder).figures() for method, folder in folders.items()}
     return {"runs": figures, "report": str(report), "seconds": round(time.perf_counter() - begin, 1)}
+
+
+def tell(text: str, quiet: bool) -> None:
+    """A line on stderr, so that stdout stays free for results."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
 
 
 def recipes() -> dict[str, str]:

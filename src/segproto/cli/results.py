@@ -111,13 +111,23 @@ def explain(
     """Show which prototypes decided each pixel of an image."""
     from segproto import api
 
-    result = api.explain(target, image, out=out, stage=stage, region=parse_region(region))
+    why = api.explain(target, image, out=out, stage=stage, region=parse_region(region))
+    found = why.summary()
     if as_json:
-        print_json(result)
+        print_json({"page": str(out / "index.html"), "classes": found})
         return
-    rows = [(row["name"], percent(row["share"]), row["evidence"]) for row in result["classes"]]
-    print_table(["class", "pixels %", "decided mostly by"], rows)
-    typer.echo(f"Open {result['page']}")
+    rows = [(row["class_name"], percent(row["area"]), strongest(row, why.unit)) for row in found]
+    print_table(["class", "pixels %", "strongest evidence"], rows)
+    typer.echo(f"Open {out / 'index.html'}")
+
+
+def strongest(row: dict[str, Any], unit: str) -> str:
+    """The two largest contributions to a class, in words."""
+    parts = []
+    for item in row["prototypes"][:2]:
+        source = f" from {item['source']['image']}" if item["source"] else ""
+        parts.append(f"{unit} {item['prototype']}{source} {item['contribution']:+.2f}")
+    return ", ".join(parts)
 
 
 def parse_region(text: str | None) -> tuple[int, int, int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def train(
             recipe, out=out, seeds=chosen, start=start, devices=devices, overrides=settings(values), quiet=quiet
         )
     if as_json:
-        print_json([result.to_json() for result in results])
+        print_json([asdict(result) for result in results])
         return
     rows = [(str(r.out), percent(r.figures.get("miou")), f"{r.seconds:.0f}") for r in results]
     print_table(["run", "mIoU %", "seconds"], rows)

@@ -69,9 +69,8 @@ def svg(chart: Chart, title: str, form: str = "{:.2f}") -> str:
     for i, (stage, first, last) in enumerate(chart.spans):
         left, right = x_of(first), x_of(last)
         if i % 2:
-            parts.append(
-                f'<rect class="band" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{HEIGHT - TOP - BOTTOM}"/>'
-            )
+            size = f'width="{right - left:.1f}" height="{HEIGHT - TOP - BOTTOM}"'
+            parts.append(f'<rect class="band" x="{left:.1f}" y="{TOP}" {size}/>')
         if right - left > 6 * len(stage):
             parts.append(f'<text class="stage" x="{(left + right) / 2:.1f}" y="{TOP - 7}">{stage}</text>')
     for value in ticks:

@@ -76,7 +76,7 @@ def hundredths(values: Tensor) -> list[int]:
 
 
 def largest(shares: Tensor, count: int) -> list[list[int]]:
-    """The ``count`` largest contributions by size a row of (N, P), as ``[index, hundredths, index, hundredths ...]``."""
+    """The ``count`` largest of each row of (N, P) by size, as ``[index, hundredths, index, hundredths ...]``."""
     shares = shares.detach().cpu()
     index = shares.abs().topk(min(count, shares.shape[1]), dim=1)[1]
     pairs = torch.stack([index, (shares.gather(1, index).double() * 10**DIGITS).round().long()], 2)
@@ -85,7 +85,7 @@ def largest(shares: Tensor, count: int) -> list[list[int]]:
 
 
 def activation_maps(explanation: Explanation, ys: Tensor, xs: Tensor, shares: Tensor) -> dict[str, str]:
-    """Activations on the lattice, 0..255 from each map's least to its most, for the prototypes that matter most here."""
+    """Activations on the lattice, 0..255 from each map's least to its most, of the prototypes that matter most."""
     order = shares.detach().abs().sum(0).argsort(descending=True)[:MAPS].tolist()
     top, left = explanation.region[:2]
     maps = {}

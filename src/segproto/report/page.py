@@ -50,25 +50,31 @@ def report_page(folder: Path, out: Path, *, compare: Path | None = None, images:
         sample = dataset[index]
         found = probe_image(explain(model, sample.image), sample.mask)
         probes.append({**found, "name": sample.name})
-    html = environment().get_template("report.html.j2").render(
-        title=f"{folder.absolute().name}: {run.method} on {run.recipe['data']['name']}",
-        version=__version__,
-        run=run,
-        figures=run.figures(),
-        other=None if other is None else {"name": other.method, **other.figures()},
-        facts=facts(run, model),
-        classes=class_rows(run, other, model, cards),
-        stages=stage_rows(run),
-        charts=charts(run, other),
-        groups=by_class(model, cards),
-        scales=gallery.scale_names(model),
-        explains=bool(cards),
-        probe=probe_data(model, cards, probes),
-        images=probes,
-        recipe=yaml.safe_dump(run.recipe, sort_keys=False),
+    html = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            title=f"{folder.absolute().name}: {run.method} on {run.recipe['data']['name']}",
+            version=__version__,
+            run=run,
+            figures=run.figures(),
+            other=None if other is None else {"name": other.method, **other.figures()},
+            facts=facts(run, model),
+            classes=class_rows(run, other, model, cards),
+            stages=stage_rows(run),
+            charts=charts(run, other),
+            groups=by_class(model, cards),
+            scales=gallery.scale_names(model),
+            explains=bool(cards),
+            probe=probe_data(model, cards, probes),
+            images=probes,
+            recipe=yaml.safe_dump(run.recipe, sort_keys=False),
+        )
     )
     if len(html) > LIMIT:
-        raise SegprotoError(f"{out}: the page would have {len(html) / 2**20:.0f} MiB; explain fewer images (--images 1)")
+        raise SegprotoError(
+            f"{out}: the page would have {len(html) / 2**20:.0f} MiB; explain fewer images (--images 1)"
+        )
     write_text(out, html)
 
 
@@ -77,13 +83,18 @@ def explanation_page(explanation: Explanation, out: Path) -> None:
     model = explanation.segmenter
     cards = gallery.cards(model)
     probes = [probe_image(explanation)]
-    html = environment().get_template("explain.html.j2").render(
-        title=f"Why? {Path(explanation.name).name}",
-        version=__version__,
-        explains=bool(cards),
-        classes=[{"name": n, "colour": css(c)} for n, c in zip(model.classes.names, model.classes.colours, strict=True)],
-        probe=probe_data(model, cards, probes),
-        images=probes,
+    probe = probe_data(model, cards, probes)
+    html = (
+        environment()
+        .get_template("explain.html.j2")
+        .render(
+            title=f"Why? {Path(explanation.name).name}",
+            version=__version__,
+            explains=bool(cards),
+            classes=probe["classes"],
+            probe=probe,
+            images=probes,
+        )
     )
     write_text(out, html)
 
@@ -201,7 +212,9 @@ def stage_rows(run: Run) -> list[dict[str, Any]]:
     rows, carried = [], {"prototypes": None, "prototypes_used": None, "group_average": None}
     for stage in run.stages:
         carried |= {key: stage[key] for key in carried if stage.get(key) is not None}
-        rows.append({"name": stage["stage"], "words": STAGE_WORDS.get(stage["stage"], ""), "miou": stage.get("miou")} | carried)
+        rows.append(
+            {"name": stage["stage"], "words": STAGE_WORDS.get(stage["stage"], ""), "miou": stage.get("miou")} | carried
+        )
     return rows
 
 
