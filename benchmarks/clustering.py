@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="processor time, for a busy machine; with --threads 1")
     args = parser.parse_args()
     clock = time.process_time if args.cpu_time else time.perf_counter
+    kind = "processor" if args.cpu_time else "wall"
     torch.set_num_threads(args.threads)
     own: dict[int, float] = {}
     for classes in args.classes:
@@ -124,7 +125,8 @@ def main() -> None:
             fast()
         print(
             f"C={classes} N={args.pixels} K={args.per_class} D={args.dim} threads={args.threads} "
-            f"load={os.getloadavg()[0]:.2f} {'processor' if args.cpu_time else 'wall'} time: loop {a * 1e3:.0f} ms, batched {b * 1e3:.1f} ms, {a / b:.1f}x; "
+            f"load={os.getloadavg()[0]:.2f} {kind} time: "
+            f"loop {a * 1e3:.0f} ms, batched {b * 1e3:.1f} ms, {a / b:.1f}x; "
             f"targets differ at {int((t1 != t2).sum())} pixels, prototypes by {float((p1 - p2).abs().max()):.1e}; "
             f"largest new tensor {watch.size / 1e6:.1f} MB (similarities {s.nbytes / 1e6:.0f} MB)",
             flush=True,

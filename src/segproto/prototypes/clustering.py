@@ -137,13 +137,24 @@ def momentum_update(
     """
     with exact_float32(prototypes.device):
         if sync == "sum":
-            packed = reduce(torch.cat([sums, counts[..., None]], dim=-1))
-            return _step(prototypes, packed[..., :-1], packed[..., -1], momentum)
+            if reduce is not one_process:
+                packed = reduce(torch.cat([sums, counts[..., None]], dim=-1))
+                sums, counts = packed[..., :-1], packed[..., -1]
+            return _step(prototypes, sums, counts, momentum)
         alone = _step(F.normalize(prototypes, dim=-1), sums, counts, momentum)
         votes = reduce(torch.cat([alone.flatten(), alone.new_ones(1)]))
         return (votes[:-1] / votes[-1]).view_as(prototypes)
 
 
 def _step(prototypes: Tensor, sums: Tensor, counts: Tensor, momentum: float) -> Tensor:
-    moved = momentum * F.normalize(prototypes, dim=-1) + (1 - momentum) * F.normalize(sums, dim=-1)
-    return torch.where(counts[..., None] > 0, F.normalize(moved, dim=-1), prototypes)
+    """``normalise(g * normalise(p) + (1 - g) * normalise(f))`` where there are pixels, else p; few passes over memory."""
+    used = counts[..., None] > 0
+    keep = torch.where(used, momentum / _length(prototypes), 1)
+    pull = torch.where(used, (1 - momentum) / _length(sums), 0)
+    moved = torch.addcmul(prototypes * keep, sums, pull)
+    return moved.mul_(torch.where(used, 1 / _length(moved), 1))
+
+
+def _length(rows: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return length.clamp_min_(1e-12)

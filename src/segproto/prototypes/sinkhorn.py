@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.prototypes.numerics import exact_float32
@@ -50,18 +51,17 @@ def balanced_assignment(
         void = (classes == num_classes)[:, None]
         logits = own.to(_float(own)).masked_fill(void, 0) / epsilon
         segments = Segments(classes, num_classes)
-        counts = reduce(segments.counts.to(logits.dtype))
-        peak = _padded(reduce(segments.max(logits), "max"))
-        relative = (logits - peak[classes]).masked_fill_(void, 0)
+        size = reduce(segments.counts.to(logits.dtype))[:, None]
+        plain = size < (own.shape[1] if few == "nearest" else 0)  # without the class's sums, what is left is a softmax
+        peak = torch.where(plain, 0, reduce(segments.max(logits), "max"))
+        relative = (logits - _of_pixels(peak, classes)).masked_fill_(void, 0)
         shift = relative.amax(1, keepdim=True)
         q = torch.exp(relative - shift)
         weighted = q * shift.exp()  # the pixel shift must not count in the first sum
         for _ in range(iterations):
-            q = q / _padded(reduce(segments.sum(weighted)), 1)[classes]
-            q = weighted = q / q.sum(1, keepdim=True)
-        if few == "nearest":
-            small = _padded((counts < own.shape[1])[:, None])[classes]
-            q = torch.where(small, logits.softmax(1), q)
+            total = torch.where(plain, 1, reduce(segments.sum(weighted)))
+            q = q / _of_pixels(total, classes)
+            q = weighted = q.div_(q.sum(1, keepdim=True))
         return q.masked_fill_(void, 0)
 
 
@@ -89,16 +89,15 @@ def own_similarities(similarities: Tensor, classes: Tensor, num_classes: int) ->
     """Each pixel's similarity to the prototypes of its own class, as a gather: no other copy of the similarities.
 
     Args:
-        similarities: (N, C*K), class by class: column ``c*K + k``.
+        similarities: (N, C*K), contiguous, class by class: column ``c*K + k``.
         classes: (N,) int64 class 0..C-1, C = void.
         num_classes: C.
 
     Returns:
         (N, K); void rows hold those of class C-1.
     """
-    rows = torch.arange(len(classes), device=classes.device)
-    per_class = similarities.shape[1] // num_classes
-    return similarities.view(-1, num_classes, per_class)[rows, classes.clamp_max(num_classes - 1)]
+    rows = torch.arange(len(classes), device=classes.device) * num_classes + classes.clamp_max(num_classes - 1)
+    return F.embedding(rows, similarities.detach().view(-1, similarities.shape[1] // num_classes))
 
 
 def pixel_classes(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
@@ -111,6 +110,6 @@ def _float(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _padded(rows: Tensor, value: float = 0) -> Tensor:
-    """(C, K) with one more row, for void."""
-    return torch.nn.functional.pad(rows, (0, 0, 0, 1), value=value)
+def _of_pixels(rows: Tensor, classes: Tensor) -> Tensor:
+    """Of (C, K), the row of each pixel's class: (N, K); ones for void."""
+    return F.pad(rows, (0, 0, 0, 1), value=1).index_select(0, classes)
