@@ -37,11 +37,13 @@ class Backbone(nn.Module):
     Attributes:
         num_features: channels of the map.
         stride_multiple: image sides must be multiples of this.
+        smallest: and at least this.
         normalisation: what its inputs must be normalised with.
     """
 
     num_features: int
     stride_multiple: int = 1
+    smallest: int = 1
     normalisation: Normalisation = IMAGENET
 
 
@@ -61,6 +63,7 @@ class Encoder(nn.Module):
         normalisation: what inputs must be normalised with.
         config: what ``build_encoder`` rebuilds this encoder from.
         stride_multiple: images are padded (bottom, right, by zeros) to a multiple of this before the backbone.
+        smallest: and to at least this.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Encoder(nn.Module):
         normalisation: Normalisation,
         config: EncoderConfig,
         stride_multiple: int = 1,
+        smallest: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -79,6 +83,7 @@ class Encoder(nn.Module):
         self.normalisation = normalisation
         self.config = config
         self.stride_multiple = stride_multiple
+        self.smallest = smallest
         self.backbone_frozen = False
         self._padding_told = False
 
@@ -101,7 +106,7 @@ class Encoder(nn.Module):
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The image area (pixels) that the feature grid covers; logits are upsampled to it, then cropped."""
         m = self.stride_multiple
-        return -(-height // m) * m, -(-width // m) * m
+        return -(-max(height, self.smallest) // m) * m, -(-max(width, self.smallest) // m) * m
 
     def backbone_features(self, images: Tensor) -> Tensor:
         """Padded images through the backbone alone: what a feature cache stores."""

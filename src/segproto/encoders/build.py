@@ -38,7 +38,8 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
         scale_dims = neck.scale_dims
     else:
         neck, scale_dims = nn.Identity(), (backbone.num_features,)
-    encoder = Encoder(backbone, neck, scale_dims, backbone.normalisation, config, backbone.stride_multiple)
+    limits = {"stride_multiple": backbone.stride_multiple, "smallest": backbone.smallest}
+    encoder = Encoder(backbone, neck, scale_dims, backbone.normalisation, config, **limits)
     if config.frozen:
         if load_weights and config.weights is None and not config.pretrained:
             log.warning("a frozen backbone with random weights: set encoder.weights=FILE or encoder.pretrained=true")

@@ -74,7 +74,7 @@ class OutConv(nn.Module):
 class UNet(Backbone):
     """U-Net with four levels (Ronneberger et al. 2015, as used by Porta et al. 2025 for EM); torch's default init.
 
-    Any image of at least 16x16 pixels is accepted: where a level is odd, the upsampled tensor is padded to its skip.
+    Images smaller than 16 pixels a side are padded; where a level is odd, the upsampled tensor is padded to its skip.
 
     Args:
         width: channels of the first level (64 = published) and of the output.
@@ -91,6 +91,7 @@ class UNet(Backbone):
             raise ConfigError(f"encoder.output_stride={output_stride}: a unet has 1, 2 or 4")
         self.num_features = width
         self.stride_multiple = output_stride
+        self.smallest = 16  # four poolings leave one cell
         self.inc = DoubleConv(3, width)
         self.down1 = Down(width, width * 2)
         self.down2 = Down(width * 2, width * 4)

@@ -1,0 +1,143 @@
+"""What every method promises, checked over all of them: fit, interrupt and resume, predict, explain, save, load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from segproto.data.build import build_dataset
+from segproto.methods import METHODS
+from segproto.model.features import image_features
+from segproto.model.fingerprint import encoder_hash
+from segproto.model.heads import GroupedHead, PrototypeHead
+from segproto.model.segmenter import Segmenter
+from segproto.training.loop import Loop
+from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.runner import run
+from segproto.training.stage import Optimise
+
+SMALL = [
+    "data.scenes.size=48",
+    "data.scenes.num_train=24",
+    "data.scenes.num_val=3",
+    "data.augment.crop=48",
+    "encoder.width=4",
+    "encoder.dim=8",
+    "encoder.rates=[1,2]",
+    "train.batch_size=4",
+    "train.threads=1",
+    "train.checkpoint_every=1",
+    "train.accelerator=cpu",
+]
+
+
+def two_steps(name: str) -> Recipe:
+    """The method's recipe for scenes, each of its stages cut to two steps."""
+    method = METHODS[name]()
+    value = apply_overrides(load_recipe_dict(method.recipes / "scenes.yaml"), SMALL)
+    for stage in value["stages"].values():
+        if "steps" in stage:
+            stage["steps"] = 2
+    return validate_recipe(value, method.recipe)
+
+
+@pytest.fixture(scope="module", params=sorted(METHODS))
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    name: str = request.param
+    out = tmp_path_factory.mktemp(name) / "run"
+    run(METHODS[name](), two_steps(name), out, quiet=True)
+    return name, out
+
+
+class TestContract:
+    def test_every_stage_leaves_a_loadable_artefact(self, trained: tuple[str, Path]) -> None:
+        name, out = trained
+        for stage in METHODS[name]().stages(two_steps(name)):
+            if isinstance(stage, Optimise) and stage.steps == 0:
+                continue
+            assert (out / "stages" / stage.name / "result.json").exists(), stage.name
+            Segmenter.load(out / "stages" / stage.name)
+        assert (out / "recipe.yaml").exists()
+
+    def test_interrupted_and_resumed_is_the_same(
+        self, trained: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name, out = trained
+        recipe, method, broken = two_steps(name), METHODS[name](), tmp_path / "broken"
+        interrupt_after_batches(monkeypatch, 3 if len(method.stages(recipe)) > 2 else 1)
+        with pytest.raises(KeyboardInterrupt):
+            run(method, recipe, broken, quiet=True)
+        monkeypatch.undo()
+        run(method, recipe, broken, resume=True, quiet=True)
+        whole, resumed = (load_file(p / "model" / "model.safetensors") for p in (out, broken))
+        assert whole.keys() == resumed.keys()
+        for key, value in whole.items():
+            assert torch.equal(value, resumed[key]), key
+
+    @pytest.mark.parametrize("size", [(48, 48), (37, 61), (5, 130)])
+    def test_predicts_any_size(self, trained: tuple[str, Path], size: tuple[int, int]) -> None:
+        model = Segmenter.load(trained[1])
+        image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+        mask = model.predict(image)
+        assert mask.shape == size
+        assert int(mask.max()) < model.classes.num_classes
+
+    def test_contributions_add_up_to_the_logit(self, trained: tuple[str, Path]) -> None:
+        model = Segmenter.load(trained[1])
+        image = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        why = model.explain(image)
+        logits = model(model.encoder.normalisation(image)[None])[0].detach()
+        ys, xs = (t.flatten() for t in torch.meshgrid(torch.arange(40), torch.arange(56), indexing="ij"))
+        for class_id in range(model.classes.num_classes):
+            shares = why.evidence(ys, xs, torch.full_like(ys, class_id))
+            total, expected = shares.prototypes.sum(1) + shares.offset, logits[class_id].flatten()
+            size = torch.maximum(expected.abs(), shares.prototypes.abs().sum(1))
+            assert float(((total - expected).abs() / size).max()) <= 1e-4
+
+    def test_save_and_load_keep_everything(self, trained: tuple[str, Path], tmp_path: Path) -> None:
+        model = Segmenter.load(trained[1])
+        model.save(tmp_path / "copy")
+        again = Segmenter.load(tmp_path / "copy")
+        image = torch.rand(2, 3, 33, 47)
+        assert torch.equal(model(image), again(image))
+        assert again.provenance == model.provenance
+        assert again.patches == model.patches
+        assert again.classes == model.classes
+
+    def test_prototypes_are_real_patches(self, trained: tuple[str, Path]) -> None:
+        name, out = trained
+        model = Segmenter.load(out)
+        if not isinstance(model.head, PrototypeHead | GroupedHead):
+            return
+        assert model.provenance is not None
+        assert model.provenance.encoder_hash == encoder_hash(model.encoder)
+        dataset = build_dataset(two_steps(name).data, "train")
+        bank = model.head.bank
+        dim = bank.vectors.shape[1]
+        for p, source in enumerate(model.provenance.sources):
+            assert source is not None
+            features = image_features(model, dataset, dataset.names.index(source.image))
+            scale = int(bank.scale_of[p])
+            cell = features[0, scale * dim : (scale + 1) * dim, source.cell[0], source.cell[1]]
+            assert torch.allclose(cell, bank.vectors[p], atol=1e-6)
+            mask = dataset[dataset.names.index(source.image)].mask
+            y0, x0, y1, x1 = source.box
+            assert int(bank.class_of[p]) in mask[y0:y1, x0:x1]
+            assert source.patch in model.patches
+
+
+def interrupt_after_batches(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Ctrl-C while batch ``count + 1`` of the run is computed."""
+    left, real = [count], Loop._batch
+
+    def counted(self: Loop, *args: Any) -> None:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(self, *args)
+
+    monkeypatch.setattr(Loop, "_batch", counted)
