@@ -70,9 +70,9 @@ def test_windows_of_a_1x1_encoder_equal_the_whole(window, overlap):
     assert torch.equal(predict(model, pixels, window=window, overlap=overlap), predict(model, pixels))
 
 
-def test_windows_are_averaged_as_naively():
-    model, pixels = segmenter("prototype", stride=4), image(150, 260)
-    window, overlap, size = 128, 0.25, pixels.shape[1:]
+@pytest.mark.parametrize(("window", "overlap", "size"), [(128, 0.25, (150, 260)), (60, 0.7, (120, 80))])
+def test_windows_are_averaged_as_naively(window, overlap, size):
+    model, pixels = segmenter("prototype", stride=4), image(*size)
     total, weights = torch.zeros(4, *size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
     ramp = window * overlap
     for y0, y1 in spans(size[0], window, overlap):
