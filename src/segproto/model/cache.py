@@ -181,7 +181,12 @@ def encode(
                 raise ConfigError(
                     f"features of image {pending[0][0]} leave the range of {dtype}: use float32 for the cache"
                 )
-            tensors.update({key: value.clone() for (key, _), value in zip(pending, features, strict=True)})
+            tensors.update(
+                {
+                    key: value.clone(memory_format=torch.contiguous_format)
+                    for (key, _), value in zip(pending, features, strict=True)
+                }
+            )
             pending.clear()
 
     with torch.inference_mode():

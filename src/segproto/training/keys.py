@@ -73,7 +73,7 @@ def suggestion(path: list[str], model: type[BaseModel]) -> str:
     close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.7)
     if close:
         return f"; did you mean {siblings[close[0]]}?"
-    same = [k for k in known if k.rpartition(".")[2] == leaf]
+    same = sorted((k for k in known if k.rpartition(".")[2] == leaf), key=lambda k: k.count("."))
     whole = same or difflib.get_close_matches(".".join(path), known, n=1, cutoff=0.6)
     leaves = {k.rpartition(".")[2]: k for k in reversed(known)}
     far = whole or [leaves[k] for k in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]

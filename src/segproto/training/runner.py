@@ -164,7 +164,8 @@ def procedure(job: Job, stage: Procedure) -> dict[str, Any]:
 
 def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: bool) -> dict[str, Any]:
     """Validates the model a stage left and writes what the stage leaves behind."""
-    gc.collect()  # DDP's hooks go with the stage's wrapper, before the next one wraps the same parameters
+    if job.fabric.world_size > 1:
+        gc.collect()  # DDP's hooks go with the stage's wrapper, before the next one wraps the same parameters
     validation = job.validate() or {}
     validation.pop("confusion", None)
     state, index = job.state, job.state.stage
