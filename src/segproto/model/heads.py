@@ -66,7 +66,8 @@ class LinearHead(Head):
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.weight = nn.Parameter(torch.empty(num_classes, num_features).normal_(std=0.01))
+        bound = num_features**-0.5  # torch's own start of a 1x1 convolution
+        self.weight = nn.Parameter(torch.empty(num_classes, num_features).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
     def forward(self, features: Tensor) -> Tensor:
