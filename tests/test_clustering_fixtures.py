@@ -10,6 +10,7 @@ from segproto.prototypes.clustering import cluster_pixels, momentum_update
 from segproto.prototypes.contrast import pixel_prototype_distance, pixel_prototype_infonce
 from segproto.prototypes.embedding import class_scores, normalise_projection, prototype_similarities
 from segproto.prototypes.health import cluster_health
+from segproto.prototypes.seeding import kmeans_plus_plus
 from segproto.prototypes.sinkhorn import balanced_assignment, choose
 
 
@@ -101,3 +102,19 @@ def test_prototypes_stay_apart_by_argmax_and_collapse_by_the_published_draw(mode
     else:
         assert abs(float(health.mean_cosine) - truth) < (0.02 if mode == "argmax" else 0.1)
         assert not bool(health.collapsed)
+
+
+def test_k_means_start_finds_modes_where_a_random_start_gets_stuck():
+    generator = torch.Generator().manual_seed(3)
+    modes = toy_modes(generator)
+    truth = float(cluster_health(modes[None], torch.ones(1, 10)).mean_cosine)
+    p = F.normalize(torch.randn(1, 10, 32, generator=generator), dim=-1)
+    labels = torch.zeros(100, dtype=torch.int64)
+    for step in range(300):
+        pixels = modes[torch.randint(10, (100,), generator=generator)]
+        e = F.normalize(pixels + 0.02 * torch.randn(100, 32, generator=generator), dim=1)
+        if step == 0:
+            p = kmeans_plus_plus(e, labels, p, generator=generator).prototypes
+        found = cluster_pixels(e, prototype_similarities(e, p), labels, labels, 1)
+        p = momentum_update(p, found.sums, found.counts, momentum=0.95)
+    assert abs(float(cluster_health(p, found.counts).mean_cosine) - truth) < 0.01

@@ -26,6 +26,8 @@ def problem() -> dict[str, Tensor]:
     labels = torch.randint(0, CLASSES, (PIXELS,), generator=g)
     labels[labels == 4] = 255
     labels[17], labels[200:] = 4, 255  # a class with one pixel
+    rare = (labels == 3).nonzero().flatten()
+    labels[rare[3:-2]] = 255  # a class with more than K pixels, but on no process of several
     modes = F.normalize(torch.randn(CLASSES * PER_CLASS, DIM, generator=g), dim=1)
     which = (labels.clamp_max(4) * PER_CLASS + torch.randint(PER_CLASS, (PIXELS,), generator=g)).long()
     e = F.normalize(modes[which] + 0.1 * torch.randn(PIXELS, DIM, generator=g), dim=1)

@@ -160,6 +160,10 @@ def test_losses_equal_the_loop_and_pass_gradcheck():
     s.requires_grad_(True)
     assert torch.autograd.gradcheck(lambda x: pixel_prototype_infonce(x, targets, temperature=0.5), (s,))
     assert torch.autograd.gradcheck(lambda x: pixel_prototype_distance(x, targets), (s,))
+    x, z = s.detach().float().requires_grad_(True), s.detach().float().requires_grad_(True)
+    pixel_prototype_infonce(x, targets).backward()
+    F.cross_entropy(z / 0.1, targets, ignore_index=-1).backward()
+    torch.testing.assert_close(x.grad, z.grad)
     share = torch.tensor(0.4)  # a mean over several processes may divide by less than one pixel
     total = pixel_prototype_distance(s, targets) * len(valid)
     torch.testing.assert_close(pixel_prototype_distance(s, targets, normaliser=share), total / 0.4)

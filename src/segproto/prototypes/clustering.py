@@ -147,7 +147,7 @@ def momentum_update(
 
 
 def _step(prototypes: Tensor, sums: Tensor, counts: Tensor, momentum: float) -> Tensor:
-    """``normalise(g * normalise(p) + (1 - g) * normalise(f))`` where there are pixels, else p; few passes over memory."""
+    """``normalise(g * normalise(p) + (1 - g) * normalise(f))`` where there are pixels, else p; in few passes."""
     used = counts[..., None] > 0
     keep = torch.where(used, momentum / _length(prototypes), 1)
     pull = torch.where(used, (1 - momentum) / _length(sums), 0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from segproto.prototypes.clustering import VOID_TARGET
 
@@ -27,9 +29,34 @@ def pixel_prototype_infonce(
     Returns:
         Scalar float32; 0 with zero gradient if all pixels are void.
     """
-    logits = _float(similarities) / temperature
-    total = F.cross_entropy(logits, targets, ignore_index=VOID_TARGET, reduction="sum")
+    total: Tensor = _SumInfoNCE.apply(_float(similarities), targets, temperature)
     return total / _count(targets, normaliser)
+
+
+class _SumInfoNCE(torch.autograd.Function):
+    """Cross-entropy of ``s / T`` summed over labelled pixels, holding one (N, C*K) buffer at a time.
+
+    Plain autograd holds three: the (N, C*K) similarities of 65,536 pixels and 847 classes are 2 GB each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, similarities: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        top = similarities.amax(1, keepdim=True)
+        spread = (similarities - top).mul_(1 / temperature).exp_().sum(1, keepdim=True)
+        normal = spread.log_().add_(top, alpha=1 / temperature)
+        ctx.save_for_backward(similarities, targets, normal)
+        ctx.temperature = temperature
+        own = similarities.gather(1, targets.clamp_min(0)[:, None]) / temperature
+        return torch.where(targets == VOID_TARGET, 0, (normal - own)[:, 0]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        similarities, targets, normal = ctx.saved_tensors
+        out = (similarities * (1 / ctx.temperature)).sub_(normal).exp_()
+        out.scatter_add_(1, targets.clamp_min(0)[:, None], -torch.ones_like(normal))
+        share = torch.where(targets == VOID_TARGET, 0, gradient / ctx.temperature)
+        return out.mul_(share[:, None]), None, None
 
 
 def pixel_prototype_distance(similarities: Tensor, targets: Tensor, *, normaliser: Tensor | None = None) -> Tensor:
