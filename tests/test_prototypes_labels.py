@@ -54,7 +54,9 @@ def test_nearest_label_takes_the_nearest_pixel() -> None:
         assert torch.equal(allowed[c], small == c)
 
 
-@pytest.mark.parametrize(("size", "grid"), [((21, 30), (6, 7)), ((8, 8), (8, 8)), ((65, 33), (9, 5)), ((5, 4), (7, 6))])
+@pytest.mark.parametrize(
+    ("size", "grid"), [((21, 30), (6, 7)), ((8, 8), (8, 8)), ((65, 33), (9, 5)), ((5, 4), (7, 6)), ((18, 27), (14, 21))]
+)
 def test_any_pixel_equals_pixel_loop(size: tuple[int, int], grid: tuple[int, int]) -> None:
     labels = torch.randint(0, 5, size, generator=torch.Generator().manual_seed(1))
     labels[labels == 4] = 255

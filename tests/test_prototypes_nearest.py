@@ -182,6 +182,13 @@ def test_pruning_rule_with_known_neighbours() -> None:
     assert running.keep_mask(2).tolist() == [True, True]
 
 
+def test_top_k_ties_go_to_the_smaller_image() -> None:
+    running = RunningTopK(torch.tensor([0]), 2)
+    for index in (5, 3, 4):
+        running.update(torch.ones(1, 2, 2), torch.zeros(2, 2).long(), torch.zeros(4, 4).long(), index)
+    assert running.image.tolist() == [[3, 4]]
+
+
 def test_void_images_leave_no_candidate() -> None:
     running = RunningTopK(torch.tensor([0]), 2)
     running.update(torch.rand(1, 2, 2), torch.full((2, 2), 255), torch.full((4, 4), 255), 0)

@@ -79,6 +79,27 @@ def test_distance_gradients_equal_naive() -> None:
     torch.testing.assert_close(bank.vectors.grad.double(), v.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_distance_gradcheck(channels_last: bool) -> None:
+    torch.manual_seed(0)
+    bank = PrototypeBank.regular(2, 2, 2, 3).select(torch.tensor([0, 1, 2, 5]))
+    features = torch.rand(2, 6, 2, 3, dtype=torch.float64)
+    if channels_last:
+        features = features.to(memory_format=torch.channels_last)
+    vectors = bank.vectors.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, v: squared_distances(x, v, bank.scale_ranges), (features.requires_grad_(), vectors)
+    )
+    assert torch.autograd.gradcheck(lambda v: squared_distances(features.detach(), v, bank.scale_ranges), (vectors,))
+
+
+def test_memory_format_does_not_matter() -> None:
+    bank = small_bank(ragged=True)
+    features = torch.rand(2, 32, 5, 4)
+    expected = bank.distances(features)
+    torch.testing.assert_close(bank.distances(features.to(memory_format=torch.channels_last)), expected)
+
+
 def test_exact_match_stays_exact_under_autocast() -> None:
     """A prototype equal to a feature scores close to ln(1e4) even in mixed precision; centring is what does it."""
     torch.manual_seed(0)
@@ -88,6 +109,7 @@ def test_exact_match_stays_exact_under_autocast() -> None:
         distances = squared_distances(features, vectors, [(0, 400)])
     match = distances[0].flatten(1).diagonal()
     assert distances.dtype == torch.float32
+    assert distances.min() >= 0  # rounding would leave some matches slightly negative
     assert match.max() < 4e-6
     assert log_activation(match).exp().mean() > 0.97e4
 

@@ -173,14 +173,12 @@ def patch_labels(labels: Tensor, cells: Tensor, grid: tuple[int, int], class_of:
     Returns:
         (P,) int64.
     """
-    height, width = grid
-    rows = _cell_of_pixel(labels.shape[0], height, labels.device)
-    columns = _cell_of_pixel(labels.shape[1], width, labels.device)
-    distinct, slot = torch.unique(cells[:, 0] * width + cells[:, 1], return_inverse=True)
-    slot_of_cell = torch.full((height * width,), len(distinct), device=labels.device)
-    slot_of_cell[distinct] = torch.arange(len(distinct), device=labels.device)
-    flat = (slot_of_cell[rows[:, None] * width + columns] * 256 + labels).flatten()
-    counts = torch.bincount(flat, minlength=(len(distinct) + 1) * 256).view(-1, 256)[slot]
+    rows, row_ok = _pixels_of_cells(cells[:, 0], labels.shape[0], grid[0])
+    columns, column_ok = _pixels_of_cells(cells[:, 1], labels.shape[1], grid[1])
+    inside = row_ok[:, :, None] & column_ok[:, None]
+    patch = labels[rows[:, :, None], columns[:, None]].masked_fill(~inside, 255).flatten(1)
+    counts = torch.zeros(len(cells), 256, dtype=torch.int64, device=labels.device)
+    counts.scatter_add_(1, patch, torch.ones_like(patch))
     counts[:, 255] = 0
     common = torch.where(counts.sum(1) > 0, counts.argmax(1), 255)
     own = counts.gather(1, class_of[:, None])[:, 0] > 0
@@ -195,7 +193,8 @@ def unique_rows(vectors: Tensor) -> Tensor:
     return first[inverse] == index
 
 
-def _cell_of_pixel(pixels: int, cells: int, device: torch.device) -> Tensor:
-    """Index of the patch ``i*pixels//cells .. (i+1)*pixels//cells`` that holds each pixel."""
-    starts = torch.arange(1, cells, device=device) * pixels // cells
-    return torch.searchsorted(starts, torch.arange(pixels, device=device), right=True)
+def _pixels_of_cells(cells: Tensor, pixels: int, count: int) -> tuple[Tensor, Tensor]:
+    """Pixel indices ``i*pixels//count .. (i+1)*pixels//count`` of cells (P,), padded: (P, m) and a bool mask."""
+    start, end = cells * pixels // count, (cells + 1) * pixels // count
+    index = start[:, None] + torch.arange(-(-pixels // count), device=cells.device)
+    return index.clamp_max(pixels - 1), index < end[:, None]

@@ -32,25 +32,62 @@ def squared_distances(features: Tensor, vectors: Tensor, scale_ranges: Sequence[
     Raises:
         ValueError: if the features do not have S*D channels.
     """
-    batch, channels, height, width = features.shape
-    num_scales, dim = len(scale_ranges), vectors.shape[1]
-    if channels != num_scales * dim:
-        raise ValueError(f"features have {channels} channels, expected {num_scales} scales x {dim}")
+    _, channels, height, width = features.shape
+    if channels != len(scale_ranges) * vectors.shape[1]:
+        raise ValueError(f"features have {channels} channels, expected {len(scale_ranges)} scales x {vectors.shape[1]}")
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-    with exact_float32(features.device):
-        x = features.to(dtype).reshape(batch, num_scales, dim, height * width) - CENTRE
-        p = vectors.to(dtype) - CENTRE
-        # The two squares ride along as extra columns of one matrix product: no (B, P, h, w) temporary for them.
-        cells = torch.cat([x, torch.ones_like(x[:, :, :1]), x.square().sum(2, keepdim=True)], dim=2)
-        rows = torch.cat([-2 * p, p.square().sum(1, keepdim=True), torch.ones_like(p[:, :1])], dim=1)
-        if len({end - start for start, end in scale_ranges}) == 1:
-            out = torch.matmul(rows.view(num_scales, len(vectors) // num_scales, dim + 2), cells).reshape(
-                batch, -1, height * width
-            )
-        else:
-            parts = [torch.matmul(rows[a:b], cells[:, s]) for s, (a, b) in enumerate(scale_ranges)]
-            out = torch.cat(parts, dim=1)
-        return torch.relu_(out).view(batch, -1, height, width)
+    cells = features.to(dtype).flatten(2)  # a view for channels-last features too
+    out: Tensor = _SquaredDistances.apply(cells, vectors.to(dtype), tuple(scale_ranges))
+    return out.view(*out.shape[:2], height, width)
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """Distances (B, P, N) of cells (B, S*D, N), in one matrix product a scale; the backward pass likewise.
+
+    Plain operations would keep a centred copy of the features and their squares for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor, vectors: Tensor, scale_ranges: tuple[tuple[int, int], ...]) -> Tensor:
+        with exact_float32(cells.device):
+            x, p = _by_scale(cells - CENTRE, len(scale_ranges)), vectors - CENTRE
+            norms = p.square().sum(1)[:, None]
+            out = x.new_empty(len(cells), len(vectors), cells.shape[2])
+            for scale, (a, b) in enumerate(scale_ranges):
+                out[:, a:b] = norms[a:b]
+                out[:, a:b].baddbmm_(p[a:b].expand(len(x), -1, -1), x[:, scale], alpha=-2)
+            squares = x.square_().sum(2)  # in place: the centred copy is not needed any more
+            for scale, (a, b) in enumerate(scale_ranges):
+                out[:, a:b] += squares[:, scale, None]
+            out.relu_()
+        ctx.save_for_backward(cells, vectors, out)
+        ctx.scale_ranges = scale_ranges
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        cells, vectors, out = ctx.saved_tensors
+        need_cells, need_vectors, _ = ctx.needs_input_grad
+        with exact_float32(cells.device):
+            grad = 2 * grad.to(out.dtype).masked_fill(out == 0, 0)  # d/dx = 2 (x - p), d/dp = 2 (p - x)
+            x = _by_scale(cells, len(ctx.scale_ranges))
+            grad_cells = torch.empty_like(cells) if need_cells else None
+            grad_vectors = vectors * grad.sum((0, 2))[:, None] if need_vectors else None
+            for scale, (a, b) in enumerate(ctx.scale_ranges):
+                part = grad[:, a:b]
+                if grad_cells is not None:
+                    block = _by_scale(grad_cells, len(ctx.scale_ranges))[:, scale]
+                    torch.mul(x[:, scale], part.sum(1, keepdim=True), out=block)
+                    block.baddbmm_(vectors[a:b].T.expand(len(x), -1, -1), part, alpha=-1)
+                if grad_vectors is not None:
+                    grad_vectors[a:b] -= torch.bmm(part, x[:, scale].transpose(1, 2)).sum(0)
+        return grad_cells, grad_vectors, None
+
+
+def _by_scale(cells: Tensor, num_scales: int) -> Tensor:
+    """(B, S*D, N) as (B, S, D, N), a view for any layout."""
+    return cells.unflatten(1, (num_scales, -1))  # type: ignore[no-untyped-call, no-any-return]
 
 
 def log_activation(distances: Tensor, epsilon: float = EPSILON) -> Tensor:
