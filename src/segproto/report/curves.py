@@ -98,7 +98,9 @@ def scale(low: float, high: float, start: float, stop: float) -> Any:
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round values from at or below ``low`` to at or above ``high``, about ``count`` of them."""
-    span = (high - low) or max(abs(high), 1.0)
+    span = high - low
+    if span <= 1e-9 * max(abs(low), abs(high), 1.0):
+        span = max(abs(high), 1.0)
     power = 10 ** math.floor(math.log10(span / count))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if span / (power * m) <= count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.model.evidence import bank_of
 from segproto.model.explain import Explanation
 from segproto.report.pictures import data_uri, outline, paint
 
@@ -61,6 +62,7 @@ def probe_image(explanation: Explanation, truth: Tensor | None = None) -> dict[s
         "rival": rival.tolist(),
         "logits": hundredths(values[:, 0]),
         "rivals": hundredths(values[:, -1]),
+        "own": own_share(explanation, ours.prototypes, best),
         "offset": hundredths(ours.offset),
         "groups": [] if ours.groups is None else largest(ours.groups, GROUPS),
         "prototypes": largest(ours.prototypes, PROTOTYPES),
@@ -73,6 +75,15 @@ def hundredths(values: Tensor) -> list[int]:
     """Rounded to two decimals, as whole numbers of hundredths: half the characters of floats in JSON."""
     rounded: list[int] = (values.detach().cpu().double() * 10**DIGITS).round().long().tolist()
     return rounded
+
+
+def own_share(explanation: Explanation, shares: Tensor, classes: Tensor) -> list[int]:
+    """Hundredths (N,) of what the prototypes of each point's own class contribute; all of it without prototypes."""
+    bank = bank_of(explanation.segmenter.head)
+    if bank is None:
+        return hundredths(shares.sum(1))
+    own = bank.class_of.cpu() == classes.cpu()[:, None]
+    return hundredths((shares.detach().cpu() * own).sum(1))
 
 
 def largest(shares: Tensor, count: int) -> list[list[int]]:

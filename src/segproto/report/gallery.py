@@ -44,6 +44,15 @@ class Card:
     where: str | None
     patch: str | None
 
+    @property
+    def weight_words(self) -> str:
+        """``groups 1, 3: 0.40, 0.12``, or ``weight 0.98`` without groups."""
+        numbers = ", ".join(f"{weight:.2f}" for _, weight in self.weights)
+        names = [name.removeprefix("group ") for name, _ in self.weights]
+        if not names or names == ["weight"]:
+            return f"weight {numbers}" if names else ""
+        return f"group{'s' if len(names) > 1 else ''} {', '.join(names)}: {numbers}"
+
 
 def cards(model: Segmenter, decided: Tensor | None = None) -> list[Card]:
     """A card a prototype, in the bank's order; empty for the black box.
@@ -141,7 +150,7 @@ def scale_names(model: Segmenter) -> list[str]:
     if scales == 1:
         return ["the only scale"]
     rated = config.neck == "aspp" and config.fusion == "concat" and len(config.rates) == scales
-    names = [f"scale {i + 1} of {scales}" for i in range(scales)]
+    names = [f"scale {i + 1}" for i in range(scales)]
     return [f"{name} (rate {config.rates[i]})" for i, name in enumerate(names)] if rated else names
 
 

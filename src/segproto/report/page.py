@@ -54,7 +54,7 @@ def report_page(folder: Path, out: Path, *, compare: Path | None = None, images:
         environment()
         .get_template("report.html.j2")
         .render(
-            title=f"{folder.absolute().name}: {run.method} on {run.recipe['data']['name']}",
+            title=heading(run),
             version=__version__,
             run=run,
             figures=run.figures(),
@@ -130,6 +130,12 @@ def other_run(run: Run, compare: Path | None) -> Run | None:
         return Run(compare)
     named = run.recipe.get("compare")
     return Run(Path(named)) if named and (Path(named) / "recipe.yaml").is_file() else None
+
+
+def heading(run: Run) -> str:
+    """``scaleproto on scenes``, after the folder's name where that says more."""
+    name, words = run.path.absolute().name, f"{run.method} on {run.recipe['data']['name']}"
+    return words if name == run.method else f"{name}: {words}"
 
 
 def facts(run: Run, model: Segmenter) -> list[tuple[str, str]]:
@@ -209,7 +215,9 @@ STAGE_WORDS = {
 
 def stage_rows(run: Run) -> list[dict[str, Any]]:
     """The stage table; figures a stage did not change are carried on."""
-    rows, carried = [], {"prototypes": None, "prototypes_used": None, "group_average": None}
+    begun = [stage["prototypes_start"] for stage in run.stages if "prototypes_start" in stage]
+    carried = {"prototypes": begun[0] if begun else None, "prototypes_used": None, "group_average": None}
+    rows = []
     for stage in run.stages:
         carried |= {key: stage[key] for key in carried if stage.get(key) is not None}
         rows.append(

@@ -15,7 +15,7 @@
   let current = 0, row = 0, column = 0, view = "prediction", chosen = null;
 
   const number = (hundredths) => {
-    const value = (hundredths / 100).toFixed(2);
+    const value = (hundredths / 100).toFixed(Math.abs(hundredths) < 10000 ? 2 : 0);
     return hundredths > 0 ? "+" + value : value.replace("-", "\u2212");
   };
   const pairs = (flat) => Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
@@ -80,8 +80,14 @@
     if (image.groups.length) fill(".groups", pairs(image.groups[cell]).map(groupRow));
     fill(".prototypes", shown.map(prototypeRow));
     fill(".rivals", pairs(image.rival_prototypes[cell]).map(prototypeRow));
-    const listed = shown.reduce((sum, [, share]) => sum + share, 0);
-    find(".rest").textContent = number(image.logits[cell] - listed);
+    const isOwn = ([index]) => !hasPrototypes || data.prototypes[index].class === image.best[cell];
+    const total = (list) => list.reduce((sum, [, share]) => sum + share, 0);
+    const own = total(shown.filter(isOwn)), other = total(shown.filter((pair) => !isOwn(pair)));
+    const offset = image.offset[cell];
+    find(".rest").textContent = number(image.own[cell] - own);
+    if (hasPrototypes) find(".opposed").textContent = number(image.logits[cell] - offset - image.own[cell] - other);
+    find(".constant").hidden = offset === 0;
+    find(".offset").textContent = number(offset);
     find(".total").textContent = number(image.logits[cell]);
     find(".rivaltotal").textContent = number(image.rivals[cell]);
     const name = hasPrototypes && shown.length ? `prototype ${shown[0][0]}` : `channel ${shown[0][0]}`;
@@ -129,7 +135,7 @@
   function interesting(image) {
     const counts = {};
     for (const label of image.best) counts[label] = (counts[label] || 0) + 1;
-    const enough = Object.keys(counts).filter((label) => counts[label] > image.best.length / 200);
+    const enough = Object.keys(counts).filter((label) => counts[label] > image.best.length / 50);
     const rare = Number((enough.length ? enough : Object.keys(counts)).sort((a, b) => counts[a] - counts[b])[0]);
     let found = 0, margin = -Infinity;
     image.best.forEach((label, i) => {

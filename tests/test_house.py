@@ -1,0 +1,110 @@
+"""Rules of the house that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from tiny_runs import train_blackbox
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_no_file_is_longer_than_a_sitting() -> None:
+    long = {str(f.relative_to(ROOT)): n for f in SOURCES if (n := len(f.read_text().splitlines())) > 350}
+    assert long == {}
+
+
+def test_every_package_has_a_floor() -> None:
+    floors = next(c for c in PROJECT["tool"]["importlinter"]["contracts"] if c["id"] == "floors")
+    named = {name.strip() for layer in floors["layers"] for name in layer.split(":")}
+    found = {p.stem for p in (ROOT / "src" / "segproto").iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert found - {"__init__"} == named
+    assert floors["exhaustive"]
+
+
+def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    """Dotted name and node of every call."""
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def test_nothing_is_unpickled() -> None:
+    for file in SOURCES:
+        tree = ast.parse(file.read_text())
+        for name, call in calls(tree):
+            assert name not in {"pickle.load", "pickle.loads", "torch.jit.load", "eval", "exec"}, file
+            if name.endswith("torch.load"):
+                safe = [k for k in call.keywords if k.arg == "weights_only" and ast.unparse(k.value) == "True"]
+                assert safe, f"{file}:{call.lineno} torch.load without weights_only=True"
+            if name in {"np.load", "numpy.load"}:
+                assert not [k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"], file
+
+
+def test_importing_segproto_costs_nothing() -> None:
+    code = "import sys, segproto; dir(segproto); assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_all_names_of_the_front_door_exist() -> None:
+    import segproto
+
+    assert all(callable(getattr(segproto, name)) for name in segproto.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = segproto.nonsense
+
+
+def test_a_model_loads_where_training_never_was(tmp_path: Path) -> None:
+    train_blackbox(tmp_path / "run")
+    code = f"""
+import sys
+for name in ("segproto.training", "segproto.methods", "lightning_fabric", "lightning", "yaml", "typer"):
+    sys.modules[name] = None
+import numpy as np
+import segproto
+model = segproto.load({str(tmp_path / "run")!r})
+image = np.zeros((40, 50, 3), np.uint8)
+assert tuple(model.predict(image).shape) == (40, 50)
+assert model.explain(image).pixel(3, 4).class_name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    readme, script = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    install = readme.split("<!-- ci: install -->\n```bash\n")[1].split("```")[0]
+    test = readme.split("<!-- ci: test -->\n```bash\n")[1].split("```")[0]
+    assert test.strip() in [line.strip() for line in script.splitlines()]
+    assert "pip install" + install.split("pip install")[1].splitlines()[0] in script
+    assert install.splitlines()[1].split(" --out")[0] in script
+    first_screen = "\n".join(readme.splitlines()[:30])
+    assert install in first_screen
+    assert test in first_screen
+    assert "![" in first_screen
+
+
+def test_constraints_are_names_and_versions_only() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(line.count("==") == 1 and " " not in line and "/" not in line for line in lines)
+    pinned = {line.split("==")[0] for line in lines}
+    for requirement in PROJECT["project"]["dependencies"]:
+        assert requirement.split(">=")[0].strip().lower() in pinned
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_recipes_and_templates(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    package = ROOT / "src" / "segproto"
+    expected = {f"segproto/{f.relative_to(package)}" for f in package.rglob("*") if f.is_file()}
+    assert {name for name in expected if "__pycache__" not in name} <= names
+    assert any(name.endswith("LICENSE") for name in names)
