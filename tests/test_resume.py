@@ -13,7 +13,13 @@ from training_tiny import process_context, train, weights
 
 from segproto.errors import ConfigError, SegprotoError
 
-OPTIONS = ("train.validate_every=4", "train.ema=0.9", "train.clip=1.0")
+OPTIONS = (
+    "stages.first_steps=20",
+    "stages.second_steps=16",
+    "train.validate_every=4",
+    "train.ema=0.9",
+    "train.clip=1.0",
+)
 KILLS = 5
 
 
@@ -48,8 +54,8 @@ def test_killed_runs_end_with_the_same_bits(tmp_path: Path) -> None:
     for _ in range(KILLS):
         process = context.Process(target=resumable, args=(killed,))
         process.start()
-        wait_for_work(process, killed / "metrics.jsonl", moments.randint(2, 6))
-        time.sleep(moments.uniform(0, 0.08))
+        wait_for_work(process, killed / "metrics.jsonl", moments.randint(1, 4))
+        time.sleep(moments.uniform(0, 0.05))
         process.kill()  # SIGKILL
         process.join()
         assert process.exitcode == -9, "it ended before it was killed: lengthen the run"
