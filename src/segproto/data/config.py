@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 
 def expand_path(path: Path) -> Path:
@@ -27,8 +27,9 @@ def _expand_list(path: Path) -> Path:
 
 
 ExpandedPath = Annotated[Path, AfterValidator(expand_path)]
-ClassesPath = Annotated[Path, AfterValidator(_expand_file)]
-ListPath = Annotated[Path, AfterValidator(_expand_list)]
+# Written to a run's recipe as text, which is left alone there: a relative path is not meant from the working directory.
+ClassesPath = Annotated[Path, AfterValidator(_expand_file), PlainSerializer(str)]
+ListPath = Annotated[Path, AfterValidator(_expand_list), PlainSerializer(str)]
 
 
 class SplitConfig(BaseModel):
@@ -41,7 +42,8 @@ class SplitConfig(BaseModel):
     Attributes:
         train_folder: subfolder of ``images`` (and of ``labels``) with the training images; goes with ``val_folder``.
         val_folder: the same for validation.
-        train_list: text file with one image name a line; with only one list, the other split is all the rest.
+        train_list: text file with one image name a line (or image and mask file, as VOC's); with only one list, the
+            other split is all the rest.
         val_list: the same for validation.
         val_pattern: regular expression; images whose name it finds (``re.search``) are validation, the others training.
         val_fraction: share of images drawn at random for validation, fixed by ``seed``.
@@ -144,7 +146,7 @@ class DataConfig(BaseModel):
         labels: folder of the masks, the same way.
         image_suffix: end of image file stems that does not belong to the name (``_leftImg8bit``).
         label_suffix: end of mask file stems that does not belong to the name (``_mask``).
-        classes: a ``classes.yaml`` or the name of a shipped one (``dubai_aerial``, ``msrc21``); None:
+        classes: a ``classes.yaml`` or the name of a shipped one (``cityscapes``, ``voc`` ...); None:
             ``root/classes.yaml``.
         split: overrides the split of the ``classes.yaml`` (``folder`` only).
         split_seed: of the random split of ``em``; 42 is the published one.

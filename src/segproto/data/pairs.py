@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image
@@ -65,6 +65,9 @@ def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix:
 def read_list(path: Path) -> list[str]:
     """Image names from a text file, one a line (a suffix such as ``.jpg`` is taken off); empty lines and # ignored.
 
+    Lines of an image file and a mask file under the data root (VOC's ``/JPEGImages/x.jpg /SegmentationClassAug/x.png``)
+    are read too: the name is the image's path below its first folder.
+
     Raises:
         DataError: if the file cannot be read, is empty or names an image twice.
     """
@@ -73,6 +76,7 @@ def read_list(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the list of image names cannot be read ({error})") from None
     entries = [line for line in lines if line and not line.startswith("#")]
+    entries = [_image_of_two(entry) or entry for entry in entries]
     names = [e[: -len(Path(e).suffix)] if Path(e).suffix.lower() in IMAGE_SUFFIXES else e for e in entries]
     if not names:
         raise DataError(f"{path}: the list of image names is empty")
@@ -80,6 +84,15 @@ def read_list(path: Path) -> list[str]:
         double = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: {double!r} is listed twice")
     return names
+
+
+def _image_of_two(line: str) -> str | None:
+    """The first of two files on a line, without its first folder; None for every other line (names may hold spaces)."""
+    files = [PurePosixPath(part) for part in line.split()]
+    if len(files) != 2 or not all(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
+        return None
+    parts = files[0].relative_to("/").parts if files[0].is_absolute() else files[0].parts
+    return "/".join(parts[1:]) or parts[0]
 
 
 class PairDataset(SegmentationDataset):

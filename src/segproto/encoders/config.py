@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from segproto.data.config import ExpandedPath
 
 
 class EncoderConfig(BaseModel):
@@ -14,7 +15,7 @@ class EncoderConfig(BaseModel):
     Attributes:
         name: ``deeplabv2_resnet101``, ``unet`` or ``timm``.
         backbone: the timm model name, for ``name: timm``.
-        weights: a local weights file (safetensors or a state dict), or None.
+        weights: a local weights file (safetensors or a state dict; ``~`` and ``$VARIABLES`` are filled in), or None.
         pretrained: ask timm to download its weights (never happens unless set).
         frozen: the backbone takes no gradient and its norms keep their statistics.
         output_stride: cells of the feature grid a pixel; 8 or 16 for CNNs, 1/2/4 for ``unet``; ViTs: the patch.
@@ -33,7 +34,7 @@ class EncoderConfig(BaseModel):
 
     name: Literal["deeplabv2_resnet101", "unet", "timm"] = "timm"
     backbone: str | None = None
-    weights: Path | None = None
+    weights: ExpandedPath | None = None
     pretrained: bool = False
     frozen: bool = False
     output_stride: int | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from segproto.data.config import ListPath
 
 
 class LearningRates(BaseModel):
@@ -85,13 +86,15 @@ class ProjectConfig(BaseModel):
             pixel of its patch is (``any_pixel``, the ProtoSeg release).
         deduplicate: drop prototypes that became identical.
         images: list file (one name a line, as ``data.split.train_list``) of the training images to search; None = all.
+        absent: a class without a cell in these images stops the run (``refuse``) or loses its prototypes (``drop``).
     """
 
     model_config = ConfigDict(extra="forbid")
 
     membership: Literal["nearest_label", "any_pixel"] = "nearest_label"
     deduplicate: bool = True
-    images: Path | None = None
+    images: ListPath | None = None
+    absent: Literal["refuse", "drop"] = "refuse"
 
 
 class PruneConfig(BaseModel):
@@ -107,7 +110,7 @@ class PruneConfig(BaseModel):
 
     k: int = Field(6, ge=1)
     threshold: int = Field(3, ge=1)
-    images: Path | None = None
+    images: ListPath | None = None
 
 
 class ThresholdConfig(BaseModel):

@@ -18,7 +18,7 @@ from segproto.errors import DataError
 from segproto.model.features import image_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import PrototypeHead
-from segproto.model.provenance import Provenance, PrototypeSource
+from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
@@ -42,8 +42,12 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     assert isinstance(head, PrototypeHead)
     dataset, cache = searched_images(context, config.images)
     nearest = search(context, dataset, cache, config.membership)
-    require_found(model, nearest)
     start = head.bank.num_prototypes
+    absent = [model.classes.names[c] for c in nearest.missing_classes()]
+    if config.absent == "drop":
+        drop_absent(head, nearest)
+    else:
+        require_found(model, nearest)
     gap = nearest.distance.sqrt()
     with torch.no_grad():
         head.bank.vectors.copy_(nearest.feature)
@@ -56,6 +60,7 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     return {
         "prototypes_start": start,
         "prototypes": head.bank.num_prototypes,
+        "classes_without_prototypes": absent,
         "projection_gap_mean": float(gap.mean()),
         "projection_gap_max": float(gap.max()),
         "images": len(dataset),
@@ -110,11 +115,20 @@ def require_found(model: Segmenter, nearest: RunningNearest) -> None:
         names = ", ".join(model.classes.names[c] for c in missing)
         raise DataError(
             f"no cell of class {names} in the training images searched: its prototypes cannot be projected; "
-            "add images with it, or remove or merge it in classes.yaml"
+            "add images with it, remove or merge it in classes.yaml, or set stages.project.absent=drop"
         )
 
 
-def trace(model: Segmenter, dataset: SegmentationDataset, nearest: RunningNearest) -> tuple[Provenance, dict[str, bytes]]:
+def drop_absent(head: PrototypeHead, nearest: RunningNearest) -> None:
+    """Takes prototypes without a cell out of both, for tables with classes that no image has (COCO-Stuff has 11)."""
+    keep = torch.isfinite(nearest.distance).nonzero()[:, 0]
+    nearest.load_state_dict({key: value[keep] for key, value in nearest.state_dict().items()})
+    head.select(keep)
+
+
+def trace(
+    model: Segmenter, dataset: SegmentationDataset, nearest: RunningNearest
+) -> tuple[Provenance, dict[str, bytes]]:
     """The source of each prototype and a picture of its patch; each image is read once."""
     images, cells, grids = nearest.image.tolist(), nearest.cell.tolist(), nearest.grid.tolist()
     distances = nearest.distance.tolist()
