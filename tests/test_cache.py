@@ -103,6 +103,14 @@ def test_a_damaged_file_is_made_again(tmp_path):
     assert torch.equal(again.get(2), cache.get(2))
 
 
+def test_a_file_of_fewer_images_is_made_again(tmp_path):
+    part = Noise()
+    part.names = part.names[:3]
+    FeatureCache.open(make(), part, tmp_path)
+    cache = FeatureCache.open(make(), Noise(), tmp_path)
+    assert cache.get(3, flipped=True).shape == (2, 6, 8)
+
+
 def test_the_key_follows_backbone_data_and_settings(tmp_path):
     folders = {
         FeatureCache.open(make(), Noise(), tmp_path).folder,
