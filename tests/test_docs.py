@@ -1,7 +1,7 @@
 """Commands in README and docs run as they are written.
 
-A block marked ``<!-- test: GROUP -->`` runs in GROUP's folder, blocks of a group in the order of the pages. What a test must
-not do (download weights, train for minutes) is replaced by what ``CHANGES`` says, and nothing else is.
+A block marked ``<!-- test: GROUP -->`` runs in GROUP's folder, blocks of a group in the order of the pages. What a
+test must not do (download weights, train for minutes) is replaced by what ``CHANGES`` says, and nothing else is.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def test_every_marked_block_belongs_to_a_test() -> None:
     for page in PAGES:
         text = page.read_text()
         fenced = len(re.findall(r"^```bash$", text, re.M))
-        assert fenced == len(re.findall(r"<!-- (?:test|ci): \w+ -->\n```bash\n", text)), f"unmarked block in {page.name}"
+        assert fenced == len(re.findall(r"<!-- (?:test|ci): \w+ -->\n```bash\n", text)), (
+            f"unmarked block in {page.name}"
+        )
 
 
 def test_plain_commands(tmp_path: Path) -> None:
@@ -105,7 +107,9 @@ def test_recipes_page_and_python(tmp_path: Path) -> None:
     for _, commands in blocks("scenes"):
         run_page(commands, tmp_path)
     for _, code in blocks("python", "python"):
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        )
 
 
 def test_the_example_classes_file_is_valid(tmp_path: Path) -> None:

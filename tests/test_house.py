@@ -25,7 +25,9 @@ def test_no_file_is_longer_than_a_sitting() -> None:
 def test_every_package_has_a_floor() -> None:
     floors = next(c for c in PROJECT["tool"]["importlinter"]["contracts"] if c["id"] == "floors")
     named = {name.strip() for layer in floors["layers"] for name in layer.split(":")}
-    found = {p.stem for p in (ROOT / "src" / "segproto").iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    found = {
+        p.stem for p in (ROOT / "src" / "segproto").iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()
+    }
     assert found - {"__init__"} == named
     assert floors["exhaustive"]
 
@@ -44,7 +46,9 @@ def test_nothing_is_unpickled() -> None:
                 safe = [k for k in call.keywords if k.arg == "weights_only" and ast.unparse(k.value) == "True"]
                 assert safe, f"{file}:{call.lineno} torch.load without weights_only=True"
             if name in {"np.load", "numpy.load"}:
-                assert not [k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"], file
+                assert not [k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"], (
+                    file
+                )
 
 
 def test_importing_segproto_costs_nothing() -> None:

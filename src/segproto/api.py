@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segproto.errors import ConfigError, DataError
+from segproto.errors import ConfigError
 
 if TYPE_CHECKING:
     from segproto.model.explain import Explanation
@@ -142,7 +142,7 @@ def evaluate(
     """
     from segproto.data.build import build_dataset
     from segproto.evaluation.validate import validate
-    from segproto.report.runs import run_of, write_json
+    from segproto.report.runs import evaluation_file, keep
     from segproto.report.settings import data_config
     from segproto.training.progress import Reporter
 
@@ -151,13 +151,7 @@ def evaluate(
     with Reporter().bar("evaluate", len(dataset)) as bar:
         figures = validate(model, dataset, window=window, scales=tuple(scales), flip=flip, progress=bar)
     figures |= {"command": sys.argv, "split": split, "stage": stage}
-    run = run_of(Path(target))
-    if out is None and run is not None:
-        out = run / "evaluation" / f"{split}{'-' + stage if stage else ''}.json"
-    if out is not None:
-        figures["file"] = str(out)
-        write_json(Path(out), figures)
-    return figures
+    return keep(figures, out or evaluation_file(Path(target), split, stage))
 
 
 def score_masks(
@@ -181,17 +175,13 @@ def score_masks(
     """
     from segproto.data.classes import find_classes, read_classes
     from segproto.evaluation.masks import score_masks as score
-    from segproto.report.runs import write_json
+    from segproto.report.runs import keep
 
     table = Path(gt) / "classes.yaml" if classes is None else find_classes(Path(classes), Path(gt))
     labels = read_classes(table).labels if classes is not None or table.is_file() else None
     list_file = None if names is None else Path(names)
     figures = score(Path(masks), Path(gt), classes=labels, list_file=list_file, void=void)
-    figures["command"] = sys.argv
-    if out is not None:
-        figures["file"] = str(out)
-        write_json(Path(out), figures)
-    return figures
+    return keep(figures | {"command": sys.argv}, out)
 
 
 def predict(
@@ -212,21 +202,17 @@ def predict(
     """
     from segproto.data.images import MAX_PIXELS
     from segproto.model.predict import predict_to_png
-    from segproto.report.runs import images_below
+    from segproto.report.runs import images_and_masks
     from segproto.training.progress import Reporter
 
     model = load(target, stage=stage) if isinstance(target, str | Path) else target
-    files = images_below(Path(images))
-    base = Path(images) if Path(images).is_dir() else Path(images).parent
-    written = [Path(out) / file.relative_to(base).with_suffix(".png") for file in files]
-    if len(set(written)) < len(written):
-        raise DataError(f"{images}: two images differ only in their suffix and would share one mask; rename one")
+    pairs = images_and_masks(Path(images), Path(out))
     limit = max_pixels or MAX_PIXELS
-    with Reporter().bar("predict", len(files)) as bar:
-        for done, (file, mask) in enumerate(zip(files, written, strict=True), 1):
+    with Reporter().bar("predict", len(pairs)) as bar:
+        for done, (file, mask) in enumerate(pairs, 1):
             predict_to_png(model, file, mask, window=window, scales=scales, flip=flip, max_pixels=limit)
-            bar(done, len(files))
-    return written
+            bar(done, len(pairs))
+    return [mask for _, mask in pairs]
 
 
 def explain(
@@ -298,26 +284,21 @@ def quickstart(*, out: PathLike = "runs/quickstart", quiet: bool = False) -> dic
         ``runs`` (figures a method), ``report``, ``seconds``.
     """
     from segproto.report.runs import Run
+    from segproto.training.progress import Reporter
 
-    begin, out = time.perf_counter(), Path(out)
+    begin, out, say = time.perf_counter(), Path(out), Reporter(active=not quiet).line
     steps = {"blackbox": "1/2 black box, the upper bound", "scaleproto": "2/2 prototypes, projected and grouped"}
     folders = {method: out / method for method in steps}
     for method, text in steps.items():
-        tell(text, quiet)
+        say(text)
         beside = [] if method == "blackbox" else [f"compare={folders['blackbox'].absolute()}"]
         train(f"{method}/scenes", out=folders[method], quiet=quiet, overrides=beside)
         evaluate(folders[method])
-    tell("explaining three images, writing the report", quiet)
+    say("explaining three images, writing the report")
     report = write_report(folders["scaleproto"], out=out / "report.html")
     compare(list(folders.values()), out=out / "compare.json")
     figures = {method: Run(folder).figures() for method, folder in folders.items()}
     return {"runs": figures, "report": str(report), "seconds": round(time.perf_counter() - begin, 1)}
-
-
-def tell(text: str, quiet: bool) -> None:
-    """A line on stderr, so that stdout stays free for results."""
-    if not quiet:
-        print(text, file=sys.stderr, flush=True)
 
 
 def recipes() -> dict[str, str]:

@@ -50,6 +50,34 @@ def images_below(path: Path) -> list[Path]:
     return found
 
 
+def images_and_masks(images: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Every image with the mask file to write for it, in the same subfolder of ``out``.
+
+    Raises:
+        DataError: no image there, or two that would share a mask.
+    """
+    files = images_below(images)
+    base = images if images.is_dir() else images.parent
+    masks = [out / file.relative_to(base).with_suffix(".png") for file in files]
+    if len(set(masks)) < len(masks):
+        raise DataError(f"{images}: two images differ only in their suffix and would share one mask; rename one")
+    return list(zip(files, masks, strict=True))
+
+
+def evaluation_file(target: Path, split: str, stage: str | None) -> Path | None:
+    """Where the figures of a run's model are kept; None for a model outside a run."""
+    run = run_of(target)
+    return None if run is None else run / "evaluation" / f"{split}{'-' + stage if stage else ''}.json"
+
+
+def keep(figures: dict[str, Any], out: str | Path | None) -> dict[str, Any]:
+    """The figures, also written to ``out`` (and then with its name as ``file``) unless that is None."""
+    if out is None:
+        return figures
+    write_json(Path(out), named := figures | {"file": str(out)})
+    return named
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
     write_text(path, json.dumps(value, indent=1, default=str))
