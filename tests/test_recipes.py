@@ -236,7 +236,8 @@ def test_class_tables():
     assert [coco.names[i] for i in (0, 90, 91, 181)] == ["person", "hair brush", "banner", "wood"]
     unused = [coco.names[i] for i in (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)]
     assert unused == [
-        "street sign", "hat", "shoe", "eye glasses", "plate", "mirror", "window", "desk", "door", "blender", "hair brush",
+        "street sign", "hat", "shoe", "eye glasses", "plate", "mirror", "window", "desk", "door", "blender",
+        "hair brush",
     ]  # fmt: skip
     for table in (city, voc, ade, coco):
         assert len(set(table.names)) == len(set(table.colours)) == table.num_classes
