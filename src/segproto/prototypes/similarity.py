@@ -60,28 +60,28 @@ class _SquaredDistances(torch.autograd.Function):
             for scale, (a, b) in enumerate(scale_ranges):
                 out[:, a:b] += squares[:, scale, None]
             out.relu_()
-        ctx.save_for_backward(cells, vectors, out)
+        ctx.save_for_backward(cells, vectors)
         ctx.scale_ranges = scale_ranges
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        cells, vectors, out = ctx.saved_tensors
+        cells, vectors = ctx.saved_tensors
         need_cells, need_vectors, _ = ctx.needs_input_grad
         with exact_float32(cells.device):
-            grad = 2 * grad.to(out.dtype).masked_fill(out == 0, 0)  # d/dx = 2 (x - p), d/dp = 2 (p - x)
+            # d/dx = 2 (x - p) and d/dp = 2 (p - x), also where rounding was clamped at 0
             x = _by_scale(cells, len(ctx.scale_ranges))
             grad_cells = torch.empty_like(cells) if need_cells else None
-            grad_vectors = vectors * grad.sum((0, 2))[:, None] if need_vectors else None
+            grad_vectors = 2 * vectors * grad.sum((0, 2))[:, None] if need_vectors else None
             for scale, (a, b) in enumerate(ctx.scale_ranges):
                 part = grad[:, a:b]
                 if grad_cells is not None:
                     block = _by_scale(grad_cells, len(ctx.scale_ranges))[:, scale]
-                    torch.mul(x[:, scale], part.sum(1, keepdim=True), out=block)
-                    block.baddbmm_(vectors[a:b].T.expand(len(x), -1, -1), part, alpha=-1)
+                    torch.mul(x[:, scale], 2 * part.sum(1, keepdim=True), out=block)
+                    block.baddbmm_(vectors[a:b].T.expand(len(x), -1, -1), part, alpha=-2)
                 if grad_vectors is not None:
-                    grad_vectors[a:b] -= torch.bmm(part, x[:, scale].transpose(1, 2)).sum(0)
+                    grad_vectors[a:b] -= 2 * torch.bmm(part, x[:, scale].transpose(1, 2)).sum(0)
         return grad_cells, grad_vectors, None
 
 
