@@ -71,7 +71,11 @@ def seed_all(*position: int | str) -> None:
     Random numbers are thereby a function of the position alone, and a resumed run draws the same ones.
     """
     digest = hashlib.blake2b("/".join(map(str, position)).encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+    seed = int.from_bytes(digest, "little") >> 1
+    torch.default_generator.manual_seed(seed)
+    # torch.manual_seed would queue a call with a stack trace at each step while CUDA is not in use.
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
 
 
 @torch.no_grad()
