@@ -1,4 +1,4 @@
-"""One keyword-only function a verb. The command line and ``import segproto`` are both thin layers over this module.
+"""One keyword-only function a verb, under the command line and ``import segproto`` alike.
 
 Nothing heavy is imported before it is used; :func:`load` needs neither ``segproto.training`` nor ``segproto.methods``.
 """
@@ -86,7 +86,7 @@ def train(
 
 
 def train_on_masks(recipe: str, first: Path, quiet: bool) -> RunResult:
-    """The recipe named by ``then``, on the masks the run ``first`` left, in its folder ``then``."""
+    """The recipe ``then`` names, on the masks the run ``first`` left, in its folder ``then``."""
     if not (first / "masks").is_dir():
         raise ConfigError(f"then: {recipe}: the run left no {first / 'masks'} to train on; its method makes no masks")
     return train(recipe, out=first / "then", quiet=quiet, data={"name": "folder", "root": str(first / "masks")})
@@ -313,13 +313,6 @@ def recipe_text(name: str) -> str:
     from segproto.report.catalogue import find_recipe
 
     return find_recipe(name).read_text(encoding="utf-8")
-
-
-def data_kinds() -> dict[str, str]:
-    """What ``data.name`` takes: name to one line."""
-    from segproto.report.catalogue import DATA_KINDS
-
-    return DATA_KINDS
 
 
 def data_verify(*, overrides: Sequence[str] = (), data: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -32,13 +32,12 @@ def recipes(
 
 def data_list(as_json: Json = False) -> None:
     """List the kinds of data set that data.kind takes."""
-    from segproto import api
+    from segproto.report.catalogue import DATA_KINDS
 
-    kinds = api.data_kinds()
     if as_json:
-        print_json(kinds)
+        print_json(DATA_KINDS)
         return
-    for kind, line in kinds.items():
+    for kind, line in DATA_KINDS.items():
         typer.echo(f"{kind:<8}  {line}")
 
 
