@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from tiny_runs import GROUPS, SMALL, train_blackbox, train_scaleproto
 
+from segproto import api
 from segproto.cli import main as cli_main
 
 
@@ -194,6 +195,22 @@ def test_report_and_compare(cli: Cli, runs: Path, tmp_path: Path) -> None:
     assert "blackbox" in table.out
     rows = json.loads((tmp_path / "c.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["blackbox", "scaleproto"]
+
+
+def test_quickstart_end_to_end_at_a_small_size(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = api.train
+
+    def small(recipe: str, *, overrides: list[str], **options: object) -> object:
+        groups = GROUPS if recipe.startswith("scaleproto") else []
+        return train(recipe, overrides=[*overrides, *SMALL, *groups], **options)
+
+    monkeypatch.setattr(api, "train", small)
+    answer = cli("quickstart", "--out", tmp_path / "quick", "--quiet")
+    assert answer.code == 0, answer.err
+    assert str(tmp_path / "quick" / "report.html") in answer.out.replace("\n", "")
+    page = (tmp_path / "quick" / "report.html").read_text()
+    assert page.count("aria-label=\"Image val_") == 3
+    assert {p.name for p in (tmp_path / "quick").iterdir()} == {"blackbox", "scaleproto", "report.html", "compare.json"}
 
 
 def test_seeds_make_a_run_each(cli: Cli, tmp_path: Path) -> None:

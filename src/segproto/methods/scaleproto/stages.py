@@ -41,6 +41,7 @@ def begin_groups(model: Segmenter, config: ScaleProtoModel) -> None:
     if isinstance(model.head, GroupedHead):
         return
     if not isinstance(model.head, PrototypeHead):
-        raise ConfigError(f"train.start: a {model.head.kind} head has no prototypes to group; expected a prototype model")
+        found = model.head.kind
+        raise ConfigError(f"train.start: a {found} head has no prototypes to group; expected a prototype model")
     device = model.head.readout.device
     model.head = GroupedHead(model.head.bank, config.groups, config.incorrect_strength).to(device)

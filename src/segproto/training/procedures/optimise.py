@@ -76,7 +76,7 @@ def trained_backbone(backbone: nn.Module, config: OptimiseConfig) -> list[nn.Par
     if config.trainable == "all":
         return list(backbone.parameters())
     layers = (m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
-    return [layer.weight for layer in layers]
+    return [weight for layer in layers if isinstance(weight := layer.weight, nn.Parameter)]
 
 
 def set_mode(model: Segmenter, config: OptimiseConfig) -> None:
