@@ -209,7 +209,7 @@ def test_quickstart_end_to_end_at_a_small_size(cli: Cli, tmp_path: Path, monkeyp
     assert answer.code == 0, answer.err
     assert str(tmp_path / "quick" / "report.html") in answer.out.replace("\n", "")
     page = (tmp_path / "quick" / "report.html").read_text()
-    assert page.count("aria-label=\"Image val_") == 3
+    assert page.count('aria-label="Image val_') == 3
     assert {p.name for p in (tmp_path / "quick").iterdir()} == {"blackbox", "scaleproto", "report.html", "compare.json"}
 
 

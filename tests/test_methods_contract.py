@@ -15,6 +15,7 @@ from segproto.model.features import image_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.labels import resize_labels
 from segproto.training.loop import Loop
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run
@@ -128,6 +129,27 @@ class TestContract:
             y0, x0, y1, x1 = source.box
             assert int(bank.class_of[p]) in mask[y0:y1, x0:x1]
             assert source.patch in model.patches
+
+
+@pytest.mark.parametrize("name", ["protoseg", "scaleproto"])
+def test_seeded_prototypes_are_training_features_of_their_class(name: str, tmp_path: Path) -> None:
+    recipe = two_steps(name)
+    value = recipe.model_dump(mode="json")
+    value["train"]["stages"] = ["linear", "seed"]
+    value["stages"]["linear"] = {"steps": 2, "lr": {"neck": 1e-3, "readout": 1e-3}}
+    value["stages"]["seed"] = {"start": "features"}
+    recipe = validate_recipe(value, METHODS[name]().recipe)
+    run(METHODS[name](), recipe, tmp_path / "run", quiet=True)
+    model = Segmenter.load(tmp_path / "run")
+    assert isinstance(model.head, PrototypeHead)
+    dataset, bank = build_dataset(recipe.data, "train"), model.head.bank
+    found = torch.zeros(bank.num_prototypes, dtype=torch.bool)
+    for index in range(len(dataset)):
+        features = image_features(model, dataset, index)
+        labels = resize_labels(dataset[index].mask.long()[None], (features.shape[-2], features.shape[-1]))[0]
+        exact = bank.distances(features)[0] < 1e-6
+        found |= (exact & (labels == bank.class_of[:, None, None])).flatten(1).any(1)
+    assert found.all()
 
 
 def interrupt_after_batches(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -11,6 +11,7 @@ from segproto.training.procedures.config import (
     OptimiseConfig,
     ProjectConfig,
     PruneConfig,
+    SeedConfig,
 )
 from segproto.training.recipe import Recipe
 
@@ -36,6 +37,8 @@ class ProtoSegStages(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    linear: OptimiseConfig = OptimiseConfig()
+    seed: SeedConfig = SeedConfig()
     warmup: OptimiseConfig = OptimiseConfig()
     joint: OptimiseConfig = OptimiseConfig()
     project: ProjectConfig = ProjectConfig(membership="any_pixel")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from segproto.methods.protoseg.config import ProtoSegRecipe
+from segproto.model.segmenter import Segmenter
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import projection_stage
 from segproto.training.procedures.pruning import pruning_stage
+from segproto.training.procedures.seeding import begin_prototypes, seeding_stages
 from segproto.training.recipe import Recipe
 from segproto.training.stage import Stage
 
@@ -14,9 +16,14 @@ def stages(recipe: Recipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
     assert isinstance(recipe, ProtoSegRecipe)
     s, variant = recipe.stages, recipe.model.diversity
+
+    def begin(model: Segmenter) -> None:
+        begin_prototypes(model, recipe.model.prototypes, recipe.model.incorrect_strength)
+
     return [
-        optimise_stage("warmup", s.warmup, variant),
-        optimise_stage("joint", s.joint, variant),
+        *seeding_stages(s.linear, s.seed, recipe.model.prototypes, recipe.model.incorrect_strength),
+        optimise_stage("warmup", s.warmup, variant, begin),
+        optimise_stage("joint", s.joint, variant, begin),
         projection_stage("project", s.project),
         optimise_stage("finetune", s.finetune, variant),
         pruning_stage("prune", s.prune),

@@ -10,6 +10,7 @@ from segproto.training.procedures.config import (
     DiversityConfig,
     OptimiseConfig,
     ProjectConfig,
+    SeedConfig,
     ThresholdConfig,
 )
 from segproto.training.recipe import Recipe
@@ -38,6 +39,8 @@ class ScaleProtoStages(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    linear: OptimiseConfig = OptimiseConfig()
+    seed: SeedConfig = SeedConfig()
     warmup: OptimiseConfig = OptimiseConfig()
     joint: OptimiseConfig = OptimiseConfig()
     project: ProjectConfig = ProjectConfig()

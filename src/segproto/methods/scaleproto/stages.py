@@ -9,6 +9,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import projection_stage
 from segproto.training.procedures.pruning import threshold_stage
+from segproto.training.procedures.seeding import begin_prototypes, seeding_stages
 from segproto.training.recipe import Recipe
 from segproto.training.stage import Stage
 
@@ -19,15 +20,19 @@ def stages(recipe: Recipe) -> list[Stage]:
     s, variant = recipe.stages, recipe.model.diversity
 
     def begin(model: Segmenter) -> None:
+        begin_prototypes(model, recipe.model.prototypes, recipe.model.incorrect_strength)
+
+    def grouped(model: Segmenter) -> None:
         begin_groups(model, recipe.model)
 
     return [
-        optimise_stage("warmup", s.warmup, variant),
-        optimise_stage("joint", s.joint, variant),
+        *seeding_stages(s.linear, s.seed, recipe.model.prototypes, recipe.model.incorrect_strength),
+        optimise_stage("warmup", s.warmup, variant, begin),
+        optimise_stage("joint", s.joint, variant, begin),
         projection_stage("project", s.project),
         optimise_stage("finetune", s.finetune, variant),
-        optimise_stage("group_warmup", s.group_warmup, variant, begin),
-        optimise_stage("group_joint", s.group_joint, variant, begin),
+        optimise_stage("group_warmup", s.group_warmup, variant, grouped),
+        optimise_stage("group_joint", s.group_joint, variant, grouped),
         threshold_stage("threshold", s.threshold),
     ]
 

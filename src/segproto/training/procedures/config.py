@@ -37,7 +37,8 @@ class OptimiseConfig(BaseModel):
         diversity: weight of the prototype diversity loss (Porta et al. 2025, Sacha et al. 2023).
         l1: weight of the L1 norm of off-class readout weights.
         entropy: weight of the group entropy loss.
-        cross_entropy: where it is computed: on the feature ``grid`` (published) or on the upsampled ``image``.
+        cross_entropy: where it is computed: on the feature ``grid`` (published), on logits upsampled to the ``image``,
+            or to a ``quarter`` of it, at a sixteenth of the cost.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,7 +56,7 @@ class OptimiseConfig(BaseModel):
     diversity: float = Field(0.0, ge=0)
     l1: float = Field(0.0, ge=0)
     entropy: float = Field(0.0, ge=0)
-    cross_entropy: Literal["grid", "image"] = "grid"
+    cross_entropy: Literal["grid", "quarter", "image"] = "grid"
 
     @model_validator(mode="after")
     def _something_trains(self) -> OptimiseConfig:
@@ -76,6 +77,21 @@ class DiversityConfig(BaseModel):
 
     sign: Literal[1, -1] = 1
     unshifted_labels: bool = False
+
+
+class SeedConfig(BaseModel):
+    """Where prototypes start.
+
+    Attributes:
+        start: ``uniform`` in [0, 1), as published, or random training ``features`` of their class, which lets short
+            runs learn rare classes.
+        images: list file of the training images to draw from; None = all.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: Literal["uniform", "features"] = "uniform"
+    images: ListPath | None = None
 
 
 class ProjectConfig(BaseModel):

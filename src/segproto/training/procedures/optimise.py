@@ -142,9 +142,10 @@ class StageLoss:
                 terms["diversity"] = self.diversity(head.bank)(distances, labels)
         else:
             logits = head(features)
-        if self.config.cross_entropy == "image":
-            size = (masks.shape[-2], masks.shape[-1])
-            logits, labels = F.interpolate(logits, size=size, mode="bilinear", align_corners=False), masks
+        if self.config.cross_entropy != "grid":
+            labels = masks if self.config.cross_entropy == "image" else masks[:, 2::4, 2::4]
+            size = (labels.shape[-2], labels.shape[-1])
+            logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
         return {"cross_entropy": grid_cross_entropy(logits.float(), labels), **terms}
 
     def diversity(self, bank: PrototypeBank) -> DiversityLoss:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import PrototypeHead
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.procedures.config import ProjectConfig
@@ -41,7 +43,7 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     head = model.head
     assert isinstance(head, PrototypeHead)
     dataset, cache = searched_images(context, config.images)
-    nearest = search(context, dataset, cache, config.membership)
+    nearest = search(context, dataset, cache, config.membership, lambda features: head.bank.distances(features)[0])
     start = head.bank.num_prototypes
     absent = [model.classes.names[c] for c in nearest.missing_classes()]
     if config.absent == "drop":
@@ -49,14 +51,15 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     else:
         require_found(model, nearest)
     gap = nearest.distance.sqrt()
+    if cache is not None:
+        recompute(model, dataset, nearest)
     with torch.no_grad():
         head.bank.vectors.copy_(nearest.feature)
     model.provenance, model.patches = trace(model, dataset, nearest)
     if config.deduplicate:
-        keep = unique_rows(head.bank.vectors.detach())
-        if len(keep) < start:
-            head.select(keep)
-            model.provenance = model.provenance.select(keep.tolist())
+        keep = unique_rows(head.bank.vectors.detach()).nonzero()[:, 0]
+        head.select(keep)
+        model.provenance = model.provenance.select(keep.tolist())
     return {
         "prototypes_start": start,
         "prototypes": head.bank.num_prototypes,
@@ -77,8 +80,22 @@ def searched_images(context: StageContext, images: Path | None) -> tuple[Segment
 
 
 @torch.no_grad()
-def search(context: StageContext, dataset: SegmentationDataset, cache: Any, membership: str) -> RunningNearest:
-    """Each prototype's nearest cell of its own class over this process's images, then over all processes."""
+def search(
+    context: StageContext,
+    dataset: SegmentationDataset,
+    cache: Any,
+    membership: str,
+    distances: Callable[[Tensor], Tensor],
+) -> RunningNearest:
+    """Each prototype's nearest cell of its own class over this process's images, then over all processes.
+
+    Args:
+        context: the stage.
+        dataset: the images.
+        cache: their backbone features, or None.
+        membership: which cells belong to a class.
+        distances: features (1, S*D, h, w) to distances (P, h, w).
+    """
     model, fabric = context.segmenter, context.fabric
     head = model.head
     assert isinstance(head, PrototypeHead)
@@ -88,11 +105,22 @@ def search(context: StageContext, dataset: SegmentationDataset, cache: Any, memb
         features = image_features(model, dataset, index, cache)
         mask = padded_mask(model, dataset[index].mask.to(features.device))
         allowed = rule(mask, (features.shape[-2], features.shape[-1]), head.num_classes)
-        nearest.update(head.bank.distances(features)[0], allowed, features[0], index)
+        nearest.update(distances(features), allowed, features[0], index)
     if fabric.world_size > 1:
         for state in gather(context, nearest.state_dict()):
             nearest.merge(state)
     return nearest
+
+
+def recompute(model: Segmenter, dataset: SegmentationDataset, nearest: RunningNearest) -> None:
+    """Takes the found cells' features from the images again: those of a cache are rounded to 16 bits."""
+    bank = model.head.bank
+    assert isinstance(bank, PrototypeBank)
+    for index in sorted(set(nearest.image.tolist())):
+        chosen = (nearest.image == index).nonzero()[:, 0]
+        row, column = nearest.cell[chosen].T
+        cells = image_features(model, dataset, index)[0, :, row, column].T
+        nearest.feature[chosen] = bank.own_features(cells)[torch.arange(len(chosen)), chosen]
 
 
 def gather(context: StageContext, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
