@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.model.heads import Contributions, GroupedHead, Head
+from segproto.model.heads import Contributions, GroupedHead, Head, NearestHead
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
+from segproto.prototypes.cosine_bank import CosineBank
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,21 @@ class PixelEvidence(Evidence):
     runner_up: PixelEvidence | None = None
 
 
-def bank_of(head: Head) -> PrototypeBank | None:
+def bank_of(head: Head) -> PrototypeBank | CosineBank | None:
     """The head's prototypes; None for the black box."""
     bank = getattr(head, "bank", None)
-    return bank if isinstance(bank, PrototypeBank) else None
+    return bank if isinstance(bank, PrototypeBank | CosineBank) else None
 
 
 def unit_activations(head: Head, features: Tensor) -> Tensor:
-    """What the head compares or weighs: features (B, F, h, w) to activations (B, P, h, w); black box: the features."""
-    bank = bank_of(head)
-    return features.float() if bank is None else bank.activations(features)
+    """What the head compares or weighs: its ``cell_features`` (B, F, h, w) to activations (B, P, h, w).
+
+    Of the black box: the features.
+    """
+    if isinstance(head, NearestHead):
+        return head.activations(features)
+    bank = getattr(head, "bank", None)
+    return bank.activations(features) if isinstance(bank, PrototypeBank) else features.float()
 
 
 def source_of(segmenter: Segmenter, prototype: int) -> PrototypeSource | None:

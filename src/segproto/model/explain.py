@@ -64,6 +64,7 @@ def explain(
     with evaluating(segmenter):
         features = segmenter.features(segmenter.encoder.normalisation(pixels.to(device))[None])
         grid = segmenter.head(features)[0].float()
+        features = segmenter.head.cell_features(features)
     size = (seen[2] - seen[0], seen[3] - seen[1])
     field = Field.over(grid, segmenter.encoder, size, size)
     shown = pixels[:, y0 - seen[0] : y1 - seen[0], x0 - seen[1] : x1 - seen[1]]
@@ -93,7 +94,7 @@ class Explanation:
         image: uint8 (3, h, w), the region's pixels.
         region: (y0, x0, y1, x1) in the image.
         origin: (y, x) in the image of the window that the model saw.
-        features: (1, F, gh, gw) of that window.
+        features: (1, F, gh, gw) of that window, as the head's ``contributions`` take them.
         field: logits on the grid, over that window.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from segproto.data.base import SegmentationDataset
 from segproto.model.evidence import bank_of, source_of
 from segproto.model.explain import Explanation, explain
-from segproto.model.heads import GroupedHead, PrototypeHead
+from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.report.evidence import lattice
 from segproto.report.pictures import patch_uri
@@ -93,6 +93,8 @@ def unit_weights(model: Segmenter) -> list[tuple[tuple[str, float], ...]]:
     if isinstance(head, PrototypeHead):
         own = head.readout.detach().cpu()[head.bank.class_of.cpu(), torch.arange(head.bank.num_prototypes)]
         return [(("weight", float(value)),) for value in own]
+    if isinstance(head, NearestHead):
+        return [(("weight", 1.0),)] * head.bank.num_prototypes  # the nearest of a class is taken as it is
     return []
 
 

@@ -16,6 +16,7 @@ from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.config import SplitConfig
 from segproto.errors import DataError
+from segproto.model.evidence import bank_of
 from segproto.model.features import image_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import PrototypeHead
@@ -97,14 +98,14 @@ def search(
         distances: features (1, S*D, h, w) to distances (P, h, w).
     """
     model, fabric = context.segmenter, context.fabric
-    head = model.head
-    assert isinstance(head, PrototypeHead)
+    bank = bank_of(model.head)
+    assert bank is not None
     rule = nearest_label if membership == "nearest_label" else any_pixel
-    nearest = RunningNearest(head.bank.class_of, head.bank.scale_of, head.bank.num_scales, head.bank.vectors.shape[1])
+    nearest = RunningNearest(bank.class_of, bank.scale_of, bank.num_scales, bank.dim)
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="project"):
         features = image_features(model, dataset, index, cache)
         mask = padded_mask(model, dataset[index].mask.to(features.device))
-        allowed = rule(mask, (features.shape[-2], features.shape[-1]), head.num_classes)
+        allowed = rule(mask, (features.shape[-2], features.shape[-1]), bank.num_classes)
         nearest.update(distances(features), allowed, features[0], index)
     if fabric.world_size > 1:
         for state in gather(context, nearest.state_dict()):
@@ -157,12 +158,12 @@ def drop_absent(head: PrototypeHead, nearest: RunningNearest) -> None:
 def trace(
     model: Segmenter, dataset: SegmentationDataset, nearest: RunningNearest
 ) -> tuple[Provenance, dict[str, bytes]]:
-    """The source of each prototype and a picture of its patch; each image is read once."""
+    """The source of each prototype (None where no cell was found) and its patch's picture; each image is read once."""
     images, cells, grids = nearest.image.tolist(), nearest.cell.tolist(), nearest.grid.tolist()
     distances = nearest.distance.tolist()
     sources: list[PrototypeSource | None] = [None] * len(images)
     patches: dict[str, bytes] = {}
-    for index in sorted(set(images)):
+    for index in sorted(set(images) - {-1}):
         image = dataset[index].image
         size = (image.shape[-2], image.shape[-1])
         for p in (p for p, i in enumerate(images) if i == index):
