@@ -15,6 +15,12 @@ def _blackbox() -> Method:
     return METHOD
 
 
+def _nonparametric() -> Method:
+    from segproto.methods.nonparametric import METHOD
+
+    return METHOD
+
+
 def _protoseg() -> Method:
     from segproto.methods.protoseg import METHOD
 
@@ -29,6 +35,7 @@ def _scaleproto() -> Method:
 
 METHODS: dict[str, Callable[[], Method]] = {
     "blackbox": _blackbox,
+    "nonparametric": _nonparametric,
     "protoseg": _protoseg,
     "scaleproto": _scaleproto,
 }

@@ -1,0 +1,48 @@
+"""Prototypes that start on training features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from segproto.data.base import IGNORE_INDEX
+from segproto.methods.nonparametric.agreement import agreement
+from segproto.methods.nonparametric.config import SeedConfig
+from segproto.model.features import image_features
+from segproto.model.heads import NearestHead
+from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.seeding import first_pixels, kmeans_plus_plus
+from segproto.prototypes.sinkhorn import pixel_classes
+from segproto.training.procedures.map_images import fold_images
+from segproto.training.procedures.projection import padded_mask, searched_images
+from segproto.training.stage import StageContext
+
+
+@torch.no_grad()
+def seed(context: StageContext, config: SeedConfig) -> dict[str, Any]:
+    """Places prototypes by k-means++ among the first cells of each class; absent classes keep random ones."""
+    model, fabric = context.segmenter, context.fabric
+    head = model.head
+    assert isinstance(head, NearestHead)
+    bank, classes = head.bank, head.num_classes
+    dataset, cache = searched_images(context, config.images)
+    device = bank.vectors.device
+    have = torch.zeros(classes + 1, dtype=torch.int64, device=device)
+    have[classes] = config.pixels  # of void, enough
+    cells, labels = [bank.vectors.new_zeros(0, bank.dim)], [have.new_zeros(0)]
+    for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="seed"):
+        features = image_features(model, dataset, index, cache)
+        mask = padded_mask(model, dataset[index].mask.to(device))
+        grid = resize_labels(mask[None], (features.shape[-2], features.shape[-1])).flatten()
+        found = pixel_classes(grid, classes, IGNORE_INDEX)
+        keep = (have[found] < config.pixels) & first_pixels(grid, classes, config.pixels)
+        cells.append(head.embed(features)[keep])
+        labels.append(grid[keep])
+        have[:classes] += torch.bincount(found[keep], minlength=classes + 1)[:classes]
+        if bool((have >= config.pixels).all()):
+            break
+    generator = torch.Generator(device).manual_seed(context.recipe.train.seed + fabric.global_rank)
+    seeds = kmeans_plus_plus(torch.cat(cells), torch.cat(labels), bank.vectors, generator=generator, reduce=agreement())
+    bank.vectors.copy_(seeds.prototypes)
+    return {"prototypes": bank.num_prototypes, "seeded": int(seeds.placed.sum())}

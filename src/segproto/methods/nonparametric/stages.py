@@ -1,0 +1,67 @@
+"""The stages of nonparametric: a warm-up and seeds if wanted, joint learning, and patches to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segproto.methods.nonparametric.build import begin_nearest
+from segproto.methods.nonparametric.config import JointConfig, NonparametricModel, NonparametricRecipe
+from segproto.methods.nonparametric.loss import ClusterLoss
+from segproto.methods.nonparametric.seeding import seed
+from segproto.methods.nonparametric.tracing import trace_prototypes
+from segproto.model.heads import NearestHead
+from segproto.model.segmenter import Segmenter
+from segproto.training.procedures.optimise import optimise_stage, set_mode, trained_backbone
+from segproto.training.procedures.seeding import begin_linear
+from segproto.training.recipe import Recipe
+from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage, StageContext
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
+    assert isinstance(recipe, NonparametricRecipe)
+    s, found = recipe.stages, list[Stage]()
+    if s.linear.steps > 0:
+        found.append(optimise_stage("linear", s.linear, begin=begin_linear))
+    if s.seed.start == "features":
+
+        def run(context: StageContext) -> dict[str, Any]:
+            begin_nearest(context.segmenter, recipe.model)
+            return seed(context, s.seed)
+
+        found.append(Procedure("seed", run))
+    found.append(joint_stage(s.joint, recipe.model))
+    found.append(Procedure("trace", lambda context: trace_prototypes(context, s.trace)))
+    return found
+
+
+def joint_stage(config: JointConfig, model_config: NonparametricModel) -> Optimise:
+    """Gradient steps, each followed by a momentum step of the prototypes."""
+    loss = ClusterLoss(config)
+    return Optimise(
+        name="joint",
+        steps=config.steps,
+        parameters=lambda model: parameter_groups(model, config),
+        loss=loss,
+        mode=lambda model: set_mode(model, config),
+        begin=lambda model: begin_nearest(model, model_config),
+        after_step=loss.move,
+        optimiser=config.optimiser,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        accumulate=config.accumulate,
+        patience=config.patience,
+    )
+
+
+def parameter_groups(model: Segmenter, config: JointConfig) -> list[ParamGroup]:
+    """Backbone, neck and the head's norms; prototypes are not parameters. Decay falls on backbone and neck only."""
+    assert isinstance(model.head, NearestHead)
+    lr, groups = config.lr, []
+    if lr.backbone > 0 and not model.encoder.config.frozen:
+        groups.append(ParamGroup(trained_backbone(model.encoder.backbone, config), lr.backbone, config.weight_decay))
+    if lr.neck > 0:
+        groups.append(ParamGroup(list(model.encoder.neck.parameters()), lr.neck, config.weight_decay))
+    if lr.readout > 0:
+        groups.append(ParamGroup(list(model.head.parameters()), lr.readout))
+    return [group for group in groups if group.params]
