@@ -210,6 +210,7 @@ STAGE_WORDS = {
     "group_warmup": "groups of prototypes begin",
     "group_joint": "groups and their readout learn",
     "threshold": "small group weights become zero",
+    "trace": "the nearest training patch of each prototype is found",
 }
 
 

@@ -38,5 +38,4 @@ def trace_prototypes(context: StageContext, config: TraceConfig) -> dict[str, An
         "collapsed_classes": [model.classes.names[c] for c in health.collapsed.nonzero()[:, 0].tolist()],
         "parameters_learned": learned,
         "parameters_stored": head.bank.vectors.numel(),
-        "images": len(dataset),
     }
