@@ -15,6 +15,7 @@ from segproto.prototypes.cosine_bank import CosineBank
 from segproto.prototypes.embedding import ProjectionNorm, class_scores, normalise_projection
 from segproto.prototypes.grouping import Grouping
 from segproto.prototypes.numerics import exact_float32
+from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.readout import initial_readout
 
 
@@ -112,7 +113,7 @@ class PrototypeHead(Head):
 
     def from_activations(self, activations: Tensor) -> Tensor:
         """Activations (B, P, h, w) to logits (B, C, h, w)."""
-        return F.conv2d(activations, self.readout[:, :, None, None].to(activations.dtype))
+        return read_out(activations, self.readout)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         activations = cell_activations(self.bank, features)
@@ -156,8 +157,7 @@ class GroupedHead(Head):
 
     def from_activations(self, activations: Tensor) -> Tensor:
         """Activations (B, P, h, w) to logits (B, C, h, w)."""
-        groups = self.grouping(activations)
-        return F.conv2d(groups, self.readout[:, :, None, None].to(groups.dtype))
+        return read_out(self.grouping(activations), self.readout)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         """A group's share goes to its prototypes in proportion to w_i g_i, whose sum is the group's logarithm."""
@@ -272,6 +272,15 @@ class NearestHead(Head):
     def from_description(cls, value: dict[str, Any]) -> NearestHead:
         options = {key: value[key] for key in ("projection_norm", "feature_norm", "score_norm", "temperature")}
         return cls(CosineBank(torch.zeros(value["shape"])), **options)
+
+
+def read_out(units: Tensor, weight: Tensor) -> Tensor:
+    """Logits (B, C, h, w) of units (B, U, h, w) and a readout (C, U), in float32 whatever the autocast.
+
+    Group activations reach 1e4, where a step of bfloat16 is 64.
+    """
+    with exact_float32(units.device):
+        return torch.matmul(weight.float(), units.float().flatten(2)).unflatten(2, units.shape[2:])
 
 
 def cell_activations(bank: PrototypeBank, features: Tensor) -> Tensor:
