@@ -32,6 +32,12 @@ class ProtoSegModel(BaseModel):
     diversity: DiversityConfig = DiversityConfig()
 
 
+class ProtoSegProject(ProjectConfig):
+    """Projection; a cell belongs to every class a pixel of its patch has, as in the ProtoSeg release."""
+
+    membership: Literal["nearest_label", "any_pixel"] = "any_pixel"
+
+
 class ProtoSegStages(BaseModel):
     """The stages in order; one without steps is skipped. ``prune_finetune`` finetunes the readout after pruning."""
 
@@ -41,7 +47,7 @@ class ProtoSegStages(BaseModel):
     seed: SeedConfig = SeedConfig()
     warmup: OptimiseConfig = OptimiseConfig()
     joint: OptimiseConfig = OptimiseConfig()
-    project: ProjectConfig = ProjectConfig(membership="any_pixel")
+    project: ProtoSegProject = ProtoSegProject()
     finetune: OptimiseConfig = OptimiseConfig()
     prune: PruneConfig = PruneConfig()
     prune_finetune: OptimiseConfig = OptimiseConfig()
