@@ -312,3 +312,12 @@ def test_a_black_box_may_be_the_start(tmp_path: Path) -> None:
     run(box, validate_recipe(value, box.recipe), tmp_path / "box", quiet=True)
     found = train(tmp_path / "run", f"train.start={tmp_path / 'box'}", "train.stages=[joint]")
     assert isinstance(found.head, NearestHead)
+
+
+def test_collapsed_classes_are_named(tmp_path: Path) -> None:
+    found = train(tmp_path / "run", "train.stages=[joint]")
+    found.head.bank.vectors[2] = found.head.bank.vectors[2, :1]
+    found.save(tmp_path / "start")
+    train(tmp_path / "again", f"train.start={tmp_path / 'start'}", "train.stages=[trace]")
+    result = json.loads((tmp_path / "again/stages/trace/result.json").read_text())
+    assert result["collapsed_classes"] == [found.classes.names[2]]
