@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from segproto.data.base import ClassTable
+from segproto.encoders.base import Encoder
 from segproto.encoders.build import build_encoder
 from segproto.methods.protoseg.config import ProtoSegRecipe
 from segproto.model.heads import PrototypeHead
@@ -15,5 +16,10 @@ def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
     """A single-scale encoder and a regular bank of prototypes with its linear readout."""
     assert isinstance(recipe, ProtoSegRecipe)
     encoder = build_encoder(recipe.encoder)
-    bank = PrototypeBank.regular(classes.num_classes, recipe.model.prototypes, 1, encoder.num_features)
+    bank = untrained_bank(encoder, classes.num_classes, recipe.model.prototypes)
     return Segmenter(encoder, PrototypeHead(bank, recipe.model.incorrect_strength), classes)
+
+
+def untrained_bank(encoder: Encoder, num_classes: int, prototypes: int) -> PrototypeBank:
+    """A single scale, however many the encoder has; ``prototypes`` a class and scale, uniform in [0, 1)."""
+    return PrototypeBank.regular(num_classes, prototypes, 1, encoder.num_features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from segproto.data.base import ClassTable
+from segproto.encoders.base import Encoder
 from segproto.encoders.build import build_encoder
 from segproto.methods.scaleproto.config import ScaleProtoRecipe
 from segproto.model.heads import PrototypeHead
@@ -15,6 +16,11 @@ def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
     """Encoder with one scale an ASPP rate, and a regular bank of prototypes with its linear readout."""
     assert isinstance(recipe, ScaleProtoRecipe)
     encoder = build_encoder(recipe.encoder)
-    scales = encoder.scale_dims
-    bank = PrototypeBank.regular(classes.num_classes, recipe.model.prototypes, len(scales), scales[0])
+    bank = untrained_bank(encoder, classes.num_classes, recipe.model.prototypes)
     return Segmenter(encoder, PrototypeHead(bank, recipe.model.incorrect_strength), classes)
+
+
+def untrained_bank(encoder: Encoder, num_classes: int, prototypes: int) -> PrototypeBank:
+    """One scale an ASPP rate; ``prototypes`` a class and scale, uniform in [0, 1)."""
+    scales = encoder.scale_dims
+    return PrototypeBank.regular(num_classes, prototypes, len(scales), scales[0])

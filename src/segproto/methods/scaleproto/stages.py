@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from segproto.errors import ConfigError
+from segproto.methods.scaleproto.build import untrained_bank
 from segproto.methods.scaleproto.config import ScaleProtoModel, ScaleProtoRecipe
 from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import projection_stage
 from segproto.training.procedures.pruning import threshold_stage
@@ -19,14 +21,17 @@ def stages(recipe: Recipe) -> list[Stage]:
     assert isinstance(recipe, ScaleProtoRecipe)
     s, variant = recipe.stages, recipe.model.diversity
 
+    def bank(model: Segmenter) -> PrototypeBank:
+        return untrained_bank(model.encoder, model.classes.num_classes, recipe.model.prototypes)
+
     def begin(model: Segmenter) -> None:
-        begin_prototypes(model, recipe.model.prototypes, recipe.model.incorrect_strength)
+        begin_prototypes(model, bank, recipe.model.incorrect_strength)
 
     def grouped(model: Segmenter) -> None:
         begin_groups(model, recipe.model)
 
     return [
-        *seeding_stages(s.linear, s.seed, recipe.model.prototypes, recipe.model.incorrect_strength),
+        *seeding_stages(s.linear, s.seed, begin),
         optimise_stage("warmup", s.warmup, variant, begin),
         optimise_stage("joint", s.joint, variant, begin),
         projection_stage("project", s.project),

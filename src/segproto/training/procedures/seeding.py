@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,16 +17,13 @@ from segproto.training.procedures.projection import search, searched_images
 from segproto.training.stage import Procedure, Stage, StageContext
 
 
-def seeding_stages(
-    linear: OptimiseConfig, config: SeedConfig, prototypes: int, incorrect_strength: float
-) -> list[Stage]:
+def seeding_stages(linear: OptimiseConfig, config: SeedConfig, begin: Callable[[Segmenter], None]) -> list[Stage]:
     """What may come before the first published stage: a linear warm-up of the encoder, and seeded prototypes.
 
     Args:
         linear: the warm-up ``linear``, of encoder and a plain classifier; 0 steps leave it out.
         config: where the prototypes start.
-        prototypes: prototypes a class and scale.
-        incorrect_strength: initial readout weight off a prototype's class.
+        begin: gives the model the method's head of prototypes, see :func:`begin_prototypes`.
     """
     stages: list[Stage] = []
     if linear.steps > 0:
@@ -33,7 +31,7 @@ def seeding_stages(
     if config.start == "features":
 
         def run(context: StageContext) -> dict[str, Any]:
-            begin_prototypes(context.segmenter, prototypes, incorrect_strength)
+            begin(context.segmenter)
             return seed(context, config)
 
         stages.append(Procedure("seed", run))
@@ -46,13 +44,20 @@ def begin_linear(model: Segmenter) -> None:
     model.head = head.to(next(model.parameters()).device)
 
 
-def begin_prototypes(model: Segmenter, prototypes: int, incorrect_strength: float) -> None:
-    """Puts a regular bank with its linear readout in the place of a plain classifier (a warm-up's, a black box's)."""
+def begin_prototypes(
+    model: Segmenter, make_bank: Callable[[Segmenter], PrototypeBank], incorrect_strength: float
+) -> None:
+    """Puts the method's bank with a linear readout in the place of a plain classifier (a warm-up's, a black box's).
+
+    Args:
+        model: whose head is replaced.
+        make_bank: the method's untrained bank for the model's encoder and classes.
+        incorrect_strength: initial readout weight off a prototype's class.
+    """
     if not isinstance(model.head, LinearHead):
         return
-    scales = model.encoder.scale_dims
-    bank = PrototypeBank.regular(model.classes.num_classes, prototypes, len(scales), scales[0])
-    model.head = PrototypeHead(bank, incorrect_strength).to(model.head.weight.device)
+    device = model.head.weight.device
+    model.head = PrototypeHead(make_bank(model), incorrect_strength).to(device)
 
 
 @torch.no_grad()
