@@ -15,7 +15,6 @@ from segproto.prototypes.cosine_bank import CosineBank
 from segproto.prototypes.embedding import ProjectionNorm, class_scores, normalise_projection
 from segproto.prototypes.grouping import Grouping
 from segproto.prototypes.numerics import exact_float32
-from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.readout import initial_readout
 
 
@@ -280,7 +279,7 @@ def read_out(units: Tensor, weight: Tensor) -> Tensor:
     Group activations reach 1e4, where a step of bfloat16 is 64.
     """
     with exact_float32(units.device):
-        return torch.matmul(weight.float(), units.float().flatten(2)).unflatten(2, units.shape[2:])
+        return torch.matmul(weight.float(), units.float().flatten(2)).view(len(units), -1, *units.shape[2:])
 
 
 def cell_activations(bank: PrototypeBank, features: Tensor) -> Tensor:
