@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
-from segproto.data.base import ClassTable
+import pytest
+import torch
+from tiny_segmenters import segmenter
+
+from segproto.data.base import ClassTable, SegmentationDataset
+from segproto.data.config import ScenesConfig
+from segproto.data.scenes import ScenesDataset
+from segproto.errors import ConfigError
 from segproto.methods import METHODS
-from segproto.training.procedures.seeding import begin_linear
+from segproto.model.heads import NearestHead, PrototypeHead
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
+from segproto.prototypes.cosine_bank import CosineBank
+from segproto.training.procedures.seeding import begin_linear, begin_prototypes
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
-from segproto.training.stage import Optimise
+from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 
 TINY = ["encoder.width=2", "encoder.dim=4", "encoder.rates=[1,2]"]
 TABLE = ClassTable(("a", "b", "c"), ((0, 0, 0), (90, 0, 0), (0, 90, 0)))
@@ -18,6 +31,17 @@ def shipped(method: str, *overrides: str, name: str = "scenes") -> Recipe:
     entry = METHODS[method]()
     value = apply_overrides(load_recipe_dict(entry.recipes / f"{name}.yaml"), overrides)
     return validate_recipe(value, entry.recipe)
+
+
+def stages_of(method: str, *overrides: str) -> dict[str, Stage]:
+    return {stage.name: stage for stage in METHODS[method]().stages(shipped(method, *overrides))}
+
+
+def context(model: Segmenter, dataset: SegmentationDataset | None = None, **extra: Any) -> StageContext:
+    """A procedure's surroundings on one process, with a few scenes."""
+    fabric = cast(Any, SimpleNamespace(global_rank=0, world_size=1))
+    images = dataset or ScenesDataset(ScenesConfig(num_train=6, size=32), "train")
+    return StageContext(model, fabric, shipped("protoseg"), Path(), images, None, extra)
 
 
 def test_an_override_of_the_projection_keeps_protosegs_membership() -> None:
@@ -39,3 +63,45 @@ def test_a_bank_is_the_same_however_the_model_came_to_it(method: str, fusion: st
     assert stage.begin is not None
     stage.begin(model)
     assert model.head.describe() == built.head.describe()
+
+
+def prototypes_begin(model: Segmenter) -> None:
+    begin_prototypes(model, lambda m: PrototypeBank.regular(m.classes.num_classes, 2, 2, 3), -0.25)
+
+
+def test_a_grouped_model_gives_up_its_groups_and_keeps_its_prototypes() -> None:
+    model = segmenter("grouped", sources=True)
+    bank = model.head.bank
+    prototypes_begin(model)
+    assert isinstance(model.head, PrototypeHead)
+    assert model.head.bank is bank
+    own = model.head.readout[bank.class_of, torch.arange(bank.num_prototypes)]
+    assert (own == 1).all()
+    assert float(model.head.readout.detach().min()) == -0.25
+    head = model.head
+    prototypes_begin(model)
+    assert model.head is head
+
+
+def test_prototypes_do_not_start_from_a_head_they_do_not_know() -> None:
+    model = segmenter("linear")
+    model.head = NearestHead(CosineBank(torch.rand(4, 2, 6)))
+    with pytest.raises(ConfigError, match=r"train\.start: .* nearest head"):
+        prototypes_begin(model)
+
+
+@pytest.mark.parametrize(
+    ("stage", "start"), [("project", "linear"), ("project", "grouped"), ("prune", "linear"), ("threshold", "prototype")]
+)
+def test_a_procedure_names_the_head_it_cannot_use(stage: str, start: str) -> None:
+    found = stages_of("protoseg" if stage == "prune" else "scaleproto")[stage]
+    assert isinstance(found, Procedure)
+    with pytest.raises(ConfigError, match=rf"^stages\.{stage}: [^\n]*has a {start} head"):
+        found.run(context(segmenter(start)))
+
+
+def test_without_groups_there_is_no_threshold() -> None:
+    none = ("stages.group_warmup.steps=0", "stages.group_joint.steps=0")
+    assert "threshold" not in stages_of("scaleproto", *none)
+    assert "threshold" in stages_of("scaleproto", none[0])
+    assert "threshold" in stages_of("scaleproto", none[1])

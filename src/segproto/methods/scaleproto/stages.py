@@ -17,7 +17,10 @@ from segproto.training.stage import Stage
 
 
 def stages(recipe: Recipe) -> list[Stage]:
-    """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
+    """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out.
+
+    Without a step for groups there is nothing to threshold.
+    """
     assert isinstance(recipe, ScaleProtoRecipe)
     s, variant = recipe.stages, recipe.model.diversity
 
@@ -30,16 +33,20 @@ def stages(recipe: Recipe) -> list[Stage]:
     def grouped(model: Segmenter) -> None:
         begin_groups(model, recipe.model)
 
-    return [
+    prototypes: list[Stage] = [
         *seeding_stages(s.linear, s.seed, begin),
         optimise_stage("warmup", s.warmup, variant, begin),
         optimise_stage("joint", s.joint, variant, begin),
         projection_stage("project", s.project),
         optimise_stage("finetune", s.finetune, variant),
+    ]
+    groups: list[Stage] = [
         optimise_stage("group_warmup", s.group_warmup, variant, grouped),
         optimise_stage("group_joint", s.group_joint, variant, grouped),
-        threshold_stage("threshold", s.threshold),
     ]
+    if s.group_warmup.steps or s.group_joint.steps:
+        groups.append(threshold_stage("threshold", s.threshold))
+    return prototypes + groups
 
 
 def begin_groups(model: Segmenter, config: ScaleProtoModel) -> None:

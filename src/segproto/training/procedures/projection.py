@@ -27,6 +27,7 @@ from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.procedures.config import ProjectConfig
 from segproto.training.procedures.map_images import fold_images
+from segproto.training.procedures.require import require_head
 from segproto.training.stage import Procedure, StageContext
 
 PATCH_CONTEXT = 64  # pixels shown around a patch, so that a person recognises what it is
@@ -41,8 +42,7 @@ def projection_stage(name: str, config: ProjectConfig) -> Procedure:
 def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     """Projects all prototypes of ``context.segmenter`` in place and records where each came from."""
     model = context.segmenter
-    head = model.head
-    assert isinstance(head, PrototypeHead)
+    head = require_head(model, "project", PrototypeHead)
     dataset, cache = searched_images(context, config.images)
     nearest = search(context, dataset, cache, config.membership, lambda features: head.bank.distances(features)[0])
     start = head.bank.num_prototypes

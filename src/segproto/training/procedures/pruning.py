@@ -15,6 +15,7 @@ from segproto.prototypes.nearest import RunningTopK
 from segproto.training.procedures.config import PruneConfig, ThresholdConfig
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import gather, padded_mask, searched_images
+from segproto.training.procedures.require import require_head
 from segproto.training.stage import Procedure, StageContext
 
 
@@ -27,8 +28,7 @@ def pruning_stage(name: str, config: PruneConfig) -> Procedure:
 def prune(context: StageContext, config: PruneConfig) -> dict[str, Any]:
     """Prunes ``context.segmenter`` in place; returns how many prototypes were there and stayed."""
     model, fabric = context.segmenter, context.fabric
-    head = model.head
-    assert isinstance(head, PrototypeHead)
+    head = require_head(model, "prune", PrototypeHead)
     dataset, cache = searched_images(context, config.images)
     top = RunningTopK(head.bank.class_of, config.k)
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="prune"):
@@ -66,8 +66,7 @@ def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
 @torch.no_grad()
 def threshold(context: StageContext, config: ThresholdConfig) -> dict[str, Any]:
     """Thresholds the groups of ``context.segmenter`` in place."""
-    head = context.segmenter.head
-    assert isinstance(head, GroupedHead)
+    head = require_head(context.segmenter, "threshold", GroupedHead)
     head.grouping.threshold_(config.tau)
     return {"tau": config.tau, **group_figures(head)}
 

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.model.heads import LinearHead, PrototypeHead
+from segproto.errors import ConfigError
+from segproto.model.heads import GroupedHead, LinearHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training.procedures.config import OptimiseConfig, SeedConfig
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import search, searched_images
+from segproto.training.procedures.require import require_head
 from segproto.training.stage import Procedure, Stage, StageContext
 
 
@@ -49,15 +51,26 @@ def begin_prototypes(
 ) -> None:
     """Puts the method's bank with a linear readout in the place of a plain classifier (a warm-up's, a black box's).
 
+    A grouped head gives its groups up and keeps its prototypes; a prototype head stays as it is.
+
     Args:
         model: whose head is replaced.
         make_bank: the method's untrained bank for the model's encoder and classes.
         incorrect_strength: initial readout weight off a prototype's class.
+
+    Raises:
+        ConfigError: any other head.
     """
-    if not isinstance(model.head, LinearHead):
+    head = model.head
+    if isinstance(head, PrototypeHead):
         return
-    device = model.head.weight.device
-    model.head = PrototypeHead(make_bank(model), incorrect_strength).to(device)
+    if not isinstance(head, LinearHead | GroupedHead):
+        raise ConfigError(
+            f"train.start: prototypes cannot start from a {head.kind} head; expected a linear (black box), prototype "
+            "or grouped model"
+        )
+    bank = head.bank if isinstance(head, GroupedHead) else make_bank(model)
+    model.head = PrototypeHead(bank, incorrect_strength).to(next(head.parameters()).device)
 
 
 @torch.no_grad()
@@ -66,9 +79,7 @@ def seed(context: StageContext, config: SeedConfig) -> dict[str, Any]:
 
     A class without cells keeps its uniform prototypes; the projection is what refuses it.
     """
-    head = context.segmenter.head
-    assert isinstance(head, PrototypeHead)
-    bank = head.bank
+    bank = require_head(context.segmenter, "seed", PrototypeHead).bank
     dataset, cache = searched_images(context, config.images)
     generator = torch.Generator(bank.vectors.device).manual_seed(context.recipe.train.seed + context.fabric.global_rank)
 
