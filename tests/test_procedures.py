@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 from tiny_segmenters import segmenter
+from torch import nn
 
 from segproto.data.base import ClassTable, SegmentationDataset
 from segproto.data.config import ScenesConfig
@@ -19,6 +20,8 @@ from segproto.model.heads import NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
+from segproto.training.procedures.config import OptimiseConfig
+from segproto.training.procedures.optimise import trained_backbone
 from segproto.training.procedures.seeding import begin_linear, begin_prototypes
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
@@ -105,3 +108,21 @@ def test_without_groups_there_is_no_threshold() -> None:
     assert "threshold" not in stages_of("scaleproto", *none)
     assert "threshold" in stages_of("scaleproto", none[0])
     assert "threshold" in stages_of("scaleproto", none[1])
+
+
+@pytest.mark.parametrize(
+    ("trainable", "norms", "trained"),
+    [
+        ("weights", "frozen", {"0.weight", "3.weight"}),
+        ("weights", "train", {"0.weight", "3.weight", "1.weight", "1.bias", "2.weight", "2.bias"}),
+        ("all", "frozen", {"0.weight", "0.bias", "3.weight", "3.bias", "token"}),
+        ("all", "train", None),
+    ],
+)
+def test_norms_train_with_their_affine_weights_or_not_at_all(trainable: Any, norms: Any, trained: Any) -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Linear(4, 4))
+    backbone.register_parameter("token", nn.Parameter(torch.zeros(4)))
+    config = OptimiseConfig(trainable=trainable, norms=norms)
+    chosen = {id(p) for p in trained_backbone(backbone, config)}
+    names = dict(backbone.named_parameters())
+    assert {name for name, p in names.items() if id(p) in chosen} == (trained or set(names))

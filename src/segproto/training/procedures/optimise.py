@@ -72,11 +72,20 @@ def parameter_groups(model: Segmenter, config: OptimiseConfig) -> list[ParamGrou
 
 
 def trained_backbone(backbone: nn.Module, config: OptimiseConfig) -> list[nn.Parameter]:
-    """Backbone parameters: all, or convolution and linear weights alone (spec 3.2: the release's choice)."""
-    if config.trainable == "all":
-        return list(backbone.parameters())
+    """Backbone parameters: all, or convolution and linear weights alone (spec 3.2: the release's choice).
+
+    In both cases with those of norms if ``norms: train``, and without them if ``frozen``.
+    """
+    norms = {id(p) for m in backbone.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
     layers = (m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
-    return [weight for layer in layers if isinstance(weight := layer.weight, nn.Parameter)]
+    weights = {id(layer.weight) for layer in layers}
+
+    def trains(parameter: nn.Parameter) -> bool:
+        if id(parameter) in norms:
+            return config.norms == "train"
+        return config.trainable == "all" or id(parameter) in weights
+
+    return [parameter for parameter in backbone.parameters() if trains(parameter)]
 
 
 def set_mode(model: Segmenter, config: OptimiseConfig) -> None:
