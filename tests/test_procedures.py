@@ -20,8 +20,9 @@ from segproto.model.heads import NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
-from segproto.training.procedures.config import OptimiseConfig
-from segproto.training.procedures.optimise import trained_backbone
+from segproto.training.loop import Loop
+from segproto.training.procedures.config import LearningRates, OptimiseConfig
+from segproto.training.procedures.optimise import optimise_stage, trained_backbone
 from segproto.training.procedures.seeding import begin_linear, begin_prototypes
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
@@ -126,3 +127,35 @@ def test_norms_train_with_their_affine_weights_or_not_at_all(trainable: Any, nor
     chosen = {id(p) for p in trained_backbone(backbone, config)}
     names = dict(backbone.named_parameters())
     assert {name for name, p in names.items() if id(p) in chosen} == (trained or set(names))
+
+
+def begun(model: Segmenter, stage: Stage) -> Segmenter:
+    """The model as the loop's first step of a stage finds it."""
+    job: Any = SimpleNamespace(
+        segmenter=model, recipe=shipped("scaleproto"), state=SimpleNamespace(step=0), fabric=SimpleNamespace(
+            device=torch.device("cpu"), world_size=1
+        )
+    )  # fmt: skip
+    Loop(job, cast(Optimise, stage), False, 0)._begin()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("lr", "kept"),
+    [
+        ({"backbone": 1.0}, False), ({"neck": 1.0}, False), ({"prototypes": 1.0}, False), ({"readout": 1.0}, True),
+        ({"groups": 1.0, "readout": 1.0}, True),
+    ],
+)  # fmt: skip
+def test_sources_are_forgotten_once_prototypes_or_encoder_train(lr: Any, kept: bool) -> None:
+    stage = optimise_stage("joint", OptimiseConfig(steps=1, lr=lr), begin=prototypes_begin)
+    model = begun(segmenter("grouped", sources=True), stage)
+    assert (model.provenance is not None) == kept
+    assert bool(model.patches) == kept
+
+
+def test_sources_are_forgotten_with_their_prototypes() -> None:
+    linear = optimise_stage("linear", OptimiseConfig(steps=1, lr=LearningRates(readout=1)), begin=begin_linear)
+    model = begun(segmenter("prototype", sources=True), linear)
+    assert model.provenance is None
+    assert not model.patches

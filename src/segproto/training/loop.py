@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segproto.data.batch import Batch
 from segproto.errors import ConfigError, SegprotoError
+from segproto.model.evidence import bank_of
 from segproto.model.segmenter import Segmenter
 from segproto.training import checkpoint
 from segproto.training.devices import arrange, seed_all
@@ -19,6 +20,7 @@ from segproto.training.job import Job
 from segproto.training.memory import available_bytes, estimate_bytes
 from segproto.training.schedule import build_optimiser, lr_factor, set_lr
 from segproto.training.stage import Optimise, ParamGroup
+from segproto.training.stale import drop_stale_provenance
 
 if TYPE_CHECKING:
     from segproto.training.progress import Bar
@@ -120,8 +122,10 @@ class Loop:
             raise ConfigError(f"stages.{stage.name}.steps = {stage.steps}: fewer than accumulate = {stage.accumulate}")
         if job.state.step == 0:
             seed_all(self.train.seed, stage.name, "begin")
+            bank = bank_of(job.segmenter.head)
             if stage.begin is not None:
                 stage.begin(job.segmenter)
+            drop_stale_provenance(job.segmenter, bank, stage.parameters(job.segmenter))
         arrange(job.segmenter, job.fabric.device)
 
     def _groups(self) -> list[ParamGroup]:

@@ -91,4 +91,5 @@ def seed(context: StageContext, config: SeedConfig) -> dict[str, Any]:
     drawn = search(context, dataset, cache, "nearest_label", lots)
     found = torch.isfinite(drawn.distance)
     bank.vectors[found] = drawn.feature[found]
+    context.segmenter.provenance, context.segmenter.patches = None, {}
     return {"prototypes": bank.num_prototypes, "seeded": int(found.sum())}
