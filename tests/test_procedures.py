@@ -8,21 +8,25 @@ from typing import Any, cast
 
 import pytest
 import torch
+from PIL import Image
 from tiny_segmenters import segmenter
 from torch import nn
 
 from segproto.data.base import ClassTable, SegmentationDataset
-from segproto.data.config import ScenesConfig
+from segproto.data.build import build_dataset
+from segproto.data.config import DataConfig, ScenesConfig, SplitConfig
 from segproto.data.scenes import ScenesDataset
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, DataError
 from segproto.methods import METHODS
+from segproto.model.features import image_features
 from segproto.model.heads import NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
 from segproto.training.loop import Loop
-from segproto.training.procedures.config import LearningRates, OptimiseConfig
+from segproto.training.procedures.config import LearningRates, OptimiseConfig, ProjectConfig
 from segproto.training.procedures.optimise import optimise_stage, trained_backbone
+from segproto.training.procedures.projection import project, searched_images
 from segproto.training.procedures.seeding import begin_linear, begin_prototypes
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
@@ -159,3 +163,55 @@ def test_sources_are_forgotten_with_their_prototypes() -> None:
     model = begun(segmenter("prototype", sources=True), linear)
     assert model.provenance is None
     assert not model.patches
+
+
+class Cache:
+    """Backbone features of :func:`segmenter`'s encoder; those of image ``i`` are asked for by ``i``."""
+
+    def __init__(self, model: Segmenter, dataset: SegmentationDataset) -> None:
+        self.model, self.dataset = model, dataset
+
+    def get(self, index: int, flipped: bool) -> torch.Tensor:
+        encoder = self.model.encoder
+        with torch.no_grad():
+            return encoder.backbone_features(encoder.normalisation(self.dataset[index].image)[None])[0]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_projection_searches_the_listed_images_alone(tmp_path: Path, cached: bool) -> None:
+    dataset = ScenesDataset(ScenesConfig(num_train=6, size=32), "train")
+    (tmp_path / "some.txt").write_text(f"{dataset.names[4]}\n{dataset.names[1]}\n")
+    model = segmenter(classes=2)
+    extra = {"train_cache": Cache(model, dataset)} if cached else {}
+    figures = project(context(model, dataset, **extra), ProjectConfig(images=tmp_path / "some.txt", absent="drop"))
+    assert figures["images"] == 2
+    assert model.provenance is not None
+    assert model.provenance.dataset == "ScenesDataset, split train"
+    sources = [s for s in model.provenance.sources if s is not None]
+    assert {s.image for s in sources} == {dataset.names[1], dataset.names[4]}
+    for p, source in enumerate(sources):
+        features = image_features(model, dataset, dataset.names.index(source.image))
+        assert float(model.head.bank.distances(features)[0, p][source.cell].detach()) < 1e-6
+
+
+def test_a_list_of_images_that_are_no_training_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("train_00001\nval_00000\n")
+    with pytest.raises(DataError, match=r"some\.txt: 'val_00000' not among the 6 training images"):
+        searched_images(context(segmenter()), tmp_path / "some.txt")
+
+
+def test_a_list_is_found_in_the_data_folder_and_may_be_part_of_the_training_list(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        for name in "abcd":
+            Image.new("L" if folder == "labels" else "RGB", (8, 8)).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "classes.yaml").write_text("classes: [x, y]")
+    for name, text in {"aug": "b\nc\na\n", "hold": "d\n", "few": "a\nb\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    config = DataConfig(root=tmp_path, split=SplitConfig(train_list=Path("aug.txt"), val_list=Path("hold.txt")))
+    surroundings = context(segmenter(), build_dataset(config, "train"))
+    surroundings.recipe = surroundings.recipe.model_copy(update={"data": config})
+    found, _ = searched_images(surroundings, Path("few.txt"))
+    assert list(found.names) == ["b", "a"]
+    assert [found[i].name for i in range(2)] == ["b", "a"]
+    assert found.path(1) == tmp_path / "images/a.png"

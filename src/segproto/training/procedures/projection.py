@@ -13,8 +13,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
-from segproto.data.build import build_dataset
-from segproto.data.config import SplitConfig
 from segproto.errors import DataError
 from segproto.model.evidence import bank_of
 from segproto.model.features import image_features
@@ -28,6 +26,7 @@ from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.procedures.config import ProjectConfig
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.require import require_head
+from segproto.training.procedures.subset import Subset, SubsetFeatures, listed
 from segproto.training.stage import Procedure, StageContext
 
 PATCH_CONTEXT = 64  # pixels shown around a patch, so that a person recognises what it is
@@ -72,12 +71,22 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
 
 
 def searched_images(context: StageContext, images: Path | None) -> tuple[SegmentationDataset, Any]:
-    """The training images to search (all, or those of a list file), and their cached features if there are any."""
+    """The training images to search (all, or those of a list file), and their cached features if there are any.
+
+    A relative list is looked for beside the ``classes.yaml``, then in the data folder, then in the working directory.
+
+    Raises:
+        DataError: the list cannot be read, or names an image that is not in the training split.
+    """
+    cache = context.extra.get("train_cache")
     if images is None:
-        return context.train_set, context.extra.get("train_cache")
+        return context.train_set, cache
     data = context.recipe.data
-    split = (data.split or SplitConfig()).model_copy(update={"train_list": images})
-    return build_dataset(data.model_copy(update={"split": split}), "train"), None
+    beside = data.classes.parent if data.classes is not None and data.classes.suffix else None
+    places = [place for place in (beside, data.root, Path()) if place is not None]
+    path = next((place / images for place in places if (place / images).is_file()), places[0] / images)
+    chosen = listed(context.train_set, path)
+    return chosen, None if cache is None else SubsetFeatures(cache, chosen.indices)
 
 
 @torch.no_grad()
@@ -172,7 +181,8 @@ def trace(
             patches[name] = draw_patch(image, box)
             cell, grid = (cells[p][0], cells[p][1]), (grids[p][0], grids[p][1])
             sources[p] = PrototypeSource(dataset.names[index], cell, grid, box, distances[p], name)
-    named = f"{type(dataset).__name__}, split {dataset.split}"
+    whole = dataset.whole if isinstance(dataset, Subset) else dataset
+    named = f"{type(whole).__name__}, split {whole.split}"
     return Provenance(encoder_hash(model.encoder), named, tuple(sources)), patches
 
 
