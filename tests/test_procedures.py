@@ -24,9 +24,10 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
 from segproto.training.loop import Loop
-from segproto.training.procedures.config import LearningRates, OptimiseConfig, ProjectConfig
+from segproto.training.procedures.config import LearningRates, OptimiseConfig, ProjectConfig, PruneConfig
 from segproto.training.procedures.optimise import optimise_stage, trained_backbone
 from segproto.training.procedures.projection import project, searched_images
+from segproto.training.procedures.pruning import prune
 from segproto.training.procedures.seeding import begin_linear, begin_prototypes
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
@@ -215,3 +216,10 @@ def test_a_list_is_found_in_the_data_folder_and_may_be_part_of_the_training_list
     assert list(found.names) == ["b", "a"]
     assert [found[i].name for i in range(2)] == ["b", "a"]
     assert found.path(1) == tmp_path / "images/a.png"
+
+
+def test_pruning_that_leaves_nothing_is_refused() -> None:
+    model = segmenter(classes=2)
+    with pytest.raises(DataError, match=r"stages\.prune\.threshold = 7: none of 8 prototypes [^\n]*$"):
+        prune(context(model), PruneConfig(threshold=7))
+    assert model.head.bank.num_prototypes == 8

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
+from segproto.errors import DataError
 from segproto.model.features import image_features
 from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.prototypes.labels import resize_labels
@@ -39,6 +40,11 @@ def prune(context: StageContext, config: PruneConfig) -> dict[str, Any]:
             top.merge(state)
     keep = top.keep_mask(config.threshold).nonzero()[:, 0]
     start = head.bank.num_prototypes
+    if len(keep) == 0:
+        raise DataError(
+            f"stages.prune.threshold = {config.threshold}: none of {start} prototypes has so many of its {config.k} "
+            "nearest patches in its class; lower stages.prune.threshold, or raise stages.prune.k or train for longer"
+        )
     head.select(keep)
     if model.provenance is not None:
         model.provenance = model.provenance.select(keep.tolist())
