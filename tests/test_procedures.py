@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_segmenters import segmenter
 from torch import nn
 
-from segproto.data.base import ClassTable, SegmentationDataset
+from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig, ScenesConfig, SplitConfig
 from segproto.data.scenes import ScenesDataset
@@ -223,3 +223,38 @@ def test_pruning_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(DataError, match=r"stages\.prune\.threshold = 7: none of 8 prototypes [^\n]*$"):
         prune(context(model), PruneConfig(threshold=7))
     assert model.head.bank.num_prototypes == 8
+
+
+def test_pictures_go_with_the_prototypes_that_pruning_removes() -> None:
+    model = segmenter(classes=2)
+    project(context(model), ProjectConfig(deduplicate=False))
+    assert len(model.patches) == 8
+    bank = model.head.bank
+    with torch.no_grad():
+        bank.vectors[-1] = bank.vectors[5]  # of class 1, where it is at home with class 0
+    figures = prune(context(model), PruneConfig(k=1, threshold=1))
+    assert 0 < figures["prototypes"] < 8
+    assert model.provenance is not None
+    assert set(model.patches) == {s.patch for s in model.provenance.sources if s is not None}
+    assert len(model.patches) == figures["prototypes"]
+
+
+def test_a_class_that_loses_its_prototypes_to_another_is_named() -> None:
+    """Where two classes share the one patch, the first keeps the prototype."""
+    model = segmenter(classes=2, stride=8)
+    figures = project(context(model, Shared()), ProjectConfig(membership="any_pixel"))
+    assert (figures["prototypes_start"], figures["prototypes"]) == (8, 2)
+    assert figures["classes_without_prototypes"] == ["class1"]
+    assert model.provenance is not None
+    assert set(model.patches) == {s.patch for s in model.provenance.sources if s is not None}
+
+
+class Shared(ScenesDataset):
+    """One image of a single cell that shows two classes."""
+
+    def __init__(self) -> None:
+        super().__init__(ScenesConfig(num_train=1, size=32), "train")
+
+    def __getitem__(self, index: int) -> Sample:
+        mask = torch.arange(8)[:, None].expand(8, 8) // 4
+        return Sample(torch.full((3, 8, 8), 90, dtype=torch.uint8), mask.to(torch.uint8), self.names[0])

@@ -45,7 +45,6 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     dataset, cache = searched_images(context, config.images)
     nearest = search(context, dataset, cache, config.membership, lambda features: head.bank.distances(features)[0])
     start = head.bank.num_prototypes
-    absent = [model.classes.names[c] for c in nearest.missing_classes()]
     if config.absent == "drop":
         drop_absent(head, nearest)
     else:
@@ -57,13 +56,11 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
         head.bank.vectors.copy_(nearest.feature)
     model.provenance, model.patches = trace(model, dataset, nearest)
     if config.deduplicate:
-        keep = unique_rows(head.bank.vectors.detach()).nonzero()[:, 0]
-        head.select(keep)
-        model.provenance = model.provenance.select(keep.tolist())
+        keep_prototypes(model, head, unique_rows(head.bank.vectors.detach()).nonzero()[:, 0])
     return {
         "prototypes_start": start,
         "prototypes": head.bank.num_prototypes,
-        "classes_without_prototypes": absent,
+        "classes_without_prototypes": classes_without_prototypes(model, head.bank),
         "projection_gap_mean": float(gap.mean()),
         "projection_gap_max": float(gap.max()),
         "images": len(dataset),
@@ -162,6 +159,21 @@ def drop_absent(head: PrototypeHead, nearest: RunningNearest) -> None:
     keep = torch.isfinite(nearest.distance).nonzero()[:, 0]
     nearest.load_state_dict({key: value[keep] for key, value in nearest.state_dict().items()})
     head.select(keep)
+
+
+def keep_prototypes(model: Segmenter, head: PrototypeHead, keep: Tensor) -> None:
+    """Keeps these prototypes (indices, ascending) of the model's head, their sources and the pictures of these."""
+    head.select(keep)
+    if model.provenance is not None:
+        model.provenance = model.provenance.select(keep.tolist())
+        named = {source.patch for source in model.provenance.sources if source is not None}
+        model.patches = {name: picture for name, picture in model.patches.items() if name in named}
+
+
+def classes_without_prototypes(model: Segmenter, bank: PrototypeBank) -> list[str]:
+    """Names of the classes that no prototype of the bank has."""
+    counts = torch.bincount(bank.class_of, minlength=bank.num_classes).tolist()
+    return [model.classes.names[c] for c, count in enumerate(counts) if count == 0]
 
 
 def trace(

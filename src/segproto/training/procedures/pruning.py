@@ -15,7 +15,13 @@ from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.nearest import RunningTopK
 from segproto.training.procedures.config import PruneConfig, ThresholdConfig
 from segproto.training.procedures.map_images import fold_images
-from segproto.training.procedures.projection import gather, padded_mask, searched_images
+from segproto.training.procedures.projection import (
+    classes_without_prototypes,
+    gather,
+    keep_prototypes,
+    padded_mask,
+    searched_images,
+)
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import Procedure, StageContext
 
@@ -45,11 +51,8 @@ def prune(context: StageContext, config: PruneConfig) -> dict[str, Any]:
             f"stages.prune.threshold = {config.threshold}: none of {start} prototypes has so many of its {config.k} "
             "nearest patches in its class; lower stages.prune.threshold, or raise stages.prune.k or train for longer"
         )
-    head.select(keep)
-    if model.provenance is not None:
-        model.provenance = model.provenance.select(keep.tolist())
-    counts = torch.bincount(head.bank.class_of, minlength=head.num_classes).tolist()
-    empty = [model.classes.names[c] for c, n in enumerate(counts) if n == 0]
+    keep_prototypes(model, head, keep)
+    empty = classes_without_prototypes(model, head.bank)
     return {"prototypes_start": start, "prototypes": len(keep), "classes_without_prototypes": empty}
 
 
