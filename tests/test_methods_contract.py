@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ class TestContract:
             if isinstance(stage, Optimise) and stage.steps == 0:
                 continue
             assert (out / "stages" / stage.name / "result.json").exists(), stage.name
-            Segmenter.load(out / "stages" / stage.name)
+            model = Segmenter.load(out / "stages" / stage.name)
+            result = json.loads((out / "stages" / stage.name / "result.json").read_text())
+            assert {"prototypes_used", "group_average"} & result.keys() == set(group_keys(model)), stage.name
         assert (out / "recipe.yaml").exists()
 
     def test_interrupted_and_resumed_is_the_same(
@@ -150,6 +153,10 @@ def test_seeded_prototypes_are_training_features_of_their_class(name: str, tmp_p
         exact = bank.distances(features)[0] < 1e-6
         found |= (exact & (labels == bank.class_of[:, None, None])).flatten(1).any(1)
     assert found.all()
+
+
+def group_keys(model: Segmenter) -> list[str]:
+    return ["prototypes_used", "group_average"] if isinstance(model.head, GroupedHead) else []
 
 
 def interrupt_after_batches(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.model.cache import FeatureCache
+from segproto.model.figures import group_figures
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
@@ -170,7 +171,7 @@ def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: boo
     validation.pop("confusion", None)
     state, index = job.state, job.state.stage
     seconds = round(job.tick() - state.stage_began, 3)
-    result = {"stage": stage.name, **figures, **validation, "seconds": seconds}
+    result = {"stage": stage.name, **figures, **group_figures(job.segmenter.head), **validation, "seconds": seconds}
     if validation:
         values = {"val_miou": validation["miou"], "val_accuracy": validation["accuracy"]}
         job.journal.write(stage.name, state.step, batches_before(job.stages, index) + state.step, values)

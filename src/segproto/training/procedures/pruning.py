@@ -77,13 +77,4 @@ def threshold(context: StageContext, config: ThresholdConfig) -> dict[str, Any]:
     """Thresholds the groups of ``context.segmenter`` in place."""
     head = require_head(context.segmenter, "threshold", GroupedHead)
     head.grouping.threshold_(config.tau)
-    return {"tau": config.tau, **group_figures(head)}
-
-
-def group_figures(head: GroupedHead) -> dict[str, Any]:
-    """Prototypes that some group uses, and the mean number of members of a group."""
-    return {
-        "prototypes": head.bank.num_prototypes,
-        "prototypes_used": int(head.grouping.used_prototypes().sum()),
-        "group_average": float(head.grouping.group_average()),
-    }
+    return {"tau": config.tau}
