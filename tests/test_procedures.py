@@ -270,3 +270,21 @@ def test_group_figures_are_those_of_a_grouped_head() -> None:
     assert figures["prototypes"] == dense.shape[1] == 16
     assert figures["prototypes_used"] == sum(bool((dense[:, p] > 0).any()) for p in range(16)) < 16
     assert figures["group_average"] == pytest.approx(int((dense > 0).sum()) / len(dense))
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        *(("blackbox", f"stages.joint.{key}") for key in ("diversity", "l1", "entropy", "lr.prototypes", "lr.groups")),
+        ("blackbox", "stages.warmup.l1"),
+        *((method, f"stages.linear.{key}") for key in ("diversity", "lr.groups") for method in ("protoseg", "scaleproto")),
+        *((method, f"stages.joint.{key}") for key in ("entropy", "lr.groups") for method in ("protoseg", "scaleproto")),
+        ("protoseg", "stages.prune_finetune.entropy"),
+        ("scaleproto", "stages.finetune.lr.groups"),
+    ],
+)
+def test_settings_that_a_stage_does_not_read_are_refused(method: str, setting: str) -> None:
+    key = setting.split(".", 2)[2]
+    with pytest.raises(ConfigError, match=rf"^stages\.\w+ = .*: {key} = 0\.5 means nothing"):
+        shipped(method, f"{setting}=0.5")
+    shipped(method, f"{setting}=0")

@@ -12,7 +12,7 @@ from segproto.encoders.build import build_encoder
 from segproto.model.heads import LinearHead
 from segproto.model.segmenter import Segmenter
 from segproto.training.method import Method
-from segproto.training.procedures.config import OptimiseConfig
+from segproto.training.procedures.config import LinearOptimise, OptimiseConfig
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.recipe import Recipe
 from segproto.training.stage import Stage
@@ -23,8 +23,8 @@ class BlackboxStages(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    warmup: OptimiseConfig = OptimiseConfig()
-    joint: OptimiseConfig = OptimiseConfig()
+    warmup: LinearOptimise = OptimiseConfig()
+    joint: LinearOptimise = OptimiseConfig()
 
 
 class BlackboxRecipe(Recipe):

@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from segproto.training.procedures.config import (
     DiversityConfig,
+    LinearOptimise,
     OptimiseConfig,
     ProjectConfig,
+    PrototypeOptimise,
     PruneConfig,
     SeedConfig,
 )
@@ -43,14 +45,14 @@ class ProtoSegStages(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    linear: OptimiseConfig = OptimiseConfig()
+    linear: LinearOptimise = OptimiseConfig()
     seed: SeedConfig = SeedConfig()
-    warmup: OptimiseConfig = OptimiseConfig()
-    joint: OptimiseConfig = OptimiseConfig()
+    warmup: PrototypeOptimise = OptimiseConfig()
+    joint: PrototypeOptimise = OptimiseConfig()
     project: ProtoSegProject = ProtoSegProject()
-    finetune: OptimiseConfig = OptimiseConfig()
+    finetune: PrototypeOptimise = OptimiseConfig()
     prune: PruneConfig = PruneConfig()
-    prune_finetune: OptimiseConfig = OptimiseConfig()
+    prune_finetune: PrototypeOptimise = OptimiseConfig()
 
 
 class ProtoSegRecipe(Recipe):

@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from segproto.training.procedures.config import (
     DiversityConfig,
+    LinearOptimise,
     OptimiseConfig,
     ProjectConfig,
+    PrototypeOptimise,
     SeedConfig,
     ThresholdConfig,
 )
@@ -39,12 +41,12 @@ class ScaleProtoStages(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    linear: OptimiseConfig = OptimiseConfig()
+    linear: LinearOptimise = OptimiseConfig()
     seed: SeedConfig = SeedConfig()
-    warmup: OptimiseConfig = OptimiseConfig()
-    joint: OptimiseConfig = OptimiseConfig()
+    warmup: PrototypeOptimise = OptimiseConfig()
+    joint: PrototypeOptimise = OptimiseConfig()
     project: ProjectConfig = ProjectConfig()
-    finetune: OptimiseConfig = OptimiseConfig()
+    finetune: PrototypeOptimise = OptimiseConfig()
     group_warmup: OptimiseConfig = OptimiseConfig()
     group_joint: OptimiseConfig = OptimiseConfig()
     threshold: ThresholdConfig = ThresholdConfig()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from operator import attrgetter
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from segproto.data.config import ListPath
 
@@ -63,6 +64,24 @@ class OptimiseConfig(BaseModel):
         if self.steps > 0 and not any(self.lr.model_dump().values()):
             raise ValueError(f"a stage of {self.steps} steps needs a learning rate above 0, for example lr.prototypes")
         return self
+
+
+def without(*unread: str) -> AfterValidator:
+    """Refuses a stage that sets what it does not read, such as ``entropy`` or ``lr.groups``; 0 is not to set it."""
+
+    def check(config: OptimiseConfig) -> OptimiseConfig:
+        for key in unread:
+            value = attrgetter(key)(config)
+            if value > 0:
+                raise ValueError(f"{key} = {value} means nothing to this stage of this method; leave it out")
+        return config
+
+    return AfterValidator(check)
+
+
+# A stage of a plain classifier, and one of prototypes without groups.
+LinearOptimise = Annotated[OptimiseConfig, without("diversity", "l1", "entropy", "lr.prototypes", "lr.groups")]
+PrototypeOptimise = Annotated[OptimiseConfig, without("entropy", "lr.groups")]
 
 
 class DiversityConfig(BaseModel):
