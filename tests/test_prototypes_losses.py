@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segproto.prototypes.diversity import DiversityLoss
-from segproto.prototypes.losses import grid_cross_entropy, off_class_l1, prototype_diversity
+from segproto.prototypes.losses import grid_cross_entropy, off_class_l1
 
 
 def naive_diversity(
@@ -62,12 +62,12 @@ def test_diversity_value_and_gradient(sign: int, unshifted: bool, one_scale: boo
     expected = naive_diversity(expected_d, labels, CLASS_OF, scale_of, sign, unshifted)
     expected.backward()
     ours_d = (distances / 8).requires_grad_()
-    ours = prototype_diversity(ours_d, labels, CLASS_OF, scale_of, sign=sign, unshifted_labels=unshifted)
+    ours = DiversityLoss(CLASS_OF, scale_of, sign=sign, unshifted_labels=unshifted)(ours_d, labels)
     ours.backward()
     assert ours.item() == pytest.approx(expected.item(), abs=1e-12)
     torch.testing.assert_close(ours_d.grad, expected_d.grad, rtol=1e-9, atol=1e-14)
     single_d = (distances / 8).float().requires_grad_()
-    single = prototype_diversity(single_d, labels, CLASS_OF, scale_of, sign=sign, unshifted_labels=unshifted)
+    single = DiversityLoss(CLASS_OF, scale_of, sign=sign, unshifted_labels=unshifted)(single_d, labels)
     single.backward()
     assert single.item() == pytest.approx(expected.item(), abs=1e-6)
     assert expected_d.grad is not None
@@ -79,7 +79,7 @@ def test_diversity_value_and_gradient(sign: int, unshifted: bool, one_scale: boo
 def test_variants_differ() -> None:
     distances, labels = scene()
     values = {
-        prototype_diversity(distances / 8, labels, CLASS_OF, SCALE_OF, sign=sign, unshifted_labels=shift).item()
+        DiversityLoss(CLASS_OF, SCALE_OF, sign=sign, unshifted_labels=shift)(distances / 8, labels).item()
         for sign in (1, -1)
         for shift in (False, True)
     }
@@ -91,7 +91,7 @@ def test_variants_differ() -> None:
 )
 def test_diversity_golden_values(second: tuple[int, ...], divergence: float, loss: float) -> None:
     distances = torch.tensor([[[[0, 1, 2]], [second]]], dtype=torch.float64).view(1, 2, 1, 3)
-    value = prototype_diversity(distances, torch.zeros(1, 1, 3).long(), torch.tensor([0, 0]), torch.tensor([0, 0]))
+    value = DiversityLoss(torch.tensor([0, 0]), torch.tensor([0, 0]))(distances, torch.zeros(1, 1, 3).long())
     assert value.item() == pytest.approx(loss, abs=1e-6)
     assert -value.log().item() == pytest.approx(divergence, abs=2e-6)
 
@@ -102,9 +102,7 @@ def test_diversity_golden_values(second: tuple[int, ...], divergence: float, los
 )
 def test_nothing_to_compare_is_zero_with_zero_gradient(labels: list[int], class_of: list[int]) -> None:
     distances = torch.rand(1, 2, 1, 3, requires_grad=True)
-    value = prototype_diversity(
-        distances, torch.tensor(labels).view(1, 1, 3), torch.tensor(class_of), torch.zeros(2).long()
-    )
+    value = DiversityLoss(torch.tensor(class_of), torch.zeros(2).long())(distances, torch.tensor(labels).view(1, 1, 3))
     value.backward()
     assert value.item() == 0
     assert distances.grad is not None
@@ -113,7 +111,7 @@ def test_nothing_to_compare_is_zero_with_zero_gradient(labels: list[int], class_
 
 def test_large_distances_stay_finite() -> None:
     distances = (torch.rand(1, 4, 8, 8) * 1e4).requires_grad_()
-    value = prototype_diversity(distances, torch.zeros(1, 8, 8).long(), torch.zeros(4).long(), torch.zeros(4).long())
+    value = DiversityLoss(torch.zeros(4).long(), torch.zeros(4).long())(distances, torch.zeros(1, 8, 8).long())
     value.backward()
     assert value.isfinite()
     assert distances.grad is not None

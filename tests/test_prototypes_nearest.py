@@ -51,7 +51,7 @@ def test_nearest_equals_loop_over_images(rule: object) -> None:
         cell = data[best[1]][0][4 * scale : 4 * scale + 4, best[2], best[3]]
         assert torch.equal(running.feature[p], cell)  # bit for bit
         assert running.grid[p].tolist() == list(data[best[1]][0].shape[1:])
-    assert running.missing() == []
+    assert running.missing_classes() == []
 
 
 def test_projection_is_an_exact_match() -> None:
@@ -88,8 +88,8 @@ def test_absent_class_is_reported() -> None:
     features = torch.rand(12, 5, 7)
     running.update(bank.distances(features[None])[0], nearest_label(labels, (5, 7), 4), features, 0)
     assert running.missing_classes() == [1, 2]
-    assert running.missing() == [p for p in range(24) if int(bank.class_of[p]) in (1, 2)]
-    assert (running.image[running.missing()] == -1).all()
+    absent = torch.isin(bank.class_of, torch.tensor([1, 2]))
+    assert torch.equal(running.image == -1, absent)
 
 
 def test_merge_of_two_processes_equals_one() -> None:

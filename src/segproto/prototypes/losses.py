@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.prototypes.diversity import IGNORE_INDEX, DiversityLoss
+from segproto.prototypes.diversity import IGNORE_INDEX
 
 
 def grid_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
@@ -47,22 +47,3 @@ def group_entropy(weights: Tensor, mask: Tensor) -> Tensor:
     w = torch.where(valid, weights, 0)
     logarithm = torch.where(valid, w + 1e-5, 1).log()
     return (-(w * logarithm).sum(-1) * scale).mean()
-
-
-def prototype_diversity(
-    distances: Tensor,
-    labels: Tensor,
-    class_of: Tensor,
-    scale_of: Tensor,
-    *,
-    sign: int = 1,
-    unshifted_labels: bool = False,
-    ignore_index: int = IGNORE_INDEX,
-) -> Tensor:
-    """The diversity loss in one call; a training loop keeps a ``DiversityLoss``, which spares a host sync a step.
-
-    Arguments and result as for ``segproto.prototypes.diversity.DiversityLoss``.
-    """
-    loss = DiversityLoss(class_of, scale_of, sign=sign, unshifted_labels=unshifted_labels, ignore_index=ignore_index)
-    out: Tensor = loss(distances, labels)
-    return out

@@ -70,10 +70,6 @@ class RunningNearest:
             setattr(self, key, state[key].to(self.distance.device))
         return self
 
-    def missing(self) -> list[int]:
-        """Prototypes for which no allowed cell was seen."""
-        return [int(p) for p in torch.isinf(self.distance).nonzero()]
-
     def missing_classes(self) -> list[int]:
         """Classes of the prototypes for which no allowed cell was seen."""
         return sorted(set(self.class_of[torch.isinf(self.distance)].tolist()))
