@@ -25,11 +25,11 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
 from segproto.training.loop import Loop
-from segproto.training.procedures.config import LearningRates, OptimiseConfig, ProjectConfig, PruneConfig
+from segproto.training.procedures.config import LearningRates, OptimiseConfig, ProjectConfig, PruneConfig, SeedConfig
 from segproto.training.procedures.optimise import optimise_stage, trained_backbone
 from segproto.training.procedures.projection import project, searched_images
 from segproto.training.procedures.pruning import prune
-from segproto.training.procedures.seeding import begin_linear, begin_prototypes
+from segproto.training.procedures.seeding import begin_linear, begin_prototypes, seed
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 
@@ -277,7 +277,11 @@ def test_group_figures_are_those_of_a_grouped_head() -> None:
     [
         *(("blackbox", f"stages.joint.{key}") for key in ("diversity", "l1", "entropy", "lr.prototypes", "lr.groups")),
         ("blackbox", "stages.warmup.l1"),
-        *((method, f"stages.linear.{key}") for key in ("diversity", "lr.groups") for method in ("protoseg", "scaleproto")),
+        *(
+            (method, f"stages.linear.{key}")
+            for key in ("diversity", "lr.groups")
+            for method in ("protoseg", "scaleproto")
+        ),
         *((method, f"stages.joint.{key}") for key in ("entropy", "lr.groups") for method in ("protoseg", "scaleproto")),
         ("protoseg", "stages.prune_finetune.entropy"),
         ("scaleproto", "stages.finetune.lr.groups"),
@@ -288,3 +292,13 @@ def test_settings_that_a_stage_does_not_read_are_refused(method: str, setting: s
     with pytest.raises(ConfigError, match=rf"^stages\.\w+ = .*: {key} = 0\.5 means nothing"):
         shipped(method, f"{setting}=0.5")
     shipped(method, f"{setting}=0")
+
+
+def test_seeded_prototypes_have_no_source_yet() -> None:
+    model = segmenter(classes=2, sources=True)
+    before = model.head.bank.vectors.detach().clone()
+    figures = seed(context(model), SeedConfig(start="features"))
+    assert figures["seeded"] == 8
+    assert not torch.equal(model.head.bank.vectors, before)
+    assert model.provenance is None
+    assert not model.patches
