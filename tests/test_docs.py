@@ -26,8 +26,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"<!-- test: (\w+) -->\n```(\w+)\n(.*?)```", re.S)
 TINY = [s for s in SMALL if not s.startswith(("data.scenes", "data.augment"))]
 CHANGES = {
-    "encoder.pretrained=true": "encoder.name=unet encoder.backbone=null encoder.frozen=false encoder.output_stride=4 "
-    "train.cache_features=false data.augment.crop=64 " + " ".join(TINY),
+    "encoder.pretrained=true": "encoder.name=unet encoder.backbone=null encoder.layers=null encoder.frozen=false "
+    "encoder.output_stride=4 train.cache_features=false data.augment.crop=64 " + " ".join(TINY),
     "data.scenes.num_train=256": " ".join([*SMALL, *GROUPS]),
     "blackbox/scenes --seeds": " ".join(["blackbox/scenes", *SMALL, "--seeds"]),
     "scaleproto/folder": " ".join(["scaleproto/folder", *GROUPS]),

@@ -34,8 +34,8 @@ def head(kind: str, classes: int, seed: int = 0) -> Head:
     if kind == "linear":
         out: Head = LinearHead(DIM * SCALES, classes)
         with torch.no_grad():
-            out.weight.normal_()
-            out.bias.normal_()
+            out.weight.normal_(std=4)
+            out.bias.copy_(-0.5 * out.weight.sum(1))  # features lie around 0.5: no class wins everywhere
         return out
     bank = PrototypeBank.regular(classes, 2, SCALES, DIM)
     out = GroupedHead(bank, 2) if kind == "grouped" else PrototypeHead(bank)
