@@ -30,6 +30,7 @@ from segproto.training.procedures.optimise import optimise_stage, trained_backbo
 from segproto.training.procedures.projection import project, searched_images
 from segproto.training.procedures.pruning import prune
 from segproto.training.procedures.seeding import begin_linear, begin_prototypes, seed
+from segproto.training.procedures.subset import Subset
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 
@@ -73,6 +74,7 @@ def test_a_bank_is_the_same_however_the_model_came_to_it(method: str, fusion: st
     assert stage.begin is not None
     stage.begin(model)
     assert model.head.describe() == built.head.describe()
+    assert built.head.bank.num_scales == (2 if (method, fusion) == ("scaleproto", "concat") else 1)  # type: ignore[union-attr]
 
 
 def prototypes_begin(model: Segmenter) -> None:
@@ -191,6 +193,10 @@ def test_a_projection_searches_the_listed_images_alone(tmp_path: Path, cached: b
     assert model.provenance.dataset == "ScenesDataset, split train"
     sources = [s for s in model.provenance.sources if s is not None]
     assert {s.image for s in sources} == {dataset.names[1], dataset.names[4]}
+    other = segmenter(classes=2)
+    project(context(other, Subset(dataset, [1, 4])), ProjectConfig(absent="drop"))
+    assert other.provenance is not None
+    assert model.provenance.sources == other.provenance.sources
     for p, source in enumerate(sources):
         features = image_features(model, dataset, dataset.names.index(source.image))
         assert float(model.head.bank.distances(features)[0, p][source.cell].detach()) < 1e-6
