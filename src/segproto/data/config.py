@@ -151,7 +151,8 @@ class DataConfig(BaseModel):
         split: overrides the split of the ``classes.yaml`` (``folder`` only).
         split_seed: of the random split of ``em``; 42 is the published one.
         scenes: settings of the generated scenes.
-        on_error: what training does with a file it cannot read: ``skip`` (take the next, warn) or ``fail``.
+        on_error: what a run does with a training file it cannot read: ``skip`` (leave it out, warn) or ``fail``. An
+            unreadable validation file is always an error.
         workers: processes that load images; 0 = the training process itself.
         augment: random changes of training images.
     """

@@ -14,6 +14,7 @@ import torch
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
+from segproto.data.subset import keep_only, readable
 from segproto.model.cache import FeatureCache
 from segproto.model.figures import group_figures
 from segproto.training import checkpoint
@@ -98,6 +99,8 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
 def prepare(method: Method, recipe: Recipe, out: Path, stages: list[Stage], fabric: Fabric, reporter: Reporter) -> Job:
     """Data, model and the place to go on from. The folder is taken only once all of them are there."""
     train_set, val_set = build_dataset(recipe.data, "train"), build_dataset(recipe.data, "val")
+    if recipe.data.on_error == "skip":
+        train_set = screened(train_set, fabric, reporter)
     path = checkpoint.latest(out / "checkpoints")
     state = checkpoint.read_state(path) if path is not None else State()
     segmenter = first_model(method, recipe, train_set.classes, path)
@@ -109,6 +112,24 @@ def prepare(method: Method, recipe: Recipe, out: Path, stages: list[Stage], fabr
     journal = Journal(out / "metrics.jsonl", loggers, active=first)
     journal.truncate(state.journal)
     return Job(recipe, out, fabric, segmenter, train_set, val_set, stages, state, journal, reporter)
+
+
+def screened(train_set: SegmentationDataset, fabric: Fabric, reporter: Reporter) -> SegmentationDataset:
+    """The training images that can be read, found once so that every stage sees the same ones.
+
+    Validation images are not screened: a score over fewer of them would be another score.
+
+    Raises:
+        DataError: none can be read.
+    """
+    kept: list[int] = []
+
+    def read() -> None:
+        with reporter.bar("read the training images", len(train_set)) as bar:
+            kept.extend(readable(train_set, bar))
+
+    on_first(fabric, read)
+    return keep_only(train_set, fabric.broadcast(kept) if fabric.world_size > 1 else kept)
 
 
 def open_cache(job: Job, dataset: SegmentationDataset, flips: bool) -> FeatureCache:

@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from segproto.data.base import Sample, SegmentationDataset
+from segproto.data.base import SegmentationDataset
 from segproto.data.pairs import read_list
+from segproto.data.subset import Subset
 from segproto.errors import DataError
 from segproto.model.features import BackboneFeatures
-
-
-class Subset(SegmentationDataset):
-    """Images ``indices`` of another data set, in that order.
-
-    Args:
-        whole: the other data set.
-        indices: of its images.
-    """
-
-    def __init__(self, whole: SegmentationDataset, indices: Sequence[int]) -> None:
-        self.whole, self.indices = whole, tuple(indices)
-        self.classes, self.split = whole.classes, whole.split
-        self.names = tuple(whole.names[i] for i in self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.whole[self.indices[index]]
-
-    def path(self, index: int) -> Path | None:
-        return self.whole.path(self.indices[index])
-
-    def parts(self, index: int) -> Tensor | None:
-        return self.whole.parts(self.indices[index])
-
-    @property
-    def part_names(self) -> dict[int, str]:
-        return self.whole.part_names
-
-    @property
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((self.whole.fingerprint, self.indices)).encode())
-        return digest.hexdigest()[:16]
 
 
 class SubsetFeatures:

@@ -1,0 +1,75 @@
+"""Some of a data set's images: chosen by their indices, or because they can be read."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from segproto.data.base import Sample, SegmentationDataset
+from segproto.errors import DataError
+
+
+class Subset(SegmentationDataset):
+    """Images ``indices`` of another data set, in that order.
+
+    Args:
+        whole: the other data set.
+        indices: of its images.
+    """
+
+    def __init__(self, whole: SegmentationDataset, indices: Sequence[int]) -> None:
+        self.whole, self.indices = whole, tuple(indices)
+        self.classes, self.split = whole.classes, whole.split
+        self.names = tuple(whole.names[i] for i in self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.whole[self.indices[index]]
+
+    def path(self, index: int) -> Path | None:
+        return self.whole.path(self.indices[index])
+
+    def parts(self, index: int) -> Tensor | None:
+        return self.whole.parts(self.indices[index])
+
+    @property
+    def part_names(self) -> dict[int, str]:
+        return self.whole.part_names
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.whole.fingerprint, self.indices)).encode())
+        return digest.hexdigest()[:16]
+
+
+def readable(dataset: SegmentationDataset, progress: Callable[[int, int], None] | None = None) -> list[int]:
+    """Reads every image and mask once; the indices of those that can be read, with a warning for each of the others.
+
+    Args:
+        dataset: at native size.
+        progress: called with (images read, images in all).
+    """
+    found = []
+    for index in range(len(dataset)):
+        try:
+            dataset[index]
+            found.append(index)
+        except DataError as error:
+            warnings.warn(f"left out of training (data.on_error=skip): {error}", stacklevel=2)
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    return found
+
+
+def keep_only(dataset: SegmentationDataset, indices: Sequence[int]) -> SegmentationDataset:
+    """The data set itself if ``indices`` are all of it (its caches stay valid), else the subset.
+
+    Raises:
+        DataError: no image is left.
+    """
+    if not indices:
+        raise DataError(f"none of the {len(dataset)} {dataset.split} images can be read: see segproto data verify")
+    return dataset if len(indices) == len(dataset) else Subset(dataset, indices)
