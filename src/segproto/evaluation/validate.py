@@ -57,7 +57,8 @@ def validate(
         class), ``images``, ``seconds``.
 
     Raises:
-        DataError: if the data set has other classes than the model, is empty, or a file cannot be read.
+        DataError: if the data set has other classes than the model, is empty or all void, or a file cannot be
+            read: a score over fewer images than asked for would be another score, so none is skipped.
         ValueError: for a cache together with window, scales or flip.
     """
     plain = window is None and tuple(scales) == (1.0,) and not flip
@@ -92,6 +93,11 @@ def validate(
                 progress(done, len(indices))
     counts = confusion.counts.to(device)
     counts = reduce(counts) if reduce is not None else counts
+    if not counts.any():
+        raise DataError(
+            f"no labelled pixel in the validation images (split {dataset.split}, {len(dataset)} of them): all "
+            "is void; check the class values and void in classes.yaml, and data.split"
+        )
     seconds = time.perf_counter() - start
     return {**report(counts, classes), "images": len(dataset), "seconds": round(seconds, 3)}
 
