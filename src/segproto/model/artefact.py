@@ -70,12 +70,17 @@ def write_files(model: Segmenter, folder: Path) -> None:
 
 def replace_folder(fresh: Path, folder: Path) -> None:
     """Puts ``fresh`` in the place of ``folder``; at every moment one complete folder has the name or ``.old``."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = old_of(folder)
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         os.rename(folder, old)
     os.rename(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def old_of(folder: Path) -> Path:
+    """Where :func:`replace_folder` keeps the folder that was there before."""
+    return folder.with_name(f".{folder.name}.old") if folder.name else folder
 
 
 def load(folder: Path) -> Segmenter:
@@ -97,10 +102,9 @@ def load(folder: Path) -> Segmenter:
         found = f"{value.get('format')!r} version {value.get('version')}"
         raise WeightsError(f"{folder}/model.json: expected {FORMAT} version <= {VERSION}, found {found}")
     encoder = build_encoder(EncoderConfig(**value["encoder"]), load_weights=False)
-    if list(encoder.normalisation.mean) != value["preprocessing"]["mean"]:
-        encoder.normalisation = type(encoder.normalisation)(
-            tuple(value["preprocessing"]["mean"]), tuple(value["preprocessing"]["std"])
-        )
+    norm = value["preprocessing"]
+    if encoder.normalisation != (tuple(norm["mean"]), tuple(norm["std"])):
+        encoder.normalisation = type(encoder.normalisation)(tuple(norm["mean"]), tuple(norm["std"]))
     model = Segmenter(encoder, build_head(value["head"]), ClassTable.from_json(value["classes"]), card=value["card"])
     check_keys(folder, {k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors)
     model.load_state_dict(tensors)
@@ -111,10 +115,11 @@ def load(folder: Path) -> Segmenter:
 
 
 def find_model(folder: Path) -> Path:
-    """The artefact in a model or run folder."""
+    """The artefact in a model or run folder; the one before it where a crash left only that."""
     for candidate in (folder, folder / "model"):
-        if (candidate / "model.json").exists():
-            return candidate
+        for place in (candidate, old_of(candidate)):
+            if (place / "model.json").exists():
+                return place
     hint = "an unfinished run: continue it with --resume" if (folder / "recipe.yaml").exists() else "not a model"
     raise WeightsError(f"{folder}: no model.json there or in model/ ({hint})")
 
