@@ -49,18 +49,21 @@ def on_first(fabric: Fabric, action: Callable[[], None]) -> None:
     """Runs ``action`` in the first process while the others wait; its error is raised in all of them.
 
     Raises:
-        SegprotoError: what ``action`` raised.
+        SegprotoError: in the other processes, with the text of the error; the first raises the error itself.
     """
     if fabric.world_size == 1:
         action()
         return
-    message = None
+    message: str | None = None
+    failure: Exception | None = None
     if fabric.global_rank == 0:
         try:
             action()
-        except SegprotoError as error:
-            message = str(error)
+        except Exception as error:  # of any kind: the others wait, and would wait for ever
+            message, failure = str(error) or type(error).__name__, error
     message = fabric.broadcast(message)
+    if failure is not None:
+        raise failure
     if message is not None:
         raise SegprotoError(message)
 
