@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.subset import Subset
 from segproto.errors import DataError
 from segproto.model.evidence import bank_of
 from segproto.model.features import image_features
@@ -26,7 +27,7 @@ from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.procedures.config import ProjectConfig
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.require import require_head
-from segproto.training.procedures.subset import Subset, SubsetFeatures, listed
+from segproto.training.procedures.subset import SubsetFeatures, listed
 from segproto.training.stage import Procedure, StageContext
 
 PATCH_CONTEXT = 64  # pixels shown around a patch, so that a person recognises what it is
@@ -150,7 +151,8 @@ def require_found(model: Segmenter, nearest: RunningNearest) -> None:
         names = ", ".join(model.classes.names[c] for c in missing)
         raise DataError(
             f"no cell of class {names} in the training images searched: its prototypes cannot be projected; "
-            "add images with it, remove or merge it in classes.yaml, or set stages.project.absent=drop"
+            "add images with it, or remove or merge it in classes.yaml; or do without its prototypes: start again from "
+            "the joint stage with --start OUT/stages/joint/model train.stages=[project,...] stages.project.absent=drop"
         )
 
 
