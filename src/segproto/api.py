@@ -38,6 +38,22 @@ def load(path: PathLike, *, stage: str | None = None) -> Segmenter:
     return Segmenter.load(model_folder(Path(path), stage))
 
 
+def placed(model: Segmenter, device: str | None) -> Segmenter:
+    """The model, moved to ``device``; None = the GPU if there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    import torch
+
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(torch.device(name))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device = {name}: not to be had here ({reason}); expected cpu, cuda or cuda:N") from None
+
+
 def train(
     recipe: PathLike | None = None,
     *,
@@ -54,7 +70,8 @@ def train(
     Args:
         recipe: a shipped recipe's name (``scaleproto/em``) or a YAML file.
         out: the run folder.
-        resume: an interrupted run folder to continue exactly; excludes everything else but ``quiet``.
+        resume: an interrupted run folder to continue exactly; excludes everything else but ``quiet`` and
+            overrides of what does not change the result (:data:`segproto.training.folder.FREE`).
         start: a run or model whose weights the run begins from.
         devices: processes on this machine.
         overrides: ``key=value`` settings, applied last.
@@ -68,27 +85,28 @@ def train(
     from segproto.training.runner import run
 
     if resume is not None:
-        if recipe is not None or out is not None or start is not None or overrides or sections:
+        if recipe is not None or out is not None or start is not None or devices is not None or sections:
             raise ConfigError("resume takes the run folder only; its recipe.yaml holds everything else")
         folder = Path(resume)
-        method, config = resolve(folder / "recipe.yaml", {}, ())
-        return run(method, config, folder, resume=True, quiet=quiet)
-    if recipe is None or out is None:
-        raise ConfigError("expected a recipe and out=DIR, as in train('scaleproto/scenes', out='runs/scenes')")
-    chosen = {"start": None if start is None else str(start), "devices": devices}
-    given = {key: value for key, value in chosen.items() if value is not None}
-    sections = {**sections, "train": {**sections.get("train", {}), **given}}
-    method, config = resolve(recipe, sections, overrides)
-    result = run(method, config, Path(out), resume=False, quiet=quiet)
-    if config.then is not None:
-        return train_on_masks(config.then, Path(out), quiet)
-    return result
+        method, config = resolve(folder / "recipe.yaml", {}, overrides)
+    else:
+        if recipe is None or out is None:
+            raise ConfigError("expected a recipe and out=DIR, as in train('scaleproto/scenes', out='runs/scenes')")
+        folder = Path(out)
+        chosen = {"start": None if start is None else str(start), "devices": devices}
+        given = {key: value for key, value in chosen.items() if value is not None}
+        sections = {**sections, "train": {**sections.get("train", {}), **given}}
+        method, config = resolve(recipe, sections, overrides)
+    result = run(method, config, folder, resume=resume is not None, quiet=quiet)
+    return result if config.then is None else train_on_masks(config.then, folder, quiet)
 
 
 def train_on_masks(recipe: str, first: Path, quiet: bool) -> RunResult:
     """The recipe ``then`` names, on the masks the run ``first`` left, in its folder ``then``."""
     if not (first / "masks").is_dir():
         raise ConfigError(f"then: {recipe}: the run left no {first / 'masks'} to train on; its method makes no masks")
+    if (first / "then" / "recipe.yaml").is_file():  # only a resumed run gets here with one
+        return train(resume=first / "then", quiet=quiet)
     return train(recipe, out=first / "then", quiet=quiet, data={"name": "folder", "root": str(first / "masks")})
 
 
@@ -122,6 +140,7 @@ def evaluate(
     window: int | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    device: str | None = None,
     out: PathLike | None = None,
 ) -> dict[str, Any]:
     """Accuracy at the labels' own size, without augmentation.
@@ -135,7 +154,9 @@ def evaluate(
         window: side of a sliding window in pixels; bounds memory.
         scales: input scales averaged.
         flip: average with the mirrored image.
-        out: JSON file; default ``RUN/evaluation/<split>[-<stage>].json``, nothing for a model outside a run.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None = cuda if there is one.
+        out: JSON file. Default, for a run's last model or a ``stage`` of it, on its own data and without window, scales
+            and flip: ``RUN/evaluation/<split>[-<stage>].json``; in all other cases none.
 
     Returns:
         ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command`` and ``file``.
@@ -146,12 +167,13 @@ def evaluate(
     from segproto.report.settings import data_config
     from segproto.training.progress import Reporter
 
-    model = load(target, stage=stage)
+    model = placed(load(target, stage=stage), device)
     dataset = build_dataset(data_config(Path(target), data or {}, overrides), split)
     with Reporter().bar("evaluate", len(dataset)) as bar:
         figures = validate(model, dataset, window=window, scales=tuple(scales), flip=flip, progress=bar)
     figures |= {"command": sys.argv, "split": split, "stage": stage}
-    return keep(figures, out or evaluation_file(Path(target), split, stage))
+    plain = not data and not overrides and window is None and tuple(scales) == (1.0,) and not flip
+    return keep(figures, out or (evaluation_file(Path(target), split, stage) if plain else None))
 
 
 def score_masks(
@@ -194,8 +216,11 @@ def predict(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     max_pixels: int | None = None,
+    device: str | None = None,
 ) -> list[Path]:
     """Writes a mask (PNG, mode L, class indices) for an image, or for each image of a folder.
+
+    ``device`` is as in :func:`evaluate`; a loaded model stays where it is unless one is named.
 
     Returns:
         The files written, in order of the names.
@@ -206,6 +231,7 @@ def predict(
     from segproto.training.progress import Reporter
 
     model = load(target, stage=stage) if isinstance(target, str | Path) else target
+    model = placed(model, device) if device is not None or model is not target else model
     pairs = images_and_masks(Path(images), Path(out))
     limit = max_pixels or MAX_PIXELS
     with Reporter().bar("predict", len(pairs)) as bar:
@@ -222,6 +248,7 @@ def explain(
     out: PathLike | None = None,
     stage: str | None = None,
     region: tuple[int, int, int, int] | None = None,
+    device: str | None = None,
 ) -> Explanation:
     """The evidence for each pixel; with ``out`` also maps, JSON and a page ``index.html`` to look around in.
 
@@ -231,11 +258,13 @@ def explain(
         out: folder to write.
         stage: of a run: the model this stage left.
         region: (y0, x0, y1, x1) in pixels, for large images.
+        device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
     """
     from segproto.model.explain import explain as explain_image
     from segproto.report.page import explanation_page
 
     model = load(target, stage=stage) if isinstance(target, str | Path) else target
+    model = placed(model, device) if device is not None or model is not target else model
     result = explain_image(model, image, region=region)
     if out is not None:
         result.save(Path(out))
@@ -244,7 +273,12 @@ def explain(
 
 
 def write_report(
-    run: PathLike, *, compare: PathLike | None = None, out: PathLike | None = None, images: int = 3
+    run: PathLike,
+    *,
+    compare: PathLike | None = None,
+    out: PathLike | None = None,
+    images: int = 3,
+    device: str | None = None,
 ) -> Path:
     """One self-contained HTML page about a run.
 
@@ -253,11 +287,13 @@ def write_report(
         compare: a run to stand beside; default: the one its recipe names.
         out: the file; default ``RUN/report.html``.
         images: how many validation images to explain.
+        device: as in :func:`evaluate`.
     """
     from segproto.report.page import report_page
 
     path = Path(out) if out is not None else Path(run) / "report.html"
-    report_page(Path(run), path, compare=None if compare is None else Path(compare), images=images)
+    other = None if compare is None else Path(compare)
+    report_page(Path(run), path, compare=other, images=images, place=lambda model: placed(model, device))
     return path
 
 

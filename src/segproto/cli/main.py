@@ -9,7 +9,7 @@ from typing import NoReturn
 from segproto.cli.app import app
 from segproto.errors import SegprotoError
 
-MEMORY_HINT = "lower train.batch_size or train.crop_size, or pass --window to predict and evaluate"
+MEMORY_HINT = "lower train.batch_size or data.augment.crop, or pass --window to predict and evaluate"
 
 
 def main() -> None:

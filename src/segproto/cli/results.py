@@ -16,6 +16,7 @@ Target = Annotated[Path, typer.Argument(help="A run folder or a model folder.")]
 Window = Annotated[int | None, typer.Option(min=32, help="Side of the sliding window in pixels; bounds memory.")]
 Scales = Annotated[str, typer.Option(help="Input scales averaged, as in 0.75,1,1.25.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
 Stage = Annotated[str | None, typer.Option(help="The model a stage left, as in project; default: the last.")]
 
 
@@ -23,11 +24,14 @@ def evaluate(
     target: Annotated[Path | None, typer.Argument(help="A run folder or a model folder.")] = None,
     values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...")] = None,
     stage: Stage = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    split: Annotated[str, typer.Option(help="train or val.")] = "val",
     window: Window = None,
     scales: Scales = "1",
     flip: Flip = False,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write; default: RUN/evaluation/.")] = None,
+    device: Device = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file; default: in RUN/evaluation/ if only --stage or --split is given.")
+    ] = None,
     masks: Annotated[Path | None, typer.Option(help="Score this folder of masks instead of a model.")] = None,
     gt: Annotated[Path | None, typer.Option(help="Ground truth for --masks, same file names.")] = None,
     names: Annotated[Path | None, typer.Option("--list", help="Score only the names in this file.")] = None,
@@ -55,6 +59,7 @@ def evaluate(
             window=window,
             scales=factors(scales, "--scales"),
             flip=flip,
+            device=device,
             out=out,
         )
     print_json(figures) if as_json else print_figures(figures)
@@ -78,6 +83,7 @@ def predict(
     window: Window = None,
     scales: Scales = "1",
     flip: Flip = False,
+    device: Device = None,
     max_pixels: Annotated[int | None, typer.Option(help="Allow larger images than 2^28 pixels.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -93,6 +99,7 @@ def predict(
         scales=factors(scales, "--scales"),
         flip=flip,
         max_pixels=max_pixels,
+        device=device,
     )
     if as_json:
         print_json([str(path) for path in written])
@@ -106,12 +113,13 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder for maps, JSON and index.html.")],
     stage: Stage = None,
     region: Annotated[str | None, typer.Option(help="Y0,X0,Y1,X1 in pixels: explain this part only.")] = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Show which prototypes decided each pixel of an image."""
     from segproto import api
 
-    why = api.explain(target, image, out=out, stage=stage, region=parse_region(region))
+    why = api.explain(target, image, out=out, stage=stage, region=parse_region(region), device=device)
     found = why.summary()
     if as_json:
         print_json({"page": str(out / "index.html"), "classes": found})
@@ -152,12 +160,13 @@ def report(
     compare: Annotated[Path | None, typer.Option(help="A run to stand beside, usually the black box.")] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file; default: RUN/report.html.")] = None,
     images: Annotated[int, typer.Option(min=0, max=12, help="Validation images to explain.")] = 3,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     from segproto import api
 
-    path = api.write_report(run, compare=compare, out=out, images=images)
+    path = api.write_report(run, compare=compare, out=out, images=images, device=device)
     print_json({"report": str(path)}) if as_json else typer.echo(f"Open {path}")
 
 

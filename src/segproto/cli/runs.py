@@ -31,9 +31,10 @@ def train(
     from segproto import api
 
     if resume is not None:
-        if recipe or out or start or seeds:
+        if (recipe and "=" not in recipe) or out or start or seeds or devices:
             raise ConfigError("--resume takes the run folder only; its recipe.yaml holds everything else")
-        results = [api.train(resume=resume, quiet=quiet)]
+        free = settings([recipe, *(values or ())] if recipe else values)  # the first setting stands in recipe's place
+        results = [api.train(resume=resume, overrides=free, quiet=quiet)]
     elif recipe is None or out is None:
         raise ConfigError("expected a recipe and --out, as in: segproto train scaleproto/scenes --out runs/scenes")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
 LIMIT = 15 * 2**20  # bytes; a page larger than that is slow to open on a phone
 
 
-def report_page(folder: Path, out: Path, *, compare: Path | None = None, images: int = 3) -> None:
+def report_page(
+    folder: Path,
+    out: Path,
+    *,
+    compare: Path | None = None,
+    images: int = 3,
+    place: Callable[[Segmenter], Segmenter] = lambda model: model,
+) -> None:
     """Writes the report of a run.
 
     Args:
@@ -36,12 +44,13 @@ def report_page(folder: Path, out: Path, *, compare: Path | None = None, images:
         out: the HTML file.
         compare: a run to stand beside; None = the one its recipe names, if that is still there.
         images: validation images to explain.
+        place: moves the model to where it shall compute.
 
     Raises:
         SegprotoError: the run is incomplete.
     """
     run = Run(folder)
-    model = Segmenter.load(folder)
+    model = place(Segmenter.load(folder))
     other = other_run(run, compare)
     dataset = build_dataset(data_config(folder, {}, ()), "val")
     cards = gallery.cards(model, gallery.shares_decided(model, dataset))

@@ -65,9 +65,10 @@ def images_and_masks(images: Path, out: Path) -> list[tuple[Path, Path]]:
 
 
 def evaluation_file(target: Path, split: str, stage: str | None) -> Path | None:
-    """Where the figures of a run's model are kept; None for a model outside a run."""
+    """Where the figures of a run's last model (or of a stage's) are kept; None for any other model folder."""
     run = run_of(target)
-    return None if run is None else run / "evaluation" / f"{split}{'-' + stage if stage else ''}.json"
+    last = run is not None and target.absolute() in (run.absolute(), (run / "model").absolute())
+    return None if run is None or not last else run / "evaluation" / f"{split}{'-' + stage if stage else ''}.json"
 
 
 def keep(figures: dict[str, Any], out: str | Path | None) -> dict[str, Any]:
