@@ -31,7 +31,7 @@ def recipes(
 
 
 def data_list(as_json: Json = False) -> None:
-    """List the kinds of data set that data.kind takes."""
+    """List the kinds of data set that data.name takes."""
     from segproto.report.catalogue import DATA_KINDS
 
     if as_json:

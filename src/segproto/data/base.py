@@ -52,7 +52,7 @@ class SegmentationDataset(ABC):
     Attributes:
         classes: the class table.
         names: one unique name an image (the relative path without suffix for files).
-        split: ``train``, ``val`` or ``test``.
+        split: ``train`` or ``val``.
     """
 
     classes: ClassTable
