@@ -38,22 +38,6 @@ def load(path: PathLike, *, stage: str | None = None) -> Segmenter:
     return Segmenter.load(model_folder(Path(path), stage))
 
 
-def placed(model: Segmenter, device: str | None) -> Segmenter:
-    """The model, moved to ``device``; None = the GPU if there is one.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    import torch
-
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return model.to(torch.device(name))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device = {name}: not to be had here ({reason}); expected cpu, cuda or cuda:N") from None
-
-
 def train(
     recipe: PathLike | None = None,
     *,
@@ -115,11 +99,7 @@ def train_seeds(
 ) -> list[RunResult]:
     """:func:`train` once a seed, in ``out/seed1`` ...; without seeds once, in ``out``.
 
-    Args:
-        recipe: as in :func:`train`.
-        out: the run folder, or the folder of all runs.
-        seeds: values of ``train.seed``.
-        **options: as in :func:`train`.
+    Args: as in :func:`train`; ``seeds`` are values of ``train.seed``, ``out`` is the folder of all runs.
     """
     if not seeds:
         return [train(recipe, out=out, **options)]
@@ -163,11 +143,12 @@ def evaluate(
     """
     from segproto.data.build import build_dataset
     from segproto.evaluation.validate import validate
+    from segproto.report.models import ready
     from segproto.report.runs import evaluation_file, keep
     from segproto.report.settings import data_config
     from segproto.training.progress import Reporter
 
-    model = placed(load(target, stage=stage), device)
+    model = ready(target, stage, device)
     dataset = build_dataset(data_config(Path(target), data or {}, overrides), split)
     with Reporter().bar("evaluate", len(dataset)) as bar:
         figures = validate(model, dataset, window=window, scales=tuple(scales), flip=flip, progress=bar)
@@ -227,11 +208,11 @@ def predict(
     """
     from segproto.data.images import MAX_PIXELS
     from segproto.model.predict import predict_to_png
+    from segproto.report.models import ready
     from segproto.report.runs import images_and_masks
     from segproto.training.progress import Reporter
 
-    model = load(target, stage=stage) if isinstance(target, str | Path) else target
-    model = placed(model, device) if device is not None or model is not target else model
+    model = ready(target, stage, device)
     pairs = images_and_masks(Path(images), Path(out))
     limit = max_pixels or MAX_PIXELS
     with Reporter().bar("predict", len(pairs)) as bar:
@@ -261,10 +242,10 @@ def explain(
         device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
     """
     from segproto.model.explain import explain as explain_image
+    from segproto.report.models import ready
     from segproto.report.page import explanation_page
 
-    model = load(target, stage=stage) if isinstance(target, str | Path) else target
-    model = placed(model, device) if device is not None or model is not target else model
+    model = ready(target, stage, device)
     result = explain_image(model, image, region=region)
     if out is not None:
         result.save(Path(out))
@@ -289,20 +270,19 @@ def write_report(
         images: how many validation images to explain.
         device: as in :func:`evaluate`.
     """
+    from segproto.report.models import placed
     from segproto.report.page import report_page
 
     path = Path(out) if out is not None else Path(run) / "report.html"
-    other = None if compare is None else Path(compare)
-    report_page(Path(run), path, compare=other, images=images, place=lambda model: placed(model, device))
+    other, place = None if compare is None else Path(compare), lambda model: placed(model, device)
+    report_page(Path(run), path, compare=other, images=images, place=place)
     return path
 
 
 def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> dict[str, Any]:
     """Mean and spread (sample standard deviation) over the runs of each recipe, side by side.
 
-    Args:
-        runs: run folders, or folders that hold runs (``--seeds``).
-        out: JSON file to write.
+    ``runs`` are run folders, or folders that hold runs (``--seeds``); ``out`` is a JSON file to write.
     """
     from segproto.report.compare import compare_runs
     from segproto.report.runs import write_json
@@ -352,11 +332,7 @@ def recipe_text(name: str) -> str:
 
 
 def data_verify(*, overrides: Sequence[str] = (), data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Checks every pair of a data set.
-
-    Args:
-        overrides: ``data.key=value`` or ``key=value`` settings.
-        data: the same as a mapping.
+    """Checks every pair of a data set, given by ``data.key=value`` (or ``key=value``) settings or a mapping.
 
     Returns:
         ``problems`` (a line each), ``counts`` (images a split), ``shares`` (of labelled pixels, a class, all splits).
@@ -364,15 +340,7 @@ def data_verify(*, overrides: Sequence[str] = (), data: Mapping[str, Any] | None
     from segproto.data.verify import verify
     from segproto.report.settings import data_config
 
-    found = verify(data_config(None, data or {}, overrides))
-    names = found.classes.names if found.classes is not None else ()
-    pixels = [sum(int(s.pixels[c]) for s in found.splits.values()) for c in range(len(names))]
-    total = max(sum(pixels), 1)
-    return {
-        "problems": found.problems,
-        "counts": {split: summary.images for split, summary in found.splits.items()},
-        "shares": {name: count / total for name, count in zip(names, pixels, strict=True)},
-    }
+    return verify(data_config(None, data or {}, overrides)).to_json()
 
 
 def doctor() -> dict[str, str]:

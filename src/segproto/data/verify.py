@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,17 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """The problems, images a split, and each class's share of the labelled pixels of all splits."""
+        names = self.classes.names if self.classes is not None else ()
+        pixels = [sum(int(s.pixels[c]) for s in self.splits.values()) for c in range(len(names))]
+        total = max(sum(pixels), 1)
+        return {
+            "problems": self.problems,
+            "counts": {split: summary.images for split, summary in self.splits.items()},
+            "shares": {name: count / total for name, count in zip(names, pixels, strict=True)},
+        }
 
 
 def verify(config: DataConfig) -> VerifyReport:

@@ -1,0 +1,32 @@
+"""From what a user names to a model that is ready to compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from segproto.errors import ConfigError
+from segproto.model.segmenter import Segmenter
+from segproto.report.runs import model_folder
+
+
+def placed(model: Segmenter, device: str | None) -> Segmenter:
+    """The model, moved to ``device``; None = the GPU if there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(torch.device(name))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device = {name}: not to be had here ({reason}); expected cpu, cuda or cuda:N") from None
+
+
+def ready(target: str | Path | Segmenter, stage: str | None, device: str | None) -> Segmenter:
+    """The model of a folder on ``device``; a loaded one stays where it is unless a device is named."""
+    if isinstance(target, Segmenter):
+        return target if device is None else placed(target, device)
+    return placed(Segmenter.load(model_folder(Path(target), stage)), device)
