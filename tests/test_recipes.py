@@ -260,9 +260,22 @@ def test_a_class_without_a_pixel_is_refused_or_dropped(tmp_path):
             Image.fromarray(array.astype(np.uint8)).save(tmp_path / folder / f"{i}.png")
     (tmp_path / "classes.yaml").write_text("classes: [a, never, b]")
     steps = [f"stages.{stage}.steps=1" for stage in ("joint", "group_warmup", "group_joint")]
-    tiny = [f"data.root={tmp_path}", "data.augment.crop=32", "encoder.name=unet", "encoder.width=2", "encoder.dim=4",
-            "encoder.backbone=null", "encoder.layers=null", "encoder.frozen=false", "encoder.output_stride=4",
-            "encoder.rates=[1,2]", "train.cache_features=false", "train.accelerator=cpu", "train.batch_size=2", *steps]  # fmt: skip
+    tiny = [
+        f"data.root={tmp_path}",
+        "data.augment.crop=32",
+        "encoder.name=unet",
+        "encoder.width=2",
+        "encoder.dim=4",
+        "encoder.backbone=null",
+        "encoder.layers=null",
+        "encoder.frozen=false",
+        "encoder.output_stride=4",
+        "encoder.rates=[1,2]",
+        "train.cache_features=false",
+        "train.accelerator=cpu",
+        "train.batch_size=2",
+        *steps,
+    ]
     with pytest.raises(DataError, match=r"class never .*stages\.project\.absent=drop"):
         segproto.train("scaleproto/folder", out=tmp_path / "refused", overrides=tiny, quiet=True)
     out = tmp_path / "dropped"

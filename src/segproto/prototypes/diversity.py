@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from segproto.prototypes.numerics import exact_float32
+
 IGNORE_INDEX = 255
 
 
@@ -25,7 +27,7 @@ class DiversityLoss(nn.Module):
     """
 
     slots: Tensor
-    pairs: Tensor
+    difference: Tensor
     pair_mask: Tensor
 
     def __init__(
@@ -47,7 +49,9 @@ class DiversityLoss(nn.Module):
         slots, filled = _slot_table(class_of, scale_of)
         pairs = torch.combinations(torch.arange(slots.shape[-1], device=slots.device)).T
         self.register_buffer("slots", slots, persistent=False)
-        self.register_buffer("pairs", pairs, persistent=False)
+        slot = torch.arange(slots.shape[-1], device=slots.device)[:, None]
+        difference = (slot == pairs[0]).float() - (slot == pairs[1]).float()  # (M, pairs): x_i - x_j is a product
+        self.register_buffer("difference", difference, persistent=False)
         self.register_buffer("pair_mask", filled[..., pairs[0]] & filled[..., pairs[1]], persistent=False)
 
     def forward(self, distances: Tensor, labels: Tensor) -> Tensor:
@@ -57,15 +61,16 @@ class DiversityLoss(nn.Module):
             distances: (B, P, h, w) squared distances.
             labels: (B, h, w) int64 labels on the grid; void and classes without prototypes are left out.
         """
-        if self.pairs.shape[1] == 0:
+        if self.difference.shape[1] == 0:
             return distances.sum() * 0
         batch, classes = distances.shape[0], self.num_classes
         seen = self._seen_by(labels.flatten(1))  # (B, N), ``classes`` where left out
         first_segment = torch.arange(batch, device=distances.device)[:, None] * (classes + 1)
         segment, segments = (first_segment + seen).flatten(), batch * (classes + 1)
         log_p = _segmented_log_softmax(self._own(distances, seen) * self.sign, segment, segments)
-        first, second = (log_p.index_select(2, pair) for pair in self.pairs)  # (B*N, S, pairs) each
-        terms = (first.exp() - second.exp()) * (first - second) / 2
+        with exact_float32(log_p.device):
+            difference = self.difference.to(log_p.dtype)
+            terms = (log_p.exp() @ difference) * (log_p @ difference) / 2  # (B*N, S, pairs)
         divergence = terms.new_zeros(segments, *terms.shape[1:]).index_add(0, segment, terms)
         cells = torch.bincount(segment, minlength=segments).view(batch, -1, 1, 1)[:, :classes]
         valid = (cells >= 2) & self.pair_mask
