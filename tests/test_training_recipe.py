@@ -37,7 +37,7 @@ def test_an_override_needs_key_and_value(text: str) -> None:
         ("trian.seed=1", "trian: unknown key; did you mean train?"),
         ("train.batch_size=two", "train.batch_size = 'two': expected a valid integer"),
         ("train.batch_size=0", "train.batch_size = 0: expected greater than or equal to 1"),
-        ("train.precision=fp16", "train.precision = 'fp16': expected '32-true', 'bf16-mixed' or '16-mixed'"),
+        ("train.precision=fp16", "train.precision = 'fp16': expected 'auto', '32-true', 'bf16-mixed' or '16-mixed'"),
         ("data.scenes.objects=[4, 2]", "data.scenes = {'num_train': 8, 'num_val': 2, 'size': 32, 'objects': [4, 2]}: "),
     ],
 )

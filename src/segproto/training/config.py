@@ -13,7 +13,8 @@ class TrainConfig(BaseModel):
 
     Attributes:
         seed: everything random follows from it.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (the last needs a GPU).
+        precision: ``32-true``, ``bf16-mixed``, ``16-mixed`` (needs a GPU), or ``auto``: mixed where this machine computes
+            it natively, else ``32-true``. A run's ``recipe.yaml`` holds what ``auto`` became.
         accelerator: ``auto`` takes a GPU if there is one.
         devices: processes on this machine, one a device; ``torchrun`` overrides it.
         num_nodes: machines; ``torchrun`` overrides it.
@@ -33,7 +34,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seed: int = Field(default=0, ge=0)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(default=1, ge=1)
     num_nodes: int = Field(default=1, ge=1)

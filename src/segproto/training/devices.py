@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -17,6 +19,25 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+def settled_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """What ``train.precision = auto`` means on this machine.
+
+    A CPU without bfloat16 instructions emulates them, which makes a training step several times slower than float32.
+    """
+    if config.precision != "auto":
+        return config.precision
+    if torch.cuda.is_available() and config.accelerator != "cpu":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if native_bf16() else "32-true"
+
+
+def native_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers itself (AVX512-BF16, AMX, ARM's bf16)."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.exists() else set()
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
 def make_fabric(config: TrainConfig) -> Fabric:
     """The Fabric of a run, launched: with ``devices > 1`` further processes repeat this command from its start.
 
@@ -26,6 +47,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on every start
     gpu = torch.cuda.is_available()
     if config.accelerator == "gpu" and not gpu:
         raise ConfigError("train.accelerator = gpu: no CUDA GPU is visible here; use train.accelerator=cpu")
@@ -40,7 +62,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
         raise ConfigError(f"train.devices = {devices}: this machine shows {torch.cuda.device_count()} GPUs")
     # Losses may leave out parameters (a class absent from a batch), so DDP must look for unused ones.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else "auto"
-    fabric = Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=config.precision)
+    fabric = Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=settled_precision(config))
     fabric.launch()
     return fabric
 

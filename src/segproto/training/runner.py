@@ -20,7 +20,7 @@ from segproto.model.figures import group_figures
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
-from segproto.training.devices import arrange, make_fabric, on_first, seed_all
+from segproto.training.devices import arrange, make_fabric, on_first, seed_all, settled_precision
 from segproto.training.files import write_json
 from segproto.training.folder import check_resumable, finished, refuse_taken, take_folder
 from segproto.training.job import Job
@@ -74,6 +74,8 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
     """
     if recipe.train.cache_features:
         require_cacheable(recipe.encoder, recipe.data.augment)
+    settled = recipe.train.model_copy(update={"precision": settled_precision(recipe.train)})
+    recipe = recipe.model_copy(update={"train": settled})
     stages = chosen_stages(method, recipe)
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
