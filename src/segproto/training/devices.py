@@ -62,7 +62,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
         raise ConfigError(f"train.devices = {devices}: this machine shows {torch.cuda.device_count()} GPUs")
     # Losses may leave out parameters (a class absent from a batch), so DDP must look for unused ones.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else "auto"
-    fabric = Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=settled_precision(config))
+    precision = settled_precision(config)
+    fabric = Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
     return fabric
 
