@@ -1,0 +1,141 @@
+"""Permutohedral lattice on the CPU (Adams, Baek and Davis 2010), as Kraehenbuehl and Koltun (2011) filter with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segproto.errors import DataError
+
+Floats = NDArray[np.float32]
+CHUNKS = 2  # parts of an image that are summed apart: fixed, so that no result depends on the number of threads
+
+
+class Workers:
+    """Runs a kernel over ranges, in plain threads.
+
+    Args:
+        threads: how many; 1 = in the calling thread.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self.threads = threads
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool:
+            self.pool.shutdown()
+
+    def run(self, calls: list[Callable[[], Any]]) -> None:
+        """All calls side by side; returns when the last has ended."""
+        if not self.pool:
+            for call in calls:
+                call()
+            return
+        waiting = [self.pool.submit(call) for call in calls[1:]]
+        calls[0]()
+        for future in waiting:
+            future.result()
+
+    def ranges(self, kernel: Callable[..., Any], start: int, stop: int, *args: Any) -> None:
+        """``kernel(a, b, *args)`` over ``start..stop`` cut into one range a thread."""
+        edges = np.linspace(start, stop, self.threads + 1).astype(int).tolist()
+        self.run([partial(kernel, a, b, *args) for a, b in pairwise(edges)])
+
+
+class Lattice:
+    """The lattice of N points in d dimensions, with the symmetric normalisation of its kernel.
+
+    Args:
+        features: (N, d) float32: coordinates over their standard deviations; d >= 2.
+        workers: threads.
+
+    Attributes:
+        vertices: (N, d+1) int32 numbers 1..M of the corners of each point's simplex; 0 is a vertex that is not there.
+        weights: (N, d+1) barycentric coordinates times ``n = 1 / sqrt(K 1)``.
+        near: (d+1, M+1, 2) int32 neighbours along each axis.
+        alpha: what a slice is scaled by, 1 / (1 + 2^-d).
+
+    Raises:
+        DataError: the features spread too far to be numbered in 63 bits.
+    """
+
+    def __init__(self, features: Floats, workers: Workers) -> None:
+        from segproto.refine import _kernels
+
+        n, d = features.shape
+        scale = _axis_scales(d)
+        lowest, strides = _key_layout(features, scale)
+        keys = np.empty((n, d + 1), np.int64)
+        self.weights = np.empty((n, d + 1), np.float32)
+        workers.ranges(_kernels.embed, 0, n, features, scale, lowest, strides, keys, self.weights)
+        self.vertices = np.empty((n, d + 1), np.int32)
+        found, table, ids = self._number(keys)
+        self.near = np.zeros((d + 1, len(found) + 1, 2), np.int32)
+        offsets = np.append(strides * (d + 1), 0) - strides.sum()
+        workers.ranges(_kernels.link, 0, len(found), found, offsets, table, ids, self.near)
+        self.alpha = np.float32(1 / (1 + 2.0**-d))
+        self._normalise(workers)
+
+    def _number(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+        """Numbers the distinct keys into ``vertices``, trying small tables first: they stay in the cache."""
+        from segproto.refine import _kernels
+
+        size = 1 << 16
+        while True:
+            table, ids = np.full(size, -1, np.int64), np.empty(size, np.int32)
+            found = np.empty(size // 2, np.int64)
+            count = _kernels.number(keys, self.vertices, table, ids, found)
+            if count >= 0:
+                return found[:count], table, ids
+            size *= 4
+
+    def _normalise(self, workers: Workers) -> None:
+        from segproto.refine import _kernels
+
+        values = np.zeros((self.near.shape[1], _kernels.BLOCK), np.float32)
+        _kernels.splat_ones(self.vertices, self.weights, values)
+        values = self.blur(values, np.zeros_like(values), workers)
+        workers.ranges(_kernels.normalise, 0, len(self.vertices), self.vertices, self.weights, values, self.alpha)
+
+    def blur(self, values: Floats, spare: Floats, workers: Workers) -> Floats:
+        """The blurred (M+1, K) values, along all axes; both arguments are used up, row 0 of both must be 0."""
+        from segproto.refine import _kernels
+
+        for near in self.near:
+            workers.ranges(_kernels.blur, 1, len(values), near, values, spare)
+            values, spare = spare, values
+        return values
+
+
+def _axis_scales(d: int) -> Floats:
+    i = np.arange(d)
+    return (np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
+
+
+def _key_layout(features: Floats, scale: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Lowest value and stride of each of the d coordinates in a key: bounds from the features' own range."""
+    d = features.shape[1]
+    low, high = features.min(0) * scale, features.max(0) * scale
+    margin = 3 * (d + 1)
+    after_low, after_high = np.append(np.cumsum(low[::-1])[::-1], 0), np.append(np.cumsum(high[::-1])[::-1], 0)
+    ranks = np.arange(d)
+    before_low, before_high = np.append(0, low[:-1]), np.append(0, high[:-1])  # coordinate j loses j times feature j
+    lowest = np.floor(after_low[:d] - ranks * before_high).astype(np.int64) - margin
+    highest = np.ceil(after_high[:d] - ranks * before_low).astype(np.int64) + margin
+    sizes = [int(v) for v in highest - lowest + 1]
+    strides = [1]
+    for size in sizes[:-1]:
+        strides.append(strides[-1] * size)
+    if strides[-1] * sizes[-1] >= 2**62:
+        raise DataError("CRF: the image is too large for these standard deviations; use larger ones or a smaller image")
+    return lowest, np.asarray(strides, np.int64)
