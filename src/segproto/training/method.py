@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segproto.data.base import ClassTable
+from segproto.model.conversion import Source
 from segproto.model.segmenter import Segmenter
 from segproto.training.recipe import Recipe
 from segproto.training.stage import Stage
@@ -25,6 +26,7 @@ class Method:
         build: makes the untrained model.
         stages: all stages, in order.
         recipes: folder of its shipped recipes (``NAME.yaml``).
+        sources: its published checkpoints, for ``segproto convert``.
     """
 
     name: str
@@ -34,3 +36,4 @@ class Method:
     build: Callable[[Any, ClassTable], Segmenter]
     stages: Callable[[Any], list[Stage]]
     recipes: Path
+    sources: tuple[Source, ...] = ()
