@@ -17,7 +17,7 @@ takes every tensor it knows from a :class:`KeyMap`, and ends with :meth:`KeyMap.
         model = Segmenter(encoder, head, options.class_table(len(weight)))
         return finished(model, keys, WONDER, ["logits are those of the released code in eval mode"])
 
-    WONDER = Source("wonder", "Wonder (Doe et al., CVPR 2030), U-Net", "https://...", "31 MB", "MIT", "...", convert_wonder)
+    WONDER = Source("wonder", "Wonder, U-Net", "https://...", "31 MB", "MIT", "Doe et al., CVPR 2030", convert_wonder)
     SOURCES = (WONDER,)
 """
 
@@ -79,7 +79,7 @@ class Options:
                 raise ConfigError(f"--classes names {have} classes, the checkpoint has {count}")
             return self.classes
         if count in PUBLISHED_TABLES:
-            return read_classes(EXAMPLES / f"{PUBLISHED_TABLES[count]}.yaml").labels.classes
+            return read_classes(EXAMPLES / f"{PUBLISHED_TABLES[count]}.yaml").labels.table
         return ClassTable(tuple(f"class {i}" for i in range(count)), default_colours(count))
 
     def finish(self) -> None:
