@@ -120,7 +120,7 @@ def test_a_description_rebuilds_the_head() -> None:
     again.load_state_dict(found.state_dict())
     x = torch.randn(1, DIM, 2, 2)
     assert torch.equal(again(x), found(x))
-    assert set(found.state_dict()) == {"bank.vectors"}
+    assert set(found.state_dict()) == {"bank.vectors", "bank.usage", "bank.started", "bank.moves"}
 
 
 def test_two_classes_need_a_scale() -> None:
@@ -210,7 +210,6 @@ def test_a_void_batch_gives_zero_and_moves_nothing() -> None:
         segmenter, JointConfig(steps=1, lr={"neck": 1}), [Batch(masks=data.masks * 0 + 255, images=data.images)]
     )
     assert float(terms["loss"].detach()) == 0
-    assert torch.isfinite(terms["prototype_entropy"])
     assert torch.equal(segmenter.head.bank.vectors, before)
     assert all(p.grad is None or not p.grad.any() for p in segmenter.parameters())
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from segproto.prototypes.embedding import prototype_similarities
 
+USAGE_DECAY = 0.99  # a step: usage looks back about 100 steps
+
 
 class CosineBank(nn.Module):
     """K prototypes a class in one buffer, hence never in an optimiser and without weight decay (Zhou et al. 2022).
@@ -18,11 +20,17 @@ class CosineBank(nn.Module):
         vectors: (C, K, D) float, any length; compared as directions.
 
     Attributes:
+        usage: (C, K) float, how many pixels each prototype got lately: the sum of :meth:`record` with ``USAGE_DECAY``.
+        started: (C,) int64, the step at which a prototype of the class first got a pixel; -1 = never.
+        moves: int64 scalar, steps taken.
         class_of: (C*K,) int64 class of each prototype.
         scale_of: (C*K,) int64 zeros.
     """
 
     vectors: Tensor
+    usage: Tensor
+    started: Tensor
+    moves: Tensor
     class_of: Tensor
     scale_of: Tensor
     num_scales = 1
@@ -33,6 +41,9 @@ class CosineBank(nn.Module):
             raise ValueError(f"expected vectors (C, K, D), got {tuple(vectors.shape)}")
         classes, per_class, _ = vectors.shape
         self.register_buffer("vectors", vectors.detach().float().clone())
+        self.register_buffer("usage", torch.zeros(classes, per_class))
+        self.register_buffer("started", torch.full((classes,), -1))
+        self.register_buffer("moves", torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_of", torch.arange(classes).repeat_interleave(per_class), persistent=False)
         self.register_buffer("scale_of", torch.zeros(classes * per_class, dtype=torch.int64), persistent=False)
 
@@ -55,3 +66,18 @@ class CosineBank(nn.Module):
     def similarities(self, embeddings: Tensor) -> Tensor:
         """Unit embeddings (N, D) to cosines (N, C*K), with gradient to the embeddings alone."""
         return prototype_similarities(embeddings, self.vectors)
+
+    @torch.no_grad()
+    def record(self, counts: Tensor) -> None:
+        """Takes note of a step, in which each prototype got ``counts`` (C, K) pixels of all processes."""
+        first = (self.started < 0) & (counts.sum(1) > 0)
+        self.started.copy_(torch.where(first, self.moves, self.started))
+        self.usage.mul_(USAGE_DECAY).add_(counts)
+        self.moves.add_(1)
+
+    @torch.no_grad()
+    def renew(self, vectors: Tensor, placed: Tensor) -> None:
+        """Puts prototypes (C, K, D) in their new places where ``placed`` (C, K); they start with an even usage."""
+        even = self.usage.mean(1, keepdim=True).expand_as(self.usage)
+        self.usage.copy_(torch.where(placed, even, self.usage))
+        self.vectors.copy_(vectors)

@@ -40,22 +40,23 @@ class Journal:
         if self.active and self.path.exists() and self.path.stat().st_size > length:
             os.truncate(self.path, length)
 
-    def write(self, stage: str, step: int, total: int, values: dict[str, float]) -> None:
+    def write(self, stage: str, step: int, total: int, values: dict[str, Any]) -> None:
         """Adds a line.
 
         Args:
             stage: the stage's name.
             step: batches the stage has seen.
             total: batches all stages have seen.
-            values: numbers by name.
+            values: numbers, or lists of numbers, by name; lists stay in the file.
         """
         if not self.active:
             return
         line = {"time": round(time.time(), 3), "stage": stage, "step": step, **values}
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         for logger in self.loggers:
-            logger.log(values, total)
+            logger.log(numbers, total)
 
     def sync(self) -> int:
         """Returns the file's length once all of it is on the disk."""

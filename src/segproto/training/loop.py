@@ -198,6 +198,8 @@ class Loop:
         self._require_finite()
         self.terms = {key: float(value.detach()) for key, value in terms.items()}
         values = {**self.terms, "lr": lr, "images_per_s": round(self.meter.rate(), 2)}
+        if self.stage.watch is not None:
+            values |= self.stage.watch(self.job.segmenter)
         self.job.journal.write(self.stage.name, self.job.state.step, self.done + self.job.state.step, values)
         bar.note(f"loss {self.terms['loss']:.4f}")
 

@@ -41,6 +41,8 @@ class Optimise:
         mode: puts modules in train or eval mode before the stage and after each validation.
         begin: called once before the first step (not on resume); may restructure the model in place.
         after_step: called after each optimiser step (a projection onto a constraint set, an EMA).
+        watch: figures of the model as it is, for the journal: numbers, or lists of them (no logger takes these). Called
+            by every process where a line is due; may wait for the device.
         schedule: ``constant`` or ``poly`` (power 0.9 over the stage's optimiser steps).
         patience: stop after this many validations without a better pixel accuracy; None = never.
     """
@@ -52,6 +54,7 @@ class Optimise:
     mode: Callable[[Segmenter], None]
     begin: Callable[[Segmenter], None] | None = None
     after_step: Callable[[Segmenter], None] | None = None
+    watch: Callable[[Segmenter], dict[str, Any]] | None = None
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     schedule: Literal["constant", "poly"] = "constant"
     warmup_steps: int = 0

@@ -40,14 +40,15 @@ class SeedConfig(BaseModel):
     """Where prototypes start.
 
     Attributes:
-        start: ``random`` directions (published), or training ``features``: k-means++ in each class.
+        start: ``random`` directions (published), training ``features``: k-means++ in each class, or around the class
+            directions of a trained ``classifier``: that of ``linear`` or of a black box in ``train.start``.
         pixels: cells of each class it draws from, on each process: the first it meets.
         images: list file of the training images to draw from; None = all.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    start: Literal["random", "features"] = "random"
+    start: Literal["random", "features", "classifier"] = "random"
     pixels: int = Field(2000, ge=1)
     images: ListPath | None = None
 
@@ -64,6 +65,9 @@ class JointConfig(OptimiseConfig):
             prototypes of a class become one.
         few: classes with fewer pixels than prototypes: the ``nearest``, or ``balance`` them all the same (released).
         sinkhorn: several processes balance over the pixels of their own ``rank`` (released), or over all (``global``).
+        reseed_every: optimiser steps between looks for dead prototypes and twins, which are moved to the farthest
+            correct pixels of their class; 0 = never, as published.
+        reseed_share: dead is a prototype that lately got at most this share of an even part of its class's pixels.
         sync: several processes add up sums and counts, or average their results (``average_legacy``, released).
     """
 
@@ -75,6 +79,8 @@ class JointConfig(OptimiseConfig):
     few: FewMode = "nearest"
     sinkhorn: Literal["rank", "global"] = "rank"
     sync: SyncMode = "sum"
+    reseed_every: int = Field(0, ge=0)
+    reseed_share: float = Field(0.01, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _only_what_is_read(self) -> JointConfig:

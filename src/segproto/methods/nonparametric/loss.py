@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX
 from segproto.data.batch import Batch
+from segproto.errors import ConfigError
 from segproto.methods.nonparametric.agreement import agreement, processes
 from segproto.methods.nonparametric.config import JointConfig
 from segproto.model.heads import NearestHead
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.clustering import cluster_pixels, momentum_update
+from segproto.prototypes.clustering import Clustering, cluster_pixels, momentum_update
 from segproto.prototypes.contrast import pixel_prototype_distance, pixel_prototype_infonce
-from segproto.prototypes.health import cluster_health
+from segproto.prototypes.health import dead_prototypes
 from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.seeding import reseed_dead
 from segproto.prototypes.segments import one_process
 from segproto.training.procedures.optimise import batch_features, pad_masks
+
+
+class Pixels(NamedTuple):
+    """Embeddings (N, D), labels (N,) and predicted classes (N,) that dead prototypes may move to."""
+
+    embeddings: Tensor
+    labels: Tensor
+    predictions: Tensor
 
 
 class ClusterLoss:
@@ -33,6 +45,8 @@ class ClusterLoss:
     def __init__(self, config: JointConfig) -> None:
         self.config = config
         self._found: tuple[NearestHead, Tensor, Tensor] | None = None  # sums and counts, of this head alone
+        self._moves: tuple[NearestHead, int] | None = None  # the head's count of steps, here so that no device is asked
+        self._pixels: Pixels | None = None
 
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
         """All terms, averaged over MSC outputs; ``loss`` is their weighted sum."""
@@ -54,18 +68,19 @@ class ClusterLoss:
         embeddings = head.embed(features)
         similarities = head.bank.similarities(embeddings)
         logits = head.grid_logits(similarities, features)
+        pixels = Pixels(embeddings.detach(), labels.flatten(), logits.detach().argmax(1).flatten())
         clustering = cluster_pixels(
-            embeddings.detach(),
+            pixels.embeddings,
             similarities,
-            labels.flatten(),
-            logits.detach().argmax(1).flatten(),
+            pixels.labels,
+            pixels.predictions,
             head.num_classes,
             assign=config.assign,
             few=config.few,
             reduce=agreement() if config.sinkhorn == "global" else one_process,
             ignore_index=IGNORE_INDEX,
         )
-        self._add(head, clustering.sums, clustering.counts)
+        self._add(head, clustering, pixels)
         seen = masks
         if config.cross_entropy == "grid":
             seen = labels
@@ -74,36 +89,72 @@ class ClusterLoss:
         if config.cross_entropy != "grid":
             size = (seen.shape[-2], seen.shape[-1])
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        cells, pixels = self.normalisers(labels, seen)
-        entropy = F.cross_entropy(logits, seen, ignore_index=IGNORE_INDEX, reduction="sum") / pixels
+        weight = class_weight(config.class_weights, logits)
+        cells, share = self.normalisers(labels != IGNORE_INDEX, pixel_weights(seen, weight))
+        entropy = F.cross_entropy(logits, seen, weight=weight, ignore_index=IGNORE_INDEX, reduction="sum") / share
         targets, warmth = clustering.targets, config.contrast_temperature
-        health = cluster_health(head.bank.vectors, clustering.counts)
         return {
             "cross_entropy": entropy,
             "contrast": pixel_prototype_infonce(similarities, targets, temperature=warmth, normaliser=cells),
             "distance": pixel_prototype_distance(similarities, targets, normaliser=cells),
-            "prototype_cosine": health.mean_cosine.mean(),
-            "prototype_entropy": health.entropy.nanmean().nan_to_num(1),
         }
 
-    def normalisers(self, *labels: Tensor) -> tuple[Tensor, ...]:
-        """Labelled pixels of all processes, divided by how many these are, for the mean that DDP takes of gradients."""
-        counts = torch.stack([(each != IGNORE_INDEX).sum() for each in labels]).float()
+    def normalisers(self, *weights: Tensor) -> tuple[Tensor, ...]:
+        """Pixel weights summed over all processes, divided by how many these are, for DDP's mean of gradients."""
+        counts = torch.stack([each.sum(dtype=torch.float32) for each in weights])
         return (agreement()(counts) / processes()).clamp_min(1e-6).unbind()
 
-    def _add(self, head: NearestHead, sums: Tensor, counts: Tensor) -> None:
+    def _add(self, head: NearestHead, found: Clustering, pixels: Pixels) -> None:
+        sums, counts = found.sums, found.counts
         if self._found is not None and self._found[0] is head:
             sums, counts = self._found[1] + sums, self._found[2] + counts
         self._found = head, sums, counts
+        self._pixels = pixels if self.config.reseed_every > 0 else None
 
     @torch.no_grad()
     def move(self, model: Segmenter) -> None:
         """Moves the prototypes by what was found since the last call: once an optimiser step, on every process."""
         assert self._found is not None
         (head, sums, counts), self._found = self._found, None
+        pixels, self._pixels = self._pixels, None
         assert head is model.head
-        config, bank = self.config, head.bank
-        moved = momentum_update(
-            bank.vectors, sums, counts, momentum=config.momentum, sync=config.sync, reduce=agreement()
-        )
+        config, bank, reduce = self.config, head.bank, agreement()
+        if config.sync == "sum":
+            packed = reduce(torch.cat([sums, counts[..., None]], -1))
+            counts = packed[..., -1]
+            moved = momentum_update(bank.vectors, packed[..., :-1], counts, momentum=config.momentum)
+        else:
+            moved = momentum_update(
+                bank.vectors, sums, counts, momentum=config.momentum, sync=config.sync, reduce=reduce
+            )
+            counts = reduce(counts)
         bank.vectors.copy_(moved)
+        bank.record(counts)
+        if pixels is not None and self._count(head) % config.reseed_every == 0:
+            dead = dead_prototypes(bank.vectors, bank.usage, min_share=config.reseed_share)
+            bank.renew(*reseed_dead(bank.vectors, dead, *pixels, reduce=reduce))
+
+    def _count(self, head: NearestHead) -> int:
+        """Steps the head's prototypes have taken; the device is asked for it once."""
+        known = self._moves is not None and self._moves[0] is head
+        self._moves = (head, self._moves[1] + 1) if self._moves and known else (head, int(head.bank.moves))
+        return self._moves[1]
+
+
+def class_weight(values: list[float] | None, like: Tensor) -> Tensor | None:
+    """The weights of the classes on the device of the logits, or None.
+
+    Raises:
+        ConfigError: not one weight a class.
+    """
+    if values is None:
+        return None
+    if len(values) != like.shape[1]:
+        raise ConfigError(f"class_weights: {len(values)} numbers for {like.shape[1]} classes; give one a class")
+    return torch.tensor(values, device=like.device, dtype=like.dtype)
+
+
+def pixel_weights(labels: Tensor, weight: Tensor | None) -> Tensor:
+    """The weight of each pixel in a weighted mean: of its class, 1 without weights, 0 for void."""
+    labelled = labels != IGNORE_INDEX
+    return labelled if weight is None else weight[labels.masked_fill(~labelled, 0)] * labelled

@@ -7,20 +7,55 @@ from typing import Any
 import torch
 
 from segproto.data.base import IGNORE_INDEX
+from segproto.errors import ConfigError
 from segproto.methods.nonparametric.agreement import agreement
-from segproto.methods.nonparametric.config import SeedConfig
+from segproto.methods.nonparametric.build import begin_nearest
+from segproto.methods.nonparametric.config import NonparametricModel, SeedConfig
 from segproto.model.features import image_features
-from segproto.model.heads import NearestHead
+from segproto.model.heads import LinearHead, NearestHead
+from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
-from segproto.prototypes.seeding import first_pixels, kmeans_plus_plus
+from segproto.prototypes.seeding import classifier_prototypes, first_pixels, kmeans_plus_plus
 from segproto.prototypes.sinkhorn import pixel_classes
+from segproto.training.devices import seed_all
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import padded_mask, searched_images
 from segproto.training.stage import StageContext
 
 
 @torch.no_grad()
-def seed(context: StageContext, config: SeedConfig) -> dict[str, Any]:
+def seed(context: StageContext, config: SeedConfig, model_config: NonparametricModel) -> dict[str, Any]:
+    """Gives the model prototypes that start where ``config.start`` says, the same on every process."""
+    model, train = context.segmenter, context.recipe.train
+    seed_all(train.seed, "seed", "begin")  # random prototypes must not differ between processes
+    if config.start == "classifier":
+        return seed_from_classifier(model, model_config)
+    begin_nearest(model, model_config)
+    return seed_from_features(context, config)
+
+
+def seed_from_classifier(model: Segmenter, config: NonparametricModel) -> dict[str, Any]:
+    """Places the prototypes of a class around its direction in the linear head, which they replace.
+
+    Raises:
+        ConfigError: the model has no linear head.
+    """
+    if not isinstance(model.head, LinearHead):
+        raise ConfigError(
+            f"stages.seed.start = classifier: the model has a {model.head.kind} head; set stages.linear.steps, or "
+            "train.start to a black box"
+        )
+    weight = model.head.weight.detach()
+    if config.feature_norm == "layernorm":  # which takes the mean over channels out of every feature
+        weight = weight - weight.mean(1, keepdim=True)
+    begin_nearest(model, config)
+    assert isinstance(model.head, NearestHead)
+    bank = model.head.bank
+    bank.vectors.copy_(classifier_prototypes(weight, bank.per_class))
+    return {"prototypes": bank.num_prototypes, "seeded": bank.num_prototypes}
+
+
+def seed_from_features(context: StageContext, config: SeedConfig) -> dict[str, Any]:
     """Places prototypes by k-means++ among the first cells of each class; absent classes keep random ones."""
     model, fabric = context.segmenter, context.fabric
     head = model.head

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from segproto.methods.nonparametric.build import begin_nearest
 from segproto.methods.nonparametric.config import JointConfig, NonparametricModel, NonparametricRecipe
 from segproto.methods.nonparametric.loss import ClusterLoss
 from segproto.methods.nonparametric.seeding import seed
 from segproto.methods.nonparametric.tracing import trace_prototypes
+from segproto.methods.nonparametric.watching import Watch
 from segproto.model.heads import NearestHead
 from segproto.model.segmenter import Segmenter
 from segproto.training.procedures.optimise import optimise_stage, set_mode, trained_backbone
 from segproto.training.procedures.seeding import begin_linear
 from segproto.training.recipe import Recipe
-from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage, StageContext
+from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -23,13 +22,8 @@ def stages(recipe: Recipe) -> list[Stage]:
     s, found = recipe.stages, list[Stage]()
     if s.linear.steps > 0:
         found.append(optimise_stage("linear", s.linear, begin=begin_linear))
-    if s.seed.start == "features":
-
-        def run(context: StageContext) -> dict[str, Any]:
-            begin_nearest(context.segmenter, recipe.model)
-            return seed(context, s.seed)
-
-        found.append(Procedure("seed", run))
+    if s.seed.start != "random":
+        found.append(Procedure("seed", lambda context: seed(context, s.seed, recipe.model)))
     found.append(joint_stage(s.joint, recipe.model))
     found.append(Procedure("trace", lambda context: trace_prototypes(context, s.trace)))
     return found
@@ -46,6 +40,7 @@ def joint_stage(config: JointConfig, model_config: NonparametricModel) -> Optimi
         mode=lambda model: set_mode(model, config),
         begin=lambda model: begin_nearest(model, model_config),
         after_step=loss.move,
+        watch=Watch(),
         optimiser=config.optimiser,
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from segproto.methods.nonparametric.config import TraceConfig
+from segproto.methods.nonparametric.watching import warn_of_collapse
 from segproto.model.heads import NearestHead
-from segproto.prototypes.health import COLLAPSED, cluster_health
+from segproto.prototypes.health import cluster_health
 from segproto.training.procedures.projection import search, searched_images, trace
-from segproto.training.progress import current
 from segproto.training.stage import StageContext
 
 
@@ -29,19 +29,19 @@ def trace_prototypes(context: StageContext, config: TraceConfig) -> dict[str, An
     nearest = search(context, dataset, cache, config.membership, distances)
     model.provenance, model.patches = trace(model, dataset, nearest)
     found = nearest.distance[torch.isfinite(nearest.distance)].clamp_min(0).sqrt()
-    health = cluster_health(head.bank.vectors, head.bank.vectors.new_ones(head.num_classes, head.bank.per_class))
+    bank = head.bank
+    health = cluster_health(bank.vectors, bank.usage)
     collapsed = [model.classes.names[c] for c in health.collapsed.nonzero()[:, 0].tolist()]
-    if collapsed:
-        current().line(
-            f"warning: the prototypes of {', '.join(collapsed)} have become one (mean cosine above {COLLAPSED}); "
-            "set stages.seed.start=features, or fewer model.prototypes"
-        )
+    warn_of_collapse(collapsed)
     return {
-        "prototypes": head.bank.num_prototypes,
-        "prototypes_without_patch": head.bank.num_prototypes - len(found),
+        "prototypes": bank.num_prototypes,
+        "prototypes_without_patch": bank.num_prototypes - len(found),
         "patch_gap_mean": float(found.mean()) if len(found) else None,
         "prototype_cosine": health.mean_cosine.tolist(),
+        "prototype_entropy": health.entropy.nan_to_num(1).tolist(),
+        "prototype_usage": health.usage.tolist(),
+        "first_moved": bank.started.tolist(),
         "collapsed_classes": collapsed,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "prototype_numbers": head.bank.vectors.numel(),
+        "prototype_numbers": bank.vectors.numel(),
     }

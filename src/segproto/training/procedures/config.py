@@ -40,6 +40,7 @@ class OptimiseConfig(BaseModel):
         entropy: weight of the group entropy loss.
         cross_entropy: where it is computed: on the feature ``grid`` (published), on logits upsampled to the ``image``,
             or to a ``quarter`` of it, at a sixteenth of the cost.
+        class_weights: weight of each class in the cross-entropy's mean; None = equal.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -58,6 +59,7 @@ class OptimiseConfig(BaseModel):
     l1: float = Field(0.0, ge=0)
     entropy: float = Field(0.0, ge=0)
     cross_entropy: Literal["grid", "quarter", "image"] = "grid"
+    class_weights: list[float] | None = None
 
     @model_validator(mode="after")
     def _something_trains(self) -> OptimiseConfig:
