@@ -149,6 +149,10 @@ class DataConfig(BaseModel):
         classes: a ``classes.yaml`` or the name of a shipped one (``cityscapes``, ``voc`` ...); None:
             ``root/classes.yaml``.
         split: overrides the split of the ``classes.yaml`` (``folder`` only).
+        parts: a part table (``parts.yaml``) or the name of a shipped one (``cityscapes_parts``, ``pascal_parts`` ...):
+            then images have part maps, for the interpretability metrics (``folder`` only; ``scenes`` has its own).
+        part_maps: folder of the part maps, relative to ``root``; None: what the part table says.
+        part_suffix: end of part map file stems that does not belong to the name; None: what the part table says.
         split_seed: of the random split of ``em``; 42 is the published one.
         scenes: settings of the generated scenes.
         on_error: what a run does with a training file it cannot read: ``skip`` (leave it out, warn) or ``fail``. An
@@ -167,6 +171,9 @@ class DataConfig(BaseModel):
     label_suffix: str = ""
     classes: ClassesPath | None = None
     split: SplitConfig | None = None
+    parts: ClassesPath | None = None
+    part_maps: str | None = None
+    part_suffix: str | None = None
     split_seed: int = Field(default=42, ge=0, lt=2**32)
     scenes: ScenesConfig = ScenesConfig()
     on_error: Literal["skip", "fail"] = "fail"
@@ -176,7 +183,7 @@ class DataConfig(BaseModel):
     @model_validator(mode="after")
     def _folder_options(self) -> DataConfig:
         if self.name != "folder":
-            given = {"classes": self.classes, "split": self.split}
+            given = {"classes": self.classes, "split": self.split, "parts": self.parts, "part_maps": self.part_maps}
             for key, value in given.items():
                 if value is not None:
                     raise ValueError(f"{key} is for name: folder; {self.name} brings its own")

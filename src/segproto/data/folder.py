@@ -9,7 +9,8 @@ import numpy as np
 
 from segproto.data.classes import Classes, find_classes, read_classes
 from segproto.data.config import DataConfig, SplitConfig
-from segproto.data.pairs import PairDataset, Pairs, find_pairs, read_list
+from segproto.data.pairs import PairDataset, Pairs, find_pairs, find_part_maps, read_list
+from segproto.data.parts import PartTable, read_parts
 from segproto.errors import DataError
 
 _DEFAULT_FRACTION = 0.2
@@ -27,7 +28,31 @@ def open_folder(config: DataConfig, root: Path, split: str) -> PairDataset:
     if pairs.doubles:
         raise DataError(pairs.doubles[0])
     names = split_names(rule, list(pairs.images), split, (classes.path.parent, root))
-    return PairDataset(split, names, pairs, classes.labels)
+    parts = None if config.parts is None else split_parts(config, root, rule, split, classes)
+    return PairDataset(split, names, pairs, classes.labels, parts)
+
+
+def split_parts(
+    config: DataConfig, root: Path, rule: SplitConfig, split: str, classes: Classes
+) -> tuple[PartTable, dict[str, Path]]:
+    """The part table, and the part maps of a split by image name.
+
+    Raises:
+        DataError: in one line: what is missing or does not fit.
+    """
+    assert config.parts is not None
+    table = read_parts(config.parts, classes.labels.table.names)
+    folder = split_folder(config.part_maps or table.maps, rule, split)
+    suffix = table.suffix if config.part_suffix is None else config.part_suffix
+    return table, find_part_maps(root / folder, suffix)
+
+
+def split_folder(folder: str, rule: SplitConfig, split: str) -> str:
+    """A folder under the root as the split has it: with the split's own folder in it if the split is by folders."""
+    own = rule.train_folder if split == "train" else rule.val_folder
+    if own is None:
+        return folder
+    return folder.replace("{split}", own) if "{split}" in folder else f"{folder}/{own}"
 
 
 def split_rule(config: DataConfig, root: Path, classes: Classes) -> SplitConfig:
@@ -46,11 +71,7 @@ def split_rule(config: DataConfig, root: Path, classes: Classes) -> SplitConfig:
 
 def split_pairs(config: DataConfig, root: Path, rule: SplitConfig, split: str) -> Pairs:
     """The files a split is chosen from: all of them, or those of its folder if the split is by folder."""
-    images, labels = config.images, config.labels
-    folder = rule.train_folder if split == "train" else rule.val_folder
-    if folder is not None:
-        images = images.replace("{split}", folder) if "{split}" in images else f"{images}/{folder}"
-        labels = labels.replace("{split}", folder) if "{split}" in labels else f"{labels}/{folder}"
+    images, labels = (split_folder(folder, rule, split) for folder in (config.images, config.labels))
     return find_pairs(root / images, root / labels, config.image_suffix, config.label_suffix)
 
 

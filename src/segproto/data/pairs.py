@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from torch import Tensor
+
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image
 from segproto.data.labels import LabelMap
+from segproto.data.parts import PartTable
 from segproto.errors import DataError
 
 
@@ -62,6 +65,23 @@ def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix:
     return pairs
 
 
+def find_part_maps(folder: Path, suffix: str) -> dict[str, Path]:
+    """Part maps by image name.
+
+    Raises:
+        DataError: there is no such folder, it holds none, or two of one name.
+    """
+    doubles: list[str] = []
+    found = _scan(folder, MASK_SUFFIXES, suffix, doubles) if folder.is_dir() else {}
+    if doubles:
+        raise DataError(doubles[0])
+    if not found:
+        ending = f" ending in {suffix!r}" if suffix else ""
+        hint = "set data.part_maps to their folder under data.root, and data.part_suffix to what their names end in"
+        raise DataError(f"{folder}: holds no part map{ending}; {hint}")
+    return found
+
+
 def read_list(path: Path) -> list[str]:
     """Image names from a text file, one a line (a suffix such as ``.jpg`` is taken off); empty lines and # ignored.
 
@@ -103,12 +123,20 @@ class PairDataset(SegmentationDataset):
         names: the images of the split.
         pairs: where the files are; each name must have both.
         labels: what the values in the masks mean.
+        parts: the part table and the part map of every image that has one, by name.
 
     Raises:
         DataError: if a name has no image or no mask.
     """
 
-    def __init__(self, split: str, names: Sequence[str], pairs: Pairs, labels: LabelMap) -> None:
+    def __init__(
+        self,
+        split: str,
+        names: Sequence[str],
+        pairs: Pairs,
+        labels: LabelMap,
+        parts: tuple[PartTable, dict[str, Path]] | None = None,
+    ) -> None:
         for kind, files in (("image", pairs.images), ("mask", pairs.masks)):
             missing = [name for name in names if name not in files]
             if missing:
@@ -120,6 +148,7 @@ class PairDataset(SegmentationDataset):
         self.classes = labels.table
         self._images = [pairs.images[name] for name in names]
         self._masks = [pairs.masks[name] for name in names]
+        self._parts = parts
 
     def __getitem__(self, index: int) -> Sample:
         image, mask = read_image(self._images[index]), self.labels.read(self._masks[index])
@@ -134,6 +163,20 @@ class PairDataset(SegmentationDataset):
     def mask_path(self, index: int) -> Path:
         """The mask file."""
         return self._masks[index]
+
+    def parts(self, index: int) -> Tensor | None:
+        """Part ids of an image; None if it has no part map.
+
+        Raises:
+            DataError: naming the file: another size than the mask's, or a value outside the part table.
+        """
+        if self._parts is None or (path := self._parts[1].get(self.names[index])) is None:
+            return None
+        return self._parts[0].read(path, self.labels.read(self._masks[index]))
+
+    @property
+    def part_names(self) -> dict[int, str]:
+        return {} if self._parts is None else self._parts[0].names
 
     @property
     def fingerprint(self) -> str:

@@ -1,0 +1,114 @@
+"""Pixels and the grid cells they belong to, and quantiles of maps without upsampling them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from segproto.prototypes.labels import nearest_table
+
+Size = tuple[int, int]
+
+
+@lru_cache(maxsize=8)
+def pixel_cells(size: Size, grid: Size, area: Size) -> Tensor:
+    """The cell under each pixel's centre: what resizing a map to the image with NEAREST shows there.
+
+    Args:
+        size: (H, W) of the image.
+        grid: (h, w).
+        area: (height, width) in pixels that the grid covers; at least ``size``.
+
+    Returns:
+        int64 (H, W), row-major index of the cell; do not write to it.
+    """
+    rows = nearest_table(grid[0], area[0])[: size[0]]
+    columns = nearest_table(grid[1], area[1])[: size[1]]
+    return rows[:, None] * grid[1] + columns
+
+
+def cell_pixels(size: Size, grid: Size, area: Size) -> Tensor:
+    """Image pixels in each cell: int64 (h*w,), 0 for a cell in the padding."""
+    rows = torch.bincount(nearest_table(grid[0], area[0])[: size[0]], minlength=grid[0])
+    columns = torch.bincount(nearest_table(grid[1], area[1])[: size[1]], minlength=grid[1])
+    return (rows[:, None] * columns).flatten()
+
+
+def class_pixels(mask: Tensor, cells: Tensor, num_classes: int, num_cells: int) -> Tensor:
+    """Pixels of each class in each cell.
+
+    Args:
+        mask: (H, W) classes 0..C-1, 255 = void.
+        cells: int64 (H, W) of :func:`pixel_cells`.
+        num_classes: C.
+        num_cells: N.
+
+    Returns:
+        int64 (C, N).
+
+    Raises:
+        ValueError: a class outside 0..C-1.
+    """
+    labels = mask.to(torch.int64)
+    known = labels != 255
+    if bool((known & ((labels < 0) | (labels >= num_classes))).any()):
+        raise ValueError(f"the mask holds class {int(labels[known].max())}, expected 0..{num_classes - 1} or 255")
+    labels = torch.where(known, labels, num_classes)
+    counts = torch.bincount((labels * num_cells + cells).flatten(), minlength=(num_classes + 1) * num_cells)
+    return counts.view(num_classes + 1, num_cells)[:num_classes]
+
+
+def ranks(totals: Tensor, quantiles: Sequence[float]) -> Tensor:
+    """Index of the order statistic just at or below each quantile: int64 (Q, *totals.shape).
+
+    ``value > quantile`` (linear interpolation, as NumPy's) and ``value > this order statistic`` say the same of every
+    value of the sample, so nothing needs interpolating.
+    """
+    positions = torch.tensor(quantiles, dtype=torch.float64).view(-1, *[1] * totals.ndim)
+    return ((totals - 1).clamp_min(0) * positions.to(totals.device)).floor().long()
+
+
+def segment_quantiles(
+    values: Tensor, weights: Tensor, segment: Tensor, segments: int, quantiles: Sequence[float]
+) -> Tensor:
+    """Per segment, the order statistic below each quantile of a sample that holds each value ``weights`` times.
+
+    Args:
+        values: (M,).
+        weights: int64 (M,), >= 1.
+        segment: int64 (M,) 0..S-1.
+        segments: S.
+        quantiles: each in [0, 1).
+
+    Returns:
+        (Q, S), inf for an empty segment: nothing exceeds it.
+    """
+    order = values.argsort()
+    order = order[segment[order].argsort(stable=True)]
+    totals = torch.zeros(segments, dtype=torch.int64, device=values.device).index_add(0, segment, weights)
+    ends = weights[order].cumsum(0)
+    target = totals.cumsum(0) - totals + ranks(totals, quantiles)
+    place = torch.searchsorted(ends, target, right=True).clamp_max(max(len(values) - 1, 0))
+    found = values[order][place] if len(values) else values.new_zeros(place.shape)
+    return torch.where(totals > 0, found, torch.inf)
+
+
+def row_quantiles(values: Tensor, weights: Tensor, quantiles: Sequence[float]) -> Tensor:
+    """The same for rows that share their weights.
+
+    Args:
+        values: (U, N).
+        weights: int64 (N,), >= 0; their sum is the sample's size.
+        quantiles: each in [0, 1).
+
+    Returns:
+        (Q, U).
+    """
+    ordered, place = values.sort(1)
+    ends = weights[place].cumsum(1)
+    target = ranks(weights.sum()[None], quantiles).expand(-1, len(values))
+    found = torch.searchsorted(ends, target.T.contiguous(), right=True)
+    return ordered.gather(1, found.clamp_max(values.shape[1] - 1)).T

@@ -1,0 +1,115 @@
+"""Prototypes of different scales that see the same thing in images of another size (Porta et al. 2025, section 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from segproto.metrics.accumulate import Accumulator, share
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class Equivariance(Accumulator):
+    """IoU of every two prototypes of one class and of different scales, each seeing the image at its own size.
+
+    Args:
+        class_of: int64 (P,).
+        scale_of: int64 (P,), never decreasing.
+        num_classes: C.
+        num_scales: S.
+    """
+
+    def __init__(self, class_of: Tensor, scale_of: Tensor, num_classes: int, num_scales: int) -> None:
+        super().__init__()
+        self.class_of, self.scale_of = class_of.cpu(), scale_of.cpu()
+        self.num_classes, self.num_scales = num_classes, num_scales
+        shape = (len(class_of), len(class_of))
+        self.counts = {name: torch.zeros(shape, dtype=torch.int64) for name in ("intersection", "union")}
+
+    def update(self, first: Tensor, second: Tensor, scales: tuple[int, int], weights: Tensor) -> None:
+        """Takes in one image and one pair of scales s < t.
+
+        Args:
+            first: bool (P_s, N) where the prototypes of scale s are active, within their class.
+            second: bool (P_t, N) likewise of scale t.
+            scales: (s, t).
+            weights: int64 (C, N) pixels of each class at each place.
+        """
+        rows, columns = ((self.scale_of == s).nonzero()[:, 0] for s in scales)
+        a, b = first.cpu().double(), second.cpu().double()  # double: pixel counts stay exact
+        pixels = weights.cpu().double()
+        own_a, own_b = self.class_of[rows], self.class_of[columns]
+        inter = (a * pixels[own_a]) @ b.T
+        area_a, area_b = (a * pixels[own_a]).sum(1), (b * pixels[own_b]).sum(1)
+        same = own_a[:, None] == own_b
+        union = torch.where(same, area_a[:, None] + area_b - inter, 0)
+        place = (rows[:, None], columns)
+        self.counts["intersection"][place] += torch.where(same, inter, 0).long()
+        self.counts["union"][place] += union.long()
+
+    def compute(
+        self, thresholds: Sequence[float] = THRESHOLDS, threshold: float = 0.5, examples: int = 5
+    ) -> dict[str, Any]:
+        """Share of classes with an equivariant pair at every threshold; pairs and merged groups at one of them.
+
+        Returns:
+            ``curve`` (threshold, share of classes, pairs), ``value`` (the share at ``threshold``), ``pairs`` (the best:
+            prototypes, scales, class, iou), ``groups`` (class to its merged groups, each a list of prototypes) and
+            ``initial_groups`` (the same as per-scale lists of within-class-within-scale ids, for a grouping's start).
+        """
+        union = self.counts["union"]
+        iou = self.counts["intersection"] / union.clamp_min(1)
+        rows, columns = (union > 0).nonzero(as_tuple=True)
+        values = iou[rows, columns]
+        classes = self.class_of[rows]
+        tested = len(classes.unique())
+        curve = []
+        for limit in thresholds:
+            found = values > limit
+            part = share(len(classes[found].unique()), tested)
+            curve.append({"threshold": limit, "classes": part, "pairs": int(found.sum())})
+        order = values.argsort(descending=True, stable=True)[:examples].tolist()
+        pairs = [self._pair(int(rows[i]), int(columns[i]), float(values[i])) for i in order]
+        groups = self._merge(rows[values > threshold], columns[values > threshold])
+        value = share(len(classes[values > threshold].unique()), tested)
+        return {
+            "value": value,
+            **({} if tested else {"reason": "no class has prototypes of two scales in the images seen"}),
+            "threshold": threshold,
+            "curve": curve,
+            "pairs": pairs,
+            "groups": groups,
+            "initial_groups": {c: [self._by_scale(g) for g in found] for c, found in groups.items()},
+        }
+
+    def _pair(self, p: int, q: int, iou: float) -> dict[str, Any]:
+        scales = [int(self.scale_of[p]), int(self.scale_of[q])]
+        return {"prototypes": [p, q], "scales": scales, "class": int(self.class_of[p]), "iou": iou}
+
+    def _merge(self, rows: Tensor, columns: Tensor) -> dict[int, list[list[int]]]:
+        """Pairs that share a prototype become one group."""
+        count = len(self.class_of)
+        linked = np.zeros((count, count), dtype=bool)
+        linked[rows.numpy(), columns.numpy()] = True
+        _, label = connected_components(linked, directed=False)
+        members: dict[int, list[int]] = {}
+        for p in sorted({*rows.tolist(), *columns.tolist()}):
+            members.setdefault(int(label[p]), []).append(p)
+        groups: dict[int, list[list[int]]] = {}
+        for group in members.values():
+            groups.setdefault(int(self.class_of[group[0]]), []).append(group)
+        return groups
+
+    def _by_scale(self, group: list[int]) -> list[list[int]]:
+        """Prototypes as their rank within class and scale, a list a scale."""
+        lists: list[list[int]] = [[] for _ in range(self.num_scales)]
+        for p in group:
+            own = (self.class_of == self.class_of[p]) & (self.scale_of == self.scale_of[p])
+            lists[int(self.scale_of[p])].append(int(own[:p].sum()))
+        return lists
