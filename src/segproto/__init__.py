@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segproto.api import (
+        ablate_entropy,
+        ablate_scales,
+        ablate_thresholds,
         compare,
         data_verify,
         doctor,
+        edit,
         evaluate,
         explain,
         load,
@@ -33,9 +37,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SegprotoError",
+    "ablate_entropy",
+    "ablate_scales",
+    "ablate_thresholds",
     "compare",
     "data_verify",
     "doctor",
+    "edit",
     "evaluate",
     "explain",
     "load",

@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError
+from segproto.report.ablations import ablate_entropy as ablate_entropy  # noqa: PLC0414
+from segproto.report.ablations import ablate_scales as ablate_scales  # noqa: PLC0414
+from segproto.report.ablations import ablate_thresholds as ablate_thresholds  # noqa: PLC0414
+from segproto.report.catalogue import recipe_text as recipe_text  # noqa: PLC0414
+from segproto.report.catalogue import summaries as recipes  # noqa: F401
+from segproto.report.doctor import examine as doctor  # noqa: F401
+from segproto.report.whatif import edit as edit  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from segproto.model.explain import Explanation
@@ -317,20 +324,6 @@ def quickstart(*, out: PathLike = "runs/quickstart", quiet: bool = False) -> dic
     return {"runs": figures, "report": str(report), "seconds": round(time.perf_counter() - begin, 1)}
 
 
-def recipes() -> dict[str, str]:
-    """Shipped recipes: name to one line."""
-    from segproto.report.catalogue import summaries
-
-    return summaries()
-
-
-def recipe_text(name: str) -> str:
-    """A recipe's YAML as shipped."""
-    from segproto.report.catalogue import find_recipe
-
-    return find_recipe(name).read_text(encoding="utf-8")
-
-
 def data_verify(*, overrides: Sequence[str] = (), data: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Checks every pair of a data set, given by ``data.key=value`` (or ``key=value``) settings or a mapping.
 
@@ -341,10 +334,3 @@ def data_verify(*, overrides: Sequence[str] = (), data: Mapping[str, Any] | None
     from segproto.report.settings import data_config
 
     return verify(data_config(None, data or {}, overrides)).to_json()
-
-
-def doctor() -> dict[str, str]:
-    """Versions, processors, memory and extras, for a bug report."""
-    from segproto.report.doctor import examine
-
-    return examine()

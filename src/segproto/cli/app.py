@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from segproto.cli import info, results, runs
+from segproto.cli import edit, info, results, runs
 
 # Plain help: importing rich for panels would take half of the 0.5 s that --help may last.
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
     help="Interpretable semantic segmentation with prototypes: train, evaluate, and see why.",
     epilog="Settings are key=value, as in a recipe: segproto train scaleproto/scenes train.seed=1 --out runs/a",
 )
+ablate = typer.Typer(no_args_is_help=True, help="What one ingredient does.", rich_markup_mode=None)
 data = typer.Typer(no_args_is_help=True, help="Look at data sets.", rich_markup_mode=None)
 
 
@@ -30,6 +31,10 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 for command in (runs.quickstart, runs.train, results.evaluate, results.predict, results.explain, results.report):
     app.command()(command)
 app.command()(results.compare)
+app.command()(edit.edit)
+app.add_typer(ablate, name="ablate")
+for command in (edit.thresholds, edit.entropy, edit.scales):
+    ablate.command()(command)
 app.command()(info.recipes)
 app.add_typer(data, name="data")
 data.command("list")(info.data_list)

@@ -25,8 +25,13 @@ def shipped() -> dict[str, Path]:
     return {f"{file.parent.parent.name}/{file.stem}": file for file in files}
 
 
+def recipe_text(name: str) -> str:
+    """A recipe's YAML as shipped."""
+    return find_recipe(name).read_text(encoding="utf-8")
+
+
 def summaries() -> dict[str, str]:
-    """Recipe name to its first comment line."""
+    """Shipped recipes: name to one line, their first comment."""
     return {name: first_comment(file) for name, file in shipped().items()}
 
 

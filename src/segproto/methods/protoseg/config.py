@@ -15,6 +15,7 @@ from segproto.training.procedures.config import (
     PruneConfig,
     SeedConfig,
 )
+from segproto.training.procedures.forgetting import ForgetConfig
 from segproto.training.recipe import Recipe
 
 
@@ -41,7 +42,10 @@ class ProtoSegProject(ProjectConfig):
 
 
 class ProtoSegStages(BaseModel):
-    """The stages in order; one without steps is skipped. ``prune_finetune`` finetunes the readout after pruning."""
+    """The stages in order; one without steps is skipped. ``prune_finetune`` finetunes the readout after pruning.
+
+    ``forget`` is what ``segproto edit --forget`` sets.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,6 +57,7 @@ class ProtoSegStages(BaseModel):
     finetune: PrototypeOptimise = OptimiseConfig()
     prune: PruneConfig = PruneConfig()
     prune_finetune: PrototypeOptimise = OptimiseConfig()
+    forget: ForgetConfig = ForgetConfig()
 
 
 class ProtoSegRecipe(Recipe):

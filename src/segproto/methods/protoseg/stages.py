@@ -6,6 +6,7 @@ from segproto.methods.protoseg.build import untrained_bank
 from segproto.methods.protoseg.config import ProtoSegRecipe
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
+from segproto.training.procedures.forgetting import forget_stages
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import projection_stage
 from segproto.training.procedures.pruning import pruning_stage
@@ -33,4 +34,5 @@ def stages(recipe: Recipe) -> list[Stage]:
         optimise_stage("finetune", s.finetune, variant),
         pruning_stage("prune", s.prune),
         optimise_stage("prune_finetune", s.prune_finetune, variant),
+        *forget_stages(s.forget, variant),
     ]

@@ -15,6 +15,7 @@ from segproto.training.procedures.config import (
     SeedConfig,
     ThresholdConfig,
 )
+from segproto.training.procedures.forgetting import ForgetConfig
 from segproto.training.recipe import Recipe
 
 
@@ -37,7 +38,10 @@ class ScaleProtoModel(BaseModel):
 
 
 class ScaleProtoStages(BaseModel):
-    """The stages in order; one without steps is skipped. The paper calls ``finetune`` unnecessary."""
+    """The stages in order; one without steps is skipped. The paper calls ``finetune`` unnecessary.
+
+    ``forget`` is what ``segproto edit --forget`` sets.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,6 +54,7 @@ class ScaleProtoStages(BaseModel):
     group_warmup: OptimiseConfig = OptimiseConfig()
     group_joint: OptimiseConfig = OptimiseConfig()
     threshold: ThresholdConfig = ThresholdConfig()
+    forget: ForgetConfig = ForgetConfig()
 
 
 class ScaleProtoRecipe(Recipe):

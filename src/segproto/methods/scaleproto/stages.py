@@ -8,6 +8,7 @@ from segproto.methods.scaleproto.config import ScaleProtoModel, ScaleProtoRecipe
 from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
+from segproto.training.procedures.forgetting import forget_stages
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import projection_stage
 from segproto.training.procedures.pruning import threshold_stage
@@ -46,7 +47,7 @@ def stages(recipe: Recipe) -> list[Stage]:
     ]
     if s.group_warmup.steps or s.group_joint.steps:
         groups.append(threshold_stage("threshold", s.threshold))
-    return prototypes + groups
+    return prototypes + groups + forget_stages(s.forget, variant, s.threshold)
 
 
 def begin_groups(model: Segmenter, config: ScaleProtoModel) -> None:

@@ -1,0 +1,175 @@
+"""``edit`` and ``ablate``: what if."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segproto.cli.options import numbers, settings
+from segproto.cli.results import Device, Stage, Target, plain, spread
+from segproto.cli.runs import Json, Quiet
+from segproto.cli.show import percent, print_json, print_table
+from segproto.errors import ConfigError
+
+Seeds = Annotated[str, typer.Option(help="One run a seed and variant, as in 1,2,3.")]
+Recipe = Annotated[str, typer.Argument(help="Name (see: segproto recipes) or a YAML file.")]
+Values = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
+
+
+def edit(
+    target: Target,
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...; with --train any setting.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the edited model (with --train: of the run).")] = None,
+    drop: Annotated[str | None, typer.Option(help="Remove these prototypes, as in 17,42.")] = None,
+    forbid: Annotated[
+        list[str] | None, typer.Option(metavar="GROUP:PROTO", help="A group does without it: 7:42 or car/2:42.")
+    ] = None,
+    merge_duplicates: Annotated[bool, typer.Option("--merge-duplicates", help="Equal prototypes become one.")] = False,
+    within: Annotated[
+        float | None, typer.Option(min=0, help="Squared distance of duplicates; default 1e-4 (needs the flag above).")
+    ] = None,
+    renormalise: Annotated[
+        bool, typer.Option("--renormalise", help="Give lost weights to the rest of the group; else they become 0.")
+    ] = False,
+    forget: Annotated[str | None, typer.Option(help="Prototypes marked as misleading (needs --train).")] = None,
+    train: Annotated[bool, typer.Option("--train", help="With --forget: train so that they do not come back.")] = False,
+    stage: Stage = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Remove prototypes and see what changes."""
+    from segproto import api
+
+    if out is None:
+        raise ConfigError("expected --out: an edit writes a new model and leaves the old one as it is")
+    if (forget is not None) != train:
+        raise ConfigError("--forget and --train go together: forgetting trains; to edit without training use --drop")
+    if within is not None and not merge_duplicates:
+        raise ConfigError("--within says what counts as a duplicate; it needs --merge-duplicates")
+    result = api.edit(
+        target,
+        out=out,
+        drop=numbers(drop, "--drop") or (),
+        forbid=forbid or (),
+        merge_duplicates=merge_duplicates,
+        within=within,
+        renormalise=renormalise,
+        forget=numbers(forget, "--forget") or (),
+        stage=stage,
+        overrides=settings(values),
+        device=device,
+        quiet=quiet,
+    )
+    print_json(result) if as_json else print_change(result, out)
+
+
+def print_change(result: dict[str, Any], out: Path) -> None:
+    """The classes that changed, the means, and what was done."""
+    rows = [changed(row["name"], row) for row in result["per_class"]]
+    rows.append(changed("mean (mIoU)", result["miou"]))
+    rows.append(changed("pixel accuracy", result["accuracy"]))
+    print_table(["class", "before %", "after %", "change"], rows)
+    count = result["prototypes"]
+    words = "; ".join(result["edits"])
+    words = words if len(words) <= 300 else words[:300] + " ..."
+    typer.echo(f"{words}. {count['before']} prototypes before, {count['after']} now.")
+    cached = f", {result['images_from_cache']} of {result['images']} images from the cache"
+    typer.echo(f"{result['seconds']:.1f} s{cached}. Model in {out}, figures in {result['file']}")
+
+
+def changed(name: str, row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """One line of the table; the change in points."""
+    points = "-" if row["change"] is None else f"{100 * row['change']:+.2f}"
+    return name, percent(row["before"]), percent(row["after"]), points
+
+
+def thresholds(
+    target: Target,
+    values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...")] = None,
+    at: Annotated[str | None, typer.Option(help="Thresholds, as in 0,0.05,0.1; default: ten from 0 to 0.3.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Default: the stage before thresholding.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file; default: RUN/evaluation/thresholds.json.")] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Re-score a grouped model at many thresholds of its group weights."""
+    from segproto import api
+
+    result = api.ablate_thresholds(
+        target,
+        thresholds=None if at is None else decimals(at, "--at"),
+        stage=stage,
+        overrides=settings(values),
+        device=device,
+        out=out,
+        quiet=quiet,
+    )
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        (f"{row['tau']:g}", str(row["prototypes_used"]), f"{row['group_average']:.2f}", percent(row["miou"]))
+        for row in result["rows"]
+    ]
+    print_table(["threshold", "prototypes used", "in a group", "mIoU %"], rows)
+    typer.echo(f"written to {result['file']}, with a picture beside it")
+
+
+def decimals(text: str, option: str) -> list[float]:
+    """``0,0.05,0.1`` to numbers."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: expected numbers between commas, as in 0,0.05,0.1") from error
+
+
+def entropy(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")],
+    values: Values = None,
+    seeds: Seeds = "0",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train with and without the entropy loss of groups, and compare."""
+    from segproto import api
+
+    chosen = numbers(seeds, "--seeds") or [0]
+    show(api.ablate_entropy(recipe, out=out, overrides=settings(values), seeds=chosen, quiet=quiet), as_json)
+
+
+def scales(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")],
+    values: Values = None,
+    seeds: Seeds = "0",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train with all scales and with one, at an equal number of prototypes, and compare."""
+    from segproto import api
+
+    chosen = numbers(seeds, "--seeds") or [0]
+    show(api.ablate_scales(recipe, out=out, overrides=settings(values), seeds=chosen, quiet=quiet), as_json)
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """The variants side by side."""
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        (row["name"], str(row["runs"]), spread(row["miou"]), *(plain(row[key]) for key in COUNTS))
+        for row in result["rows"]
+    ]
+    print_table(["variant", "runs", "mIoU %", "prototypes", "used", "in a group"], rows)
+    typer.echo(f"written to {result['file']}")
+
+
+COUNTS = ("prototypes", "prototypes_used", "group_average")

@@ -1,0 +1,144 @@
+"""Ablations as commands: many thresholds of one model, and recipes trained with and without one ingredient."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segproto.errors import ConfigError
+from segproto.report.whatif import cache_root
+
+PathLike = str | Path
+
+
+def ablate_thresholds(
+    target: PathLike,
+    *,
+    thresholds: Sequence[float] | None = None,
+    stage: str | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    out: PathLike | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """One grouped model re-scored at many thresholds of its group weights, in one pass over the validation images.
+
+    Args:
+        target: a run or model folder.
+        thresholds: in 0..1; default ``segproto.evaluation.analyses.thresholds.THRESHOLDS``.
+        stage: of a run; default: the stage before thresholding if it left a model, else the last model, of which the
+            weights below its own threshold are gone.
+        overrides: ``data.key=value`` settings.
+        device: as in :func:`segproto.evaluate`.
+        out: JSON file, with a picture beside it; default ``RUN/evaluation/thresholds.json``.
+        quiet: no progress.
+
+    Returns:
+        ``rows`` (tau, prototypes, prototypes_used, group_average, miou, accuracy), ``stage``, ``images``, ``file``.
+    """
+    from segproto.data.build import build_dataset
+    from segproto.evaluation.analyses.thresholds import THRESHOLDS, plot_thresholds, sweep_thresholds
+    from segproto.evaluation.rescore import EncoderFeatures
+    from segproto.report.models import ready
+    from segproto.report.runs import run_of, write_json
+    from segproto.report.settings import data_config
+    from segproto.training.progress import Reporter
+
+    run = run_of(Path(target))
+    if stage is None and run is not None and (run / "stages" / "group_joint" / "model").is_dir():
+        stage = "group_joint"
+    file = Path(out) if out is not None else run / "evaluation" / "thresholds.json" if run is not None else None
+    if file is None:
+        raise ConfigError(f"{target}: not in a run folder; name a JSON file to write with --out")
+    folder = run if run is not None and stage is not None else Path(target)
+    model = ready(folder, stage, device)
+    dataset = build_dataset(data_config(Path(target), {}, overrides), "val")
+    features = EncoderFeatures(model, dataset, cache_root())
+    with Reporter(active=not quiet).bar("thresholds", len(dataset)) as bar:
+        rows = sweep_thresholds(features, THRESHOLDS if thresholds is None else thresholds, bar)
+    figures = {"rows": rows, "stage": stage, "images": len(dataset), "command": sys.argv}
+    write_json(file, figures)
+    plot_thresholds(rows, file.with_suffix(".png"))
+    return figures | {"file": str(file)}
+
+
+def ablate_entropy(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[str, Any]:
+    """Trains a recipe with groups as it is and with the entropy loss off, and compares the two.
+
+    Args: as :func:`compare_variants`.
+    """
+    stages = [
+        name for name, value in stage_settings(recipe, options.get("overrides", ())).items() if value.get("entropy")
+    ]
+    if not stages:
+        raise ConfigError(f"{recipe}: no stage of it has an entropy weight above 0, so there is nothing to switch off")
+    off = [f"stages.{name}.entropy=0" for name in stages]
+    return compare_variants(recipe, {"recipe": [], "without-entropy": off}, out=out, **options)
+
+
+def ablate_scales(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[str, Any]:
+    """Trains a multi-scale recipe as it is and with its branches summed to one scale, prototypes a class being equal.
+
+    Args: as :func:`compare_variants`.
+    """
+    from segproto.report.settings import resolve
+
+    config = resolve(recipe, {}, options.get("overrides", ()))[1]
+    encoder, model = config.encoder, getattr(config, "model", None)
+    if encoder.neck != "aspp" or encoder.fusion != "concat" or model is None or not hasattr(model, "prototypes"):
+        raise ConfigError(f"{recipe}: has no scales to compare (expected encoder.neck=aspp, encoder.fusion=concat)")
+    single = ["encoder.fusion=sum", f"model.prototypes={model.prototypes * len(encoder.rates)}"]
+    return compare_variants(recipe, {f"{len(encoder.rates)}-scales": [], "1-scale": single}, out=out, **options)
+
+
+def stage_settings(recipe: PathLike, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The resolved ``stages`` of a recipe."""
+    from segproto.report.settings import resolve
+    from segproto.training.recipe import resolved
+
+    stages: dict[str, dict[str, Any]] = resolved(resolve(recipe, {}, overrides)[1]).get("stages", {})
+    return stages
+
+
+def compare_variants(
+    recipe: PathLike,
+    variants: Mapping[str, Sequence[str]],
+    *,
+    out: PathLike,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains variants of a recipe, each with the same seeds, and compares them.
+
+    Runs that are finished in ``out`` already are taken as they are; interrupted ones go on.
+
+    Args:
+        recipe: a shipped recipe's name or a YAML file.
+        variants: name to the settings that make it.
+        out: folder of all runs, ``NAME/seedN``.
+        overrides: settings of all variants.
+        seeds: values of ``train.seed``.
+        quiet: no progress.
+
+    Returns:
+        As :func:`segproto.compare`, also in ``out/ablation.json``.
+    """
+    from segproto.report.compare import compare_runs
+    from segproto.report.runs import write_json
+    from segproto.report.settings import resolve
+    from segproto.training.runner import run
+
+    for name, settings in variants.items():
+        for seed in seeds:
+            folder = Path(out) / name / f"seed{seed}"
+            method, config = resolve(recipe, {}, [*overrides, *settings, f"train.seed={seed}"])
+            run(method, config, folder, resume=(folder / "recipe.yaml").exists(), quiet=quiet)
+    result = compare_runs([Path(out) / name for name in variants])
+    for row, (name, settings) in zip(result["rows"], variants.items(), strict=True):
+        row |= {"name": name, "settings": list(settings)}
+    file = Path(out) / "ablation.json"
+    write_json(file, result | {"command": sys.argv})
+    return result | {"file": str(file)}

@@ -1,0 +1,173 @@
+"""What if: prototypes dropped, forbidden, merged or forgotten, and what that changes."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segproto.model.segmenter import Segmenter
+
+PathLike = str | Path
+
+
+def edit(
+    target: PathLike,
+    *,
+    out: PathLike,
+    drop: Sequence[int] = (),
+    forbid: Sequence[str | tuple[int, int]] = (),
+    merge_duplicates: bool = False,
+    within: float | None = None,
+    renormalise: bool = False,
+    forget: Sequence[int] = (),
+    stage: str | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """A model without some prototypes, and how its scores on the validation images change.
+
+    Without ``forget`` nothing is trained. The encoder's features are computed once, and with ``$SEGPROTO_CACHE`` set
+    they are kept there for the next edit. The edited model tells of it in its card and its provenance.
+
+    Args:
+        target: a run or model folder.
+        out: folder of the edited model (with ``forget``: of the run that made it); must be free.
+        drop: prototypes to remove.
+        forbid: ``GROUP:PROTOTYPE`` pairs; the group is a number, or ``CLASS/NUMBER`` as the report writes it.
+        merge_duplicates: equal prototypes of a class and scale become one, their weights added.
+        within: squared distance up to which prototypes count as equal.
+        renormalise: a dropped or forbidden weight goes to the other members of its group.
+        forget: prototypes marked as misleading: a short training moves them, and a penalty keeps every prototype of
+            their class away from their patches. Excludes the other edits.
+        stage: of a run: edit the model this stage left.
+        overrides: ``data.key=value`` settings; with ``forget`` any of the recipe's.
+        device: as in :func:`segproto.evaluate`.
+        quiet: no progress.
+
+    Returns:
+        ``miou``, ``accuracy``, ``per_class`` (each ``before``, ``after``, ``change``), ``edits`` in words, ``kept``
+        (old number of each prototype), ``prototypes``, ``seconds``, ``command``; also in ``out/edit.json``.
+
+    Raises:
+        ConfigError: nothing to do, no such prototype or group, or ``out`` is taken.
+    """
+    from segproto.data.build import build_dataset
+    from segproto.evaluation.rescore import EncoderFeatures, change, rescore_heads
+    from segproto.model.artefact import find_model
+    from segproto.model.edit import WITHIN, edited
+    from segproto.report.models import ready
+    from segproto.report.runs import model_folder, write_json
+    from segproto.report.settings import data_config
+    from segproto.training.progress import Reporter
+
+    begin, out = time.perf_counter(), Path(out)
+    require_free(out)
+    model = ready(target, stage, device)
+    if forget:
+        if drop or forbid or merge_duplicates:
+            raise ConfigError("forget trains, the other edits do not; do one, then the other on its result")
+        start = find_model(model_folder(Path(target), stage))
+        train_to_forget(Path(target), model, start, forget, out, overrides, quiet)
+        after, kept = ready(out, None, device), None
+        settings = [item for item in overrides if item.startswith("data.")]
+    else:
+        pairs = [pair if isinstance(pair, tuple) else parse_pair(pair, model) for pair in forbid]
+        limit = (WITHIN if within is None else within) if merge_duplicates else None
+        after, kept = edited(model, drop=drop, forbid=pairs, merge_within=limit, renormalise=renormalise)
+        settings = list(overrides)
+    dataset = build_dataset(data_config(Path(target), {}, settings), "val")
+    features = EncoderFeatures(model, dataset, cache_root())
+    with Reporter(active=not quiet).bar("score", len(dataset)) as bar:
+        before, now = rescore_heads(features, [model.head, after.head], bar)
+    after.card |= {"miou": now["miou"], "edited_from": str(Path(target).absolute())}
+    if not forget:
+        after.save(out)
+    figures = {
+        **change(before, now),
+        "edits": after.card["edits"],
+        "kept": kept,
+        "prototypes": {"before": prototypes_of(model), "after": prototypes_of(after)},
+        "images": len(dataset),
+        "images_from_cache": features.reused,
+        "seconds": round(time.perf_counter() - begin, 3),
+        "command": sys.argv,
+    }
+    write_json(out / "edit.json", figures)
+    return figures | {"file": str(out / "edit.json")}
+
+
+def prototypes_of(model: Segmenter) -> int:
+    """How many prototypes a model has."""
+    from segproto.model.evidence import bank_of
+
+    bank = bank_of(model.head)
+    return 0 if bank is None else bank.num_prototypes
+
+
+def require_free(out: Path) -> None:
+    """Sees that nothing is overwritten."""
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise ConfigError(f"{out}: is taken; give another --out (an edit never changes what is there)")
+
+
+def cache_root() -> Path | None:
+    """``$SEGPROTO_CACHE``, or None where nothing may be kept."""
+    value = os.environ.get("SEGPROTO_CACHE")
+    return Path(value) if value else None
+
+
+def parse_pair(text: str, model: Segmenter) -> tuple[int, int]:
+    """``7:42`` or ``car/2:42`` to a group's and a prototype's number.
+
+    Raises:
+        ConfigError: of another form, or no such class.
+    """
+    from segproto.model.heads import GroupedHead
+
+    found = re.fullmatch(r"(?:(\d+)|(.+)/(\d+)):(\d+)", text)
+    if found is None:
+        raise ConfigError(f"forbid {text!r}: expected GROUP:PROTOTYPE, as in 7:42 or car/2:42")
+    number, name, place, prototype = found.groups()
+    if number is not None:
+        return int(number), int(prototype)
+    head = model.head
+    if not isinstance(head, GroupedHead):
+        raise ConfigError(f"forbid {text!r}: a {head.kind} head has no groups; drop the prototype instead")
+    if name not in model.classes.names:
+        raise ConfigError(f"forbid {text!r}: no class {name!r}; there are {', '.join(model.classes.names)}")
+    groups = (head.grouping.class_of_group == model.classes.names.index(name)).nonzero()[:, 0].tolist()
+    if not 1 <= int(place) <= len(groups):
+        raise ConfigError(f"forbid {text!r}: class {name} has groups 1..{len(groups)}")
+    return groups[int(place) - 1], int(prototype)
+
+
+def train_to_forget(
+    target: Path, model: Segmenter, start: Path, forget: Sequence[int], out: Path, settings: Sequence[str], quiet: bool
+) -> None:
+    """Runs the stages of forgetting on the run's own recipe; the result is a run that can be resumed and repeated."""
+    from segproto.report.runs import run_of
+    from segproto.report.settings import resolve
+    from segproto.training.procedures.forgetting import STAGES, prototype_bank, source_to_forget
+    from segproto.training.runner import run
+
+    folder = run_of(target)
+    if folder is None:
+        raise ConfigError(f"{target}: forgetting trains again, which needs the run's recipe; name the run folder")
+    bank = prototype_bank(model)
+    for number in forget:
+        source_to_forget(model, bank, number)
+    recipe, marked = folder / "recipe.yaml", f"stages.forget.prototypes=[{','.join(map(str, forget))}]"
+    sections = {"train": {"start": str(start.absolute())}}
+    method, config = resolve(recipe, sections, [marked, *settings])
+    names = [stage.name for stage in method.stages(config) if stage.name in STAGES]
+    method, config = resolve(recipe, sections, [marked, f"train.stages=[{','.join(names)}]", *settings])
+    run(method, config, out, quiet=quiet)

@@ -1,0 +1,284 @@
+"""Edits change exactly what they say: checked against naive sums over prototypes, and end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_runs import train_scaleproto
+from tiny_segmenters import segmenter
+
+import segproto
+from segproto.errors import ConfigError
+from segproto.evaluation.rescore import EncoderFeatures, rescore_heads
+from segproto.model.edit import edited, merge_leaders
+from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.cosine_bank import CosineBank
+from segproto.report.whatif import parse_pair
+from segproto.training.procedures.forgetting import Forgotten, penalty
+
+CLASSES, PROTOTYPES = 4, 16
+
+
+def features(seed: int = 0) -> torch.Tensor:
+    return torch.rand(1, 6, 3, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def naive_logits(model: Segmenter, x: torch.Tensor, without: set[int], forbidden: set[tuple[int, int]]) -> torch.Tensor:
+    """Logits in float64, cell by cell, leaving prototypes out of every sum."""
+    head = model.head
+    bank = head.bank
+    out = torch.zeros(head.num_classes, *x.shape[2:], dtype=torch.float64)
+    for i in range(x.shape[2]):
+        for j in range(x.shape[3]):
+            activations = []
+            for p in range(bank.num_prototypes):
+                s = int(bank.scale_of[p])
+                cell = x[0, s * bank.dim : (s + 1) * bank.dim, i, j].double()
+                d = (cell - bank.vectors[p].detach().double()).square().sum()
+                activations.append(torch.log((d + 1) / (d + 1e-4)))
+            if isinstance(head, GroupedHead):
+                units = []
+                for g, row in enumerate(head.grouping.dense().detach().double()):
+                    kept = [p for p in range(bank.num_prototypes) if p not in without and (g, p) not in forbidden]
+                    units.append(torch.exp(sum(row[p] * activations[p] for p in kept)))
+                out[:, i, j] = head.readout.detach().double() @ torch.stack(units)
+            else:
+                for p in set(range(bank.num_prototypes)) - without:
+                    out[:, i, j] += head.readout.detach().double()[:, p] * activations[p]
+    return out
+
+
+@pytest.mark.parametrize("kind", ["prototype", "grouped"])
+def test_dropping_leaves_prototypes_out_of_every_sum(kind: str) -> None:
+    model, x = segmenter(kind, sources=True), features()
+    without = {1, 9, 14}
+    after, kept = edited(model, drop=sorted(without))
+    assert kept == [p for p in range(PROTOTYPES) if p not in without]
+    assert torch.allclose(after.head(x)[0].double(), naive_logits(model, x, without, set()), rtol=2e-4, atol=1e-3)
+    assert after.provenance is not None
+    assert [s.image for s in after.provenance.sources[:-1]] == [f"img{p}" for p in kept[:-1]]
+    assert after.provenance.edits == ("dropped prototypes 1, 9, 14",)
+    assert set(after.patches) == {f"{p}.png" for p in kept[:-1]}
+
+
+def test_forbidding_in_one_group_leaves_the_others_alone() -> None:
+    model, x = segmenter("grouped"), features(1)
+    dense = model.head.grouping.dense()
+    group, prototype = next((g, int(row.argmax())) for g, row in enumerate(dense) if (row > 0).sum() > 1)
+    after, _ = edited(model, forbid=[(group, prototype)])
+    expected = naive_logits(model, x, set(), {(group, prototype)})
+    assert torch.allclose(after.head(x)[0].double(), expected, rtol=2e-4, atol=1e-3)
+    changed = (after.head.grouping.dense() != dense).nonzero().tolist()
+    assert changed == [[group, prototype]]
+
+
+def test_the_original_is_untouched_and_the_encoder_shared() -> None:
+    model, x = segmenter("grouped", sources=True), features(2)
+    before = model.head(x).clone()
+    after, _ = edited(model, drop=[0, 3])
+    assert torch.equal(model.head(x), before)
+    assert after.encoder is model.encoder
+    assert model.card == {}
+    assert model.provenance is not None
+    assert model.provenance.edits == ()
+
+
+@given(st.sets(st.integers(0, PROTOTYPES - 1), min_size=1, max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_made_up_groups_keep_their_sums(drop: set[int]) -> None:
+    model = segmenter("grouped")
+    after, kept = edited(model, drop=sorted(drop), renormalise=True)
+    before = model.head.grouping.dense().detach()
+    old = {int(c): before[model.head.grouping.class_of_group == c] for c in model.head.grouping.class_of_group}
+    new = after.head.grouping.dense().detach()
+    for c in after.head.grouping.class_of_group.unique().tolist():
+        rows, was = new[after.head.grouping.class_of_group == c], old[c]
+        lost_all = was[:, kept].sum(1) == 0
+        assert torch.allclose(rows.sum(1), torch.where(lost_all, 0, was.sum(1)), atol=1e-5)
+        part = was[:, kept]
+        assert torch.allclose(rows * part.sum(1, keepdim=True), part * was.sum(1, keepdim=True), atol=1e-5)
+
+
+def test_a_class_that_loses_everything_loses_its_groups() -> None:
+    model = segmenter("grouped")
+    own = (model.head.bank.class_of == 2).nonzero()[:, 0].tolist()
+    after, _ = edited(model, drop=own)
+    assert 2 not in after.head.grouping.class_of_group.tolist()
+    assert after.head.readout.shape == (CLASSES, after.head.grouping.num_groups)
+    rows = model.head.grouping.class_of_group != 2
+    assert torch.equal(after.head.readout, model.head.readout[:, rows])
+
+
+@pytest.mark.parametrize("kind", ["prototype", "grouped"])
+def test_merging_equal_prototypes_changes_no_logit(kind: str) -> None:
+    model, x = segmenter(kind), features(3)
+    with torch.no_grad():
+        model.head.bank.vectors[1] = model.head.bank.vectors[0]  # class 0, scale 0, both
+        model.head.bank.vectors[9] = model.head.bank.vectors[8]
+        model.head.bank.vectors[2] = model.head.bank.vectors[4]  # other classes: no duplicates
+    after, kept = edited(model, merge_within=0.0)
+    assert kept == [p for p in range(PROTOTYPES) if p not in {1, 9}]
+    assert torch.allclose(after.head(x), model.head(x), rtol=1e-5, atol=1e-4)
+    assert after.card["edits"] == ["merged prototypes 1 into 0, 9 into 8"]
+
+
+def test_chains_of_near_prototypes_end_in_the_first() -> None:
+    model = segmenter("prototype", classes=1)
+    model.head = PrototypeHead(type(model.head.bank).regular(1, 4, 1, 2))
+    with torch.no_grad():
+        model.head.bank.vectors.copy_(torch.tensor([[0.0, 0], [0.1, 0], [0.2, 0], [0.9, 0]]))
+    assert merge_leaders(model, 0.0101).tolist() == [0, 0, 0, 3]
+    assert merge_leaders(model, 0.0099).tolist() == [0, 1, 2, 3]
+
+
+def nearest_model() -> Segmenter:
+    model = segmenter("prototype", classes=3)
+    torch.manual_seed(4)
+    model.head = NearestHead(CosineBank(torch.randn(3, 4, 6)), score_norm="scale")
+    return model
+
+
+def test_a_nearest_head_scores_by_what_is_left() -> None:
+    model, x = nearest_model(), features(5)
+    drop = [0, 1, 6]
+    after, kept = edited(model, drop=drop)
+    cosines = model.head.activations(x)[0].double()
+    cosines[drop] = -torch.inf
+    expected = cosines.view(3, 4, *x.shape[2:]).amax(1) / model.head.temperature
+    assert torch.allclose(after.head(x)[0].double(), expected, atol=1e-5)
+    assert after.head.bank.per_class == 4
+    assert kept == [2, 3, 2, 2, 4, 5, 7, 4, 8, 9, 10, 11]
+    with pytest.raises(ConfigError, match="class class1 would have no prototype"):
+        edited(model, drop=[4, 5, 6, 7])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "nothing to edit"),
+        ({"drop": [99]}, "prototype 99: there is none"),
+        ({"drop": list(range(PROTOTYPES))}, "leaves nothing to decide by"),
+        ({"forbid": [(99, 0)]}, "group 99: there is none"),
+        ({"forbid": [(0, 15)]}, "prototype 15 is not in group 0"),
+        ({"merge_within": -1.0}, "expected a squared distance"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        edited(segmenter("grouped"), **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="black box"):
+        edited(segmenter("linear"), drop=[0])
+
+
+def test_groups_are_named_by_number_or_by_class() -> None:
+    model = segmenter("grouped")
+    assert parse_pair("7:12", model) == (7, 12)
+    assert parse_pair("class2/2:5", model) == (5, 5)
+    wrong = {"7": "expected GROUP:PROTOTYPE", "cat/1:3": "no class 'cat'", "class1/3:3": "groups 1..2"}
+    for text, words in wrong.items():
+        with pytest.raises(ConfigError, match=words):
+            parse_pair(text, model)
+
+
+def test_the_penalty_is_one_at_a_match_and_moves_prototypes_away() -> None:
+    model = segmenter("prototype")
+    bank = model.head.bank
+    patch = torch.rand(1, 6)
+    with torch.no_grad():
+        bank.vectors[2] = patch[0, :3]  # class 1, scale 0
+    marked = Forgotten(patch, torch.tensor([1]), 2, None)
+    assert penalty(marked, bank).item() == pytest.approx(1, abs=1e-4)
+    assert penalty(Forgotten(patch, torch.tensor([3]), 2, None), bank).item() < 0.9
+    with torch.no_grad():
+        bank.vectors[2] += 0.05
+    penalty(marked, bank).backward()
+    assert bank.vectors.grad is not None
+    assert (bank.vectors.grad[2] < 0).all()  # a step against the gradient goes on in the direction away
+    assert bank.vectors.grad[[p for p in range(PROTOTYPES) if p != 2]].abs().max() == 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_scaleproto(tmp_path_factory.mktemp("edit") / "run")
+
+
+def test_an_edit_is_scored_saved_and_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGPROTO_CACHE", str(tmp_path / "cache"))
+    figures = segproto.edit(run, out=tmp_path / "less", drop=[0, 5], quiet=True)
+    assert figures["miou"]["before"] == pytest.approx(segproto.evaluate(run)["miou"], abs=1e-9)
+    data = {"name": "scenes", "scenes": {"size": 64, "num_train": 24, "num_val": 4}}
+    again = segproto.evaluate(tmp_path / "less", data=data)
+    assert figures["miou"]["after"] == pytest.approx(again["miou"], abs=1e-9)
+    for row, scored in zip(figures["per_class"], again["per_class"], strict=True):
+        assert row["after"] == pytest.approx(scored["iou"], abs=1e-9)
+    model = segproto.load(tmp_path / "less")
+    assert model.provenance is not None
+    assert model.provenance.edits == ("dropped prototypes 0, 5",)
+    assert json.loads((tmp_path / "less" / "edit.json").read_text())["edits"] == figures["edits"]
+    assert figures["images_from_cache"] == 0
+    second = segproto.edit(run, out=tmp_path / "other", drop=[1], quiet=True)
+    assert second["images_from_cache"] == second["images"]
+    with pytest.raises(ConfigError, match="is taken"):
+        segproto.edit(run, out=tmp_path / "less", drop=[1], quiet=True)
+
+
+def test_a_cut_off_cache_file_is_computed_again(run: Path, tmp_path: Path) -> None:
+    from segproto.data.build import build_dataset
+    from segproto.report.settings import data_config
+
+    model = segproto.load(run)
+    dataset = build_dataset(data_config(run, {}, ()), "val")
+    first = EncoderFeatures(model, dataset, tmp_path)
+    whole = rescore_heads(first, [model.head])
+    file = sorted(tmp_path.rglob("*.safetensors"))[0]
+    file.write_bytes(file.read_bytes()[:100])
+    again = EncoderFeatures(model, dataset, tmp_path)
+    assert rescore_heads(again, [model.head])[0]["confusion"] == whole[0]["confusion"]
+    assert again.reused == len(dataset) - 1
+
+
+def test_forgetting_trains_and_nothing_comes_back(run: Path, tmp_path: Path) -> None:
+    before = segproto.load(run)
+    assert before.provenance is not None
+    settings = ["stages.forget.steps=3", "stages.forget.retune_steps=2"]
+    figures = segproto.edit(run, out=tmp_path / "forgot", forget=[3], overrides=settings, quiet=True)
+    after = segproto.load(tmp_path / "forgot")
+    assert after.provenance is not None
+    assert after.provenance.sources[3] != before.provenance.sources[3]
+    assert any("forget" in words for words in after.provenance.edits)
+    marked = Forgotten.of(after, after.head.bank)
+    distances, alike = marked.to_prototypes(after.head.bank)
+    assert marked.radii is not None
+    assert bool((distances > marked.radii[:, after.head.bank.scale_of])[alike].all())
+    source = before.provenance.sources[3]
+    assert source is not None
+    assert (source.image, source.cell) not in [
+        (s.image, s.cell) for p, s in enumerate(after.provenance.sources) if s and after.head.bank.class_of[p] == 0
+    ]
+    assert torch.allclose(after.head.grouping.dense().sum(1), torch.ones(1), atol=0.3)
+    assert figures["miou"]["after"] == pytest.approx(segproto.evaluate(tmp_path / "forgot")["miou"], abs=1e-9)
+    result = json.loads((tmp_path / "forgot" / "stages" / "reproject" / "result.json").read_text())
+    assert result["nearest_to_forgotten"] > 1
+
+
+def test_thresholds_equal_scoring_each_model_alone(run: Path) -> None:
+    result = segproto.ablate_thresholds(run, thresholds=[0.2, 0.0, 0.05], quiet=True)
+    assert [row["tau"] for row in result["rows"]] == [0.0, 0.05, 0.2]
+    assert result["stage"] == "group_joint"
+    assert Path(result["file"]).with_suffix(".png").is_file()
+    for row in result["rows"]:
+        model = segproto.load(run, stage="group_joint")
+        model.head.grouping.threshold_(row["tau"])
+        from segproto.data.build import build_dataset
+        from segproto.evaluation.validate import validate
+        from segproto.report.settings import data_config
+
+        scored = validate(model, build_dataset(data_config(run, {}, ()), "val"))
+        assert row["miou"] == pytest.approx(scored["miou"], abs=1e-9)
+        assert row["prototypes_used"] == int((model.head.grouping.dense() > 0).any(0).sum())
