@@ -156,7 +156,7 @@ class KeyMap:
         if shape is not None and (
             len(found) != len(shape) or any(w not in (None, n) for n, w in zip(found, shape, strict=True))
         ):
-            wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+            wanted = str(shape).replace("None", "any")
             raise WeightsError(f"{self.path}: {name} has shape {found}, expected {wanted}")
         self.use(name)
         return value

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segproto.methods.protoseg.build import build
 from segproto.methods.protoseg.config import ProtoSegRecipe
+from segproto.methods.protoseg.convert import SOURCES
 from segproto.methods.protoseg.stages import stages
 from segproto.training.method import Method
 
@@ -17,4 +18,5 @@ METHOD = Method(
     build=build,
     stages=stages,
     recipes=Path(__file__).parent / "recipes",
+    sources=SOURCES,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segproto.methods.scaleproto.build import build
 from segproto.methods.scaleproto.config import ScaleProtoRecipe
+from segproto.methods.scaleproto.convert import SOURCES
 from segproto.methods.scaleproto.stages import stages
 from segproto.training.method import Method
 
@@ -17,4 +18,5 @@ METHOD = Method(
     build=build,
     stages=stages,
     recipes=Path(__file__).parent / "recipes",
+    sources=SOURCES,
 )
