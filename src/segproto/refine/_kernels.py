@@ -15,7 +15,10 @@ import numba
 import numpy as np
 from numba import config
 
-BLOCK = 8  # labels handled side by side: one AVX register
+BLOCK = 8  # labels are padded to a multiple: AVX registers; inner loops stay plain, or LLVM leaves them scalar
+
+
+FAST = {"contract", "nsz", "nnan", "ninf", "reassoc", "arcp"}  # sums may become vector code
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,7 +28,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         if root:
             config.CACHE_DIR = str(Path(root) / "numba")
-        return numba.njit(function, nogil=True, cache=bool(root), error_model="numpy", fastmath={"contract", "nsz"})  # type: ignore[no-any-return]
+        return numba.njit(function, nogil=True, cache=bool(root), error_model="numpy", fastmath=FAST)  # type: ignore[no-any-return]
     finally:
         config.CACHE_DIR = before
 
@@ -106,11 +109,22 @@ def _slot(table: np.ndarray, key: int) -> int:
 
 
 @_compiled
-def number(keys: np.ndarray, vertices: np.ndarray, table: np.ndarray, ids: np.ndarray, found: np.ndarray) -> int:
-    """Numbers the distinct keys 1..M in the order they are met; returns M, or -1 if ``found`` is too short for them."""
-    count = 0
+def number(
+    start: int,
+    stop: int,
+    count: int,
+    keys: np.ndarray,
+    vertices: np.ndarray,
+    table: np.ndarray,
+    ids: np.ndarray,
+    found: np.ndarray,
+) -> int:
+    """Numbers new keys of points ``start``..``stop`` from ``count + 1`` on, in the order they are met.
+
+    Returns how many there are now, or -1 if ``found`` is too short for them.
+    """
     last = np.full(keys.shape[1], -1, np.int64)
-    for n in range(keys.shape[0]):
+    for n in range(start, stop):
         for r in range(keys.shape[1]):
             key = keys[n, r]
             if key == last[r]:  # neighbouring pixels mostly share a simplex
@@ -143,16 +157,39 @@ def link(
 
 
 @_compiled
-def gather_sum(start: int, stop: int, parts: np.ndarray, total: np.ndarray) -> None:
-    """``total[m] = sum_c parts[c, m]`` for vertices ``start``..``stop``; the parts are emptied."""
-    for m in range(start, stop):
-        for k in range(total.shape[1]):
-            s = parts[0, m, k]
-            parts[0, m, k] = 0
-            for c in range(1, parts.shape[0]):
-                s += parts[c, m, k]
-                parts[c, m, k] = 0
-            total[m, k] = s
+def part(start: int, stop: int, known: int, row: int, splat: np.ndarray, alias: np.ndarray, owners: np.ndarray) -> int:
+    """Gives points ``start``..``stop`` rows of their own for the vertices 1..``known`` that earlier points splat into.
+
+    Own rows are numbered from ``row``; ``owners[own row - first]`` is the vertex. ``alias``
+    (known + 1,) is zero. Returns the next free row.
+    """
+    first = row
+    for n in range(start, stop):
+        for r in range(splat.shape[1]):
+            m = splat[n, r]
+            if m <= known:
+                if alias[m] == 0:
+                    alias[m] = row
+                    owners[row - first] = m
+                    row += 1
+                splat[n, r] = alias[m]
+    return row
+
+
+@_compiled
+def join(start: int, stop: int, owners: np.ndarray, values: np.ndarray) -> None:
+    """Adds the own rows of parts, the last rows of ``values``, to their vertices; labels ``start``..``stop``."""
+    shift = values.shape[0] - owners.shape[0]
+    for i in range(owners.shape[0]):
+        out, own = values[owners[i]], values[shift + i]
+        for k in range(start, stop):
+            out[k] += own[k]
+
+
+@_compiled
+def clear(start: int, stop: int, values: np.ndarray) -> None:
+    """Zeros in rows ``start``..``stop``."""
+    values[start:stop] = 0
 
 
 @_compiled
@@ -160,10 +197,9 @@ def blur(start: int, stop: int, near: np.ndarray, old: np.ndarray, new: np.ndarr
     """One axis: ``new = old + (n1 + n2) / 2`` of vertices ``start``..``stop``; row 0 is the absent neighbour."""
     half = np.float32(0.5)
     for m in range(start, stop):
-        a, b = np.uint32(near[m, 0]), np.uint32(near[m, 1])
-        for k0 in range(0, old.shape[1], BLOCK):
-            for k in range(BLOCK):
-                new[m, k0 + k] = old[m, k0 + k] + half * (old[a, k0 + k] + old[b, k0 + k])
+        own, a, b, out = old[m], old[near[m, 0]], old[near[m, 1]], new[m]
+        for k in range(old.shape[1]):
+            out[k] = own[k] + half * (a[k] + b[k])
 
 
 @_compiled
@@ -215,11 +251,13 @@ def update(  # noqa: PLR0912 -- one pass, by design
     first: bool,
     last: bool,
     v1: np.ndarray,
+    p1: np.ndarray,
     w1: np.ndarray,
     s1: float,
     in1: np.ndarray,
     out1: np.ndarray,
     v2: np.ndarray,
+    p2: np.ndarray,
     w2: np.ndarray,
     s2: float,
     in2: np.ndarray,
@@ -228,8 +266,8 @@ def update(  # noqa: PLR0912 -- one pass, by design
 ) -> None:
     """One mean-field step of points ``start``..``stop`` in one pass: slice, add, softmax, splat.
 
-    ``unary`` (N, K) holds -U, ``times`` (K,) how many labels each column stands for; ``w1``, ``w2`` the normalised
-    barycentric weights; ``s1``, ``s2`` what a sliced value counts; ``in*`` blurred values, ``out*`` where to splat.
+    ``unary`` (N, K) holds -U, ``times`` (K,) how many labels each column stands for; ``v*`` the vertices to slice
+    from, ``p*`` those to splat into, ``w*`` the normalised barycentric weights; ``s1``, ``s2`` what a sliced value counts; ``in*`` blurred values, ``out*`` where to splat.
     The first step only softmaxes and splats; the last writes Q instead of splatting.
     """
     labels = unary.shape[1]
@@ -238,37 +276,40 @@ def update(  # noqa: PLR0912 -- one pass, by design
         for k in range(labels):
             acc[k] = unary[n, k]
         if not first:
-            for r in range(v1.shape[1]):
-                m, w = np.uint32(v1[n, r]), w1[n, r] * s1
-                for k0 in range(0, labels, BLOCK):
-                    for k in range(BLOCK):
-                        acc[k0 + k] += w * in1[m, k0 + k]
-            for r in range(v2.shape[1]):
-                m, w = np.uint32(v2[n, r]), w2[n, r] * s2
-                for k0 in range(0, labels, BLOCK):
-                    for k in range(BLOCK):
-                        acc[k0 + k] += w * in2[m, k0 + k]
+            for r in range(0, v1.shape[1], 3):
+                x, y, z = in1[v1[n, r]], in1[v1[n, r + 1]], in1[v1[n, r + 2]]
+                wx, wy, wz = w1[n, r] * s1, w1[n, r + 1] * s1, w1[n, r + 2] * s1
+                for k in range(labels):
+                    acc[k] += wx * x[k] + wy * y[k] + wz * z[k]
+            for r in range(0, v2.shape[1], 3):
+                x, y, z = in2[v2[n, r]], in2[v2[n, r + 1]], in2[v2[n, r + 2]]
+                wx, wy, wz = w2[n, r] * s2, w2[n, r + 1] * s2, w2[n, r + 2] * s2
+                for k in range(labels):
+                    acc[k] += wx * x[k] + wy * y[k] + wz * z[k]
         top = acc[0]
         for k in range(1, labels):
             top = max(top, acc[k])
-        z = np.float32(0)
-        for k0 in range(0, labels, BLOCK):
-            for k in range(BLOCK):
-                acc[k0 + k] = _exp(acc[k0 + k] - top)
+        total = np.float32(0)
         for k in range(labels):
-            z += times[k] * acc[k]
-        z = np.float32(1) / z
+            acc[k] = _exp(acc[k] - top)
+        for k in range(labels):
+            total += times[k] * acc[k]
+        share = np.float32(1) / total
         if last:
             for k in range(labels):
-                q[n, k] = acc[k] * z
+                q[n, k] = acc[k] * share
             continue
-        for r in range(v1.shape[1]):
-            m, w = np.uint32(v1[n, r]), w1[n, r] * z
-            for k0 in range(0, labels, BLOCK):
-                for k in range(BLOCK):
-                    out1[m, k0 + k] += w * acc[k0 + k]
-        for r in range(v2.shape[1]):
-            m, w = np.uint32(v2[n, r]), w2[n, r] * z
-            for k0 in range(0, labels, BLOCK):
-                for k in range(BLOCK):
-                    out2[m, k0 + k] += w * acc[k0 + k]
+        for r in range(0, v1.shape[1], 3):
+            x, y, z = out1[p1[n, r]], out1[p1[n, r + 1]], out1[p1[n, r + 2]]
+            wx, wy, wz = w1[n, r] * share, w1[n, r + 1] * share, w1[n, r + 2] * share
+            for k in range(labels):
+                x[k] += wx * acc[k]
+                y[k] += wy * acc[k]
+                z[k] += wz * acc[k]
+        for r in range(0, v2.shape[1], 3):
+            x, y, z = out2[p2[n, r]], out2[p2[n, r + 1]], out2[p2[n, r + 2]]
+            wx, wy, wz = w2[n, r] * share, w2[n, r + 1] * share, w2[n, r + 2] * share
+            for k in range(labels):
+                x[k] += wx * acc[k]
+                y[k] += wy * acc[k]
+                z[k] += wz * acc[k]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.refine.lattice import CHUNKS, Floats, Lattice, Workers
+from segproto.refine.lattice import Floats, Lattice, Workers
 
 
 @dataclass(frozen=True)
@@ -171,29 +173,18 @@ def _infer(image: Any, unary: Any, times: Any, settings: CrfSettings, workers: W
     often[:count] = times
     q = np.empty((n, padded), np.float32)
     a, b = (Lattice(f, workers) for f in point_features(image, settings))
-    parts = [np.zeros((CHUNKS, lattice.near.shape[1], padded), np.float32) for lattice in (a, b)]
-    values = [np.zeros((2, lattice.near.shape[1], padded), np.float32) for lattice in (a, b)]
-    blurred = [v[0] for v in values]
-    shares = [
-        np.float32(weight * lattice.alpha)
-        for weight, lattice in ((settings.gaussian_weight, a), (settings.bilateral_weight, b))
-    ]
-    edges = [n * c // CHUNKS for c in range(CHUNKS + 1)]
+    (seen_a, splat_a), (seen_b, splat_b) = a.buffers(padded), b.buffers(padded)
+    share_a, share_b = settings.gaussian_weight * a.alpha, settings.bilateral_weight * b.alpha
     for step in range(settings.iterations + 1):
-
-        def move(c: int, step: int = step) -> None:
-            kernels.update(
-                edges[c], edges[c + 1], energy, often, step == 0, step == settings.iterations,
-                a.vertices, a.weights, shares[0], blurred[0], parts[0][c],
-                b.vertices, b.weights, shares[1], blurred[1], parts[1][c], q,
-            )  # fmt: skip
-
-        workers.run([lambda c=c, move=move: move(c) for c in range(CHUNKS)])
-        if step == settings.iterations:
-            break
-        for i, lattice in enumerate((a, b)):
-            workers.ranges(kernels.gather_sum, 0, len(values[i][0]), parts[i], values[i][0])
-            blurred[i] = lattice.blur(values[i][0], values[i][1], workers)
+        work = (
+            energy, often, step == 0, step == settings.iterations,
+            a.vertices, a.rows, a.weights, np.float32(share_a), seen_a, splat_a,
+            b.vertices, b.rows, b.weights, np.float32(share_b), seen_b, splat_b, q,
+        )  # fmt: skip
+        workers.run([partial(kernels.update, start, stop, *work) for start, stop in pairwise(a.edges)])
+        if step < settings.iterations:
+            seen_a, splat_a = a.filter(splat_a, seen_a, workers)
+            seen_b, splat_b = b.filter(splat_b, seen_b, workers)
     return q[:, :count]
 
 

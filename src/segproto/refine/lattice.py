@@ -61,6 +61,10 @@ class Lattice:
 
     Attributes:
         vertices: (N, d+1) int32 numbers 1..M of the corners of each point's simplex; 0 is a vertex that is not there.
+        rows: (N, d+1) where points splat: ``vertices``, but each part of the points has rows of its own, M+1.., for
+            vertices that an earlier part has too, so that parts splat side by side.
+        owners: (S,) int32 vertices of the rows M+1..M+S.
+        edges: ``CHUNKS + 1`` limits of the parts.
         weights: (N, d+1) barycentric coordinates times ``n = 1 / sqrt(K 1)``.
         near: (d+1, M+1, 2) int32 neighbours along each axis.
         alpha: what a slice is scaled by, 1 / (1 + 2^-d).
@@ -78,15 +82,19 @@ class Lattice:
         keys = np.empty((n, d + 1), np.int64)
         self.weights = np.empty((n, d + 1), np.float32)
         workers.ranges(_kernels.embed, 0, n, features, scale, lowest, strides, keys, self.weights)
+        self.edges = [n * c // CHUNKS for c in range(CHUNKS + 1)]
         self.vertices = np.empty((n, d + 1), np.int32)
-        found, table, ids = self._number(keys)
+        found, table, ids, known = self._number(keys)
+        self.rows, self.owners = self._split(known)
         self.near = np.zeros((d + 1, len(found) + 1, 2), np.int32)
         offsets = np.append(strides * (d + 1), 0) - strides.sum()
         workers.ranges(_kernels.link, 0, len(found), found, offsets, table, ids, self.near)
         self.alpha = np.float32(1 / (1 + 2.0**-d))
         self._normalise(workers)
 
-    def _number(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    def _number(
+        self, keys: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], list[int]]:
         """Numbers the distinct keys into ``vertices``, trying small tables first: they stay in the cache."""
         from segproto.refine import _kernels
 
@@ -94,10 +102,27 @@ class Lattice:
         while True:
             table, ids = np.full(size, -1, np.int64), np.empty(size, np.int32)
             found = np.empty(size // 2, np.int64)
-            count = _kernels.number(keys, self.vertices, table, ids, found)
-            if count >= 0:
-                return found[:count], table, ids
+            known = [0]
+            for start, stop in pairwise(self.edges):
+                known.append(_kernels.number(start, stop, known[-1], keys, self.vertices, table, ids, found))
+                if known[-1] < 0:
+                    break
+            else:
+                return found[: known[-1]], table, ids, known
             size *= 4
+
+    def _split(self, known: list[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        from segproto.refine import _kernels
+
+        rows = self.vertices.copy()
+        row = known[-1] + 1
+        owners = []
+        for count, start, stop in zip(known[1:], self.edges[1:-1], self.edges[2:], strict=False):
+            own = np.empty(count, np.int32)
+            after = _kernels.part(start, stop, count, row, rows, np.zeros(count + 1, np.int32), own)
+            owners.append(own[: after - row])
+            row = after
+        return rows, np.concatenate(owners)
 
     def _normalise(self, workers: Workers) -> None:
         from segproto.refine import _kernels
@@ -107,12 +132,27 @@ class Lattice:
         values = self.blur(values, np.zeros_like(values), workers)
         workers.ranges(_kernels.normalise, 0, len(self.vertices), self.vertices, self.weights, values, self.alpha)
 
+    def buffers(self, columns: int) -> tuple[Floats, Floats]:
+        """Two zero arrays (M + 1 + S, columns) for :meth:`filter`."""
+        shape = self.near.shape[1] + len(self.owners), columns
+        return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+
+    def filter(self, values: Floats, spare: Floats, workers: Workers) -> tuple[Floats, Floats]:
+        """Joins and blurs what was splat into the rows of ``values``: the result, and the other array, emptied."""
+        from segproto.refine import _kernels
+
+        workers.ranges(_kernels.join, 0, values.shape[1], self.owners, values)
+        result = self.blur(values, spare, workers)
+        empty = spare if result is values else values
+        workers.ranges(_kernels.clear, 0, len(empty), empty)
+        return result, empty
+
     def blur(self, values: Floats, spare: Floats, workers: Workers) -> Floats:
-        """The blurred (M+1, K) values, along all axes; both arguments are used up, row 0 of both must be 0."""
+        """The blurred values, along all axes, in one of the two arrays; row 0 of both must be 0."""
         from segproto.refine import _kernels
 
         for near in self.near:
-            workers.ranges(_kernels.blur, 1, len(values), near, values, spare)
+            workers.ranges(_kernels.blur, 1, self.near.shape[1], near, values, spare)
             values, spare = spare, values
         return values
 
