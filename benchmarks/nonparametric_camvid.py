@@ -28,7 +28,7 @@ from segproto.training.recipe import apply_overrides, load_recipe_dict, validate
 from segproto.training.stage import Optimise
 
 WARM = 0.3  # share of the batches that go to the plain classifier before prototypes take over
-VIT_STEPS, CNN_STEPS = 600, 400
+VIT_STEPS, CNN_STEPS = 400, 300
 CNN = [
     "train.cache_features=false",
     "encoder={name: unet, width: 12, output_stride: 4, dim: 32, rates: [1, 2, 4, 6], squash: none}",
@@ -37,7 +37,7 @@ CNN = [
     "encoder.frozen=false",
     "encoder.layers=null",
     "data.augment={crop: 192, scale: [0.75, 1.25]}",
-    "train.batch_size=6",
+    "train.batch_size=4",
 ]
 CNN_STAGE = "norms: train, trainable: all, weight_decay: 1e-4, cross_entropy: quarter"
 CNN_LR = "{backbone: 2e-3, neck: 2e-3, readout: 2e-3}"
@@ -100,13 +100,14 @@ def run(trial: Trial, out: Path) -> None:
     """Trains and writes the figures."""
     file, folder = out / f"{trial.slug}.json", out / "runs" / trial.slug
     os.environ["SEGPROTO_CACHE"] = str(out / "cache")
-    common = [f"train.seed={trial.seed}", "train.threads=1", "train.checkpoint_every=1000"]
+    common = [f"train.seed={trial.seed}", "train.threads=1", "train.checkpoint_every=1000", "train.precision=32-true"]
+    short = [] if trial.suite == "cnn" else ["encoder.layers=[5, 11]", "train.batch_size=4"]
     print(f"{time.strftime('%H:%M:%S')} {trial.slug}", flush=True)
     if (folder / "recipe.yaml").exists() and any((folder / "checkpoints").glob("*")):
         result = api.train(resume=folder, quiet=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        result = api.train(f"{trial.method}/camvid", out=folder, overrides=[*trial.overrides, *common], quiet=True)
+        result = api.train(f"{trial.method}/camvid", out=folder, overrides=[*short, *trial.overrides, *common], quiet=True)
     joint, last = result.stages["joint"], result.figures
     figures = {
         "suite": trial.suite,

@@ -13,6 +13,8 @@ from segproto.encoders.config import EncoderConfig
 
 log = logging.getLogger(__name__)
 
+DECODERS = ("fcn", "uper", "segformer")  # necks that read the backbone's maps, not its one joined map
+
 
 class Normalisation(NamedTuple):
     """Per-channel mean and standard deviation of inputs in [0, 1]."""
@@ -39,12 +41,18 @@ class Backbone(nn.Module):
         stride_multiple: image sides must be multiples of this.
         smallest: and at least this.
         normalisation: what its inputs must be normalised with.
+        map_channels: channels of each of :meth:`maps`; empty = one map, that of ``forward``.
     """
 
     num_features: int
     stride_multiple: int = 1
     smallest: int = 1
     normalisation: Normalisation = IMAGENET
+    map_channels: tuple[int, ...] = ()
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W), sides multiples of ``stride_multiple``, to the maps that decoders read, finest first."""
+        return [self(images)]
 
 
 def freeze(module: nn.Module) -> None:
@@ -58,7 +66,7 @@ class Encoder(nn.Module):
 
     Args:
         backbone: (B, 3, H, W) to (B, Db, h, w).
-        neck: (B, Db, h, w) to (B, sum(scale_dims), h, w).
+        neck: (B, Db, h, w), or a list of maps if ``config.neck`` is a decoder, to (B, sum(scale_dims), h, w).
         scale_dims: channels of each scale, in order.
         normalisation: what inputs must be normalised with.
         config: what ``build_encoder`` rebuilds this encoder from.
@@ -84,6 +92,7 @@ class Encoder(nn.Module):
         self.config = config
         self.stride_multiple = stride_multiple
         self.smallest = smallest
+        self.decoder = config.neck in DECODERS
         self.backbone_frozen = False
         self._padding_told = False
 
@@ -108,19 +117,23 @@ class Encoder(nn.Module):
         m = self.stride_multiple
         return -(-max(height, self.smallest) // m) * m, -(-max(width, self.smallest) // m) * m
 
-    def backbone_features(self, images: Tensor) -> Tensor:
-        """Padded images through the backbone alone: what a feature cache stores."""
+    def padded(self, images: Tensor) -> Tensor:
+        """Images with zeros up to :meth:`padded_size`."""
         h, w = images.shape[-2:]
         ph, pw = self.padded_size(h, w)
-        if (ph, pw) != (h, w):
-            self._tell_padding((h, w), (ph, pw))
-            images = F.pad(images, (0, pw - w, 0, ph - h))
-        out: Tensor = self.backbone(images)
+        if (ph, pw) == (h, w):
+            return images
+        self._tell_padding((h, w), (ph, pw))
+        return F.pad(images, (0, pw - w, 0, ph - h))
+
+    def backbone_features(self, images: Tensor) -> Tensor:
+        """Padded images through the backbone alone: what a feature cache stores."""
+        out: Tensor = self.backbone(self.padded(images))
         return out
 
     def from_backbone(self, features: Tensor) -> Tensor:
-        """Cached backbone features through neck and squashing (no MSC)."""
-        return self.squash(self.neck(features))
+        """Cached backbone features through neck and squashing (no MSC, no decoder of several maps)."""
+        return self.squash(self.neck([features] if self.decoder else features))
 
     def squash(self, raw: Tensor) -> Tensor:
         """The add-on layer (spec 1.3): ``sigmoid``, ``relu`` or ``none``."""
@@ -130,25 +143,33 @@ class Encoder(nn.Module):
 
     def forward_scales(self, images: Tensor) -> list[Tensor]:
         """All MSC outputs, squashed: [plain, one an MSC scale ..., fused]; only [plain] without MSC."""
-        raw = self._raw(images)
+        return self.forward_training(images)[0]
+
+    def forward_training(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """:meth:`forward_scales`, and the map that an auxiliary classifier reads (of the plain scale), if any does."""
+        raw, auxiliary = self._raw(images)
         if not self.config.msc:
-            return [self.squash(raw)]
+            return [self.squash(raw)], auxiliary
         outputs, fused = [raw], raw
         for scale in self.config.msc:
             small = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
-            out = self._raw(small)
+            out = self._raw(small)[0]
             outputs.append(out)
             up = F.interpolate(out, size=raw.shape[-2:], mode="bilinear", align_corners=False)
             fused = torch.maximum(fused, up)
-        return [self.squash(out) for out in [*outputs, fused]]
+        return [self.squash(out) for out in [*outputs, fused]], auxiliary
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) to features (B, sum(scale_dims), h, w), MSC outputs fused."""
         return self.forward_scales(images)[-1]
 
-    def _raw(self, images: Tensor) -> Tensor:
-        out: Tensor = self.neck(self.backbone_features(images))
-        return out
+    def _raw(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features before the squashing, and the auxiliary map."""
+        if not self.decoder:
+            return self.neck(self.backbone_features(images)), None
+        maps = self.backbone.maps(self.padded(images))  # type: ignore[operator]
+        which = self.config.auxiliary
+        return self.neck(maps), None if which is None else maps[which]
 
     def _tell_padding(self, size: tuple[int, int], padded: tuple[int, int]) -> None:
         """Says once that images get padded."""

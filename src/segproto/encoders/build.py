@@ -7,8 +7,9 @@ import logging
 from torch import nn
 
 from segproto.encoders.aspp import ASPP
-from segproto.encoders.base import Backbone, Encoder
+from segproto.encoders.base import DECODERS, Backbone, Encoder
 from segproto.encoders.config import EncoderConfig
+from segproto.encoders.decoders import Decoder
 from segproto.encoders.resnet import DeepLabResNet101, load_imagenet_resnet101
 from segproto.encoders.unet import UNet
 from segproto.encoders.weights import fit, read_state
@@ -36,8 +37,13 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
     if config.neck == "aspp":
         neck = ASPP(backbone.num_features, config.dim, config.rates, config.fusion)
         scale_dims = neck.scale_dims
+    elif config.neck in DECODERS:
+        channels = backbone.map_channels or (backbone.num_features,)
+        check_decoder(config, len(channels))
+        neck, scale_dims = Decoder(config, channels), (config.dim,)
     else:
         neck, scale_dims = nn.Identity(), (backbone.num_features,)
+    refuse_decoder_settings(config)
     limits = {"stride_multiple": backbone.stride_multiple, "smallest": backbone.smallest}
     encoder = Encoder(backbone, neck, scale_dims, backbone.normalisation, config, **limits)
     if config.frozen:
@@ -53,6 +59,14 @@ def build_backbone(config: EncoderConfig, load_weights: bool) -> Backbone:
         from segproto.encoders.timm_backbone import TimmBackbone
 
         return TimmBackbone(config, load_weights)
+    if config.name == "mit":
+        from segproto.encoders.mit import MiT
+
+        return MiT(config, load_weights)
+    if config.name == "hrnet":
+        from segproto.encoders.hrnet import HRNet
+
+        return HRNet(config, load_weights)
     refuse_timm_settings(config)
     if config.name == "unet":
         unet = UNet(config.width, config.output_stride or 1)
@@ -78,3 +92,27 @@ def refuse_timm_settings(config: EncoderConfig) -> None:
     for key, value in given.items():
         if value is not None:
             raise ConfigError(f"encoder.{key}={value}: only encoder.name=timm reads it, this is {config.name}")
+
+
+def check_decoder(config: EncoderConfig, maps: int) -> None:
+    """Refuses an auxiliary classifier on a map that is not there, and a pyramid decoder of one map.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if config.neck != "fcn" and maps < 2:
+        raise ConfigError(
+            f"encoder.neck={config.neck} reads several maps, here is {maps}; set encoder.layers, as in [0, 1, 2, 3]"
+        )
+    if config.auxiliary is not None and config.auxiliary >= maps - 1:
+        raise ConfigError(
+            f"encoder.auxiliary={config.auxiliary}: of {maps} maps it may read 0..{maps - 2}, not the last"
+        )
+
+
+def refuse_decoder_settings(config: EncoderConfig) -> None:
+    """Settings that only the decoders read are an error with other necks."""
+    given = {"auxiliary": config.auxiliary, "projection": config.projection or None}
+    for key, value in given.items():
+        if value is not None and config.neck not in DECODERS:
+            raise ConfigError(f"encoder.{key}={value}: only {', '.join(DECODERS)} read it, the neck is {config.neck}")

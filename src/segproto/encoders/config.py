@@ -13,15 +13,21 @@ class EncoderConfig(BaseModel):
     """Encoder settings; a recipe's ``encoder`` section and part of every artefact.
 
     Attributes:
-        name: ``deeplabv2_resnet101``, ``unet`` or ``timm``.
-        backbone: the timm model name, for ``name: timm``.
+        name: ``deeplabv2_resnet101``, ``unet``, ``timm``, ``hrnet`` (fused as published) or ``mit`` (SegFormer's; needs
+            the extra ``transformers``).
+        backbone: the timm model name, for ``name: timm`` and ``hrnet``; ``mit_b0`` .. ``mit_b5`` for ``mit``.
         weights: a local weights file (safetensors or a state dict; ``~`` and ``$VARIABLES`` are filled in), or None.
         pretrained: ask timm to download its weights (never happens unless set).
         frozen: the backbone takes no gradient and its norms keep their statistics.
         output_stride: cells of the feature grid a pixel; 8 or 16 for CNNs, 1/2/4 for ``unet``; ViTs: the patch.
         layers: timm features to concatenate (block indices of a ViT, stage indices of a CNN); None = the last.
         input_scale: the image is resized by this factor before the backbone (grids of small ViTs get finer).
-        neck: ``aspp`` (parallel dilated 3x3 convolutions) or ``identity``.
+        neck: ``aspp`` (parallel dilated 3x3 convolutions), ``identity``, or a published decoder without its classifier:
+            ``fcn`` (3x3 convolutions on the last map), ``uper`` (UPerNet) or ``segformer``.
+        convs: 3x3 convolutions of ``fcn``.
+        projection: the decoders end in the two 1x1 convolutions of nonparametric's embedding head.
+        auxiliary: which of the maps (``layers``, counted from 0) trains a plain classifier of its own beside the model,
+            with the decoders; None = none.
         rates: ASPP dilation rates, one a scale.
         dim: channels a scale.
         fusion: ASPP branches side by side (``concat``: one scale each) or added (``sum``: one scale).
@@ -32,7 +38,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal["deeplabv2_resnet101", "unet", "timm"] = "timm"
+    name: Literal["deeplabv2_resnet101", "unet", "timm", "hrnet", "mit"] = "timm"
     backbone: str | None = None
     weights: ExpandedPath | None = None
     pretrained: bool = False
@@ -40,7 +46,10 @@ class EncoderConfig(BaseModel):
     output_stride: int | None = None
     layers: list[int] | None = None
     input_scale: float = Field(1.0, gt=0, le=8)
-    neck: Literal["aspp", "identity"] = "aspp"
+    neck: Literal["aspp", "identity", "fcn", "uper", "segformer"] = "aspp"
+    convs: int = Field(1, ge=1)
+    projection: bool = False
+    auxiliary: int | None = Field(default=None, ge=0)
     rates: list[int] = [6, 12, 18, 24]
     dim: int = Field(64, ge=1)
     fusion: Literal["concat", "sum"] = "concat"

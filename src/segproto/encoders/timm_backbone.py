@@ -70,7 +70,8 @@ class TimmBackbone(Backbone):
         if load_weights and config.weights is not None:
             load_backbone(net, config.weights)
         layers = check_layers(config, net)
-        self.num_features = sum(net.feature_info[i]["num_chs"] for i in layers)
+        self.map_channels = tuple(net.feature_info[i]["num_chs"] for i in layers)
+        self.num_features = sum(self.map_channels)
         net.prune_intermediate_layers(layers, prune_norm=False, prune_head=True)
         self.taps = Taps(net, layers, norm=vit)
         self.scale = config.input_scale
@@ -80,13 +81,17 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), sides multiples of ``stride_multiple``, to features (B, num_features, h, w)."""
-        if self.scale != 1:
-            size = [round(side * self.scale) for side in images.shape[-2:]]
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=self.scale < 1)
-        maps = self.read_maps(images)
+        maps = self.maps(images)
         finest = max((m.shape[-2:] for m in maps), key=lambda s: s[0] * s[1])
         same = [m if m.shape[-2:] == finest else F.interpolate(m, finest, mode="bilinear") for m in maps]
         return torch.cat(same, dim=1)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The chosen layers' maps of the resized images, finest first."""
+        if self.scale != 1:
+            size = [round(side * self.scale) for side in images.shape[-2:]]
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=self.scale < 1)
+        return self.read_maps(images)
 
     def read_maps(self, images: Tensor) -> list[Tensor]:
         """One map a chosen layer, with position embeddings for this image size."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from segproto.encoders.base import Encoder
 
 NOT_FEATURES = {"weights", "pretrained", "frozen"}  # where tensors came from and who trains them, not what they compute
+LATER = {"convs": 1, "projection": False, "auxiliary": None}  # at these values hashes are as before there were such
 BACKBONE = {"name", "backbone", "output_stride", "layers", "input_scale", "width"}
 
 
@@ -23,6 +24,9 @@ def encoder_hash(encoder: Encoder) -> str:
     device does not matter.
     """
     settings = encoder.config.model_dump(mode="json", exclude=NOT_FEATURES)
+    for key, value in LATER.items():
+        if settings[key] == value:
+            del settings[key]
     return digest(encoder, settings, encoder.state_dict())
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segproto.data.base import ClassTable
 from segproto.encoders.base import Encoder
+from segproto.model.auxiliary import auxiliary_head
 from segproto.model.heads import Head
 from segproto.model.provenance import Provenance
 
@@ -41,6 +42,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.auxiliary = auxiliary_head(encoder, classes.num_classes)
         self.classes = classes
         self.provenance = provenance
         self.patches = patches or {}

@@ -9,16 +9,26 @@ from torch import Tensor
 from segproto.prototypes.diversity import IGNORE_INDEX
 
 
-def grid_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def grid_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX, weight: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy over the cells that are not void; 0 with zero gradient if all are.
 
     Args:
         logits: (B, C, h, w).
         labels: (B, h, w) int64.
         ignore_index: the void label.
+        weight: (C,) of a weighted mean, each cell with the weight of its class; None = equal.
     """
-    total = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
-    return total / (labels != ignore_index).sum().clamp_min(1)
+    total = F.cross_entropy(logits.float(), labels, weight=weight, ignore_index=ignore_index, reduction="sum")
+    weights = pixel_weights(labels, weight, ignore_index)
+    return total / (weights.sum().clamp_min(1) if weight is None else weights.sum().clamp_min(1e-6))
+
+
+def pixel_weights(labels: Tensor, weight: Tensor | None, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """The part of each pixel in a mean weighted by class (C,): that of its class (1 without weights), 0 for void."""
+    labelled = labels != ignore_index
+    return labelled if weight is None else weight[labels.masked_fill(~labelled, 0)] * labelled
 
 
 def off_class_l1(weight: Tensor, class_of_unit: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from segproto.model.features import BackboneFeatures
 from segproto.prototypes.labels import resize_labels
 
 MASK_MEMORY = 1 << 30  # bytes of masks kept in memory; further ones are read each time
+SEVERAL_MAPS = ("uper", "segformer")  # necks of which the cache, one map an image, cannot hold the input
 FLIPS = 2  # the stream of random numbers for flips (the loader uses 0 and 1)
 
 Size = tuple[int, int]
@@ -33,6 +34,8 @@ def require_cacheable(encoder: EncoderConfig, augment: AugmentConfig) -> None:
     checks = [
         (encoder.frozen, "encoder.frozen", encoder.frozen, "true"),
         (not encoder.msc, "encoder.msc", encoder.msc, "[]"),
+        (encoder.neck not in SEVERAL_MAPS, "encoder.neck", encoder.neck, "aspp, identity or fcn"),
+        (encoder.auxiliary is None, "encoder.auxiliary", encoder.auxiliary, "null"),
         (augment.crop is None, "data.augment.crop", augment.crop, "null"),
         (augment.scale == (1, 1), "data.augment.scale", list(augment.scale), "[1, 1]"),
         (not augment.vertical_flip, "data.augment.vertical_flip", augment.vertical_flip, "false"),

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX
 from segproto.data.batch import Batch
-from segproto.errors import ConfigError
 from segproto.methods.nonparametric.agreement import agreement, processes
 from segproto.methods.nonparametric.config import JointConfig
 from segproto.model.heads import NearestHead
@@ -19,9 +18,10 @@ from segproto.prototypes.clustering import Clustering, cluster_pixels, momentum_
 from segproto.prototypes.contrast import pixel_prototype_distance, pixel_prototype_infonce
 from segproto.prototypes.health import dead_prototypes
 from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.losses import pixel_weights
 from segproto.prototypes.seeding import reseed_dead
 from segproto.prototypes.segments import one_process
-from segproto.training.procedures.optimise import batch_features, pad_masks
+from segproto.training.procedures.optimise import batch_outputs, class_weight, compared, pad_masks
 
 
 class Pixels(NamedTuple):
@@ -53,11 +53,14 @@ class ClusterLoss:
         config = self.config
         encoder_trains = config.lr.neck > 0 or config.lr.backbone > 0
         with torch.set_grad_enabled(encoder_trains and torch.is_grad_enabled()):
-            outputs = batch_features(model, batch)
+            outputs, inner = batch_outputs(model, batch)
         masks = pad_masks(model, batch)
         found = [self.output_terms(model, features, masks) for features in outputs]
         terms = {key: torch.stack([t[key] for t in found]).mean() for key in found[0]}
         loss = terms["cross_entropy"] + config.contrast * terms["contrast"] + config.distance * terms["distance"]
+        if inner is not None and config.auxiliary > 0:
+            terms["auxiliary"] = self.cross_entropy(*compared(inner, masks, config.cross_entropy))
+            loss = loss + config.auxiliary * terms["auxiliary"]
         return {"loss": loss, **terms}
 
     def output_terms(self, model: Segmenter, features: Tensor, masks: Tensor) -> dict[str, Tensor]:
@@ -81,23 +84,19 @@ class ClusterLoss:
             ignore_index=IGNORE_INDEX,
         )
         self._add(head, clustering, pixels)
-        seen = masks
-        if config.cross_entropy == "grid":
-            seen = labels
-        elif config.cross_entropy == "quarter":
-            seen = masks[:, 2::4, 2::4]
-        if config.cross_entropy != "grid":
-            size = (seen.shape[-2], seen.shape[-1])
-            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        weight = class_weight(config.class_weights, logits)
-        cells, share = self.normalisers(labels != IGNORE_INDEX, pixel_weights(seen, weight))
-        entropy = F.cross_entropy(logits, seen, weight=weight, ignore_index=IGNORE_INDEX, reduction="sum") / share
         targets, warmth = clustering.targets, config.contrast_temperature
+        (cells,) = self.normalisers(labels != IGNORE_INDEX)
         return {
-            "cross_entropy": entropy,
+            "cross_entropy": self.cross_entropy(*compared(logits, masks, config.cross_entropy)),
             "contrast": pixel_prototype_infonce(similarities, targets, temperature=warmth, normaliser=cells),
             "distance": pixel_prototype_distance(similarities, targets, normaliser=cells),
         }
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of logits (B, C, h, w) and labels of that size: mean over the labelled pixels of all processes."""
+        weight = class_weight(self.config.class_weights, logits)
+        (share,) = self.normalisers(pixel_weights(labels, weight))
+        return F.cross_entropy(logits, labels, weight=weight, ignore_index=IGNORE_INDEX, reduction="sum") / share
 
     def normalisers(self, *weights: Tensor) -> tuple[Tensor, ...]:
         """Pixel weights summed over all processes, divided by how many these are, for DDP's mean of gradients."""
@@ -139,22 +138,3 @@ class ClusterLoss:
         known = self._moves is not None and self._moves[0] is head
         self._moves = (head, self._moves[1] + 1) if self._moves and known else (head, int(head.bank.moves))
         return self._moves[1]
-
-
-def class_weight(values: list[float] | None, like: Tensor) -> Tensor | None:
-    """The weights of the classes on the device of the logits, or None.
-
-    Raises:
-        ConfigError: not one weight a class.
-    """
-    if values is None:
-        return None
-    if len(values) != like.shape[1]:
-        raise ConfigError(f"class_weights: {len(values)} numbers for {like.shape[1]} classes; give one a class")
-    return torch.tensor(values, device=like.device, dtype=like.dtype)
-
-
-def pixel_weights(labels: Tensor, weight: Tensor | None) -> Tensor:
-    """The weight of each pixel in a weighted mean: of its class, 1 without weights, 0 for void."""
-    labelled = labels != IGNORE_INDEX
-    return labelled if weight is None else weight[labels.masked_fill(~labelled, 0)] * labelled

@@ -10,7 +10,7 @@ from segproto.methods.nonparametric.tracing import trace_prototypes
 from segproto.methods.nonparametric.watching import Watch
 from segproto.model.heads import NearestHead
 from segproto.model.segmenter import Segmenter
-from segproto.training.procedures.optimise import optimise_stage, set_mode, trained_backbone
+from segproto.training.procedures.optimise import encoder_groups, optimise_stage, set_mode
 from segproto.training.procedures.seeding import begin_linear
 from segproto.training.recipe import Recipe
 from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage
@@ -52,11 +52,7 @@ def joint_stage(config: JointConfig, model_config: NonparametricModel) -> Optimi
 def parameter_groups(model: Segmenter, config: JointConfig) -> list[ParamGroup]:
     """Backbone, neck and the head's norms; prototypes are not parameters. Decay falls on backbone and neck only."""
     assert isinstance(model.head, NearestHead)
-    lr, groups = config.lr, []
-    if lr.backbone > 0 and not model.encoder.config.frozen:
-        groups.append(ParamGroup(trained_backbone(model.encoder.backbone, config), lr.backbone, config.weight_decay))
-    if lr.neck > 0:
-        groups.append(ParamGroup(list(model.encoder.neck.parameters()), lr.neck, config.weight_decay))
-    if lr.readout > 0:
-        groups.append(ParamGroup(list(model.head.parameters()), lr.readout))
+    groups = encoder_groups(model, config)
+    if config.lr.readout > 0:
+        groups.append(ParamGroup(list(model.head.parameters()), config.lr.readout))
     return [group for group in groups if group.params]

@@ -29,17 +29,20 @@ class OptimiseConfig(BaseModel):
         steps: batches; optimiser steps are ``steps // accumulate``. 0 skips the stage.
         lr: learning rates; parts at 0 stay frozen.
         weight_decay: on backbone and neck only (L2 coupled with adam, decoupled with adamw).
+        decay: weight decay falls on ``all`` tensors, or on ``weights`` alone, not on vectors (norms, biases).
         schedule: ``constant`` or ``poly`` (power 0.9).
         warmup_steps: optimiser steps of linear warm-up.
         accumulate: batches an optimiser step (published: iter_size).
         patience: validations without a better pixel accuracy before the stage ends; None = never.
-        norms: ``frozen`` keeps statistics and affine weights of all norms; ``train`` trains both.
+        norms: ``frozen`` keeps statistics and affine weights of all norms; ``train`` trains both; ``sync`` does so with
+            batch statistics over all processes.
         trainable: backbone tensors that train, ``all`` or only convolution and linear ``weights``.
         diversity: weight of the prototype diversity loss (Porta et al. 2025, Sacha et al. 2023).
         l1: weight of the L1 norm of off-class readout weights.
         entropy: weight of the group entropy loss.
         cross_entropy: where it is computed: on the feature ``grid`` (published), on logits upsampled to the ``image``,
             or to a ``quarter`` of it, at a sixteenth of the cost.
+        auxiliary: weight of the cross-entropy of the auxiliary classifier, where ``encoder.auxiliary`` has one.
         class_weights: weight of each class in the cross-entropy's mean; None = equal.
     """
 
@@ -49,16 +52,18 @@ class OptimiseConfig(BaseModel):
     lr: LearningRates = LearningRates()
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(5e-4, ge=0)
+    decay: Literal["all", "weights"] = "all"
     schedule: Literal["constant", "poly"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     accumulate: int = Field(1, ge=1)
     patience: int | None = None
-    norms: Literal["frozen", "train"] = "frozen"
+    norms: Literal["frozen", "train", "sync"] = "frozen"
     trainable: Literal["all", "weights"] = "weights"
     diversity: float = Field(0.0, ge=0)
     l1: float = Field(0.0, ge=0)
     entropy: float = Field(0.0, ge=0)
     cross_entropy: Literal["grid", "quarter", "image"] = "grid"
+    auxiliary: float = Field(0.4, ge=0)
     class_weights: list[float] | None = None
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from segproto.data.base import IGNORE_INDEX
 from segproto.data.batch import Batch
+from segproto.encoders.norms import share_statistics
+from segproto.errors import ConfigError
 from segproto.model.heads import GroupedHead, LinearHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
@@ -56,11 +59,7 @@ def optimise_stage(
 def parameter_groups(model: Segmenter, config: OptimiseConfig) -> list[ParamGroup]:
     """The trained parts with their learning rates; decay falls on backbone and neck only."""
     lr, head = config.lr, model.head
-    groups = []
-    if lr.backbone > 0 and not model.encoder.config.frozen:
-        groups.append(ParamGroup(trained_backbone(model.encoder.backbone, config), lr.backbone, config.weight_decay))
-    if lr.neck > 0:
-        groups.append(ParamGroup(list(model.encoder.neck.parameters()), lr.neck, config.weight_decay))
+    groups = encoder_groups(model, config)
     if lr.prototypes > 0 and isinstance(head, PrototypeHead | GroupedHead):
         groups.append(ParamGroup([head.bank.vectors], lr.prototypes))
     if lr.groups > 0 and isinstance(head, GroupedHead):
@@ -71,10 +70,31 @@ def parameter_groups(model: Segmenter, config: OptimiseConfig) -> list[ParamGrou
     return [group for group in groups if group.params]
 
 
+def encoder_groups(model: Segmenter, config: OptimiseConfig) -> list[ParamGroup]:
+    """Backbone and neck, and with the neck's learning rate an auxiliary classifier."""
+    lr, encoder, groups = config.lr, model.encoder, list[ParamGroup]()
+    if lr.backbone > 0 and not encoder.config.frozen:
+        groups += decayed(trained_backbone(encoder.backbone, config), lr.backbone, config)
+    if lr.neck > 0:
+        groups += decayed(list(encoder.neck.parameters()), lr.neck, config)
+        if model.auxiliary is not None and config.auxiliary > 0:
+            groups += decayed(list(model.auxiliary.parameters()), lr.neck, config)
+    return groups
+
+
+def decayed(parameters: list[nn.Parameter], lr: float, config: OptimiseConfig) -> list[ParamGroup]:
+    """Parameters in groups by their decay: all alike, or none on vectors (of norms, biases)."""
+    if config.decay == "all":
+        return [ParamGroup(parameters, lr, config.weight_decay)]
+    vectors, others = ([p for p in parameters if (p.ndim < 2) is flat] for flat in (True, False))
+    groups = [ParamGroup(others, lr, config.weight_decay), ParamGroup(vectors, lr)]
+    return [group for group in groups if group.params]
+
+
 def trained_backbone(backbone: nn.Module, config: OptimiseConfig) -> list[nn.Parameter]:
     """Backbone parameters: all, or convolution and linear weights alone (spec 3.2: the release's choice).
 
-    In both cases with those of norms if ``norms: train``, and without them if ``frozen``.
+    In both cases with those of norms, but without them if ``norms: frozen``.
     """
     norms = {id(p) for m in backbone.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
     layers = (m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
@@ -82,14 +102,16 @@ def trained_backbone(backbone: nn.Module, config: OptimiseConfig) -> list[nn.Par
 
     def trains(parameter: nn.Parameter) -> bool:
         if id(parameter) in norms:
-            return config.norms == "train"
+            return config.norms != "frozen"
         return config.trainable == "all" or id(parameter) in weights
 
     return [parameter for parameter in backbone.parameters() if trains(parameter)]
 
 
 def set_mode(model: Segmenter, config: OptimiseConfig) -> None:
-    """Train mode for what trains. What is frozen, and every norm unless ``norms: train``, is in eval mode."""
+    """Train mode for what trains. What is frozen, and with ``norms: frozen`` every norm, is in eval mode."""
+    if config.norms == "sync":
+        share_statistics(model)
     model.train()
     if config.norms == "frozen":
         below_frozen = config.lr.backbone == 0 and config.lr.neck == 0
@@ -124,7 +146,7 @@ class StageLoss:
         config, head = self.config, model.head
         encoder_trains = config.lr.neck > 0 or config.lr.backbone > 0
         with torch.set_grad_enabled(encoder_trains and torch.is_grad_enabled()):
-            outputs = batch_features(model, batch)
+            outputs, inner = batch_outputs(model, batch)
         masks = pad_masks(model, batch)
         found = [self.output_terms(model, features, masks) for features in outputs]
         terms = {key: torch.stack([t[key] for t in found]).mean() for key in found[0]}
@@ -138,24 +160,28 @@ class StageLoss:
         if config.entropy > 0 and isinstance(head, GroupedHead):
             terms["entropy"] = head.grouping.entropy()
             loss = loss + config.entropy * terms["entropy"]
+        if inner is not None and config.auxiliary > 0:
+            terms["auxiliary"] = self.cross_entropy(inner, masks)
+            loss = loss + config.auxiliary * terms["auxiliary"]
         return {"loss": loss, **terms}
+
+    def cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Mean over labelled pixels, where ``config.cross_entropy`` says and with its class weights."""
+        logits, labels = compared(logits, masks, self.config.cross_entropy)
+        return grid_cross_entropy(logits, labels, weight=class_weight(self.config.class_weights, logits))
 
     def output_terms(self, model: Segmenter, features: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and diversity of one feature map (B, F, h, w) with masks (B, H, W)."""
         head, terms = model.head, {}
-        labels = resize_labels(masks, (features.shape[-2], features.shape[-1]))
         if isinstance(head, PrototypeHead | GroupedHead):
             distances = head.bank.distances(features)
             logits = head.from_activations(log_activation(distances))
             if self.config.diversity > 0:
+                labels = resize_labels(masks, (features.shape[-2], features.shape[-1]))
                 terms["diversity"] = self.diversity(head.bank)(distances, labels)
         else:
             logits = head(features)
-        if self.config.cross_entropy != "grid":
-            labels = masks if self.config.cross_entropy == "image" else masks[:, 2::4, 2::4]
-            size = (labels.shape[-2], labels.shape[-1])
-            logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
-        return {"cross_entropy": grid_cross_entropy(logits.float(), labels), **terms}
+        return {"cross_entropy": self.cross_entropy(logits, masks), **terms}
 
     def diversity(self, bank: PrototypeBank) -> DiversityLoss:
         """The diversity loss of a bank, its index tables made once a bank."""
@@ -168,10 +194,38 @@ class StageLoss:
 
 def batch_features(model: Segmenter, batch: Batch) -> list[Tensor]:
     """Squashed features of a batch, one an MSC output; cached backbone features skip the backbone."""
+    return batch_outputs(model, batch)[0]
+
+
+def batch_outputs(model: Segmenter, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
+    """:func:`batch_features`, and the logits (B, C, h, w) of the auxiliary classifier, if there is one."""
     if batch.features is not None:
-        return [model.encoder.from_backbone(batch.features)]
+        return [model.encoder.from_backbone(batch.features)], None
     assert batch.images is not None
-    return model.encoder.forward_scales(batch.images)
+    outputs, inner = model.encoder.forward_training(batch.images)
+    return outputs, None if inner is None or model.auxiliary is None else model.auxiliary(inner)
+
+
+def compared(logits: Tensor, masks: Tensor, where: Literal["grid", "quarter", "image"]) -> tuple[Tensor, Tensor]:
+    """Grid logits (B, C, h, w) and masks (B, H, W) at the size at which cross-entropy compares them, float32."""
+    if where == "grid":
+        return logits.float(), resize_labels(masks, (logits.shape[-2], logits.shape[-1]))
+    labels = masks if where == "image" else masks[:, 2::4, 2::4]
+    size = (labels.shape[-2], labels.shape[-1])
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False), labels
+
+
+def class_weight(values: list[float] | None, logits: Tensor) -> Tensor | None:
+    """The weights of the classes beside logits (B, C, h, w), or None.
+
+    Raises:
+        ConfigError: not one weight a class.
+    """
+    if values is None:
+        return None
+    if len(values) != logits.shape[1]:
+        raise ConfigError(f"class_weights: {len(values)} numbers for {logits.shape[1]} classes; give one a class")
+    return torch.tensor(values, device=logits.device, dtype=logits.dtype)
 
 
 def pad_masks(model: Segmenter, batch: Batch) -> Tensor:
