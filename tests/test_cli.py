@@ -18,6 +18,7 @@ from tiny_runs import GROUPS, SMALL, train_blackbox, train_scaleproto
 
 from segproto import api
 from segproto.cli import main as cli_main
+from segproto.errors import DataError
 
 
 class Answer(NamedTuple):
@@ -267,3 +268,10 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     os.close(listing.stdout.fileno())
     assert b"Traceback" not in listing.stderr.read()
     listing.wait(60)
+
+
+def test_larger_images_are_explained_when_asked(runs: Path, tmp_path: Path) -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    with pytest.raises(DataError, match=r"1600 pixels are more than the limit of 1000.*--max-pixels"):
+        api.explain(runs / "blackbox", image, max_pixels=1000)
+    assert api.explain(runs / "blackbox", image, max_pixels=1600).size == (40, 40)

@@ -17,6 +17,7 @@ Window = Annotated[int | None, typer.Option(min=32, help="Side of the sliding wi
 Scales = Annotated[str, typer.Option(help="Input scales averaged, as in 0.75,1,1.25.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Allow larger images than 2^28 pixels.")]
 Stage = Annotated[str | None, typer.Option(help="The model a stage left, as in project; default: the last.")]
 
 
@@ -84,7 +85,7 @@ def predict(
     scales: Scales = "1",
     flip: Flip = False,
     device: Device = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Allow larger images than 2^28 pixels.")] = None,
+    max_pixels: MaxPixels = None,
     as_json: Json = False,
 ) -> None:
     """Write a mask for each image."""
@@ -113,13 +114,15 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder for maps, JSON and index.html.")],
     stage: Stage = None,
     region: Annotated[str | None, typer.Option(help="Y0,X0,Y1,X1 in pixels: explain this part only.")] = None,
+    max_pixels: MaxPixels = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Show which prototypes decided each pixel of an image."""
     from segproto import api
 
-    why = api.explain(target, image, out=out, stage=stage, region=parse_region(region), device=device)
+    area = parse_region(region)
+    why = api.explain(target, image, out=out, stage=stage, region=area, max_pixels=max_pixels, device=device)
     found = why.summary()
     if as_json:
         print_json({"page": str(out / "index.html"), "classes": found})
