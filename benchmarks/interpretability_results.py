@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from pathlib import Path
 
 from segproto import api
@@ -25,10 +26,10 @@ SETS: dict[str, list[str]] = {
     ],
     **{name: [f"data.root={DATA / name}", f"data.classes={name}"] for name in FOLDERS},
 }
-SHORT = ["train.batch_size=6", "stages.linear.steps=150", "stages.joint.steps=350"]
+SHORT = ["train.precision=32-true", "train.batch_size=6", "stages.linear.steps=60", "stages.joint.steps=120"]
 METHODS: dict[str, list[str]] = {
-    "protoseg": [*SHORT, "stages.finetune.steps=80", "stages.prune_finetune.steps=80"],
-    "scaleproto": [*SHORT, "stages.group_warmup.steps=30", "stages.group_joint.steps=200"],
+    "protoseg": [*SHORT, "stages.finetune.steps=40", "stages.prune_finetune.steps=40"],
+    "scaleproto": [*SHORT, "stages.group_warmup.steps=20", "stages.group_joint.steps=100"],
 }
 # The entropy term off, from the same prototypes.
 NO_ENTROPY = ["train.stages=[group_warmup, group_joint, threshold]", "stages.group_warmup.entropy=0"]
@@ -52,21 +53,21 @@ def train(out: Path, recipe: str, overrides: list[str], start: Path | None = Non
     return True
 
 
-def train_all(out: Path, one: bool) -> bool:
-    """Trains what is missing, or the ``one`` next run; False if nothing was."""
-    did = False
+def train_all(out: Path, minutes: float) -> bool:
+    """Trains what is missing, and begins no further run after so many minutes; False if nothing was missing."""
+    did, start = False, time.monotonic()
     for seed in SEEDS:
         for data in SETS:
             for method in METHODS:
                 folder = out / data / method / f"seed{seed}"
                 did |= train(folder, f"{method}/folder", [*settings(data, method), f"train.seed={seed}"])
-                if did and one:
+                if did and time.monotonic() - start > 60 * minutes:
                     return True
             prototypes = out / data / "scaleproto" / f"seed{seed}" / "stages" / "project" / "model"
             folder = out / data / "scaleproto_no_entropy" / f"seed{seed}"
             overrides = [*settings(data, "scaleproto"), f"train.seed={seed}", *NO_ENTROPY]
             did |= train(folder, "scaleproto/folder", overrides, prototypes)
-            if did and one:
+            if did and time.monotonic() - start > 60 * minutes:
                 return True
     return did
 
@@ -74,9 +75,9 @@ def train_all(out: Path, one: bool) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--one", action="store_true", help="train the next missing run and leave")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no further run after this")
     given = parser.parse_args()
-    if not train_all(given.out, given.one) and given.one:
+    if not train_all(given.out, given.minutes):
         raise SystemExit(3)
 
 

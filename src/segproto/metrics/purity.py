@@ -80,8 +80,8 @@ class Purity:
     def merge(self, state: Mapping[str, Tensor]) -> None:
         """Takes in the ``state_dict`` of another process, which saw other images."""
         value, image, part = (torch.cat([getattr(self, k), state[k]], 1) for k in ("value", "image", "part"))
-        order = image.argsort(1, stable=True)
-        order = order.gather(1, value.gather(1, order).argsort(1, descending=True, stable=True))[:, : self.k]
+        order = image.argsort(dim=1, stable=True)
+        order = order.gather(1, value.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, : self.k]
         self.value, self.image, self.part = (v.gather(1, order) for v in (value, image, part))
 
     def compute(self, keep: Tensor | None = None) -> dict[str, Any]:

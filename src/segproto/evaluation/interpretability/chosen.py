@@ -1,0 +1,34 @@
+"""The class of an image that the faithfulness and the sanity test look at, and the evidence for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segproto.evaluation.interpretability.views import View, generator
+from segproto.model.heads import Head
+from segproto.model.segmenter import Segmenter
+
+STREAM = 3
+
+
+def chosen_class(view: View, smallest: float, seed: int) -> int | None:
+    """One of the classes that cover enough of the image and are predicted somewhere, at random; None without any."""
+    shares = torch.bincount(view.labels[view.labels != 255], minlength=view.model.head.num_classes).double()
+    predicted = torch.bincount(view.logits.argmax(0).flatten().cpu(), minlength=len(shares)) > 0
+    found = ((shares / view.labels.numel() >= max(smallest, 1e-9)) & predicted).nonzero()[:, 0]
+    if not len(found):
+        return None
+    return int(found[torch.randint(len(found), (1,), generator=generator(seed, STREAM, view.index))])
+
+
+def cell_evidence(head: Head, features: Tensor, class_id: int) -> Tensor:
+    """Contributions (N, P) to a class's logit at all cells of ``cell_features`` (1, F, h, w)."""
+    cells = features[0].flatten(1).T
+    classes = torch.full((len(cells),), class_id, dtype=torch.int64, device=cells.device)
+    return head.contributions(cells, classes).prototypes
+
+
+def model_evidence(model: Segmenter, features: Tensor, class_id: int) -> Tensor:
+    """The same from squashed features (1, F, h, w)."""
+    return cell_evidence(model.head, model.head.cell_features(features), class_id)

@@ -1,0 +1,99 @@
+"""Deletes and inserts the regions of a class's most used prototypes, and random regions of equal area."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segproto.evaluation.interpretability.chosen import cell_evidence, chosen_class
+from segproto.evaluation.interpretability.config import InterpretabilityConfig
+from segproto.evaluation.interpretability.views import View, encode, generator
+from segproto.metrics.faithfulness import Faithfulness, blurred, random_fields, top_regions
+from segproto.model.segmenter import Segmenter
+
+BATCH = 8
+STREAM = 4
+
+
+class FaithfulnessSuite:
+    """One class an image; ``2 * 2 * areas * (tops + draws) + 2`` forward passes each.
+
+    Args:
+        model: with prototypes.
+        config: what is measured.
+    """
+
+    def __init__(self, model: Segmenter, config: InterpretabilityConfig) -> None:
+        self.model, self.config = model, config
+        self.metric = Faithfulness(config.tops, config.areas)
+
+    def update(self, view: View) -> None:
+        """Takes one image in; one that shows no class large enough is left out."""
+        class_id = chosen_class(view, self.config.smallest, self.config.seed)
+        if class_id is None:
+            return
+        cells = view.labels.flatten() == class_id
+        regions = self._regions(view, class_id, cells)  # (R + draws, S, N)
+        pictures = self._pictures(view, cells, regions)
+        scores = torch.cat([self._score(p, class_id, view.labels) for p in pictures.split(BATCH)])
+        passes = len(scores)
+        curves, empty = scores[:-2].T.view(3, 2, 2, *regions.shape[:2]), scores[-2:].T
+        tops = len(self.config.tops)
+        curves = torch.cat([curves[..., :tops, :], curves[..., tops:, :].mean(3, keepdim=True)], 3)
+        whole = _measures(view.logits[None], class_id, view.labels)[0]
+        self.metric.update(curves, whole, empty, view.index, passes)
+
+    def _regions(self, view: View, class_id: int, cells: Tensor) -> Tensor:
+        """Cells of the prototypes' regions, then of the random ones."""
+        evidence = cell_evidence(self.model.head, view.cell_features, class_id).cpu()
+        order = evidence[cells].mean(0).argsort(descending=True, stable=True)
+        scores = torch.stack([evidence[:, order[:k]].sum(1) for k in self.config.tops])
+        random = random_fields(self.config.draws, view.grid, generator(self.config.seed, STREAM, view.index))
+        return top_regions(torch.cat([scores, random]), cells, self.config.areas)
+
+    def _pictures(self, view: View, cells: Tensor, regions: Tensor) -> Tensor:
+        """Normalised images: (2 modes x 2 fills x regions x areas, then the class deleted by each fill)."""
+        image = self.model.encoder.normalisation(view.sample.image)[None]
+        mean = image.mean((2, 3), keepdim=True).expand_as(image)
+        kernel = min(image.shape[-2:]) // 8 * 2 + 1
+        fills = (mean, blurred(image, kernel))
+        inside = regions.flatten(0, 1)[:, view.cells][:, None]  # (R * S, 1, H, W)
+        whole = cells[view.cells][None, None]
+        parts = [torch.where(inside, fill, image) for fill in fills]
+        parts += [torch.where(whole & ~inside, fill, image) for fill in fills]
+        parts += [torch.where(whole, fill, image) for fill in fills]
+        return torch.cat(parts)
+
+    def _score(self, images: Tensor, class_id: int, labels: Tensor) -> Tensor:
+        return _measures(self.model.head(encode(self.model, images)).float(), class_id, labels)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything seen so far."""
+        return self.metric.state_dict()
+
+    def merge(self, state: dict[str, Tensor]) -> None:
+        """Takes in the state of another process."""
+        self.metric.merge(state)
+
+    def compute(self) -> dict[str, Any]:
+        """See :meth:`segproto.metrics.faithfulness.Faithfulness.compute`."""
+        return self.metric.compute()
+
+
+def _measures(logits: Tensor, class_id: int, labels: Tensor) -> Tensor:
+    """(B, 3): mean logit and probability over the class's cells, and its IoU on the grid; void does not count.
+
+    Args:
+        logits: (B, C, h, w).
+        class_id: the class.
+        labels: (h, w), 255 = void.
+    """
+    logits = logits.cpu()
+    own = labels == class_id
+    probability = logits.softmax(1)[:, class_id]
+    predicted = (logits.argmax(1) == class_id) & (labels != 255)
+    union = (predicted | own).sum((1, 2)).clamp_min(1)
+    iou = (predicted & own).sum((1, 2)) / union
+    return torch.stack([logits[:, class_id][:, own].mean(1), probability[:, own].mean(1), iou], 1)

@@ -1,0 +1,94 @@
+"""Whether every prototype still is the feature of the patch that its provenance names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from segproto.data.base import SegmentationDataset
+from segproto.evaluation.interpretability.views import encode
+from segproto.metrics.accumulate import scored, share
+from segproto.model.evidence import bank_of, unit_activations
+from segproto.model.fingerprint import encoder_hash
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
+
+TOLERANCE = 1e-4
+
+
+@torch.no_grad()
+def freshness(
+    model: Segmenter,
+    dataset: SegmentationDataset | None,
+    *,
+    recompute: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Compares the encoder's hash, and each prototype with its patch's feature, computed anew.
+
+    Args:
+        model: in eval mode.
+        dataset: the training images the patches come from; None = not to be had.
+        recompute: else only the hash is compared.
+        progress: called with (images done, images).
+
+    Returns:
+        ``value``: share of the prototypes with a known patch whose squared distance to it is at most 1e-4;
+        ``same_encoder``; ``largest_distance``; ``stale`` (their indices); ``unknown`` (prototypes without a source);
+        ``missing_images``. For a cosine bank, whose prototypes are means, distances are told but none is stale.
+    """
+    bank = bank_of(model.head)
+    known = model.provenance
+    if bank is None:
+        return scored(None, "the model has no prototypes")
+    if known is None or not any(known.sources):
+        return scored(None, "the model has no provenance: its prototypes were never projected")
+    same = known.encoder_hash == encoder_hash(model.encoder)
+    unknown = [p for p, source in enumerate(known.sources) if source is None]
+    base: dict[str, Any] = {"same_encoder": same, "unknown": unknown, "prototypes": bank.num_prototypes}
+    if not recompute or dataset is None:
+        why = "not asked for" if dataset is not None else "the training images are not to be had"
+        return scored(None, f"distances were not recomputed: {why}", **base)
+    place = {name: i for i, name in enumerate(dataset.names)}
+    wanted: dict[str, list[int]] = {}
+    for p, source in enumerate(known.sources):
+        if source is not None:
+            wanted.setdefault(source.image, []).append(p)
+    missing = sorted(set(wanted) - set(place))
+    distances: dict[int, float] = {}
+    found = sorted(set(wanted) & set(place), key=place.__getitem__)
+    for done, name in enumerate(found, 1):
+        distances |= _distances(model, dataset, place[name], wanted[name])
+        if progress is not None:
+            progress(done, len(found))
+    base |= {"missing_images": missing, "largest_distance": max(distances.values(), default=None)}
+    if not isinstance(bank, PrototypeBank):
+        return scored(None, "its prototypes are means, not features: the patch is only the nearest one", **base)
+    stale = sorted(p for p, d in distances.items() if not d <= TOLERANCE)
+    fresh = share(len(distances) - len(stale), len(distances))
+    return scored(fresh, "no image of the provenance is in the training data", stale=stale, **base)
+
+
+def _distances(model: Segmenter, dataset: SegmentationDataset, index: int, prototypes: list[int]) -> dict[int, float]:
+    """Squared distance of each prototype to the feature of its cell; inf where the grid has no such cell."""
+    bank = bank_of(model.head)
+    assert bank is not None
+    assert model.provenance is not None
+    image = model.encoder.normalisation(dataset[index].image)[None]
+    features = model.head.cell_features(encode(model, image))
+    found = {}
+    for p in prototypes:
+        source = model.provenance.sources[p]
+        assert source is not None
+        row, column = source.cell
+        if (features.shape[-2], features.shape[-1]) != tuple(source.grid):
+            found[p] = float("inf")
+        elif isinstance(bank, PrototypeBank):
+            feature = bank.own_features(features[0, :, row, column])[p]
+            found[p] = float((feature.double() - bank.vectors[p].double()).square().sum())
+        else:
+            cell = features[:, :, row : row + 1, column : column + 1]
+            found[p] = float(2 - 2 * unit_activations(model.head, cell)[0, p, 0, 0])
+    return found

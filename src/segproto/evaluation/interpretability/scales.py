@@ -1,0 +1,104 @@
+"""Quasi-equivariance: the scales of a model look at the same image at different sizes (Porta et al. 2025)."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segproto.evaluation.interpretability.config import InterpretabilityConfig
+from segproto.evaluation.interpretability.views import View, encode
+from segproto.metrics.consistency import class_quantiles
+from segproto.metrics.equivariance import Equivariance
+from segproto.model.evidence import bank_of, unit_activations
+from segproto.model.field import Field
+from segproto.model.segmenter import Segmenter
+
+READINGS = ("relative", "both")
+
+
+def scale_rates(model: Segmenter) -> tuple[float, ...] | None:
+    """How many times the finest scale's field of view each scale has; None for a model of one scale."""
+    bank = bank_of(model.head)
+    if bank is None or bank.num_scales < 2:
+        return None
+    rates = model.encoder.config.rates
+    if len(rates) != bank.num_scales:
+        return None
+    return tuple(rate / rates[0] for rate in rates)
+
+
+class ScaleSuite:
+    """Equivariance of all pairs of scales, by one or both readings of which image is shrunk.
+
+    Args:
+        model: with several scales.
+        config: what is measured.
+        rates: of :func:`scale_rates`.
+    """
+
+    def __init__(self, model: Segmenter, config: InterpretabilityConfig, rates: tuple[float, ...]) -> None:
+        bank = bank_of(model.head)
+        assert bank is not None
+        self.model, self.config, self.rates = model, config, rates
+        self.class_of, self.scale_of = bank.class_of.cpu(), bank.scale_of.cpu()
+        shape = (bank.num_classes, bank.num_scales)
+        self.readings = {name: Equivariance(self.class_of, self.scale_of, *shape) for name in config.readings}
+
+    def update(self, view: View) -> None:
+        """Takes one image in; at most one forward pass a shrinking factor."""
+        if not bool(view.present.any()):
+            return
+        known: dict[float, Tensor] = {1.0: view.activations.flatten(1)}
+        for s, t in combinations(range(len(self.rates)), 2):
+            for name, metric in self.readings.items():
+                factors = (self.rates[t] / self.rates[s], 1.0) if name == "relative" else (self.rates[t], self.rates[s])
+                maps = []
+                for scale, factor in zip((s, t), factors, strict=True):
+                    if factor not in known:
+                        known[factor] = self._shrunk(view, factor)
+                    maps.append(self._active(known[factor], scale, view))
+                metric.update(maps[0], maps[1], (s, t), view.weights)
+
+    def _shrunk(self, view: View, factor: float) -> Tensor:
+        """Activations (P, N) of the shrunk image at the cells of the whole one."""
+        size = view.size
+        small = (max(1, round(size[0] / factor)), max(1, round(size[1] / factor)))
+        image = self.model.encoder.normalisation(view.sample.image)[None]
+        features = encode(self.model, F.interpolate(image, size=small, mode="bilinear", align_corners=False))
+        grid = unit_activations(self.model.head, self.model.head.cell_features(features))[0].cpu()
+        field = Field.over(grid, self.model.encoder, size, small)
+        (h, w), (ph, pw) = view.grid, view.area
+        rows = ((torch.arange(h) + 0.5) * ph / h).long().clamp(max=size[0] - 1)
+        columns = ((torch.arange(w) + 0.5) * pw / w).long().clamp(max=size[1] - 1)
+        index, share = field.cells(rows.repeat_interleave(w), columns.repeat(h))
+        return (grid.flatten(1)[:, index] * share).sum(-1)
+
+    def _active(self, values: Tensor, scale: int, view: View) -> Tensor:
+        """bool (P_s, N): where the prototypes of a scale exceed their quantile over their class."""
+        rows = (self.scale_of == scale).nonzero()[:, 0]
+        pixels = view.weights[self.class_of[rows]]
+        own = values[rows]
+        limits = class_quantiles(own, pixels, view.size, (self.config.equivariance_quantile,))[0]
+        return (own > limits[:, None]) & (pixels > 0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything seen so far."""
+        return {f"{name}/{key}": v for name, metric in self.readings.items() for key, v in metric.state_dict().items()}
+
+    def merge(self, state: dict[str, Tensor]) -> None:
+        """Takes in the state of another process."""
+        for name, metric in self.readings.items():
+            metric.merge({k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")})
+
+    def compute(self) -> dict[str, Any]:
+        """The first reading's figures, and every reading's under ``readings``."""
+        found = {
+            name: metric.compute(threshold=self.config.equivariance_threshold) for name, metric in self.readings.items()
+        }
+        first = found[self.config.readings[0]]
+        reason = {"reason": first["reason"]} if "reason" in first else {}
+        return {"value": first["value"], **reason, "rates": list(self.rates), "readings": found}
