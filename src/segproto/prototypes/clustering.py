@@ -58,7 +58,7 @@ def cluster_pixels(
     reduce: Reduce = one_process,
     ignore_index: int = 255,
 ) -> Clustering:
-    """Assigns every labelled pixel to a prototype of its class and sums the correct ones (Zhou et al. 2022, eq. 9-12).
+    """Assigns every labelled pixel to a prototype of its class and sums the correct ones (Zhou et al. 2022).
 
     All labelled pixels share in the balancing; only those whose predicted class is right are summed. No loop over
     classes, no wait for the device, and of the similarities only the (N, K) of the pixel's own class are read.
@@ -116,7 +116,7 @@ def momentum_update(
     sync: SyncMode = "sum",
     reduce: Reduce = one_process,
 ) -> Tensor:
-    """One step of every prototype towards the mean direction of its pixels (Zhou et al. 2022, eq. 13).
+    """One step of every prototype towards the mean direction of its pixels (Zhou et al. 2022).
 
     ``p <- normalise(g * p + (1 - g) * normalise(sum))``; a prototype without pixels keeps its value. Once an optimiser
     step: add the sums and counts of accumulated batches first, and skip it when the optimiser step is skipped.

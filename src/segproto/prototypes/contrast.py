@@ -14,7 +14,7 @@ from segproto.prototypes.clustering import VOID_TARGET
 def pixel_prototype_infonce(
     similarities: Tensor, targets: Tensor, *, temperature: float = 0.1, normaliser: Tensor | None = None
 ) -> Tensor:
-    """Pixel-prototype contrastive loss: InfoNCE with one positive and C*K - 1 negatives (Zhou et al. 2022, eq. 15).
+    """Pixel-prototype contrastive loss: InfoNCE with one positive and C*K - 1 negatives (Zhou et al. 2022).
 
     Mean over labelled pixels of ``-log(exp(s_t / T) / sum_j exp(s_j / T))``; the other prototypes of the pixel's own
     class are negatives too. From 0 to about ln(C*K) + 2/T. As published in code T = 1, which cannot fall below 4.25
@@ -60,7 +60,7 @@ class _SumInfoNCE(torch.autograd.Function):
 
 
 def pixel_prototype_distance(similarities: Tensor, targets: Tensor, *, normaliser: Tensor | None = None) -> Tensor:
-    """Mean over labelled pixels of ``(1 - s_t)^2`` (Zhou et al. 2022, eq. 16): draws pixels to their prototype.
+    """Mean over labelled pixels of ``(1 - s_t)^2`` (Zhou et al. 2022): draws pixels to their prototype.
 
     Args:
         similarities: (N, C*K) cosines, with gradient to the embeddings.

@@ -11,7 +11,7 @@ IGNORE_INDEX = 255
 
 
 class DiversityLoss(nn.Module):
-    """Mean of ``exp(-J)`` over pairs of prototypes of one class and scale (Sacha et al. 2023, eq. 3-4).
+    """Mean of ``exp(-J)`` over pairs of prototypes of one class and scale (Sacha et al. 2023).
 
     For each image and class present, ``p_i = softmax(sign * d_i)`` over the cells of the class, and J is half the
     symmetric Kullback-Leibler divergence of two prototypes, summed over these cells. Classes with fewer than two cells

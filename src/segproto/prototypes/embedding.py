@@ -31,7 +31,7 @@ def normalise_projection(features: Tensor, mode: ProjectionNorm) -> Tensor:
 
 
 def prototype_similarities(embeddings: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosine of every embedding with every prototype; prototypes get no gradient (Zhou et al. 2022, eq. 6).
+    """Cosine of every embedding with every prototype; prototypes get no gradient (Zhou et al. 2022).
 
     Args:
         embeddings: (N, D), L2-normalised rows.
@@ -47,7 +47,7 @@ def prototype_similarities(embeddings: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def class_scores(similarities: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """The nearest prototype of every class (Zhou et al. 2022, eq. 6).
+    """The nearest prototype of every class (Zhou et al. 2022).
 
     The largest score over all classes, before any norm, is the out-of-distribution score: low = far from everything.
 

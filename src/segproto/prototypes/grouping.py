@@ -54,7 +54,7 @@ class Grouping(nn.Module):
         return self.class_of_group.numel()
 
     def forward(self, activations: Tensor) -> Tensor:
-        """Group activations ``exp(sum_i w_i g_i)``, in float32 (Porta et al. 2025, eq. 5).
+        """Group activations ``exp(sum_i w_i g_i)``, in float32 (Porta et al. 2025).
 
         Args:
             activations: (B, P, h, w) log activations.

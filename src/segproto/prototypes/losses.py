@@ -43,7 +43,7 @@ def off_class_l1(weight: Tensor, class_of_unit: Tensor) -> Tensor:
 
 
 def group_entropy(weights: Tensor, mask: Tensor) -> Tensor:
-    """Mean over all groups of ``-sum_i w_i ln(w_i + 1e-5) / ln(n_c)`` (Porta et al. 2025, eq. 7).
+    """Mean over all groups of ``-sum_i w_i ln(w_i + 1e-5) / ln(n_c)`` (Porta et al. 2025).
 
     A group of a class with one prototype counts 0. About 1 for uniform weights, about 0 for a single one.
 

@@ -91,7 +91,7 @@ def _by_scale(cells: Tensor, num_scales: int) -> Tensor:
 
 
 def log_activation(distances: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Similarity ``ln((d + 1) / (d + epsilon))`` of squared distances d >= 0 (Sacha et al. 2023, eq. 1).
+    """Similarity ``ln((d + 1) / (d + epsilon))`` of squared distances d >= 0 (Sacha et al. 2023).
 
     Falls from ``-ln(epsilon)`` (9.2103 at an exact match) to 0. Same shape as ``distances``.
     """

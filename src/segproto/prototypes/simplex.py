@@ -10,7 +10,7 @@ from torch import Tensor
 def project_simplex(v: Tensor, dim: int = -1, mask: Tensor | None = None) -> Tensor:
     """The nearest point with entries >= 0 that sum to 1, for every slice along ``dim`` at once.
 
-    Sort-based (Duchi et al. 2008, fig. 1; Porta et al. 2025, eq. 6), in float64 inside so that the sum holds to 1e-6.
+    Sort-based (Duchi et al. 2008, fig. 1; Porta et al. 2025), in float64 inside so that the sum holds to 1e-6.
 
     Args:
         v: any shape, float.

@@ -29,7 +29,7 @@ def balanced_assignment(
     """Sinkhorn-Knopp in every class at once: each class's pixels are spread evenly over its K prototypes.
 
     ``Q = exp(own / epsilon)``; then ``iterations`` times: divide by the sum over the pixels of the class, divide by the
-    sum over the prototypes (Zhou et al. 2022, eq. 9-10; the constants 1/K and 1/n cancel). Rows end summing to 1,
+    sum over the prototypes (Zhou et al. 2022; the constants 1/K and 1/n cancel). Rows end summing to 1,
     prototypes hold about n_c / K. In float32 whatever the autocast. The first exponent is taken relative to each
     prototype's best pixel and each pixel's best prototype, which cancels and leaves no overflow or 0/0 at any epsilon.
 
