@@ -15,8 +15,11 @@ from segproto.errors import ConfigError
 from segproto.report.ablations import ablate_entropy as ablate_entropy  # noqa: PLC0414
 from segproto.report.ablations import ablate_scales as ablate_scales  # noqa: PLC0414
 from segproto.report.ablations import ablate_thresholds as ablate_thresholds  # noqa: PLC0414
+from segproto.report.analyses import analyse as analyse  # noqa: PLC0414
 from segproto.report.catalogue import recipe_text as recipe_text  # noqa: PLC0414
 from segproto.report.catalogue import summaries as recipes  # noqa: F401
+from segproto.report.converting import convert as convert  # noqa: PLC0414
+from segproto.report.converting import conversion_sources as conversion_sources  # noqa: PLC0414
 from segproto.report.doctor import examine as doctor  # noqa: F401
 from segproto.report.whatif import edit as edit  # noqa: PLC0414
 
@@ -129,14 +132,15 @@ def evaluate(
     flip: bool = False,
     device: str | None = None,
     out: PathLike | None = None,
+    interpretability: bool = False,
 ) -> dict[str, Any]:
-    """Accuracy at the labels' own size, without augmentation.
+    """Accuracy at the labels' own size, without augmentation; on request also the interpretability metrics.
 
     Args:
         target: a run or model folder; without ``data`` and overrides the run's own data are used.
         stage: of a run: evaluate the model this stage left.
         split: ``train`` or ``val``.
-        overrides: ``data.key=value`` settings.
+        overrides: ``data.key=value`` and ``interpretability.key=value`` settings.
         data: the same as a mapping.
         window: side of a sliding window in pixels; bounds memory.
         scales: input scales averaged.
@@ -144,24 +148,18 @@ def evaluate(
         device: ``cpu``, ``cuda`` or ``cuda:N``; None = cuda if there is one.
         out: JSON file. Default, for a run's last model or a ``stage`` of it, on its own data and without window, scales
             and flip: ``RUN/evaluation/<split>[-<stage>].json``; in all other cases none.
+        interpretability: measure it, too (implied by ``data.parts`` among the settings), and keep the figures of a
+            run's own data in ``RUN/evaluation/<split>[-<stage>]-interpretability.json``.
 
     Returns:
-        ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command`` and ``file``.
+        ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file`` and, if
+        asked for, ``interpretability``.
     """
-    from segproto.data.build import build_dataset
-    from segproto.evaluation.validate import validate
-    from segproto.report.models import ready
-    from segproto.report.runs import evaluation_file, keep
-    from segproto.report.settings import data_config
-    from segproto.training.progress import Reporter
+    from segproto.report.evaluating import evaluate as run
 
-    model = ready(target, stage, device)
-    dataset = build_dataset(data_config(Path(target), data or {}, overrides), split)
-    with Reporter().bar("evaluate", len(dataset)) as bar:
-        figures = validate(model, dataset, window=window, scales=tuple(scales), flip=flip, progress=bar)
-    figures |= {"command": sys.argv, "split": split, "stage": stage}
-    plain = not data and not overrides and window is None and tuple(scales) == (1.0,) and not flip
-    return keep(figures, out or (evaluation_file(Path(target), split, stage) if plain else None))
+    options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "device": device, "out": out}
+    chosen: dict[str, Any] = {"stage": stage, "split": split, "overrides": overrides, "data": data}
+    return run(Path(target), interpretability=interpretability, **chosen, **options)
 
 
 def score_masks(
@@ -229,6 +227,16 @@ def predict(
     return [mask for _, mask in pairs]
 
 
+def propose(images: PathLike, *, out: PathLike, overrides: Sequence[str] = (), **options: Any) -> dict[str, Any]:
+    """Mask proposals without labels (PriMaPs) of each image of a folder, or of one image with a page about it.
+
+    Args: see :func:`segproto.report.proposing.propose`.
+    """
+    from segproto.report.proposing import propose as run
+
+    return run(Path(images), Path(out), overrides, **options)
+
+
 def explain(
     target: PathLike | Segmenter,
     image: ImageLike,
@@ -236,6 +244,7 @@ def explain(
     out: PathLike | None = None,
     stage: str | None = None,
     region: tuple[int, int, int, int] | None = None,
+    max_pixels: int | None = None,
     device: str | None = None,
 ) -> Explanation:
     """The evidence for each pixel; with ``out`` also maps, JSON and a page ``index.html`` to look around in.
@@ -246,14 +255,16 @@ def explain(
         out: folder to write.
         stage: of a run: the model this stage left.
         region: (y0, x0, y1, x1) in pixels, for large images.
+        max_pixels: larger images are refused; None = 2^28.
         device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
     """
+    from segproto.data.images import MAX_PIXELS
     from segproto.model.explain import explain as explain_image
     from segproto.report.models import ready
     from segproto.report.page import explanation_page
 
     model = ready(target, stage, device)
-    result = explain_image(model, image, region=region)
+    result = explain_image(model, image, region=region, max_pixels=max_pixels or MAX_PIXELS)
     if out is not None:
         result.save(Path(out))
         explanation_page(result, Path(out) / "index.html")

@@ -40,6 +40,10 @@ def evaluate(
         Path | None, typer.Option(help="classes.yaml of --gt; default: GT/classes.yaml, if any.")
     ] = None,
     void: Annotated[int, typer.Option(help="Value of --gt that does not count.")] = 255,
+    interpretability: Annotated[
+        bool,
+        typer.Option("--interpretability", help="Also the interpretability metrics; data.parts=TABLE names parts."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score a model, or any folder of masks."""
@@ -62,6 +66,7 @@ def evaluate(
             flip=flip,
             device=device,
             out=out,
+            interpretability=interpretability,
         )
     print_json(figures) if as_json else print_figures(figures)
 
@@ -72,8 +77,25 @@ def print_figures(figures: dict[str, Any]) -> None:
     rows.append(("mean (mIoU)", percent(figures["miou"])))
     rows.append(("pixel accuracy", percent(figures["accuracy"])))
     print_table(["class", "IoU %"], rows)
+    if "interpretability" in figures:
+        print_metrics(figures["interpretability"])
     if figures.get("file"):
         typer.echo(f"written to {figures['file']}")
+
+
+def print_metrics(figures: dict[str, Any]) -> None:
+    """The interpretability metrics: value, and what it means or why there is none."""
+    typer.echo()
+    found = figures["metrics"].items()
+    values = {name: "-" if metric["value"] is None else f"{metric['value']:.3g}" for name, metric in found}
+    print_table(
+        ["metric", "value", ""],
+        [(name, values[name], metric.get("reason", metric["meaning"])) for name, metric in found],
+    )
+    if passes := figures["metrics"].get("faithfulness", {}).get("forward_passes"):
+        typer.echo(f"faithfulness: {passes} forward passes on {figures['images_deleted']} images")
+    if figures.get("file"):
+        typer.echo(f"all figures: {figures['file']}")
 
 
 def predict(
