@@ -15,7 +15,9 @@ from segproto.refine.directions import Moments, leading_direction
 from segproto.refine.proposals import LARGEST, Round, majority, propose
 
 
-def scene(seed: int, channels: int = 24, grid: tuple[int, int] = (15, 19), kinds: int = 5, noise: float = 0.6) -> Tensor:
+def scene(
+    seed: int, channels: int = 24, grid: tuple[int, int] = (15, 19), kinds: int = 5, noise: float = 0.6
+) -> Tensor:
     """Features (C, h, w) of a few patches that look alike."""
     g = torch.Generator().manual_seed(seed)
     coarse = torch.randint(kinds, (1, 1, 4, 5), generator=g).float()
@@ -174,7 +176,10 @@ def test_features_of_zero_end_after_three_rounds_without_change() -> None:
 
 
 def test_no_more_masks_than_eight_bits_can_number() -> None:
-    cells = torch.eye(400).T.view(1, 400, 20, 20) + torch.randn(1, 400, 20, 20, generator=torch.Generator().manual_seed(0)) * 1e-3
+    cells = (
+        torch.eye(400).T.view(1, 400, 20, 20)
+        + torch.randn(1, 400, 20, 20, generator=torch.Generator().manual_seed(0)) * 1e-3
+    )
     found = propose(cells, threshold=0.9)
     assert int(found.counts) == LARGEST
     assert int(found.raw.max()) == LARGEST
@@ -204,5 +209,5 @@ def test_the_vote_is_a_count_of_nine(seed: int, h: int, w: int, kinds: int) -> N
     [(torch.zeros(3, 4, 4), 0.4), (torch.zeros(1, 3, 4, 4), 1.0), (torch.full((1, 3, 4, 4), torch.nan), 0.4)],
 )
 def test_refused(features: Tensor, threshold: float) -> None:
-    with pytest.raises(ValueError, match="expected features|not finite"):
+    with pytest.raises(ValueError, match=r"expected features|not finite"):
         propose(features, threshold=threshold)

@@ -18,9 +18,10 @@ from segproto.report.ablations import ablate_thresholds as ablate_thresholds  # 
 from segproto.report.analyses import analyse as analyse  # noqa: PLC0414
 from segproto.report.catalogue import recipe_text as recipe_text  # noqa: PLC0414
 from segproto.report.catalogue import summaries as recipes  # noqa: F401
-from segproto.report.converting import convert as convert  # noqa: PLC0414
 from segproto.report.converting import conversion_sources as conversion_sources  # noqa: PLC0414
+from segproto.report.converting import convert as convert  # noqa: PLC0414
 from segproto.report.doctor import examine as doctor  # noqa: F401
+from segproto.report.proposing import propose as propose  # noqa: PLC0414
 from segproto.report.whatif import edit as edit  # noqa: PLC0414
 
 if TYPE_CHECKING:
@@ -225,16 +226,6 @@ def predict(
             predict_to_png(model, file, mask, window=window, scales=scales, flip=flip, max_pixels=limit)
             bar(done, len(pairs))
     return [mask for _, mask in pairs]
-
-
-def propose(images: PathLike, *, out: PathLike, overrides: Sequence[str] = (), **options: Any) -> dict[str, Any]:
-    """Mask proposals without labels (PriMaPs) of each image of a folder, or of one image with a page about it.
-
-    Args: see :func:`segproto.report.proposing.propose`.
-    """
-    from segproto.report.proposing import propose as run
-
-    return run(Path(images), Path(out), overrides, **options)
 
 
 def explain(

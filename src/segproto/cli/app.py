@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from segproto.cli import edit, info, results, runs
+from segproto.cli import analyse, convert, edit, info, propose, results, runs
 
 # Plain help: importing rich for panels would take half of the 0.5 s that --help may last.
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
     help="Interpretable semantic segmentation with prototypes: train, evaluate, and see why.",
     epilog="Settings are key=value, as in a recipe: segproto train scaleproto/scenes train.seed=1 --out runs/a",
 )
+analyses = typer.Typer(no_args_is_help=True, help="Look into a trained model.", rich_markup_mode=None)
 ablate = typer.Typer(no_args_is_help=True, help="What one ingredient does.", rich_markup_mode=None)
 data = typer.Typer(no_args_is_help=True, help="Look at data sets.", rich_markup_mode=None)
 
@@ -31,7 +32,13 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 for command in (runs.quickstart, runs.train, results.evaluate, results.predict, results.explain, results.report):
     app.command()(command)
 app.command()(results.compare)
+app.command()(propose.propose)
 app.command()(edit.edit)
+app.command()(convert.convert)
+app.add_typer(analyses, name="analyse")
+for command in (analyse.patches, analyse.pixels, analyse.groups, analyse.samples, analyse.assignments):
+    analyses.command()(command)
+analyses.command()(analyse.failures)
 app.add_typer(ablate, name="ablate")
 for command in (edit.thresholds, edit.entropy, edit.scales):
     ablate.command()(command)

@@ -11,13 +11,26 @@ from segproto.model.segmenter import Segmenter
 from segproto.report.runs import model_folder
 
 
+def chosen_device(device: str | None) -> torch.device:
+    """The device of that name; None = the GPU if there is one.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device = {name}: {str(error).splitlines()[0]}; expected cpu, cuda or cuda:N") from None
+
+
 def placed(model: Segmenter, device: str | None) -> Segmenter:
     """The model, moved to ``device``; None = the GPU if there is one.
 
     Raises:
         ConfigError: no such device here.
     """
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(chosen_device(device))
     try:
         return model.to(torch.device(name))
     except (RuntimeError, AssertionError) as error:

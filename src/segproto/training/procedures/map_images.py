@@ -13,6 +13,8 @@ from segproto.data.base import Sample, SegmentationDataset
 from segproto.training.files import disk_errors, sync_file
 from segproto.training.progress import current
 
+SUFFIX = ".safetensors"
+
 
 def fold_images(dataset: SegmentationDataset, *, rank: int = 0, world: int = 1, title: str = "images") -> Iterator[int]:
     """This process's share of the image indices (every ``world``-th, ascending), with a progress bar.
@@ -34,8 +36,10 @@ def map_images(
     rank: int = 0,
     world: int = 1,
     title: str = "images",
+    suffix: str = SUFFIX,
+    save: Callable[[dict[str, Tensor], Path], None] = save_file,
 ) -> int:
-    """Writes ``fn``'s tensors of every image to ``out/<image name>.safetensors``.
+    """Writes ``fn``'s tensors of every image to ``out/<image name><suffix>``.
 
     Each file is written whole or not at all, and images whose file exists are skipped: an interrupted map goes on
     where it was. ``out`` must therefore be a folder of one purpose, emptied when what ``fn`` depends on changes.
@@ -47,13 +51,15 @@ def map_images(
         rank: this process.
         world: processes that share the work.
         title: of the progress bar.
+        suffix: of the files.
+        save: writes tensors (on the CPU) to a file.
 
     Returns:
         How many images this process computed (not skipped).
     """
     computed = 0
     for index in fold_images(dataset, rank=rank, world=world, title=title):
-        path = result_path(out, dataset.names[index])
+        path = result_path(out, dataset.names[index], suffix)
         if path.exists():
             continue
         tensors = {key: value.detach().cpu().contiguous() for key, value in fn(index, dataset[index]).items()}
@@ -61,7 +67,7 @@ def map_images(
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = path.with_name(f".{path.name}.{os.getpid()}")
             try:
-                save_file(tensors, fresh)
+                save(tensors, fresh)
                 sync_file(fresh)
                 os.replace(fresh, path)
             finally:
@@ -70,9 +76,9 @@ def map_images(
     return computed
 
 
-def result_path(out: Path, name: str) -> Path:
+def result_path(out: Path, name: str, suffix: str = SUFFIX) -> Path:
     """Where :func:`map_images` puts the result of the image ``name``."""
-    return out / f"{name}.safetensors"
+    return out / f"{name}{suffix}"
 
 
 def load_result(out: Path, name: str) -> dict[str, Tensor]:

@@ -1,0 +1,38 @@
+"""``propose``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segproto.cli.options import settings
+from segproto.cli.results import Device
+from segproto.cli.runs import Json, Quiet
+from segproto.cli.show import print_json
+
+
+def propose(
+    images: Annotated[Path, typer.Argument(help="An image or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks/, overlays/ and, for one image, index.html.")],
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="encoder.weights=FILE proposals.size=480 ...")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one a core, or one for a GPU.")
+    ] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Group each image's pixels into mask proposals, without labels; run it again to go on where it stopped."""
+    from segproto import api
+
+    found = api.propose(images, out=out, overrides=settings(values), processes=processes, device=device, quiet=quiet)
+    if as_json:
+        print_json(found)
+    elif "page" in found:
+        typer.echo(f"{found['proposals']} proposals. Open {found['page']}")
+    else:
+        typer.echo(f"{found['images']} masks in {found['masks']}, pictures of them in {found['overlays']}")

@@ -1,0 +1,55 @@
+"""Images without masks."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from segproto.data.base import IGNORE_INDEX, ClassTable, Sample, SegmentationDataset
+from segproto.data.images import IMAGE_SUFFIXES, read_image
+from segproto.errors import DataError
+
+
+class ImageFolder(SegmentationDataset):
+    """All images below a folder; their masks are void and their class table is empty.
+
+    Args:
+        root: the folder; or one image file.
+        split: a name only: every split is all images.
+
+    Raises:
+        DataError: no image there, or two that differ only in their suffix.
+    """
+
+    def __init__(self, root: Path, split: str = "train") -> None:
+        if not root.exists():
+            raise DataError(f"{root}: no such file or folder")
+        base = root if root.is_dir() else root.parent
+        found = sorted(root.rglob("*")) if root.is_dir() else [root]
+        hidden = [p for p in found if any(part.startswith(".") for part in p.relative_to(base).parts)]
+        self._files = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p not in set(hidden)]
+        if not self._files:
+            raise DataError(f"{root}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        self.names = tuple(path.relative_to(base).with_suffix("").as_posix() for path in self._files)
+        twins = {name for name in self.names if self.names.count(name) > 1} if len(set(self.names)) < len(self) else ()
+        if twins:
+            raise DataError(f"{root}: two images are called {min(twins)!r} and differ only in their suffix; rename one")
+        self.split = split
+        self.classes = ClassTable((), ())
+
+    def __getitem__(self, index: int) -> Sample:
+        image = read_image(self._files[index])
+        return Sample(image, torch.full(image.shape[1:], IGNORE_INDEX, dtype=torch.uint8), self.names[index])
+
+    def path(self, index: int) -> Path | None:
+        return self._files[index]
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, path in zip(self.names, self._files, strict=True):
+            stat = path.stat()
+            digest.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,133 @@
+"""The page about the proposals of one image: every round with its anchor, similarity and mask, then the CRF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segproto import __version__
+from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.encoders.base import Encoder
+from segproto.refine.proposals import Round
+from segproto.report.page import css, environment
+from segproto.report.pictures import data_uri
+from segproto.report.runs import write_text
+from segproto.training.procedures.propose import (
+    ImageProposals,
+    ProposeConfig,
+    image_proposals,
+    overlay,
+    proposal_colours,
+    save_index,
+    write_picture,
+)
+
+SHOWN_ROUNDS = 60
+SIDE = 360  # longest side of a round's pictures
+HEAT = ((0.0, (12, 7, 50)), (0.35, (120, 28, 109)), (0.7, (237, 105, 37)), (1.0, (252, 255, 164)))
+
+
+def single_image(encoder: Encoder, dataset: SegmentationDataset, config: ProposeConfig, out: Path) -> dict[str, Any]:
+    """Writes mask, overlay and page of the only image of ``dataset``."""
+    sample = dataset[0]
+    rounds: list[Round] = []
+    found = image_proposals(encoder, sample.image, config, rounds.append)
+    mask, picture = out / "masks" / f"{sample.name}.png", out / "overlays" / f"{sample.name}.jpg"
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    save_index({"mask": found.mask}, mask)
+    write_picture(picture, overlay(sample.image, found.mask))
+    page = out / "index.html"
+    rounds_page(sample.name, sample.image, found, rounds, config, page, encoder.padded_size(*found.image.shape[-2:]))
+    count = int(found.grid.counts[0])
+    return {"images": 1, "proposals": count, "masks": str(mask), "overlays": str(picture), "page": str(page)}
+
+
+def rounds_page(
+    name: str,
+    image: Tensor,
+    found: ImageProposals,
+    rounds: list[Round],
+    config: ProposeConfig,
+    out: Path,
+    padded: tuple[int, int],
+) -> None:
+    """Writes the page.
+
+    Args:
+        name: of the image.
+        image: uint8 (3, H, W), as it is.
+        found: its proposals.
+        rounds: of the extraction, in order.
+        config: the settings.
+        out: the HTML file.
+        padded: pixels of the seen image that the grid covers.
+    """
+    active = [r for r in rounds if bool(r.active[0])]
+    colours = proposal_colours()
+    steps = [step(number, r, found.image, padded) for number, r in enumerate(active[:SHOWN_ROUNDS], 1)]
+    left = 1.0
+    for one in steps:
+        left -= one["share"]
+        one["left"] = max(left, 0.0)
+        one["colour"] = css(colours[one["number"]])
+    kept = set(found.grid.regions.unique().tolist())
+    for one in steps:
+        one["kept"] = one["number"] in kept
+    coarse = torch.where(found.coarse == 0, IGNORE_INDEX, found.coarse).to(torch.uint8)
+    html = (
+        environment()
+        .get_template("proposals.html.j2")
+        .render(
+            title=f"Mask proposals of {Path(name).name}",
+            version=__version__,
+            photo=data_uri(image),
+            before=data_uri(overlay(found.image, coarse)),
+            after=data_uri(overlay(image, found.mask)),
+            steps=steps,
+            hidden=len(active) - len(steps),
+            config=config,
+            empty=float((found.mask == IGNORE_INDEX).float().mean()),
+            grid=tuple(found.grid.raw.shape[-2:]),
+            seen=tuple(found.image.shape[-2:]),
+        )
+    )
+    write_text(out, html)
+
+
+def step(number: int, r: Round, image: Tensor, padded: tuple[int, int]) -> dict[str, Any]:
+    """Pictures and figures of one round."""
+    h, w = r.similarity.shape[-2:]
+    size = (image.shape[-2], image.shape[-1])
+    cells = torch.stack([r.similarity[0].float().cpu(), r.member[0].float().cpu()])[None]
+    full = F.interpolate(cells, size=padded, mode="nearest")[0, :, : size[0], : size[1]]
+    row, column = divmod(int(r.anchor[0]), w)
+    spot = ((row + 0.5) * padded[0] / h / size[0], (column + 0.5) * padded[1] / w / size[1])
+    shown = image.float()
+    masked = torch.where(full[1] > 0, shown, shown * 0.25)
+    return {
+        "number": number,
+        "share": float(r.member[0].float().mean()),
+        "cells": int(r.member[0].sum()),
+        "top": 100 * min(spot[0], 1.0),
+        "left_edge": 100 * min(spot[1], 1.0),
+        "cell": (row, column),
+        "similarity": data_uri(heat(full[0]), "jpeg", SIDE),
+        "mask": data_uri(masked.round().to(torch.uint8), "jpeg", SIDE),
+        "photo": data_uri(image, "jpeg", SIDE),
+    }
+
+
+def heat(values: Tensor) -> Tensor:
+    """Cosines (h, w), below 0 as 0, in colours from dark to bright: uint8 (3, h, w)."""
+    values = values.clamp(0, 1)
+    out = torch.zeros(3, *values.shape)
+    for (low, first), (high, second) in zip(HEAT[:-1], HEAT[1:], strict=True):
+        part = ((values - low) / (high - low)).clamp(0, 1)
+        inside = (values >= low) & (values <= high)
+        mixed = torch.stack([a + (b - a) * part for a, b in zip(first, second, strict=True)])
+        out = torch.where(inside, mixed, out)
+    return out.round().to(torch.uint8)

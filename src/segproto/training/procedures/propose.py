@@ -1,0 +1,168 @@
+"""Mask proposals of images: encoder, extraction, CRF, and the files they are kept in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segproto.data.palette import default_colours
+from segproto.encoders.base import Encoder
+from segproto.refine.proposals import THRESHOLD, Proposals, Round, propose
+from segproto.refine.regions import refine_regions
+from segproto.training.procedures.map_images import map_images
+
+PNG = ".png"
+
+
+class ProposeConfig(BaseModel):
+    """Mask proposals.
+
+    Attributes:
+        threshold: psi: cells join an anchor's mask from this cosine with it.
+        size: shorter side, in pixels, that images are brought to before the encoder and the CRF; None = as they are.
+        crf: sharpen the proposals at the image's own edges.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    threshold: float = Field(THRESHOLD, gt=0, lt=1)
+    size: int | None = Field(320, ge=16)
+    crf: bool = True
+
+
+class ImageProposals(NamedTuple):
+    """Proposals of one image.
+
+    Attributes:
+        mask: uint8 (H, W) at the image's own size, 1..M, 255 = none.
+        image: uint8 (3, h', w'), the image as the encoder and the CRF saw it.
+        coarse: int64 (h', w'), the numbers before the CRF, 0 = none.
+        grid: what :func:`segproto.refine.proposals.propose` found, a batch of one.
+    """
+
+    mask: Tensor
+    image: Tensor
+    coarse: Tensor
+    grid: Proposals
+
+
+@torch.no_grad()
+def image_proposals(
+    encoder: Encoder, image: Tensor, config: ProposeConfig, watch: Callable[[Round], None] | None = None
+) -> ImageProposals:
+    """The proposals of one image.
+
+    Args:
+        encoder: in eval mode, on any device.
+        image: uint8 (3, H, W).
+        config: the settings.
+        watch: sees every round of the extraction.
+    """
+    device = next(encoder.parameters()).device
+    size = (image.shape[-2], image.shape[-1])
+    small = image if config.size is None else shorter_side(image, config.size)
+    seen = (small.shape[-2], small.shape[-1])
+    features = encoder(encoder.normalisation(small.to(device))[None])
+    found = propose(features.float(), threshold=config.threshold, watch=watch)
+    batch, padded = small[None].to(device), encoder.padded_size(*seen)
+    coarse = refine_regions(batch, found.regions, found.counts, padded=padded, settings=None)
+    fine = refine_regions(batch, found.regions, found.counts, padded=padded) if config.crf else coarse
+    own = F.interpolate(fine[None].double(), size=size, mode="nearest-exact")[0, 0].to(torch.uint8)
+    return ImageProposals(torch.where(own == 0, IGNORE_INDEX, own).cpu(), small, coarse[0].cpu(), found)
+
+
+def shorter_side(image: Tensor, side: int) -> Tensor:
+    """A uint8 image (3, H, W) resized to that shorter side: bilinear, antialiased, rounded."""
+    height, width = image.shape[-2:]
+    factor = side / min(height, width)
+    if factor == 1:
+        return image
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    resized = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True, align_corners=False)
+    return resized[0].round().clamp(0, 255).to(torch.uint8)
+
+
+def propose_files(
+    encoder: Encoder,
+    dataset: SegmentationDataset,
+    config: ProposeConfig,
+    out: Path,
+    *,
+    overlays: Path | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> int:
+    """Writes an index PNG an image to ``out``; what is there is skipped.
+
+    Args:
+        encoder: in eval mode.
+        dataset: the images.
+        config: the settings.
+        out: a folder of nothing else.
+        overlays: folder of pictures to look at (JPEG), or None.
+        rank: this process.
+        world: processes that share the work.
+
+    Returns:
+        Images computed by this process.
+    """
+
+    def one(index: int, sample: Sample) -> dict[str, Tensor]:
+        mask = image_proposals(encoder, sample.image, config).mask
+        if overlays is not None:  # before the mask, whose file tells that an image is done
+            write_picture(overlays / f"{dataset.names[index]}.jpg", overlay(sample.image, mask))
+        return {"mask": mask}
+
+    return map_images(dataset, one, out, rank=rank, world=world, title="propose", suffix=PNG, save=save_index)
+
+
+def save_index(tensors: dict[str, Tensor], path: Path) -> None:
+    """``mask``, uint8 (H, W), as a PNG whose palette shows the numbers; 255 is black."""
+    with path.open("wb") as file:
+        index_picture(tensors["mask"]).save(file, "PNG", optimize=False)
+
+
+def index_picture(mask: Tensor) -> Image.Image:
+    """A uint8 mask (H, W) as a picture with a palette."""
+    picture = Image.fromarray(mask.numpy()).convert("L")
+    picture.putpalette(np.array(proposal_colours(), dtype=np.uint8).tobytes())
+    return picture
+
+
+def proposal_colours() -> list[tuple[int, int, int]]:
+    """256 colours: 0 grey, 1..254 proposals, 255 black."""
+    return [(128, 128, 128), *default_colours(254), (0, 0, 0)]
+
+
+def overlay(image: Tensor, mask: Tensor, share: float = 0.55) -> Tensor:
+    """The image with proposals in colour: uint8 (3, H, W)."""
+    table = torch.tensor(proposal_colours(), dtype=torch.float32)
+    painted = image.cpu().float().lerp(table[mask.long()].permute(2, 0, 1), share)
+    shown = torch.where((mask == IGNORE_INDEX)[None], image.cpu().float() * (1 - share), painted)
+    edge = torch.zeros_like(mask, dtype=torch.bool)
+    edge[1:] |= mask[1:] != mask[:-1]
+    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    shown[:, edge] = 255
+    return shown.round().to(torch.uint8)
+
+
+def write_picture(path: Path, picture: Tensor) -> None:
+    """A uint8 picture (3, H, W) as JPEG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with fresh.open("wb") as file:
+            Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=90)
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
