@@ -48,10 +48,15 @@ def colour_labels(
     return torch.where(edge, out * 0.35, out).round().to(torch.uint8)
 
 
-def heat_overlay(image: Tensor, values: Tensor, strength: float = 0.65) -> Tensor:
-    """Values over the image in gray, stretched from their least (dark) to their most (bright): uint8 (3, h, w)."""
-    low, high = float(values.min()), float(values.max())
-    level = ((values - low) / max(high - low, 1e-12)).numpy()
+def heat_overlay(
+    image: Tensor, values: Tensor, strength: float = 0.65, limits: tuple[float, float] | None = None
+) -> Tensor:
+    """Values over the image in gray, from ``limits[0]`` (dark) to ``limits[1]`` (bright): uint8 (3, h, w).
+
+    Without limits they are stretched from their least to their most.
+    """
+    low, high = limits or (float(values.min()), float(values.max()))
+    level = ((values - low) / max(high - low, 1e-12)).clamp(0, 1).numpy()
     stops = np.linspace(0, 1, len(_HEAT))
     heat = torch.from_numpy(np.stack([np.interp(level, stops, _HEAT[:, i]) for i in range(3)]))
     gray = image.float().mean(0, keepdim=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
@@ -19,6 +17,7 @@ from segproto.model.evidence import bank_of
 from segproto.model.features import image_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import PrototypeHead
+from segproto.model.patches import cell_box, draw_patch
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
@@ -29,9 +28,6 @@ from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.require import require_head
 from segproto.training.procedures.subset import SubsetFeatures, listed
 from segproto.training.stage import Procedure, StageContext
-
-PATCH_CONTEXT = 64  # pixels shown around a patch, so that a person recognises what it is
-PATCH_PIXELS = 128  # side of the drawn picture
 
 
 def projection_stage(name: str, config: ProjectConfig) -> Procedure:
@@ -198,30 +194,3 @@ def trace(
     whole = dataset.whole if isinstance(dataset, Subset) else dataset
     named = f"{type(whole).__name__}, split {whole.split}"
     return Provenance(encoder_hash(model.encoder), named, tuple(sources)), patches
-
-
-def cell_box(model: Segmenter, size: tuple[int, int], cell: list[int], grid: list[int]) -> tuple[int, int, int, int]:
-    """(y0, x0, y1, x1) of a cell in image pixels, at least one pixel and inside the image (spec 3.3)."""
-    (ph, pw), (h, w) = model.encoder.padded_size(*size), grid
-    y0, x0 = min(int(cell[0] * ph / h), size[0] - 1), min(int(cell[1] * pw / w), size[1] - 1)
-    y1, x1 = int((cell[0] + 1) * ph / h), int((cell[1] + 1) * pw / w)
-    return y0, x0, min(max(y1, y0 + 1), size[0]), min(max(x1, x0 + 1), size[1])
-
-
-def draw_patch(image: Tensor, box: tuple[int, int, int, int]) -> bytes:
-    """PNG of a patch with its surroundings, the cell outlined; uint8 image (3, H, W)."""
-    height, width = image.shape[-2:]
-    side = min(max(PATCH_CONTEXT, 2 * (box[2] - box[0]), 2 * (box[3] - box[1])), height, width)
-    top = min(max((box[0] + box[2] - side) // 2, 0), height - side)
-    left = min(max((box[1] + box[3] - side) // 2, 0), width - side)
-    crop = image[:, top : top + side, left : left + side].permute(1, 2, 0).contiguous()
-    picture = Image.fromarray(crop.cpu().numpy()).resize((PATCH_PIXELS, PATCH_PIXELS), Image.Resampling.BICUBIC)
-    scale = PATCH_PIXELS / side
-    frame = [(box[1] - left) * scale - 2, (box[0] - top) * scale - 2]
-    frame += [(box[3] - left) * scale + 1, (box[2] - top) * scale + 1]
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle([frame[0] - 1, frame[1] - 1, frame[2] + 1, frame[3] + 1], outline=(0, 0, 0))
-    draw.rectangle(frame, outline=(255, 255, 255))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

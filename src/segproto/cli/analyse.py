@@ -1,0 +1,172 @@
+"""``analyse``: the papers' analyses of a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segproto.cli.options import settings
+from segproto.cli.results import Device, Stage, Target
+from segproto.cli.runs import Json
+from segproto.cli.show import percent, print_json, print_table
+from segproto.errors import ConfigError
+
+Out = Annotated[Path, typer.Option(help="Folder for arrays, pictures and JSON.")]
+Values = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...")]
+Image = Annotated[str | None, typer.Option(help="A file, or the name of a validation image; default: the first.")]
+
+
+def patches(
+    target: Target,
+    out: Out,
+    values: Values = None,
+    split: Annotated[str, typer.Option(help="train or val.")] = "train",
+    k: Annotated[int, typer.Option("--nearest", min=1, help="Patches a prototype.")] = 3,
+    stage: Stage = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Nearest training (or validation) patches of each prototype."""
+    found = run("patches", target, out, values, stage, device, as_json, split=split, k=k)
+    if not as_json:
+        rows = [
+            (f"{row['class']} #{row['prototype']}", str(sum(n["class"] == row["class"] for n in row["nearest"])))
+            for row in found["prototypes"]
+        ]
+        print_table(["prototype", f"of its {k} nearest, of its class"], rows)
+        typer.echo(f"Pictures in {out}")
+
+
+def pixels(
+    target: Target,
+    out: Out,
+    values: Values = None,
+    image: Image = None,
+    at: Annotated[list[str] | None, typer.Option(metavar="ROW,COLUMN", help="A pixel; may be repeated.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Random pixels, where --at names none.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the random pixels.")] = 0,
+    k: Annotated[int, typer.Option("--nearest", min=1, help="Prototypes a pixel.")] = 3,
+    stage: Stage = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Nearest prototypes of chosen or random pixels."""
+    points = [parse_point(text) for text in at] if at else None
+    options = {"image": image, "points": points, "count": count, "seed": seed, "k": k}
+    found = run("pixels", target, out, values, stage, device, as_json, **options)
+    if not as_json:
+        rows = [
+            (f"{y},{x}", "; ".join(f"{n['name']} ({n['distance']:.3g})" for n in row["nearest"]))
+            for row in found["pixels"]
+            for y, x in [row["pixel"]]
+        ]
+        print_table(["pixel", "nearest prototypes (squared distance)"], rows)
+        typer.echo(f"Open {out / 'nearest_prototypes.png'}")
+
+
+def groups(
+    target: Target,
+    out: Out,
+    values: Values = None,
+    image: Annotated[str | None, typer.Option(help="Show its activation maps; default: the patches.")] = None,
+    stage: Stage = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """What each group consists of, as graphs."""
+    found = run("groups", target, out, values, stage, device, as_json, image=image)
+    if not as_json:
+        rows = [
+            (row["name"], ", ".join(f"#{m['prototype']} {m['weight']:.2f}" for m in row["members"]) or "none")
+            for row in found["groups"]
+        ]
+        print_table(["group", "members and weights"], rows)
+        typer.echo(f"Pictures in {out}")
+
+
+def samples(
+    target: Target,
+    out: Out,
+    values: Values = None,
+    images: Annotated[int, typer.Option(min=1, help="How many validation images.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 42,
+    stage: Stage = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Activation maps of sample images, a group and a scale each."""
+    found = run("samples", target, out, values, stage, device, as_json, images=images, seed=seed)
+    if not as_json:
+        typer.echo(f"{len(found['cases'])} images in {out}")
+
+
+def assignments(
+    target: Target,
+    other: Annotated[Path, typer.Argument(help="Another run or model with the same classes.")],
+    out: Out,
+    values: Values = None,
+    image: Image = None,
+    stage: Stage = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Which prototype decides each pixel, by two models side by side."""
+    found = run("assignments", target, out, values, stage, device, as_json, other=other, image=image)
+    if not as_json:
+        rows = [(f"{row['first']} / {row['second']}", percent(row["share"])) for row in found["disagreements"][:10]]
+        print_table(["first / second model", "pixels %"], rows)
+        typer.echo(f"{percent(found['agreement'])} % of the pixels agree. Open {out / 'assignments.png'}")
+
+
+def failures(
+    target: Target,
+    out: Out,
+    values: Values = None,
+    below: Annotated[float, typer.Option(min=0, max=1, help="IoU of a class in an image that counts as failed.")] = 0.5,
+    count: Annotated[int, typer.Option(min=1, help="Cases to draw, the largest first.")] = 8,
+    images: Annotated[int, typer.Option(min=1, help="Validation images looked at.")] = 200,
+    ignore: Annotated[list[str] | None, typer.Option(help="A wrong class not worth showing (background).")] = None,
+    stage: Stage = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Where a class is missed: what spoke for the truth and what for the mistake."""
+    options = {"below": below, "count": count, "images": images, "ignore": ignore or ()}
+    found = run("failures", target, out, values, stage, device, as_json, **options)
+    if not as_json:
+        rows = [
+            (case["image"], case["true_class"], case["wrong_class"], percent(case["iou"]), str(case["missed_pixels"]))
+            for case in found["cases"]
+        ]
+        print_table(["image", "truth", "taken for", "IoU %", "pixels"], rows)
+        typer.echo(f"{found['found']} cases in {found['images']} images; the largest are in {out}")
+
+
+def run(
+    what: str,
+    target: Path,
+    out: Path,
+    values: list[str] | None,
+    stage: str | None,
+    device: str | None,
+    as_json: bool,
+    **options: Any,
+) -> dict[str, Any]:
+    """Runs an analysis; prints its JSON if asked."""
+    from segproto import api
+
+    found = api.analyse(what, target, out=out, stage=stage, overrides=settings(values), device=device, **options)
+    if as_json:
+        print_json(found)
+    return found
+
+
+def parse_point(text: str) -> tuple[int, int]:
+    """``ROW,COLUMN`` to numbers."""
+    try:
+        row, column = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--at {text}: expected ROW,COLUMN in pixels") from error
+    return row, column

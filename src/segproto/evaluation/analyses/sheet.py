@@ -1,0 +1,91 @@
+"""Contact sheets: rows of captioned pictures in one PNG, and the files an analysis leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+PAGE, INK, SOFT = (255, 255, 255), (28, 30, 33), (92, 99, 107)
+GAP, CAPTION, TITLE, FONT = 10, 34, 26, 12
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture with a caption of up to two lines.
+
+    Attributes:
+        picture: a PIL image, or uint8 (3, h, w).
+        caption: under it.
+        frame: RGB of a frame around it; None = none.
+    """
+
+    picture: Image.Image | Tensor
+    caption: str = ""
+    frame: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures beside each other, with a line above."""
+
+    title: str
+    tiles: Sequence[Tile] = field(default_factory=tuple)
+
+
+def to_picture(picture: Image.Image | Tensor) -> Image.Image:
+    """uint8 (3, h, w) to a PIL image."""
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    return Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def draw_sheet(rows: Sequence[Row], out: Path, side: int = 128) -> None:
+    """Writes rows of tiles, each fitted into ``side`` by ``side`` pixels, as one PNG."""
+    font, bold = ImageFont.load_default(FONT), ImageFont.load_default(FONT + 2)
+    columns = max((len(row.tiles) for row in rows), default=1)
+    height = [TITLE + (side + CAPTION if row.tiles else 0) + GAP for row in rows]
+    page = Image.new("RGB", (max(columns * (side + GAP) + GAP, 420), sum(height) + GAP), PAGE)
+    draw, top = ImageDraw.Draw(page), GAP
+    for row, space in zip(rows, height, strict=True):
+        draw.text((GAP, top), row.title, INK, bold)
+        for i, tile in enumerate(row.tiles):
+            left, picture = GAP + i * (side + GAP), to_picture(tile.picture)
+            factor = side / max(picture.size)
+            size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+            kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC
+            place = (left + (side - size[0]) // 2, top + TITLE + (side - size[1]) // 2)
+            page.paste(picture.resize(size, kind), place)
+            if tile.frame is not None:
+                above = top + TITLE - 2
+                draw.rectangle([left - 2, above, left + side + 1, above + side + 3], None, tile.frame, 3)
+            for line, words in enumerate(tile.caption.split("\n")[:2]):
+                shown = fitting(words, font, side + GAP - 4)
+                draw.text((left, top + TITLE + side + 3 + line * (FONT + 3)), shown, SOFT, font)
+        top += space
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page.save(out)
+
+
+def fitting(words: str, font: Any, width: int) -> str:
+    """The words, with an ellipsis where they would be wider than ``width`` pixels."""
+    if font.getlength(words) <= width:
+        return words
+    while words and font.getlength(words + "\N{HORIZONTAL ELLIPSIS}") > width:
+        words = words[:-1]
+    return words + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def write_result(out: Path, arrays: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Writes ``arrays.safetensors`` and ``analysis.json`` into a folder."""
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    plain = {name: value.detach().cpu().contiguous() for name, value in arrays.items()}
+    save_file(plain, out / "arrays.safetensors")
+    (out / "analysis.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

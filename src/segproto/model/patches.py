@@ -1,0 +1,47 @@
+"""Patches of images: the box of a grid cell, and its picture with the surroundings."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from segproto.model.segmenter import Segmenter
+
+PATCH_CONTEXT = 64  # pixels shown around a patch, so that a person recognises what it is
+PATCH_PIXELS = 128  # side of the drawn picture
+
+Box = tuple[int, int, int, int]
+
+
+def cell_box(model: Segmenter, size: tuple[int, int], cell: list[int], grid: list[int]) -> Box:
+    """(y0, x0, y1, x1) of a cell in image pixels, at least one pixel and inside the image (spec 3.3)."""
+    (ph, pw), (h, w) = model.encoder.padded_size(*size), grid
+    y0, x0 = min(int(cell[0] * ph / h), size[0] - 1), min(int(cell[1] * pw / w), size[1] - 1)
+    y1, x1 = int((cell[0] + 1) * ph / h), int((cell[1] + 1) * pw / w)
+    return y0, x0, min(max(y1, y0 + 1), size[0]), min(max(x1, x0 + 1), size[1])
+
+
+def draw_patch(image: Tensor, box: Box) -> bytes:
+    """PNG of a patch with its surroundings, the cell outlined; uint8 image (3, H, W)."""
+    buffer = io.BytesIO()
+    patch_picture(image, box).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def patch_picture(image: Tensor, box: Box, pixels: int = PATCH_PIXELS) -> Image.Image:
+    """The same as a picture of ``pixels`` by ``pixels``."""
+    height, width = image.shape[-2:]
+    side = min(max(PATCH_CONTEXT, 2 * (box[2] - box[0]), 2 * (box[3] - box[1])), height, width)
+    top = min(max((box[0] + box[2] - side) // 2, 0), height - side)
+    left = min(max((box[1] + box[3] - side) // 2, 0), width - side)
+    crop = image[:, top : top + side, left : left + side].permute(1, 2, 0).contiguous()
+    picture = Image.fromarray(crop.cpu().numpy()).resize((pixels, pixels), Image.Resampling.BICUBIC)
+    scale = pixels / side
+    frame = [(box[1] - left) * scale - 2, (box[0] - top) * scale - 2]
+    frame += [(box[3] - left) * scale + 1, (box[2] - top) * scale + 1]
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle([frame[0] - 1, frame[1] - 1, frame[2] + 1, frame[3] + 1], outline=(0, 0, 0))
+    draw.rectangle(frame, outline=(255, 255, 255))
+    return picture

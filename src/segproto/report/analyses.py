@@ -1,0 +1,236 @@
+"""The papers' analyses as verbs: from a run and its data to arrays, pictures and JSON in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segproto.data.base import SegmentationDataset
+    from segproto.model.segmenter import Segmenter
+
+PathLike = str | Path
+
+
+def analyse(
+    what: str,
+    target: PathLike,
+    *,
+    out: PathLike,
+    stage: str | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """One of the papers' analyses, as ``arrays.safetensors``, ``analysis.json`` and pictures in a folder.
+
+    Args:
+        what: ``patches`` (nearest patches of each prototype; options ``split``, ``k``), ``pixels`` (nearest prototypes
+            of pixels; ``image``, ``points``, ``count``, ``seed``, ``k``), ``groups`` (composition graph; ``image``),
+            ``samples`` (activation maps a group and scale; ``images``, ``seed``), ``assignments`` (beside another
+            model; ``other``, ``image``) or ``failures`` (``below``, ``count``, ``images``, ``ignore``).
+        target: a run or model folder.
+        out: the folder to write.
+        stage: of a run: the model this stage left.
+        overrides: ``data.key=value`` settings.
+        device: as in :func:`segproto.evaluate`.
+        **options: of the analysis. Images are named by file, or by name in the validation split; default: its first.
+
+    Returns:
+        What ``analysis.json`` holds (of ``samples`` and ``failures``: a list of them under ``cases``).
+
+    Raises:
+        ConfigError: an unknown analysis, or a model that it does not apply to.
+    """
+    from segproto.report.models import ready
+
+    if what not in ANALYSES:
+        raise ConfigError(f"analysis {what!r} is unknown; expected one of {', '.join(ANALYSES)}")
+    source = Source(Path(target), overrides)
+    return ANALYSES[what](ready(target, stage, device), source, Path(out), **options)
+
+
+class Source:
+    """The data of a run, opened when they are needed.
+
+    Args:
+        target: the run or model.
+        overrides: ``data.key=value`` settings.
+    """
+
+    def __init__(self, target: Path, overrides: Sequence[str]) -> None:
+        self.target, self.overrides = target, overrides
+
+    def split(self, name: str) -> SegmentationDataset:
+        """A split's images and masks."""
+        from segproto.data.build import build_dataset
+        from segproto.report.settings import data_config
+
+        return build_dataset(data_config(self.target, {}, self.overrides), name)
+
+    def picture(self, name: str | None) -> tuple[Any, str]:
+        """What to explain and what to call it: an image file, or one of the validation images by name."""
+        if name is not None and Path(name).is_file():
+            return Path(name), Path(name).name
+        dataset = self.split("val")
+        chosen = dataset.names[0] if name is None else name
+        if chosen not in dataset.names:
+            raise ConfigError(f"image {name}: no such file, and no validation image of that name")
+        return dataset[list(dataset.names).index(chosen)].image, chosen
+
+    def spread(self, count: int, seed: int | None = None) -> tuple[SegmentationDataset, list[int]]:
+        """The validation set and ``count`` of its images: drawn at random, or spread evenly without a seed."""
+        import numpy as np
+
+        from segproto.report.gallery import spread_indices
+
+        dataset = self.split("val")
+        if seed is None:
+            return dataset, spread_indices(len(dataset), count)
+        drawn = np.random.RandomState(seed).choice(len(dataset), min(count, len(dataset)), replace=False)
+        return dataset, drawn.tolist()
+
+
+def patches(model: Segmenter, source: Source, out: Path, *, split: str = "train", k: int = 3) -> dict[str, Any]:
+    """Nearest training or validation patches of each prototype."""
+    from segproto.evaluation.analyses.nearest_patches import nearest_patches
+    from segproto.training.progress import Reporter
+
+    dataset = source.split(split)
+    with Reporter().bar("nearest patches", len(dataset)) as bar:
+        found = nearest_patches(model, dataset, k, bar)
+    found.save(out)
+    return found.to_json()
+
+
+def pixels(
+    model: Segmenter,
+    source: Source,
+    out: Path,
+    *,
+    image: str | None = None,
+    points: Sequence[tuple[int, int]] | None = None,
+    count: int = 3,
+    seed: int = 0,
+    k: int = 3,
+) -> dict[str, Any]:
+    """Nearest prototypes of chosen or random pixels."""
+    from dataclasses import replace
+
+    from segproto.evaluation.analyses.nearest_prototypes import nearest_prototypes
+
+    picture, name = source.picture(image)
+    found = replace(nearest_prototypes(model, picture, points, count=count, seed=seed, k=k), name=name)
+    found.save(out)
+    return found.to_json()
+
+
+def groups(model: Segmenter, source: Source, out: Path, *, image: str | None = None) -> dict[str, Any]:
+    """Group composition graph; with an image its activation maps are the nodes."""
+    from segproto.evaluation.analyses.composition import group_graph
+    from segproto.evaluation.analyses.units import require_groups
+
+    require_groups(model)
+    graph = group_graph(model, None if image is None else explained(model, source, image))
+    graph.save(out)
+    return graph.to_json()
+
+
+def samples(model: Segmenter, source: Source, out: Path, *, images: int = 4, seed: int = 42) -> dict[str, Any]:
+    """Sample activation maps per scale and per group of random validation images."""
+    from segproto.evaluation.analyses.sample_maps import sample_maps, save_sample_maps
+    from segproto.evaluation.analyses.units import require_bank
+    from segproto.model.explain import explain
+
+    require_bank(model)
+    dataset, chosen = source.spread(images, seed)
+    cases = []
+    for index in chosen:
+        sample = dataset[index]
+        why = renamed(explain(model, sample.image), sample.name)
+        cases.append(save_sample_maps(why, sample_maps(why, sample.mask), out / folder_name(sample.name)))
+    return {"cases": cases}
+
+
+def assignments(
+    model: Segmenter, source: Source, out: Path, *, other: PathLike, image: str | None = None
+) -> dict[str, Any]:
+    """Assignment maps of two models side by side on one image."""
+    from segproto.evaluation.analyses.assignments import compare_assignments
+    from segproto.report.compare import short_names
+    from segproto.report.models import ready
+
+    device = str(next(model.parameters()).device)
+    second = ready(other, None, device)
+    names = short_names([str(source.target), str(other)])
+    pair = explained(model, source, image), explained(second, source, image)
+    return compare_assignments(*pair, (names[str(source.target)], names[str(other)]), out)
+
+
+def failures(
+    model: Segmenter,
+    source: Source,
+    out: Path,
+    *,
+    below: float = 0.5,
+    count: int = 8,
+    images: int = 200,
+    ignore: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Failure cases of the validation images: groups and prototypes of true and predicted class side by side."""
+    from segproto.evaluation.analyses.failures import find_failures, save_failure, worst
+    from segproto.evaluation.analyses.units import require_bank
+    from segproto.model.explain import explain
+
+    require_bank(model)
+    names = model.classes.names
+    unknown = [name for name in ignore if name not in names]
+    if unknown:
+        raise ConfigError(f"ignore {unknown[0]}: no such class; there are {', '.join(names)}")
+    skip = [names.index(name) for name in ignore]
+    dataset, chosen = source.spread(images)
+    found = []
+    for index in chosen:
+        sample = dataset[index]
+        answer = explain(model, sample.image).prediction
+        found += find_failures(answer, sample.mask, len(names), sample.name, below, skip)
+    cases = []
+    for place, failure in enumerate(worst(found, count)):
+        sample = dataset[list(dataset.names).index(failure.name)]
+        pair = f"{names[failure.true_class]}-as-{names[failure.wrong_class]}"
+        folder = out / f"{place + 1:02d}-{folder_name(failure.name)}-{folder_name(pair)}"
+        cases.append(save_failure(renamed(explain(model, sample.image), sample.name), failure, folder))
+    return {"images": len(chosen), "below": below, "found": len(found), "cases": cases}
+
+
+def explained(model: Segmenter, source: Source, image: str | None) -> Any:
+    """The explanation of a named image."""
+    from segproto.model.explain import explain
+
+    picture, name = source.picture(image)
+    return renamed(explain(model, picture), name)
+
+
+def renamed(explanation: Any, name: str) -> Any:
+    """The same explanation under the image's name in its data set."""
+    from dataclasses import replace
+
+    return replace(explanation, name=name)
+
+
+def folder_name(name: str) -> str:
+    """An image's or class's name as one folder's."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+ANALYSES: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "patches": patches,
+    "pixels": pixels,
+    "groups": groups,
+    "samples": samples,
+    "assignments": assignments,
+    "failures": failures,
+}
