@@ -21,6 +21,9 @@ from segproto.report.catalogue import summaries as recipes  # noqa: F401
 from segproto.report.converting import conversion_sources as conversion_sources  # noqa: PLC0414
 from segproto.report.converting import convert as convert  # noqa: PLC0414
 from segproto.report.doctor import examine as doctor  # noqa: F401
+from segproto.report.exporting import export as export  # noqa: PLC0414
+from segproto.report.exporting import pull as hub_pull  # noqa: F401
+from segproto.report.exporting import push as hub_push  # noqa: F401
 from segproto.report.proposing import propose as propose  # noqa: PLC0414
 from segproto.report.whatif import edit as edit  # noqa: PLC0414
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from segproto.cli import analyse, convert, edit, info, propose, results, runs
+from segproto.cli import analyse, convert, edit, export, info, propose, results, runs
 
 # Plain help: importing rich for panels would take half of the 0.5 s that --help may last.
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command()(results.compare)
 app.command()(propose.propose)
 app.command()(edit.edit)
 app.command()(convert.convert)
+app.command()(export.export)
 app.add_typer(analyses, name="analyse")
 for command in (analyse.patches, analyse.pixels, analyse.groups, analyse.samples, analyse.assignments):
     analyses.command()(command)
@@ -43,6 +44,10 @@ app.add_typer(ablate, name="ablate")
 for command in (edit.thresholds, edit.entropy, edit.scales):
     ablate.command()(command)
 app.command()(info.recipes)
+hub = typer.Typer(no_args_is_help=True, help="Share models on the Hugging Face hub.", rich_markup_mode=None)
+app.add_typer(hub, name="hub")
+hub.command()(export.push)
+hub.command()(export.pull)
 app.add_typer(data, name="data")
 data.command("list")(info.data_list)
 data.command("verify")(info.data_verify)

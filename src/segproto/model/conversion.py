@@ -89,6 +89,21 @@ class Options:
             raise ConfigError(f"{key}={self.values[key]}: this source has no such setting (settings: {known})")
 
 
+class Weights(dict[str, Tensor]):
+    """A backbone's tensors for ``encoder.weights``, by the names its encoder uses.
+
+    Args:
+        tensors: by name.
+        settings: what to set beside it, as in ``encoder.backbone``: ``resnet50``.
+        card: where they came from, see :func:`origin`.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], settings: dict[str, str], card: dict[str, object]) -> None:
+        super().__init__(tensors)
+        self.settings = settings
+        self.card = card
+
+
 @dataclass(frozen=True)
 class Source:
     """A kind of published checkpoint.
@@ -100,7 +115,7 @@ class Source:
         size: about how large a file is.
         license: the licence its authors state, or that they state none.
         paper: citation.
-        convert: file and options to a model, or to the tensors of an ``encoder.weights`` file.
+        convert: file and options to a model, or to the tensors of an ``encoder.weights`` file (:class:`Weights`).
     """
 
     name: str

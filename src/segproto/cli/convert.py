@@ -1,0 +1,68 @@
+"""``convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segproto.cli.options import settings
+from segproto.cli.runs import Json
+from segproto.cli.show import print_json
+from segproto.errors import ConfigError
+
+
+def convert(
+    source: Annotated[str | None, typer.Argument(help="Kind of checkpoint; see --list.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="The published file.")] = None,
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the source.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Model folder, or .safetensors file of a backbone.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="classes.yaml, or a shipped one, as in voc.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Where each published file is, its size and licence.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a model of a published checkpoint; nothing in the file is run."""
+    from segproto import api
+
+    if show:
+        print_sources(as_json)
+        return
+    if source is None or file is None or out is None:
+        raise ConfigError(
+            "expected SOURCE FILE --out MODEL, as in: segproto convert scaleprotoseg a.pth --out models/a"
+        )
+    found = api.convert(source, file, out=out, classes=classes, overrides=settings(values))
+    print_json(found) if as_json else print_result(found)
+
+
+def print_result(found: dict[str, Any]) -> None:
+    """What was made, what was left out, and how to use it."""
+    typer.echo(f"{found['out']}: {found.get('title', found['source'])}")
+    for reason, names in found.get("left_out", {}).items():
+        typer.echo(f"  left out: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({reason})")
+    for note in found.get("notes", []):
+        typer.echo(f"  {note}")
+    typer.echo(f"  paper: {found['paper']}")
+    typer.echo(f"  licence: {found['license']}")
+    if found["settings"]:
+        typer.echo("  use: " + " ".join(f"{key}={value}" for key, value in found["settings"].items()))
+
+
+def print_sources(as_json: bool) -> None:
+    """All sources, for people or programs."""
+    from segproto import api
+
+    rows = [
+        {key: getattr(source, key) for key in ("name", "title", "where", "size", "license", "paper")}
+        for source in api.conversion_sources().values()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{row['name']}\n  {row['title']}")
+        for key in ("where", "size", "license", "paper"):
+            typer.echo(f"  {key + ':':<9}{row[key]}")

@@ -1,0 +1,114 @@
+"""Whether an exported graph says what its model says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segproto.errors import ConfigError, WeightsError
+from segproto.model.segmenter import Segmenter
+
+DISTANCE_TOLERANCE = 1e-4
+LOGIT_TOLERANCE = 1e-4  # of the sum of absolute contributions
+NEAR = 1e-3  # nearer than this the logarithm magnifies rounding
+AGREEMENT = 0.9999
+
+
+def check_program(
+    model: Segmenter, graph: nn.Module, out: Path, kind: str, sizes: list[tuple[int, int]]
+) -> dict[str, Any]:
+    """Compares the file's answers with the model's on generated pictures of these sizes.
+
+    Returns:
+        The largest differences, the share of equal mask pixels, and the runtime.
+
+    Raises:
+        WeightsError: a difference beyond the tolerances.
+    """
+    answer, runtime = open_program(out, kind)
+    worst = {"logits": 0.0, "distances": 0.0, "activations": 0.0}
+    equal = total = 0
+    for number, size in enumerate(sizes):
+        image = picture(size, number)
+        with torch.no_grad():
+            wanted = dict(zip(graph.outputs, graph(image), strict=True))  # type: ignore[call-overload]
+            room, clear = logit_room(model, image, wanted.get("distances"))
+        found = dict(zip(graph.outputs, answer(image), strict=True))  # type: ignore[call-overload]
+        error = (found["logits"] - wanted["logits"]).abs() / room
+        worst["logits"] = max(worst["logits"], float((error * clear).max()))
+        for name in ("distances", "activations"):
+            if name in wanted:
+                difference = (found[name] - wanted[name]).abs()
+                if name == "activations" and "distances" in wanted:
+                    difference = difference * (wanted["distances"] > NEAR)
+                worst[name] = max(worst[name], float(difference.max()))
+        equal += int((found["mask"] == wanted["mask"]).sum())
+        total += wanted["mask"].numel()
+    share = equal / total
+    if worst["distances"] > DISTANCE_TOLERANCE or worst["logits"] > LOGIT_TOLERANCE or share < AGREEMENT:
+        figures = ", ".join(f"{name} {value:.2g}" for name, value in worst.items())
+        raise WeightsError(f"{out}: {runtime} answers otherwise than the model (largest: {figures}; masks {share:.4%})")
+    return {"largest_difference": worst, "equal_mask_pixels": share, "sizes": sizes, "runtime": runtime}
+
+
+def open_program(out: Path, kind: str) -> tuple[Callable[[Tensor], list[Tensor]], str]:
+    """The file's function of a picture, and what runs it.
+
+    Raises:
+        ConfigError: the extra ``onnx`` is missing.
+    """
+    if kind == "torch":
+        program = torch.export.load(out).module()
+
+        def run_torch(image: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                return list(program(image))
+
+        return run_torch, f"torch {torch.__version__}"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError("checking the ONNX file needs an extra: pip install 'segproto[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
+
+    def run_onnx(image: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(value) for value in session.run(None, {"image": image.numpy()})]
+
+    return run_onnx, f"onnxruntime {onnxruntime.__version__}"
+
+
+def picture(size: tuple[int, int], seed: int) -> Tensor:
+    """Smooth colours with some noise, uint8 (1, 3, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 6, 6, generator=generator)
+    smooth = F.interpolate(coarse, size=size, mode="bicubic", align_corners=False) * 255
+    noise = torch.randn(1, 3, *size, generator=generator) * 8
+    return (smooth + noise).clamp(0, 255).to(torch.uint8)
+
+
+def logit_room(model: Segmenter, image: Tensor, distances: Tensor | None) -> tuple[Tensor, Tensor]:
+    """For each logit the sum of the absolute contributions to it, and where no prototype is too near to compare.
+
+    Returns:
+        (1, C, H, W) and (1, 1, H, W) of 0 or 1.
+    """
+    features = model.features(model.encoder.normalisation(image[0])[None])
+    told = model.head.cell_features(features)
+    cells = told[0].flatten(1).T
+    rows = []
+    for c in range(model.classes.num_classes):
+        shares = model.head.contributions(cells, torch.full((len(cells),), c))
+        rows.append(shares.prototypes.abs().sum(1) + shares.offset.abs())
+    height, width = told.shape[-2:]
+    room = torch.stack(rows).view(1, -1, height, width).clamp(min=1e-6)
+    near = torch.zeros(1, 1, height, width) if distances is None else (distances.amin(1, keepdim=True) <= NEAR).float()
+    size = image.shape[-2:]
+    touched = F.interpolate(near, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(room, size=size, mode="bilinear", align_corners=False), (touched == 0).float()

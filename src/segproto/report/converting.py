@@ -1,0 +1,91 @@
+"""Published checkpoints to models of ours: all sources of all methods behind one verb."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segproto.model.conversion import Source, Weights
+
+PathLike = str | Path
+
+
+def conversion_sources() -> dict[str, Source]:
+    """All published checkpoints that can be converted, by name."""
+    from segproto.methods import METHODS
+    from segproto.model.backbones import SOURCES
+
+    found = [source for make in METHODS.values() for source in make().sources]
+    return {source.name: source for source in sorted([*found, *SOURCES], key=lambda s: s.name)}
+
+
+def convert(
+    source: str, file: PathLike, *, out: PathLike, classes: PathLike | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Converts a published checkpoint; nothing in the file is run.
+
+    Args:
+        source: name of the kind of checkpoint, see :func:`conversion_sources`.
+        file: the published file.
+        out: model folder to write; of a backbone: the ``.safetensors`` file for ``encoder.weights``.
+        classes: a ``classes.yaml`` or the name of a shipped one; default: known by the number of classes.
+        overrides: ``key=value`` settings of the source.
+
+    Returns:
+        ``out``, ``kind`` (``model`` or ``weights``), ``settings`` (what a recipe sets beside weights) and the card.
+
+    Raises:
+        ConfigError: an unknown source or setting, or an ``out`` that holds something else.
+        WeightsError: the file is damaged, hostile or of another kind.
+    """
+    from segproto.data.classes import find_classes, read_classes
+    from segproto.model.conversion import Options
+    from segproto.model.segmenter import Segmenter
+    from segproto.report.catalogue import nearest
+
+    known = conversion_sources()
+    if source not in known:
+        raise ConfigError(f"source {source!r} is unknown; {nearest(source, known)} (segproto convert --list)")
+    out = Path(out)
+    check_free(out)
+    table = None if classes is None else read_classes(find_classes(Path(classes), Path())).labels.table
+    options = Options(table, dict(value.split("=", 1) for value in overrides))
+    made = known[source].convert(Path(file), options)
+    options.finish()
+    if isinstance(made, Segmenter):
+        made.save(out)
+        return {"out": str(out), "kind": "model", "settings": {}, **made.card["converted"]}
+    return write_weights(made, out, known[source])  # type: ignore[arg-type]
+
+
+def check_free(out: Path) -> None:
+    """Refuses to replace anything but an artefact.
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    if out.is_dir() and not (out / "model.json").exists() and any(out.iterdir()):
+        raise ConfigError(f"--out {out}: the folder holds something else than a model; name a new one")
+    if out.is_file() and out.suffix != ".safetensors":
+        raise ConfigError(f"--out {out}: a file is in the way; name a new one")
+
+
+def write_weights(made: Weights, out: Path, source: Source) -> dict[str, Any]:
+    """Writes tensors for ``encoder.weights``, with where they came from in the file's metadata."""
+    from safetensors.torch import save_file
+
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out {out}: {source.name} gives backbone weights; name a .safetensors file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    card = getattr(made, "card", {"source": source.name, "license": source.license, "paper": source.paper})
+    settings = {**getattr(made, "settings", {}), "encoder.weights": str(out)}
+    fresh = out.with_name(f".{out.name}.new")
+    tensors = {name: value.detach().contiguous() for name, value in made.items()}
+    save_file(tensors, fresh, metadata={"converted": json.dumps(card), "settings": json.dumps(settings)})
+    fresh.replace(out)
+    return {"out": str(out), "kind": "weights", "settings": settings, **card}

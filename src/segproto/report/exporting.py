@@ -1,0 +1,153 @@
+"""Models for other runtimes, and models shared on the Hugging Face hub; both only when asked for by name."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segproto.model.export import Format
+    from segproto.model.segmenter import Segmenter
+
+PathLike = str | Path
+FILES = ["model.json", "model.safetensors", "prototypes.json", "prototypes/*.png", "README.md"]
+
+
+def export(
+    target: PathLike,
+    *,
+    out: PathLike,
+    form: Format = "onnx",
+    size: tuple[int, int] | None = None,
+    stage: str | None = None,
+) -> dict[str, Any]:
+    """Writes a model as one graph, with its logits, mask and prototype activations, and checks it.
+
+    Args:
+        target: a run or model folder.
+        out: the file to write; its card goes beside it as JSON.
+        form: ``onnx`` (needs the extra ``onnx``) or ``torch`` (``torch.export``).
+        size: (height, width) of all pictures; None = any.
+        stage: of a run: the model this stage left.
+
+    Returns:
+        The card: inputs, outputs, sizes, classes and how far the graph's answers were from the model's.
+
+    Raises:
+        ConfigError: a size or an extra that is needed, or an ``out`` with another ending.
+        WeightsError: no model there, or the graph answers otherwise.
+    """
+    from segproto.model.export import SUFFIX
+    from segproto.model.export import export as write
+
+    out = Path(out)
+    if out.suffix != SUFFIX[form]:
+        raise ConfigError(f"--out {out}: a graph of format {form} is a {SUFFIX[form]} file")
+    card = write(open_model(target, stage), out, form, size)
+    out.with_suffix(".json").write_text(json.dumps(card, indent=1))
+    return {"out": str(out), **card}
+
+
+def push(target: PathLike, *, repo: str, stage: str | None = None, private: bool = True, client: Any = None) -> str:
+    """Uploads a model folder with a generated card to the Hugging Face hub; the only thing here that sends anything.
+
+    Args:
+        target: a run or model folder.
+        repo: ``user/name`` on the hub; made if it is not there.
+        stage: of a run: the model this stage left.
+        private: whether a new repository is private.
+        client: stands in for ``huggingface_hub.HfApi()``.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        ConfigError: no such repository name, or the extra ``hub`` is missing.
+        WeightsError: no model there.
+    """
+    check_repo(repo)
+    model = open_model(target, stage)
+    hub = client or hub_client()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model")
+        (Path(folder) / "model" / "README.md").write_text(model_card(model, repo))
+        hub.create_repo(repo, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=repo, folder_path=str(Path(folder) / "model"), allow_patterns=FILES)
+    return f"https://huggingface.co/{repo}"
+
+
+def pull(repo: str, *, out: PathLike, revision: str | None = None, client: Any = None) -> Path:
+    """Downloads a model folder that :func:`push` uploaded; nothing in it is run.
+
+    Args:
+        repo: ``user/name`` on the hub.
+        out: the model folder to write; must be free.
+        revision: branch, tag or commit.
+        client: stands in for the module ``huggingface_hub``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ConfigError: ``out`` is taken, or the extra ``hub`` is missing.
+        WeightsError: the repository holds no model of segproto.
+    """
+    out = Path(out)
+    check_repo(repo)
+    if out.exists():
+        raise ConfigError(f"--out {out}: already there; name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+        hub = client or hub_client()
+        hub.snapshot_download(repo_id=repo, revision=revision, local_dir=folder, allow_patterns=FILES)
+        open_model(folder).save(out)
+    return out
+
+
+def open_model(target: PathLike, stage: str | None = None) -> Segmenter:
+    """The model of a run or model folder."""
+    from segproto.model.segmenter import Segmenter
+    from segproto.report.runs import model_folder
+
+    return Segmenter.load(model_folder(Path(target), stage))
+
+
+def check_repo(repo: str) -> None:
+    """``user/name``."""
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ConfigError(f"repository {repo!r}: expected USER/NAME")
+
+
+def hub_client() -> Any:
+    """The hub's client.
+
+    Raises:
+        ConfigError: the extra is missing.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ConfigError("the hub needs an extra: pip install 'segproto[hub]'") from error
+    return huggingface_hub.HfApi()
+
+
+def model_card(model: Segmenter, repo: str) -> str:
+    """A README for the hub: what the model is, where it came from, how to use it, its licence as far as known."""
+    card = model.card
+    converted = card.get("converted", {})
+    count = f", {bank.num_prototypes} prototypes" if (bank := getattr(model.head, "bank", None)) is not None else ""
+    known = {"method": card.get("method"), "stage": card.get("stage"), "trained on": card.get("data")}
+    known |= {"mIoU on validation": f"{100 * card['miou']:.2f} %" if "miou" in card else None}
+    known |= {key: converted.get(key) for key in ("title", "paper", "where", "license")}
+    known["edited by hand"] = "; ".join(card.get("edits", [])) or None
+    facts = [f"- {name}: {value}" for name, value in known.items() if value]
+    facts += [f"- note: {note}" for note in converted.get("notes", [])]
+    head = "---\nlibrary_name: segproto\npipeline_tag: image-segmentation\ntags: [interpretability, prototypes]\n---\n"
+    classes = ", ".join(model.classes.names)
+    use = f"```bash\nsegproto hub pull {repo} --out model\nsegproto explain model IMAGE --out why\n```"
+    title = f"# {repo}\n\nA segmentation model that explains itself, of {model.classes.num_classes} classes{count}."
+    return "\n\n".join([head + title, "\n".join(facts), f"Classes: {classes}.", use]) + "\n"
