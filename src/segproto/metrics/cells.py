@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,13 +53,21 @@ def class_pixels(mask: Tensor, cells: Tensor, num_classes: int, num_cells: int) 
     Raises:
         ValueError: a class outside 0..C-1.
     """
-    labels = mask.to(torch.int64)
-    known = labels != 255
-    if bool((known & ((labels < 0) | (labels >= num_classes))).any()):
-        raise ValueError(f"the mask holds class {int(labels[known].max())}, expected 0..{num_classes - 1} or 255")
-    labels = torch.where(known, labels, num_classes)
-    counts = torch.bincount((labels * num_cells + cells).flatten(), minlength=(num_classes + 1) * num_cells)
-    return counts.view(num_classes + 1, num_cells)[:num_classes]
+    if mask.dtype != torch.uint8:
+        if mask.numel() and not (int(mask.min()) >= 0 and int(mask.max()) <= 255):
+            raise ValueError(
+                f"the mask holds {int(mask.min())}..{int(mask.max())}, expected 0..{num_classes - 1} or 255"
+            )
+        mask = mask.to(torch.uint8)
+    starts = np.arange(256) * num_cells  # of each label's counts
+    starts[num_classes:], starts[255] = (num_classes + 1) * num_cells, num_classes * num_cells
+    keys = starts[mask.cpu().numpy()] + cells.numpy()
+    counts = torch.from_numpy(np.bincount(keys.ravel(), minlength=(num_classes + 2) * num_cells))
+    counts = counts.view(num_classes + 2, num_cells)
+    if bool(counts[num_classes + 1].any()):
+        found = int(mask[(mask >= num_classes) & (mask != 255)].max())
+        raise ValueError(f"the mask holds class {found}, expected 0..{num_classes - 1} or 255")
+    return counts[:num_classes]
 
 
 def ranks(totals: Tensor, quantiles: Sequence[float]) -> Tensor:
@@ -86,7 +95,7 @@ def segment_quantiles(
     Returns:
         (Q, S), inf for an empty segment: nothing exceeds it.
     """
-    order = values.argsort()
+    order = torch.from_numpy(values.numpy().argsort())  # NumPy's is three times as fast as torch's
     order = order[segment[order].argsort(stable=True)]
     totals = torch.zeros(segments, dtype=torch.int64, device=values.device).index_add(0, segment, weights)
     ends = weights[order].cumsum(0)

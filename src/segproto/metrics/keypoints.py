@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-EIGHT = np.ones((3, 3), dtype=bool)
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 class Keypoints(NamedTuple):
@@ -47,39 +50,75 @@ def part_keypoints(mask: Tensor, parts: Tensor, *, background_centroid: bool = F
         raise ValueError(f"part id {known.min()}: expected ids >= 0")
     width = int(known.max(initial=0)) + 1
     keys = np.where(known > 0, mask.cpu().numpy().astype(np.int64) * width + known, 0)  # one number a class and part
-    found = np.unique(keys)
-    found = found[found > 0]
-    numbers = np.searchsorted(found, keys) + 1
-    numbers[keys == 0] = 0
-    points = [
-        _centroids(numbers[box] == i, box, background_centroid, keys.shape)
-        for i, box in enumerate(ndimage.find_objects(numbers), 1)
-        if box is not None
-    ]
-    counts = [len(p) for p in points]
-    places = np.rint(np.concatenate(points)) if points else np.zeros((0, 2))
-    owner = np.repeat(found, counts)
+    runs = _runs(keys)
+    pieces = _connect(runs, keys.shape[1])
+    count = int(pieces.max(initial=-1)) + 1
+    owner = np.zeros(count, np.int64)
+    owner[pieces] = runs.key
+    places = _centroids(runs, pieces, count)
+    if background_centroid:
+        found, inverse = np.unique(runs.key, return_inverse=True)
+        owner = np.concatenate([owner, found])
+        places = np.concatenate([places, _outside(runs, inverse, len(found), keys.shape)])
+        owner, places = owner[(inside := np.isfinite(places).all(1))], places[inside]
+    order = owner.argsort(kind="stable")
+    owner, places = owner[order], np.rint(places[order])
     columns = (owner // width, owner % width, places[:, 0], places[:, 1])
     return Keypoints(*(torch.from_numpy(c.astype(np.int64)) for c in columns))
 
 
-def _centroids(
-    inside: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
-    box: tuple[slice, ...],
-    background: bool,
-    size: tuple[int, ...],
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """(n, 2) centroids (row, column) of the components within a box, the background's first if asked for."""
-    pieces, count = ndimage.label(inside, structure=EIGHT)
-    y, x = np.nonzero(pieces)
-    owner = pieces[y, x]
-    area = np.bincount(owner, minlength=count + 1)[1:]
-    y, x = y + box[0].start, x + box[1].start
-    sums = [np.bincount(owner, weights=v, minlength=count + 1)[1:] for v in (y, x)]
-    points = np.stack(sums, 1) / area[:, None]
-    if background:
-        rest = size[0] * size[1] - area.sum()
-        whole = np.array([(size[0] - 1) / 2, (size[1] - 1) / 2]) * size[0] * size[1]
-        if rest:
-            points = np.concatenate([(whole - points.T @ area)[None] / rest, points])
-    return points
+class _Runs(NamedTuple):
+    """Stretches of one key within a row, row by row."""
+
+    key: Ints
+    row: Ints
+    first: Ints
+    last: Ints
+
+
+def _runs(keys: Ints) -> _Runs:
+    """All stretches of keys above 0 in (H, W)."""
+    edges = np.ones((keys.shape[0], keys.shape[1] + 1), dtype=bool)
+    edges[:, 1:-1] = keys[:, 1:] != keys[:, :-1]
+    row, first = np.nonzero(edges[:, :-1])
+    last = np.nonzero(edges[:, 1:])[1]
+    key = keys[row, first]
+    real = key > 0
+    return _Runs(key[real], row[real], first[real], last[real])
+
+
+def _connect(runs: _Runs, width: int) -> Ints:
+    """The 8-connected component of each run: runs of one key in neighbouring rows that touch, diagonally too."""
+    count, stride = len(runs.key), width + 2
+    above = (runs.row - 1) * stride
+    low = np.searchsorted(runs.row * stride + runs.last, above + runs.first - 1)
+    high = np.searchsorted(runs.row * stride + runs.first, above + runs.last + 1, side="right")
+    pairs = np.maximum(high - low, 0)
+    lower = np.repeat(np.arange(count), pairs)
+    upper = np.arange(pairs.sum()) - np.repeat(pairs.cumsum() - pairs, pairs) + np.repeat(low, pairs)
+    same = runs.key[lower] == runs.key[upper]
+    links = coo_array((np.ones(int(same.sum()), bool), (lower[same], upper[same])), shape=(count, count))
+    label: Ints = connected_components(links, directed=False)[1].astype(np.int64) if count else np.zeros(0, np.int64)
+    return label
+
+
+def _sums(runs: _Runs, owner: Ints, count: int) -> Floats:
+    """(3, count): pixels, sum of rows and sum of columns of what belongs together."""
+    length = runs.last - runs.first + 1
+    terms = (length, length * runs.row, length * (runs.first + runs.last) / 2)
+    return np.stack([np.bincount(owner, weights=term, minlength=count) for term in terms])
+
+
+def _centroids(runs: _Runs, owner: Ints, count: int) -> Floats:
+    """(count, 2): row and column."""
+    area, *sums = _sums(runs, owner, count)
+    return np.stack(sums, 1) / area[:, None]
+
+
+def _outside(runs: _Runs, owner: Ints, count: int, size: tuple[int, ...]) -> Floats:
+    """Centroids of all pixels that do not belong to each; NaN where there are none."""
+    area, *sums = _sums(runs, owner, count)
+    pixels = size[0] * size[1]
+    rest = np.where(pixels > area, pixels - area, np.nan)
+    whole = [pixels * (side - 1) / 2 for side in size]
+    return np.stack([(w - own) / rest for w, own in zip(whole, sums, strict=True)], 1)
