@@ -13,11 +13,11 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import config
 
 BLOCK = 8  # labels are padded to a multiple: AVX registers; inner loops stay plain, or LLVM leaves them scalar
 
 
+config: Any = numba.config
 FAST = {"contract", "nsz", "nnan", "ninf", "reassoc", "arcp"}  # sums may become vector code
 
 
@@ -105,7 +105,7 @@ def _slot(table: np.ndarray, key: int) -> int:
     h = (h ^ (h >> np.uint64(29))) & mask
     while table[h] != key and table[h] != -1:
         h = (h + np.uint64(1)) & mask
-    return h  # type: ignore[no-any-return]
+    return np.int64(h)  # type: ignore[return-value]
 
 
 @_compiled
@@ -239,7 +239,7 @@ def _exp(x: np.float32) -> np.float32:
     p = p * x + np.float32(5.0000001201e-1)
     p = p * x * x + x + np.float32(1)
     power = np.int32(np.int32(n) + np.int32(127)) << np.int32(23)
-    return p * np.int32(power).view(np.float32)  # type: ignore[no-any-return]
+    return p * np.int32(power).view(np.float32)
 
 
 @_compiled
@@ -266,9 +266,10 @@ def update(  # noqa: PLR0912 -- one pass, by design
 ) -> None:
     """One mean-field step of points ``start``..``stop`` in one pass: slice, add, softmax, splat.
 
-    ``unary`` (N, K) holds -U, ``times`` (K,) how many labels each column stands for; ``v*`` the vertices to slice
-    from, ``p*`` those to splat into, ``w*`` the normalised barycentric weights; ``s1``, ``s2`` what a sliced value counts; ``in*`` blurred values, ``out*`` where to splat.
-    The first step only softmaxes and splats; the last writes Q instead of splatting.
+    ``unary`` (N, K) holds -U, ``times`` (K,) how many labels each column stands for; ``v*`` are the vertices to slice
+    from, ``p*`` the rows to splat into, ``w*`` the normalised barycentric weights; ``s*`` is what a sliced value
+    counts; ``in*`` are blurred values, ``out*`` is where to splat. Rows go three at a time: both lattices have a
+    multiple of three. The first step only softmaxes and splats; the last writes Q instead of splatting.
     """
     labels = unary.shape[1]
     acc = np.empty(labels, np.float32)

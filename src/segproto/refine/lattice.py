@@ -70,15 +70,15 @@ class Lattice:
         alpha: what a slice is scaled by, 1 / (1 + 2^-d).
 
     Raises:
-        DataError: the features spread too far to be numbered in 63 bits.
+        DataError: the features spread too far to be numbered (:func:`key_layout`).
     """
 
     def __init__(self, features: Floats, workers: Workers) -> None:
         from segproto.refine import _kernels
 
         n, d = features.shape
-        scale = _axis_scales(d)
-        lowest, strides = _key_layout(features, scale)
+        scale = axis_scales(d)
+        lowest, strides, _ = key_layout(features.min(0) * scale, features.max(0) * scale)
         keys = np.empty((n, d + 1), np.int64)
         self.weights = np.empty((n, d + 1), np.float32)
         workers.ranges(_kernels.embed, 0, n, features, scale, lowest, strides, keys, self.weights)
@@ -157,15 +157,28 @@ class Lattice:
         return values
 
 
-def _axis_scales(d: int) -> Floats:
+def axis_scales(d: int) -> Floats:
+    """(d,) what each feature is multiplied by, so that blurring the lattice has standard deviation 1."""
     i = np.arange(d)
-    return (np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
+    scales: Floats = (np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
+    return scales
 
 
-def _key_layout(features: Floats, scale: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lowest value and stride of each of the d coordinates in a key: bounds from the features' own range."""
-    d = features.shape[1]
-    low, high = features.min(0) * scale, features.max(0) * scale
+def key_layout(low: Floats, high: Floats, images: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """How to number lattice places: a key is the sum of ``(coordinate - lowest) * stride`` over d coordinates.
+
+    Args:
+        low: (d,) smallest scaled features.
+        high: (d,) largest.
+        images: that share one numbering.
+
+    Returns:
+        Lowest coordinates (d,), strides (d,), and how many keys an image can have; neighbours have keys in range too.
+
+    Raises:
+        DataError: more than 62 bits would be needed.
+    """
+    d = len(low)
     margin = 3 * (d + 1)
     after_low, after_high = np.append(np.cumsum(low[::-1])[::-1], 0), np.append(np.cumsum(high[::-1])[::-1], 0)
     ranks = np.arange(d)
@@ -176,6 +189,7 @@ def _key_layout(features: Floats, scale: Floats) -> tuple[NDArray[np.int64], NDA
     strides = [1]
     for size in sizes[:-1]:
         strides.append(strides[-1] * size)
-    if strides[-1] * sizes[-1] >= 2**62:
+    size = strides[-1] * sizes[-1]
+    if size * images >= 2**62:
         raise DataError("CRF: the image is too large for these standard deviations; use larger ones or a smaller image")
-    return lowest, np.asarray(strides, np.int64)
+    return lowest, np.asarray(strides, np.int64), size
