@@ -18,7 +18,7 @@ from segproto.prototypes.similarity import log_activation
 Format = Literal["onnx", "torch"]
 OPSET = 18
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
-DEFAULT_SIDE = 256  # of the example image a graph is traced with, rounded to what the encoder takes
+SMALLEST, LARGEST = 64, 1 << 14  # sides of pictures that a graph for all sizes takes
 
 
 class Graph(nn.Module):
@@ -83,22 +83,26 @@ def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | No
         WeightsError: the graph's answers differ from the model's.
     """
     model = model.cpu().eval()
-    size, reason = (size, None) if size else fixed_size(model)
-    graph = Graph(model).eval()
-    multiple, smallest = model.encoder.stride_multiple, model.encoder.smallest
-    example = example_size(multiple, smallest) if size is None else size
-    if any(side % multiple or side < smallest for side in example):
-        raise ConfigError(f"--size {example[0]},{example[1]}: the encoder takes multiples of {multiple}, >= {smallest}")
-    program = trace(graph, example, multiple, fixed=size is not None)
+    graph, encoder = Graph(model).eval(), model.encoder
+    reason = needs_size(model)
+    if size is None and reason is not None:
+        raise ConfigError(f"{reason}: give --size H,W")
+    least = None if size else smallest_side(model)
+    multiple = encoder.stride_multiple
+    if size and size != encoder.padded_size(*size):
+        at_least = f", at least {encoder.smallest}" if encoder.smallest > 1 else ""
+        raise ConfigError(f"--size {size[0]},{size[1]}: the encoder takes multiples of {multiple}{at_least}")
+    example = size or (smallest_side(model), smallest_side(model) + max(32 // multiple, 1) * multiple)
+    program = trace(graph, example, least)
     out.parent.mkdir(parents=True, exist_ok=True)
     write(program, graph, out, kind)
-    others = [example] if size else [example, (example[0] + 2 * multiple * 3, max(smallest, multiple) * 2)]
-    checked = check_program(model, graph, out, kind, others)
+    other = (example[1] + 2 * multiple, example[0])
+    checked = check_program(model, graph, out, kind, [example] if size else [example, other])
     return {
         "format": kind,
         "opset": OPSET if kind == "onnx" else None,
         "input": {"image": ["uint8", 1, 3, *(size or ("height", "width"))], "colours": "RGB, 0..255"},
-        "size": {"fixed": size, "multiple_of": multiple, "at_least": smallest, "why_fixed": reason},
+        "size": {"fixed": size, "multiple_of": multiple, "at_least": least, "why_fixed": reason if size else None},
         "outputs": list(graph.outputs),
         "classes": model.classes.to_json(),
         "model": model.card,
@@ -106,33 +110,47 @@ def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | No
     }
 
 
-def fixed_size(model: Segmenter) -> tuple[tuple[int, int] | None, str | None]:
-    """None, or the size a graph must have where it cannot take all, with the reason."""
-    backbone = model.encoder.backbone
-    if getattr(backbone, "reference_positions", False):
-        raise ConfigError("this encoder resamples its position embeddings, which a graph does once: give --size H,W")
+def needs_size(model: Segmenter) -> str | None:
+    """Why a graph of this model cannot take every size; None if it can."""
+    if getattr(model.encoder.backbone, "reference_positions", False):
+        return "this encoder resamples its position embeddings, which a graph does once"
     if model.encoder.config.msc and model.encoder.stride_multiple > 1:
-        raise ConfigError("this encoder pads its further input scales, which a graph does once: give --size H,W")
-    return None, None
+        return "this encoder pads its further input scales, which a graph does once"
+    return None
 
 
-def example_size(multiple: int, smallest: int) -> tuple[int, int]:
-    """A picture to trace with: two different sides, neither special."""
-    side = max(DEFAULT_SIDE // 4, smallest * 2)
-    height = -(-side // multiple) * multiple
-    return height, height + multiple * max(1, 32 // multiple)
+def smallest_side(model: Segmenter) -> int:
+    """Of the pictures a graph for all sizes takes: grids of a single cell would need a graph of their own."""
+    encoder = model.encoder
+    least = max(SMALLEST, 2 * encoder.smallest)
+    return -(-least // encoder.stride_multiple) * encoder.stride_multiple
 
 
-def trace(graph: Graph, size: tuple[int, int], multiple: int, fixed: bool) -> torch.export.ExportedProgram:
-    """The graph as torch's exporter sees it."""
+def trace(graph: Graph, size: tuple[int, int], smallest: int | None) -> torch.export.ExportedProgram:
+    """The graph as torch's exporter sees it, for one size or (from ``smallest`` on) all.
+
+    Raises:
+        ConfigError: the network does not allow for all sizes.
+    """
     image = torch.zeros(1, 3, *size, dtype=torch.uint8)
     shapes = None
-    if not fixed:
-        low = max(2, -(-graph.encoder.smallest // multiple))
-        rows, columns = (torch.export.Dim(name, min=low, max=1 << 14) for name in ("rows", "columns"))
-        shapes = {"image": {2: rows * multiple, 3: columns * multiple} if multiple > 1 else {2: rows, 3: columns}}
-    with torch.no_grad():
-        return torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
+    if smallest is not None:
+        multiple = graph.encoder.stride_multiple
+        sides = [torch.export.Dim(name, min=smallest // multiple, max=LARGEST) for name in ("rows", "columns")]
+        rows, columns = [side if multiple == 1 else multiple * side for side in sides]
+        shapes = {"image": {2: rows, 3: columns}}
+    try:
+        with torch.no_grad():
+            return torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
+    except (torch._dynamo.exc.TorchDynamoException, ValueError) as error:
+        if smallest is None:
+            raise
+        raise ConfigError(f"no graph of this network for all sizes: give --size H,W ({short(error)})") from error
+
+
+def short(error: Exception) -> str:
+    """The first line of torch's words."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def write(program: torch.export.ExportedProgram, graph: Graph, out: Path, kind: Format) -> None:

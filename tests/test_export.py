@@ -1,0 +1,151 @@
+"""Exported graphs answer as the model does; models go to and come from a stub of the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from segproto import api
+from segproto.cli.app import app
+from segproto.data.base import ClassTable
+from segproto.encoders.build import build_encoder
+from segproto.encoders.config import EncoderConfig
+from segproto.errors import ConfigError, WeightsError
+from segproto.model.export import Graph, export
+from segproto.model.export_check import check_program
+from segproto.model.heads import GroupedHead, Head, LinearHead, NearestHead, PrototypeHead
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
+from segproto.prototypes.cosine_bank import CosineBank
+
+TABLE = ClassTable(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 9, 9)))
+UNET = {"name": "unet", "width": 4, "dim": 8, "rates": [1, 2]}
+HEADS = ("linear", "prototype", "grouped", "nearest")
+
+
+def segmenter(kind: str, **settings: Any) -> Segmenter:
+    torch.manual_seed(1)
+    encoder = build_encoder(EncoderConfig(**{**UNET, **settings}), load_weights=False)
+    with torch.no_grad():
+        for module in encoder.neck.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.mul_(20)  # features that differ from place to place
+    if kind == "linear":
+        head: Head = LinearHead(encoder.num_features, 3)
+    elif kind == "nearest":
+        head = NearestHead(CosineBank(torch.randn(3, 2, encoder.num_features)))
+    else:
+        bank = PrototypeBank.regular(3, 2, len(encoder.scale_dims), encoder.scale_dims[0])
+        head = PrototypeHead(bank) if kind == "prototype" else GroupedHead(bank, 2)
+    return Segmenter(encoder, head, TABLE, card={"method": kind, "miou": 0.5}).eval()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_torch_graph_of_every_head(kind: str, tmp_path: Path) -> None:
+    card = export(segmenter(kind), tmp_path / "a.pt2", "torch")
+    program = torch.export.load(tmp_path / "a.pt2").module()
+    outputs = dict(zip(card["outputs"], program(torch.zeros(1, 3, 70, 101, dtype=torch.uint8)), strict=True))
+    assert outputs["logits"].shape == (1, 3, 70, 101)
+    assert outputs["mask"].shape == (1, 70, 101)
+    assert ("activations" in outputs) == (kind != "linear")
+    assert len({tuple(size) for size in card["check"]["sizes"]}) == 2
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_onnx_graph_of_every_head(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    card = export(segmenter(kind, msc=[0.5] if kind == "prototype" else []), tmp_path / "a.onnx", "onnx")
+    assert card["check"]["equal_mask_pixels"] >= 0.9999
+    assert card["check"]["largest_difference"]["logits"] <= 1e-4
+    assert card["check"]["largest_difference"]["distances"] <= 1e-4
+    stored = onnx.load(tmp_path / "a.onnx")
+    assert {o.domain: o.version for o in stored.opset_import}[""] == card["opset"]
+    assert [o.name for o in stored.graph.output] == card["outputs"]
+    assert [i.name for i in stored.graph.input] == ["image"]
+
+
+def test_a_wrong_graph_is_found(tmp_path: Path) -> None:
+    model = segmenter("prototype")
+    export(model, tmp_path / "a.pt2", "torch")
+    with torch.no_grad():
+        model.head.readout.add_(0.01 * torch.randn_like(model.head.readout))
+    with pytest.raises(WeightsError, match="answers otherwise than the model"):
+        check_program(model, Graph(model), tmp_path / "a.pt2", "torch", [(64, 64)])
+
+
+def test_resampled_positions_need_a_size(tmp_path: Path) -> None:
+    vit = {"name": "timm", "backbone": "vit_tiny_patch16_224", "neck": "identity", "squash": "none"}
+    encoder = build_encoder(EncoderConfig(**vit), load_weights=False)  # type: ignore[arg-type]
+    model = Segmenter(encoder, LinearHead(encoder.num_features, 3), TABLE)
+    with pytest.raises(ConfigError, match="give --size H,W"):
+        export(model, tmp_path / "a.pt2", "torch")
+    with pytest.raises(ConfigError, match="--size 40,64: the encoder takes multiples of 16"):
+        export(model, tmp_path / "a.pt2", "torch", (40, 64))
+    card = export(model, tmp_path / "a.pt2", "torch", (32, 64))
+    assert card["size"]["fixed"] == (32, 64)
+    assert card["input"]["image"] == ["uint8", 1, 3, 32, 64]
+
+
+def test_command(tmp_path: Path) -> None:
+    segmenter("grouped").save(tmp_path / "model")
+    arguments = ["export", str(tmp_path / "model"), "--format", "torch", "--out"]
+    run = CliRunner().invoke(app, [*arguments, str(tmp_path / "a.pt2")])
+    assert run.exit_code == 0, run.output
+    assert "logits, mask, activations, distances" in run.output
+    card = json.loads((tmp_path / "a.json").read_text())
+    assert card["classes"]["names"] == ["a", "b", "c"]
+    run = CliRunner().invoke(app, [*arguments, str(tmp_path / "a.onnx")])
+    assert "is a .pt2 file" in str(run.exception)
+    run = CliRunner().invoke(app, ["export", str(tmp_path / "model"), "--format", "tf", "--out", "x"])
+    assert "expected onnx or torch" in str(run.exception)
+
+
+class HubStub:
+    """What of the hub's client is used, on a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.calls: list[str] = []
+
+    def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> None:
+        self.calls.append(f"create {repo} private={private} exist_ok={exist_ok}")
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, allow_patterns: list[str]) -> None:
+        shutil.copytree(folder_path, self.root / repo_id)
+
+    def snapshot_download(
+        self, *, repo_id: str, revision: str | None, local_dir: str, allow_patterns: list[str]
+    ) -> None:
+        shutil.copytree(self.root / repo_id, local_dir, dirs_exist_ok=True)
+
+
+def test_hub(tmp_path: Path) -> None:
+    model = segmenter("prototype")
+    model.card["converted"] = {"paper": "Doe et al.", "license": "MIT", "notes": ["a note"], "title": "T", "where": "W"}
+    model.save(tmp_path / "model")
+    hub = HubStub(tmp_path / "hub")
+    assert api.hub_push(tmp_path / "model", repo="me/net", client=hub) == "https://huggingface.co/me/net"
+    assert hub.calls == ["create me/net private=True exist_ok=True"]
+    page = (tmp_path / "hub" / "me" / "net" / "README.md").read_text()
+    for words in ("Doe et al.", "license: MIT", "12 prototypes", "50.00 %", "note: a note", "a, b, c", "pull me/net"):
+        assert words in page
+    out = api.hub_pull("me/net", out=tmp_path / "again", client=hub)
+    again = Segmenter.load(out)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "hub", "model"]
+    with pytest.raises(ConfigError, match="already there"):
+        api.hub_pull("me/net", out=out, client=hub)
+    with pytest.raises(ConfigError, match="expected USER/NAME"):
+        api.hub_push(tmp_path / "model", repo="net", client=hub)
+    (tmp_path / "hub" / "me" / "net" / "model.json").unlink()
+    with pytest.raises(WeightsError, match="no model"):
+        api.hub_pull("me/net", out=tmp_path / "third", client=hub)
