@@ -147,7 +147,7 @@ def test_cells_of_pixels_cover_image_and_padding() -> None:
     weights = class_pixels(mask, cells, 3, 6)
     assert int(weights.sum()) == 63
     assert int(weights[1, 0]) == int(((mask == 1) & (cells == 0)).sum())
-    with pytest.raises(ValueError, match="class 2, expected 0..1"):
+    with pytest.raises(ValueError, match=r"class 2, expected 0\.\.1"):
         class_pixels(mask.clamp(max=2).where(mask != 255, 2), cells, 2, 6)
 
 

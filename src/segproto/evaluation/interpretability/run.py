@@ -205,12 +205,13 @@ def explained(name: str, found: dict[str, Any], model: Segmenter, dataset: Segme
 
 
 def _why_not(name: str, model: Segmenter, dataset: SegmentationDataset) -> str:
-    if bank_of(model.head) is None:
+    bank = bank_of(model.head)
+    if bank is None:
         return NO_PROTOTYPES
     if name in ("consistency", "stability", "purity") and not dataset.part_names:
         return "the data have no part maps: name a part table with data.parts=..."
     if name == "group_overlap":
         return "the model has no groups"
     if name == "equivariance":
-        return "the model has one scale"
+        return "the model has one scale" if bank.num_scales < 2 else "encoder.rates tells no field of view a scale"
     return "not measured"
