@@ -63,16 +63,22 @@ def augment(
         normalisation: uint8 (3, h, w) to float; its zero is the mean colour, used for padding.
 
     Returns:
-        float (3, h, w) and int64 (h, w); h = w = ``config.crop`` if set.
+        float (3, h, w) and int64 (h, w), of the crop's size if there is one.
     """
     draw = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
     low, high = config.scale
     factor = low + (high - low) * draw[0]
-    h, w = max(int(image.shape[1] * factor), 1), max(int(image.shape[2] * factor), 1)
-    crop_h, crop_w = (config.crop, config.crop) if config.crop is not None else (h, w)
+    more = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    root = (config.aspect[0] + (config.aspect[1] - config.aspect[0]) * more[0]) ** 0.5
+    h, w = max(int(image.shape[1] * factor / root), 1), max(int(image.shape[2] * factor * root), 1)
+    crop_h, crop_w = config.crop_size or (h, w)
     in_h, in_w = min(h, crop_h), min(w, crop_w)
     top, left = int(draw[1] * (h - in_h + 1)), int(draw[2] * (w - in_w + 1))
-    part = normalisation(bilinear_window(image, (h, w), (top, left, in_h, in_w)))
+    seen = bilinear_window(image, (h, w), (top, left, in_h, in_w))
+    if config.brightness:
+        shift = int(more[1] * (2 * config.brightness + 1)) - config.brightness
+        seen = (seen.to(torch.int16) + shift).clamp_(0, 255).to(torch.uint8)
+    part = normalisation(seen)
     rows = nearest_table(mask.shape[0], h)[top : top + in_h]
     columns = nearest_table(mask.shape[1], w)[left : left + in_w]
     labels = mask[rows][:, columns].long()

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
 
 
 def expand_path(path: Path) -> Path:
@@ -113,8 +113,11 @@ class AugmentConfig(BaseModel):
     """Random changes of training images, image and mask together (never used on validation images).
 
     Attributes:
-        crop: side of the random square crop in pixels; smaller images are padded (mean colour, void). None: no crop.
+        crop: side of the random square crop in pixels, or its [height, width]; smaller images are padded (mean colour,
+            void). None: no crop.
         scale: range of the random resize factor, the same for height and width; [1, 1] = off.
+        aspect: range of a random factor a: the width is resized by its root more, the height by its root less.
+        brightness: a random whole number of at most this size is added to all 8-bit values.
         flip: mirror left-right with probability 0.5.
         vertical_flip: mirror top-bottom with probability 0.5.
         rotate90: turn by a random multiple of 90 degrees.
@@ -122,25 +125,35 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    crop: int | None = Field(default=None, ge=1)
+    crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     scale: tuple[float, float] = (0.5, 1.5)
+    aspect: tuple[float, float] = (1, 1)
+    brightness: int = Field(default=0, ge=0, le=255)
     flip: bool = True
     vertical_flip: bool = False
     rotate90: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> AugmentConfig:
-        low, high = self.scale
-        if not 0 < low <= high <= 16:
-            raise ValueError(f"scale must be [smallest, largest] within (0, 16], got {list(self.scale)}")
+        for name, (low, high) in {"scale": self.scale, "aspect": self.aspect}.items():
+            if not 0 < low <= high <= 16:
+                raise ValueError(f"{name} must be [smallest, largest] within (0, 16], got {[low, high]}")
+        if isinstance(self.crop, tuple) and self.rotate90 and self.crop[0] != self.crop[1]:
+            raise ValueError(f"rotate90 needs a square crop, got {list(self.crop)}")
         return self
+
+    @property
+    def crop_size(self) -> tuple[int, int] | None:
+        """(height, width) of the crop."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
 
 class DataConfig(BaseModel):
     """Which data, how it is split, read and augmented.
 
     Attributes:
-        name: ``folder`` (your own images and masks), ``scenes`` (generated), ``em`` (ISBI-2012) or ``camvid``.
+        name: ``folder`` (your own images and masks), ``images`` (your own, without masks), ``scenes`` (generated),
+            ``em`` (ISBI-2012) or ``camvid``.
         root: the data folder; ``~`` and environment variables are filled in. Not used by ``scenes``.
         images: folder of the images, relative to ``root``; ``{split}`` in it stands for the split's folder.
         labels: folder of the masks, the same way.
@@ -158,12 +171,14 @@ class DataConfig(BaseModel):
         on_error: what a run does with a training file it cannot read: ``skip`` (leave it out, warn) or ``fail``. An
             unreadable validation file is always an error.
         workers: processes that load images; 0 = the training process itself.
+        protocol: ``native`` images, or the ``published`` centre squares of the methods without labels.
+        square: side of those squares in pixels.
         augment: random changes of training images.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal["folder", "scenes", "em", "camvid"] = "folder"
+    name: Literal["folder", "images", "scenes", "em", "camvid"] = "folder"
     root: ExpandedPath | None = None
     images: str = "images"
     labels: str = "labels"
@@ -178,6 +193,8 @@ class DataConfig(BaseModel):
     scenes: ScenesConfig = ScenesConfig()
     on_error: Literal["skip", "fail"] = "fail"
     workers: int = Field(default=0, ge=0)
+    protocol: Literal["native", "published"] = "native"
+    square: int = Field(default=320, ge=16)
     augment: AugmentConfig = AugmentConfig()
 
     @model_validator(mode="after")

@@ -38,6 +38,8 @@ def require_cacheable(encoder: EncoderConfig, augment: AugmentConfig) -> None:
         (encoder.auxiliary is None, "encoder.auxiliary", encoder.auxiliary, "null"),
         (augment.crop is None, "data.augment.crop", augment.crop, "null"),
         (augment.scale == (1, 1), "data.augment.scale", list(augment.scale), "[1, 1]"),
+        (augment.aspect == (1, 1), "data.augment.aspect", list(augment.aspect), "[1, 1]"),
+        (augment.brightness == 0, "data.augment.brightness", augment.brightness, "0"),
         (not augment.vertical_flip, "data.augment.vertical_flip", augment.vertical_flip, "false"),
         (not augment.rotate90, "data.augment.rotate90", augment.rotate90, "false"),
     ]

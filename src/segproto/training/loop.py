@@ -14,6 +14,7 @@ from segproto.errors import ConfigError, SegprotoError
 from segproto.model.evidence import bank_of
 from segproto.model.segmenter import Segmenter
 from segproto.training import checkpoint
+from segproto.training.amp import loss_scale, undone_if_skipped
 from segproto.training.devices import arrange, seed_all
 from segproto.training.ema import Ema
 from segproto.training.job import Job
@@ -103,7 +104,8 @@ class Loop:
         self.meter = Meter(torch.full((), -1, device=job.fabric.device))
         length = stage.steps // stage.accumulate * stage.accumulate
         with job.reporter.bar(self._title(), length, job.state.step) as bar:
-            batches = job.batches(self._seed(), job.state.step, length)
+            dataset = job.train_set if stage.dataset is None else stage.dataset(job.train_set, job.out)
+            batches = job.batches(dataset, self._seed(), job.state.step, length)
             optimiser.zero_grad()
             for batch in batches:
                 self._batch(module, optimiser, groups, batch, bar)
@@ -175,10 +177,12 @@ class Loop:
         set_lr(self.optimiser, groups, factor)
         if self.train.clip is not None:
             fabric.clip_gradients(module, optimiser, max_norm=self.train.clip)
+        scale = loss_scale(fabric)
         optimiser.step()
         optimiser.zero_grad()
         if stage.after_step is not None:
-            stage.after_step(job.segmenter)
+            with undone_if_skipped(scale, loss_scale(fabric), job.segmenter):
+                stage.after_step(job.segmenter)
         if self.ema is not None:
             self.ema.update(job.segmenter, number)
         if self._due(self.train.log_every) or number == 0:
@@ -262,9 +266,8 @@ class Loop:
         if job.fabric.device.type != "cpu" or job.train_cache is not None:
             return
         augment = job.recipe.data.augment
-        if augment.crop is not None:
-            size = (augment.crop, augment.crop)
-        else:
+        size = augment.crop_size
+        if size is None:
             height, width = job.train_set[0].mask.shape
             size = (int(height * augment.scale[1]), int(width * augment.scale[1]))
         with job.fabric.autocast():

@@ -41,9 +41,11 @@ class Optimise:
         mode: puts modules in train or eval mode before the stage and after each validation.
         begin: called once before the first step (not on resume); may restructure the model in place.
         after_step: called after each optimiser step (a projection onto a constraint set, an EMA).
+        dataset: what batches are drawn from: the training images, with other masks perhaps; given them and the run's
+            folder. As many images in the same order. None = the training images.
         watch: figures of the model as it is, for the journal: numbers, or lists of them (no logger takes these). Called
             by every process where a line is due; may wait for the device.
-        schedule: ``constant`` or ``poly`` (power 0.9 over the stage's optimiser steps).
+        schedule: ``constant``, ``poly`` (power 0.9 over the stage's optimiser steps) or ``linear`` (power 1).
         patience: stop after this many validations without a better pixel accuracy; None = never.
     """
 
@@ -54,9 +56,10 @@ class Optimise:
     mode: Callable[[Segmenter], None]
     begin: Callable[[Segmenter], None] | None = None
     after_step: Callable[[Segmenter], None] | None = None
+    dataset: Callable[[SegmentationDataset, Path], SegmentationDataset] | None = None
     watch: Callable[[Segmenter], dict[str, Any]] | None = None
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
-    schedule: Literal["constant", "poly"] = "constant"
+    schedule: Literal["constant", "poly", "linear"] = "constant"
     warmup_steps: int = 0
     accumulate: int = 1
     patience: int | None = None

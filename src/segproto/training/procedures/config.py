@@ -30,7 +30,7 @@ class OptimiseConfig(BaseModel):
         lr: learning rates; parts at 0 stay frozen.
         weight_decay: on backbone and neck only (L2 coupled with adam, decoupled with adamw).
         decay: weight decay falls on ``all`` tensors, or on ``weights`` alone, not on vectors (norms, biases).
-        schedule: ``constant`` or ``poly`` (power 0.9).
+        schedule: ``constant``, ``poly`` (to zero, power 0.9) or ``linear``.
         warmup_steps: optimiser steps of linear warm-up.
         accumulate: batches an optimiser step (published: iter_size).
         patience: validations without a better pixel accuracy before the stage ends; None = never.
@@ -53,7 +53,7 @@ class OptimiseConfig(BaseModel):
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(5e-4, ge=0)
     decay: Literal["all", "weights"] = "all"
-    schedule: Literal["constant", "poly"] = "constant"
+    schedule: Literal["constant", "poly", "linear"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     accumulate: int = Field(1, ge=1)
     patience: int | None = None
