@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, ClassTable
-from segproto.data.images import read_colours, read_indices
+from segproto.data.images import read_colours, read_stored
 from segproto.errors import DataError
 
 
@@ -29,12 +30,26 @@ class LabelMap:
     lookup: dict[int, int]
     coloured: bool = False
 
-    def apply(self, stored: NDArray[np.int64], path: Path | str) -> NDArray[np.uint8]:
+    @cached_property
+    def byte_table(self) -> tuple[bytes, bytes]:
+        """The class of each of the 256 bytes, and the bytes that are known: what labels of 8 bits need."""
+        known = [value for value in self.lookup if 0 <= value < 256]
+        table = bytearray(256)
+        for value in known:
+            table[value] = self.lookup[value]
+        return bytes(table), bytes(known)
+
+    def apply(self, stored: NDArray[np.int64] | NDArray[np.uint8], path: Path | str) -> NDArray[np.uint8]:
         """Stored values (any shape) to classes, uint8.
 
         Raises:
             DataError: naming the file, the value and the classes, for a value outside the classes.
         """
+        if stored.dtype == np.uint8 and not self.coloured:
+            (by_byte, known), raw = self.byte_table, stored.tobytes()
+            if rest := raw.translate(None, known):
+                raise DataError(f"{path}: {self._complaint(np.frombuffer(rest, np.uint8))}")
+            return np.frombuffer(bytearray(raw.translate(by_byte)), np.uint8).reshape(stored.shape)
         keys = np.array(sorted(self.lookup), dtype=np.int64)
         targets = np.array([self.lookup[int(k)] for k in keys], dtype=np.uint8)
         if int(keys[-1]) < 65536 and keys[0] >= 0:
@@ -56,13 +71,13 @@ class LabelMap:
         Raises:
             DataError: naming the file.
         """
-        stored = read_colours(path) if self.coloured else read_indices(path)
+        stored = read_colours(path) if self.coloured else read_stored(path)
         return torch.from_numpy(self.apply(stored, path))
 
     def _show(self, value: int) -> str:
         return f"#{value:06x}" if self.coloured else str(value)
 
-    def _complaint(self, bad: NDArray[np.int64]) -> str:
+    def _complaint(self, bad: NDArray[np.int64] | NDArray[np.uint8]) -> str:
         found, counts = np.unique(bad, return_counts=True)
         value = self._show(int(found[counts.argmax()]))
         others = f" (and {len(found) - 1} other values)" if len(found) > 1 else ""

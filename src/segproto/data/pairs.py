@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -33,15 +34,23 @@ class Pairs:
 
 def _scan(folder: Path, suffixes: frozenset[str], ending: str, doubles: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.stem.endswith(ending):
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
+    for name, path in sorted(_files(str(folder), "", suffixes, ending), key=lambda item: item[0].split("/")):
         if name in found:
             doubles.append(f"{path}: has the same name as {found[name]}; remove or rename one")
         else:
             found[name] = path
     return found
+
+
+def _files(folder: str, below: str, suffixes: frozenset[str], ending: str) -> Iterator[tuple[str, Path]]:
+    """Name and path of every file below a folder with such a suffix and end of stem (a path object only for these)."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path, f"{below}{entry.name}/", suffixes, ending)
+            elif suffix.lower() in suffixes and stem.endswith(ending) and not entry.name.startswith("."):
+                yield f"{below}{stem.removesuffix(ending)}", Path(entry.path)
 
 
 def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix: str = "") -> Pairs:
