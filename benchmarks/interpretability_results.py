@@ -1,21 +1,24 @@
 """Tables of all interpretability metrics for protoseg and scaleproto: three data sets, three seeds, frozen ViT-Tiny.
 
-OMP_NUM_THREADS=1 SEGPROTO_DATA=DIR python benchmarks/interpretability_results.py --out DIR [--table]
+OMP_NUM_THREADS=2 SEGPROTO_DATA=DIR python benchmarks/interpretability_results.py --out DIR [--seeds 1,2,3] [--table]
 
-Finished runs and evaluations are kept: a killed script goes on where it was. ``--table`` only prints.
+Finished runs and evaluations are kept: a killed script goes on where it was. ``--table`` only prints what is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 from segproto import api
 
 DATA = Path(os.environ.get("SEGPROTO_DATA", "data"))
-SEEDS = (1, 2, 3)
 VIT = f"encoder.weights={DATA / 'weights' / 'vit_tiny_patch16_224_in1k.safetensors'}"
 FOLDERS = ("fasseg_v2", "ccp500_half")
 SETS: dict[str, list[str]] = {
@@ -27,58 +30,200 @@ SETS: dict[str, list[str]] = {
     **{name: [f"data.root={DATA / name}", f"data.classes={name}"] for name in FOLDERS},
 }
 SHORT = ["train.precision=32-true", "train.batch_size=6", "stages.linear.steps=60", "stages.joint.steps=120"]
+GROUPS = ["stages.group_warmup.steps=20", "stages.group_joint.steps=100"]
 METHODS: dict[str, list[str]] = {
     "protoseg": [*SHORT, "stages.finetune.steps=40", "stages.prune_finetune.steps=40"],
-    "scaleproto": [*SHORT, "stages.group_warmup.steps=20", "stages.group_joint.steps=100"],
+    "scaleproto": [*SHORT, *GROUPS],
+    # the same prototypes, grouped without the entropy term
+    "scaleproto, entropy off": [
+        *SHORT,
+        *GROUPS,
+        "train.stages=[group_warmup, group_joint, threshold]",
+        "stages.group_warmup.entropy=0",
+        "stages.group_joint.entropy=0",
+    ],
 }
-# The entropy term off, from the same prototypes.
-NO_ENTROPY = ["train.stages=[group_warmup, group_joint, threshold]", "stages.group_warmup.entropy=0"]
-NO_ENTROPY += ["stages.group_joint.entropy=0"]
+MEASURE = ["interpretability.images=50", "interpretability.faithfulness_images=4"]
 
 
-def settings(data: str, method: str) -> list[str]:
-    """``key=value`` over the shipped ``METHOD/folder``."""
-    return [VIT, *SETS[data], *METHODS[method]]
+def folder_of(out: Path, data: str, method: str, seed: int) -> Path:
+    return out / data / method.replace(", ", "_").replace(" ", "_") / f"seed{seed}"
 
 
-def train(out: Path, recipe: str, overrides: list[str], start: Path | None = None) -> bool:
+def jobs(out: Path, seeds: list[int]) -> Iterator[tuple[str, str, int, Path]]:
+    """Data, method, seed and folder, in order of importance."""
+    for methods in (("protoseg", "scaleproto"), ("scaleproto, entropy off",)):
+        for seed in seeds:
+            for data in SETS:
+                for method in methods:
+                    yield data, method, seed, folder_of(out, data, method, seed)
+
+
+def train(data: str, method: str, seed: int, out: Path, prototypes: Path) -> bool:
     """A run that is finished is left alone (False), one that was cut off is resumed."""
     if (out / "checkpoints" / "finished.json").is_file():
         return False
     if (out / "recipe.yaml").is_file():
         api.train(resume=out, quiet=True)
     else:
-        api.train(recipe, out=out, start=start, overrides=overrides, quiet=True)
-    print("trained", out, flush=True)
+        start = prototypes if "off" in method else None
+        overrides = [VIT, *SETS[data], *METHODS[method], f"train.seed={seed}"]
+        api.train(f"{method.split(',')[0]}/folder", out=out, start=start, overrides=overrides, quiet=True)
     return True
 
 
-def train_all(out: Path, minutes: float) -> bool:
-    """Trains what is missing, and begins no further run after so many minutes; False if nothing was missing."""
+def measure(data: str, out: Path) -> bool:
+    """All metrics of a finished run, once."""
+    if (out / "evaluation" / "val-interpretability.json").is_file():
+        return False
+    parts = [f"data.parts={data}"] if data in FOLDERS else []
+    api.evaluate(out, overrides=[*MEASURE, *parts], interpretability=True)
+    return True
+
+
+def work(out: Path, seeds: list[int], minutes: float) -> bool:
+    """Does what is missing, and begins no further run after so many minutes; False if nothing was missing."""
     did, start = False, time.monotonic()
-    for seed in SEEDS:
-        for data in SETS:
-            for method in METHODS:
-                folder = out / data / method / f"seed{seed}"
-                did |= train(folder, f"{method}/folder", [*settings(data, method), f"train.seed={seed}"])
-                if did and time.monotonic() - start > 60 * minutes:
-                    return True
-            prototypes = out / data / "scaleproto" / f"seed{seed}" / "stages" / "project" / "model"
-            folder = out / data / "scaleproto_no_entropy" / f"seed{seed}"
-            overrides = [*settings(data, "scaleproto"), f"train.seed={seed}", *NO_ENTROPY]
-            did |= train(folder, "scaleproto/folder", overrides, prototypes)
-            if did and time.monotonic() - start > 60 * minutes:
-                return True
+    for data, method, seed, folder in jobs(out, seeds):
+        prototypes = folder_of(out, data, "scaleproto", seed) / "stages" / "project" / "model"
+        begin = time.monotonic()
+        now = train(data, method, seed, folder, prototypes)
+        now |= measure(data, folder)
+        if now:
+            did = True
+            print(f"{folder} {time.monotonic() - begin:.0f} s", flush=True)
+            if time.monotonic() - start > 60 * minutes:
+                break
     return did
+
+
+Figures = dict[str, Any]
+
+
+def at(name: str, *path: Any) -> Callable[[Figures], float | None]:
+    """A figure inside a metric; None where it was not measured."""
+
+    def find(found: Figures) -> float | None:
+        value = found[name]
+        for key in path or ("value",):
+            if value is None or (isinstance(value, dict) and key not in value):
+                return None
+            value = value[key]
+        return value
+
+    return find
+
+
+def gain(mode: str, region: str) -> Callable[[Figures], float | None]:
+    """How much better than random a region is, in the class's probability, both fills averaged."""
+
+    def find(found: Figures) -> float | None:
+        rows = found["faithfulness"].get("rows", [])
+        chosen = [
+            r["gain"] for r in rows if (r["measure"], r["mode"], r["region"]) == ("probability", mode, f"top {region}")
+        ]
+        return mean(chosen) if chosen else None
+
+    return find
+
+
+def of_threshold(limit: float) -> Callable[[Figures], float | None]:
+    def find(found: Figures) -> float | None:
+        return next(row["value"] for row in found["sparsity"]["per_threshold"] if row["threshold"] == limit)
+
+    return find
+
+
+def of_scale(kind: str, scale: int) -> Callable[[Figures], float | None]:
+    def find(found: Figures) -> float | None:
+        row = found["components"]["per_quantile"][-1][kind]
+        return row[scale] if scale < len(row) else None
+
+    return find
+
+
+ROWS: dict[str, Callable[[Figures], float | None]] = {
+    "mIoU": at("miou"),
+    "consistency": at("consistency"),
+    "stability": at("stability"),
+    "sparsity, any weight": of_threshold(0.0),
+    "sparsity, weight > 0.05": of_threshold(0.05),
+    "sparsity, weight > 0.2": of_threshold(0.2),
+    "group overlap, micro": at("group_overlap"),
+    "group overlap, macro": at("group_overlap", "macro"),
+    "prototype overlap, micro": at("prototype_overlap"),
+    "prototype overlap, macro": at("prototype_overlap", "macro"),
+    **{f"components at the 95 % quantile, scale {s + 1}": of_scale("count", s) for s in range(4)},
+    **{f"their mean area (share of the image), scale {s + 1}": of_scale("area", s) for s in range(4)},
+    "equivariant classes (IoU > 0.5), relative": at("equivariance"),
+    "equivariant classes (IoU > 0.5), both shrunk": at("equivariance", "readings", "both", "value"),
+    "purity": at("purity"),
+    "pointing game": at("pointing"),
+    "pointing game on boundaries": at("pointing", "boundary"),
+    "coverage at q = 0.8": at("coverage"),
+    "dead prototypes": at("health"),
+    "usage entropy": at("health", "entropy"),
+    "projection gap, mean": at("health", "projection_gap", "mean"),
+    "distance within class and scale": at("distances"),
+    "same class among 5 nearest": at("neighbours", "per_k", 2, "value"),
+    "nearest prototype of the class": at("nearest"),
+    "deleting top 1 (gain over random)": gain("delete", "1"),
+    "deleting top 3": gain("delete", "3"),
+    "deleting top 5": gain("delete", "5"),
+    "inserting top 3": gain("insert", "3"),
+    "sanity: readout randomised": at("sanity", "steps", 0, "map_correlation"),
+    "sanity: all randomised": at("sanity"),
+    "completeness error, largest": at("completeness"),
+    "fresh prototypes": at("freshness"),
+    "mean readout weight": at("cost"),
+    "parameters beyond the black box (as the paper counts)": at("cost", "used"),
+    "numbers stored beyond the black box": at("cost", "stored"),
+}
+
+
+def read(folder: Path) -> Figures | None:
+    """The metrics of a run and its mIoU; None before they are there."""
+    files = [folder / "evaluation" / name for name in ("val-interpretability.json", "val.json")]
+    if not all(file.is_file() for file in files):
+        return None
+    figures, accuracy = (json.loads(file.read_text()) for file in files)
+    return {**figures["metrics"], "miou": {"value": accuracy["miou"]}}
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean and sample deviation."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    digits = 0 if abs(mean(known)) >= 100 else 1 if abs(mean(known)) >= 10 else 3
+    text = f"{mean(known):.1e}" if 0 < abs(mean(known)) < 1e-3 else f"{mean(known):.{digits}f}"
+    return text if len(known) < 2 or "e" in text else f"{text} ± {stdev(known):.{digits}f}"
+
+
+def table(out: Path, seeds: list[int]) -> str:
+    """Markdown: a row a metric, a column a data set and method."""
+    columns = {(d, m): [f for s in seeds if (f := read(folder_of(out, d, m, s)))] for d in SETS for m in METHODS}
+    columns = {key: found for key, found in columns.items() if found}
+    lines = ["| | " + " | ".join(f"{d}: {m} ({len(f)})" for (d, m), f in columns.items()) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name, find in ROWS.items():
+        cells = [spread([find(figures) for figures in found]) for found in columns.values()]
+        if set(cells) != {"-"}:
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further run after this")
+    parser.add_argument("--table", action="store_true", help="print the table of what is there")
     given = parser.parse_args()
-    if not train_all(given.out, given.minutes):
-        raise SystemExit(3)
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    if not given.table:
+        work(given.out, seeds, given.minutes)
+    print(table(given.out, seeds))
 
 
 if __name__ == "__main__":
