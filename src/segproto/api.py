@@ -206,16 +206,19 @@ def predict(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     max_pixels: int | None = None,
+    ood: PathLike | None = None,
     device: str | None = None,
 ) -> list[Path]:
     """Writes a mask (PNG, mode L, class indices) for an image, or for each image of a folder.
 
-    ``device`` is as in :func:`evaluate`; a loaded model stays where it is unless one is named.
+    ``ood`` is a folder for out-of-distribution scores (:func:`segproto.model.ood.predict_scored_to_png`), of the same
+    names; ``device`` is as in :func:`evaluate`; a loaded model stays where it is unless one is named.
 
     Returns:
         The files written, in order of the names.
     """
     from segproto.data.images import MAX_PIXELS
+    from segproto.model.ood import predict_scored_to_png
     from segproto.model.predict import predict_to_png
     from segproto.report.models import ready
     from segproto.report.runs import images_and_masks
@@ -223,10 +226,13 @@ def predict(
 
     model = ready(target, stage, device)
     pairs = images_and_masks(Path(images), Path(out))
-    limit = max_pixels or MAX_PIXELS
+    options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "max_pixels": max_pixels or MAX_PIXELS}
     with Reporter().bar("predict", len(pairs)) as bar:
         for done, (file, mask) in enumerate(pairs, 1):
-            predict_to_png(model, file, mask, window=window, scales=scales, flip=flip, max_pixels=limit)
+            if ood is None:
+                predict_to_png(model, file, mask, **options)
+            else:
+                predict_scored_to_png(model, file, mask, Path(ood) / mask.relative_to(out), **options)
             bar(done, len(pairs))
     return [mask for _, mask in pairs]
 

@@ -108,6 +108,9 @@ def predict(
     flip: Flip = False,
     device: Device = None,
     max_pixels: MaxPixels = None,
+    ood: Annotated[
+        Path | None, typer.Option(help="Folder for how unlike all prototypes each pixel is (nonparametric), as gray.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a mask for each image."""
@@ -122,6 +125,7 @@ def predict(
         scales=factors(scales, "--scales"),
         flip=flip,
         max_pixels=max_pixels,
+        ood=ood,
         device=device,
     )
     if as_json:

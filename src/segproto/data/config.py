@@ -168,6 +168,8 @@ class DataConfig(BaseModel):
         part_suffix: end of part map file stems that does not belong to the name; None: what the part table says.
         split_seed: of the random split of ``em``; 42 is the published one.
         scenes: settings of the generated scenes.
+        coarse: allow validation against Cityscapes' coarse labels (``gtCoarse``), whose scores are not comparable: they
+            leave the hard pixels out.
         on_error: what a run does with a training file it cannot read: ``skip`` (leave it out, warn) or ``fail``. An
             unreadable validation file is always an error.
         workers: processes that load images; 0 = the training process itself.
@@ -178,7 +180,10 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal["folder", "images", "scenes", "em", "camvid"] = "folder"
+    name: Literal[
+        "folder", "images", "scenes", "em", "camvid", "cityscapes", "voc", "ade20k", "coco_stuff", "potsdam"
+    ] = "folder"
+    variant: str | None = None
     root: ExpandedPath | None = None
     images: str = "images"
     labels: str = "labels"
@@ -191,6 +196,7 @@ class DataConfig(BaseModel):
     part_suffix: str | None = None
     split_seed: int = Field(default=42, ge=0, lt=2**32)
     scenes: ScenesConfig = ScenesConfig()
+    coarse: bool = False
     on_error: Literal["skip", "fail"] = "fail"
     workers: int = Field(default=0, ge=0)
     protocol: Literal["native", "published"] = "native"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from segproto.data.images import MAX_PIXELS
 from segproto.errors import ConfigError
 from segproto.model.images import ImageLike, MaskWriter, Picture, look_at
 from segproto.model.segmenter import Segmenter
-from segproto.model.windows import WindowRow, blend, evaluating, field_logits, field_mask, view_fields, window_rows
+from segproto.model.windows import Maps, WindowRow, blend, evaluating, field_logits, view_fields, window_rows
 
 WHOLE_PIXELS = 1536 * 1536  # larger images go through windows; a Cityscapes frame (2048 x 1024) does not
 WINDOW = 768
@@ -107,19 +108,46 @@ def predict_bands(
 
     Call it under :func:`segproto.model.windows.evaluating`: a generator cannot hold that state itself.
     """
+    options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
+    for logits in logit_bands(segmenter, picture, **options):
+        yield logits.max(0)[1].to(torch.uint8).cpu()
+
+
+def logit_bands(
+    segmenter: Segmenter,
+    picture: Picture,
+    *,
+    window: int | None = None,
+    overlap: float = OVERLAP,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    maps: Maps | None = None,
+) -> Iterator[Tensor]:
+    """Logits from the top, in bands of rows: (C, R, W) each, on the model's device; options as :func:`predict`.
+
+    Where windows overlap they are weighted sums, not divided by the weights.
+
+    Args:
+        segmenter: the model.
+        picture: the image.
+        window: side of the windows.
+        overlap: of windows.
+        scales: of the image.
+        flip: also mirrored.
+        maps: normalised images (1, 3, H, W) to the maps (1, K, h, w) that take the place of the model's logits.
+    """
     _check_scales(scales)
     size = (picture.height, picture.width)
     if window is None and size[0] * size[1] <= WHOLE_PIXELS:
         pixels = picture.read(0, 0, *size).to(next(segmenter.parameters()).device)
-        yield field_mask(view_fields(segmenter, pixels, scales, flip)).cpu()
+        yield from field_logits(view_fields(segmenter, pixels, scales, flip, maps), (0, size[0]))
         return
     window = WINDOW if window is None else window
     active: list[WindowRow] = []
     done = 0
-    for row, until in window_rows(segmenter, picture, window, overlap, scales, flip):
+    for row, until in window_rows(segmenter, picture, window, overlap, scales, flip, maps):
         active.append(row)
-        for logits in blend(active, (done, until), size, window * overlap):
-            yield logits.max(0)[1].to(torch.uint8).cpu()
+        yield from blend(active, (done, until), size, window * overlap)
         active = [r for r in active if r.span[1] > until]
         done = until
 

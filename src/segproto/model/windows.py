@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,8 @@ from segproto.model.segmenter import Segmenter
 ALIGN = 32  # windows start at multiples of this, so that their grids fall on each other (strides up to 32)
 MAX_WINDOW = 8192
 CHUNK = 2**21  # logits upsampled at once
+
+Maps = Callable[[Tensor], Tensor]
 
 
 def spans(length: int, window: int, overlap: float) -> list[tuple[int, int]]:
@@ -48,7 +50,9 @@ class WindowRow:
     columns: list[tuple[tuple[int, int], list[Field]]]
 
 
-def view_fields(segmenter: Segmenter, image: Tensor, scales: Sequence[float], flip: bool) -> list[Field]:
+def view_fields(
+    segmenter: Segmenter, image: Tensor, scales: Sequence[float], flip: bool, maps: Maps | None = None
+) -> list[Field]:
     """Logits of one image seen at several scales and flipped; their mean (of logits) is the prediction.
 
     Args:
@@ -56,16 +60,18 @@ def view_fields(segmenter: Segmenter, image: Tensor, scales: Sequence[float], fl
         image: uint8 (3, H, W), on the model's device.
         scales: factors the normalised image is resized by (bilinear).
         flip: also mirrored left to right.
+        maps: normalised images to maps on the grid, in the place of ``segmenter.grid_logits``.
     """
+    maps = maps or segmenter.grid_logits
     inputs = segmenter.encoder.normalisation(image)[None]
     size = (image.shape[-2], image.shape[-1])
     fields = []
     for scale in scales:
         seen = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         scaled = inputs if seen == size else F.interpolate(inputs, size=seen, mode="bilinear", align_corners=False)
-        fields.append(Field.over(segmenter.grid_logits(scaled)[0].float(), segmenter.encoder, size, seen))
+        fields.append(Field.over(maps(scaled)[0].float(), segmenter.encoder, size, seen))
         if flip:
-            grid = segmenter.grid_logits(scaled.flip(-1))[0].float()
+            grid = maps(scaled.flip(-1))[0].float()
             fields.append(Field.over(grid, segmenter.encoder, size, seen, mirrored=True))
     return fields
 
@@ -93,7 +99,13 @@ def field_mask(fields: Sequence[Field]) -> Tensor:
 
 
 def window_rows(
-    segmenter: Segmenter, picture: Picture, window: int, overlap: float, scales: Sequence[float], flip: bool
+    segmenter: Segmenter,
+    picture: Picture,
+    window: int,
+    overlap: float,
+    scales: Sequence[float],
+    flip: bool,
+    maps: Maps | None = None,
 ) -> Iterator[tuple[WindowRow, int]]:
     """Rows of windows from the top, and with each the image row up to which no later window reaches."""
     device = next(segmenter.parameters()).device
@@ -103,7 +115,7 @@ def window_rows(
         columns = []
         for x0, x1 in column_spans:
             image = picture.read(y0, x0, y1, x1).to(device)
-            columns.append(((x0, x1), view_fields(segmenter, image, scales, flip)))
+            columns.append(((x0, x1), view_fields(segmenter, image, scales, flip, maps)))
         yield WindowRow((y0, y1), columns), row_spans[i + 1][0] if i + 1 < len(row_spans) else picture.height
 
 

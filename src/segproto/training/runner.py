@@ -16,7 +16,7 @@ from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.subset import keep_only, readable
 from segproto.model.cache import FeatureCache
-from segproto.model.figures import group_figures
+from segproto.model.figures import group_figures, number_figures
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
@@ -100,7 +100,8 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
 
 def prepare(method: Method, recipe: Recipe, out: Path, stages: list[Stage], fabric: Fabric, reporter: Reporter) -> Job:
     """Data, model and the place to go on from. The folder is taken only once all of them are there."""
-    train_set, val_set = build_dataset(recipe.data, "train"), build_dataset(recipe.data, "val")
+    train_set = build_dataset(recipe.data, "train")
+    val_set = None if recipe.data.name == "images" else build_dataset(recipe.data, "val")
     if recipe.data.on_error == "skip":
         train_set = screened(train_set, fabric, reporter)
     path = checkpoint.latest(out / "checkpoints")
@@ -201,6 +202,7 @@ def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: boo
         job.segmenter.card["miou"] = validation["miou"]
         if keep_best:
             job.keep_best(validation["miou"])
+    job.segmenter.card["numbers"] = number_figures(job.segmenter)
     folder = job.out / "stages" / stage.name
     job.save_model(folder / "model")
     on_first(job.fabric, lambda: write_json(folder / "result.json", result))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segproto.methods.nonparametric.config import TraceConfig
 from segproto.methods.nonparametric.watching import warn_of_collapse
+from segproto.model.figures import number_figures
 from segproto.model.heads import NearestHead
 from segproto.prototypes.health import cluster_health
 from segproto.training.procedures.projection import search, searched_images, trace
@@ -42,6 +43,5 @@ def trace_prototypes(context: StageContext, config: TraceConfig) -> dict[str, An
         "prototype_usage": health.usage.tolist(),
         "first_moved": bank.started.tolist(),
         "collapsed_classes": collapsed,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "prototype_numbers": bank.vectors.numel(),
+        **number_figures(model),
     }

@@ -1,0 +1,80 @@
+"""How unlike everything it knows an image is, pixel by pixel: the out-of-distribution score of nearest prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segproto.data.images import MAX_PIXELS
+from segproto.errors import ConfigError
+from segproto.model.heads import NearestHead
+from segproto.model.images import ImageLike, MaskWriter, look_at
+from segproto.model.predict import OVERLAP, logit_bands
+from segproto.model.segmenter import Segmenter
+from segproto.model.windows import evaluating
+from segproto.prototypes.embedding import class_scores
+
+
+def scored_maps(segmenter: Segmenter, images: Tensor) -> Tensor:
+    """Normalised images (B, 3, H, W) to (B, C + 2, h, w): logits, the largest cosine to any prototype, and ones.
+
+    The cosine is the raw one: a score norm over classes would forget how near the nearest is.
+
+    Raises:
+        ConfigError: the model's head compares by no cosine.
+    """
+    head = segmenter.head
+    if not isinstance(head, NearestHead):
+        raise ConfigError(f"out-of-distribution scores: a {head.kind} head has none; expected a nonparametric model")
+    features = segmenter.features(images)
+    similarities = head.bank.similarities(head.embed(features))
+    logits = head.grid_logits(similarities, features)
+    best = class_scores(similarities, head.num_classes)[0].amax(1).view(len(images), 1, *features.shape[-2:])
+    return torch.cat([logits.float(), best, torch.ones_like(best)], 1)
+
+
+def predict_scored(
+    segmenter: Segmenter,
+    image: ImageLike,
+    *,
+    window: int | None = None,
+    overlap: float = OVERLAP,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[Tensor, Tensor]:
+    """The class of every pixel, and how near the nearest of all prototypes is.
+
+    Args: as :func:`segproto.model.predict.predict`.
+
+    Returns:
+        uint8 (H, W) and float32 (H, W): cosines in -1..1, upsampled; low = like nothing in the training images.
+
+    Raises:
+        ConfigError: the model's head has no such score.
+    """
+    picture = look_at(image, max_pixels)
+    options = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
+    masks, scores = [], []
+    with evaluating(segmenter):
+        for maps in logit_bands(segmenter, picture, maps=lambda x: scored_maps(segmenter, x), **options):
+            masks.append(maps[:-2].max(0)[1].to(torch.uint8).cpu())
+            scores.append((maps[-2] / maps[-1]).cpu())
+    return torch.cat(masks), torch.cat(scores)
+
+
+def predict_scored_to_png(
+    segmenter: Segmenter, image: ImageLike, mask: Path, score: Path, *, max_pixels: int = MAX_PIXELS, **options: object
+) -> None:
+    """Writes :func:`predict_scored` as two 8-bit gray PNGs.
+
+    The score's gray is ``255 (1 - cosine)``, at most 255: black = a prototype itself, white = nothing alike.
+    """
+    found, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **options)  # type: ignore[arg-type]
+    unlike = ((1 - cosine).clamp(0, 1) * 255).round().to(torch.uint8)
+    for path, rows in ((mask, found), (score, unlike)):
+        with MaskWriter(path, *rows.shape) as writer:
+            writer.write(rows)
