@@ -1,4 +1,4 @@
-"""The published extraction of mask proposals, one image at a time, as plainly as it is written (for tests, benchmarks)."""
+"""The published extraction of mask proposals, one image at a time, as plainly as it is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def published_rounds(
         direction: round number and the unassigned features (n, C) to the direction (C,), sign included.
         limit: most rounds.
     """
-    channels, h, w = features.shape
+    _, h, w = features.shape
     tokens = features.flatten(1).T
     unit = F.normalize(tokens, dim=1)
     free = torch.ones(h * w, dtype=torch.bool)
@@ -48,7 +48,7 @@ def random_pca(count: int, rows: Tensor) -> Tensor:
 
 
 def published_median(masks: list[Tensor]) -> Tensor:
-    """Numbers 1..M, 0 = none (h, w): soft masks through a reflected 3x3 median, times ten, clamped; background beside them."""
+    """Numbers 1..M, 0 = none (h, w): soft masks through a reflected 3x3 median, times ten, clamped; and background."""
     stack = torch.stack(masks)[None]
     padded = F.pad(stack, (1, 1, 1, 1), mode="reflect")
     windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(-2)

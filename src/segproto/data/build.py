@@ -33,6 +33,13 @@ def _folder(config: DataConfig, split: str) -> SegmentationDataset:
     return open_folder(config, data_root(config), split)
 
 
+def _images(config: DataConfig, split: str) -> SegmentationDataset:
+    from segproto.data.unlabelled import ImageFolder
+
+    root = data_root(config)
+    return ImageFolder(root / config.images if (root / config.images).is_dir() else root, split)
+
+
 def _scenes(config: DataConfig, split: str) -> SegmentationDataset:
     from segproto.data.scenes import ScenesDataset
 
@@ -51,11 +58,20 @@ def _camvid(config: DataConfig, split: str) -> SegmentationDataset:
     return open_camvid(config, data_root(config), split)
 
 
+def _published(config: DataConfig, split: str) -> SegmentationDataset:
+    from segproto.data.published import open_published
+    from segproto.data.published_sets import PUBLISHED
+
+    return open_published(config, split, PUBLISHED[config.name])
+
+
 DATASETS: dict[str, Callable[[DataConfig, str], SegmentationDataset]] = {
     "folder": _folder,
+    "images": _images,
     "scenes": _scenes,
     "em": _em,
     "camvid": _camvid,
+    **dict.fromkeys(("cityscapes", "voc", "ade20k", "coco_stuff", "potsdam"), _published),
 }
 
 
@@ -74,4 +90,8 @@ def build_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     dataset = DATASETS[config.name](config, split)
     if len(dataset) == 0:
         raise DataError(f"the {split} split of data.name={config.name} in {config.root} is empty: check data.split")
+    if config.protocol == "published":
+        from segproto.data.square import CentreSquare
+
+        return CentreSquare(dataset, config.square)
     return dataset

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.errors import DataError
+from segproto.metrics.matching import hungarian
 from segproto.metrics.segmentation import ConfusionMatrix, segmentation_scores
 from segproto.model.features import BackboneFeatures
 from segproto.model.field import Field
@@ -67,14 +68,15 @@ def validate(
     classes = dataset.classes
     if len(dataset) == 0:
         raise DataError(f"the {dataset.split} split is empty: nothing to evaluate")
-    if classes.num_classes != segmenter.head.num_classes:
+    found = segmenter.found_categories
+    if not found and classes.num_classes != segmenter.head.num_classes:
         raise DataError(
             f"the data set has {classes.num_classes} classes, the model {segmenter.head.num_classes}; "
             "evaluate on data with the model's classes"
         )
     start = time.perf_counter()
     device = next(segmenter.parameters()).device
-    confusion = ConfusionMatrix(classes.num_classes)
+    confusion = ConfusionMatrix(max(classes.num_classes, segmenter.head.num_classes))
     indices = range(rank, len(dataset), world)
     options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
     with evaluating(segmenter):
@@ -99,7 +101,33 @@ def validate(
             "is void; check the class values and void in classes.yaml, and data.split"
         )
     seconds = time.perf_counter() - start
-    return {**report(counts, classes), "images": len(dataset), "seconds": round(seconds, 3)}
+    size = {"images": len(dataset), "seconds": round(seconds, 3)}
+    if found:
+        return {**matched_report(counts, classes, segmenter.classes), **size}
+    return {**report(counts, classes), **size}
+
+
+def matched_report(counts: Tensor, classes: ClassTable, categories: ClassTable) -> dict[str, Any]:
+    """:func:`report` of categories found without labels, each matched to at most one class (Hungarian, once).
+
+    Args:
+        counts: int64, square; rows = true classes, columns = categories.
+        classes: of the labels.
+        categories: of the model.
+
+    Returns:
+        Also ``matching``: for each category its class (None if there are more categories than classes) and pixels, and
+        ``categories``: the counts (rows = true classes) before the matching.
+    """
+    table = counts[: classes.num_classes, : categories.num_classes]
+    matching = hungarian(table)
+    pixels = table.sum(0).tolist()
+    pairs = [
+        {"category": name, "class": classes.names[c] if c >= 0 else None, "pixels": pixels[k]}
+        for k, (name, c) in enumerate(zip(categories.names, matching.class_of.tolist(), strict=True))
+    ]
+    scores = report(matching.confusion, classes, matching.undecided)
+    return {**scores, "matching": pairs, "categories": table.tolist()}
 
 
 def _from_cache(segmenter: Segmenter, cache: BackboneFeatures, index: int, sample: Sample) -> Tensor:

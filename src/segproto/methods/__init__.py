@@ -21,6 +21,12 @@ def _nonparametric() -> Method:
     return METHOD
 
 
+def _primaps() -> Method:
+    from segproto.methods.primaps import METHOD
+
+    return METHOD
+
+
 def _protoseg() -> Method:
     from segproto.methods.protoseg import METHOD
 
@@ -36,6 +42,7 @@ def _scaleproto() -> Method:
 METHODS: dict[str, Callable[[], Method]] = {
     "blackbox": _blackbox,
     "nonparametric": _nonparametric,
+    "primaps": _primaps,
     "protoseg": _protoseg,
     "scaleproto": _scaleproto,
 }

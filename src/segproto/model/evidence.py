@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.model.direction_head import DirectionBank, DirectionHead
 from segproto.model.heads import Contributions, GroupedHead, Head, NearestHead
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
@@ -96,10 +97,10 @@ class PixelEvidence(Evidence):
     runner_up: PixelEvidence | None = None
 
 
-def bank_of(head: Head) -> PrototypeBank | CosineBank | None:
+def bank_of(head: Head) -> PrototypeBank | CosineBank | DirectionBank | None:
     """The head's prototypes; None for the black box."""
     bank = getattr(head, "bank", None)
-    return bank if isinstance(bank, PrototypeBank | CosineBank) else None
+    return bank if isinstance(bank, PrototypeBank | CosineBank | DirectionBank) else None
 
 
 def unit_activations(head: Head, features: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def unit_activations(head: Head, features: Tensor) -> Tensor:
 
     Of the black box: the features.
     """
-    if isinstance(head, NearestHead):
+    if isinstance(head, NearestHead | DirectionHead):
         return head.activations(features)
     bank = getattr(head, "bank", None)
     return bank.activations(features) if isinstance(bank, PrototypeBank) else features.float()

@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.errors import WeightsError
+from segproto.model.direction_head import DirectionHead, TeacherHead
+from segproto.model.head import Contributions as Contributions  # noqa: PLC0414
+from segproto.model.head import Head as Head  # noqa: PLC0414
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
 from segproto.prototypes.embedding import ProjectionNorm, class_scores, normalise_projection
 from segproto.prototypes.grouping import Grouping
 from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.readout import initial_readout
-
-
-class Contributions(NamedTuple):
-    """What made one class's logit at each of N cells: ``prototypes.sum(1) + offset`` equals it.
-
-    Attributes:
-        prototypes: (N, P) share of every prototype (black box: of every feature channel).
-        groups: (N, U) share of every group, or None without groups; sums to the logit less the offset, too.
-        offset: (N,) what belongs to no prototype (a bias).
-    """
-
-    prototypes: Tensor
-    groups: Tensor | None
-    offset: Tensor
-
-
-class Head(nn.Module, ABC):
-    """Features (B, F, h, w) to grid logits (B, C, h, w), with an exact account of each logit."""
-
-    kind: ClassVar[str]
-    num_classes: int
-
-    @abstractmethod
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, F, h, w) to logits (B, C, h, w)."""
-
-    @abstractmethod
-    def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
-        """Features (N, F) of N cells and one class each (N,), to the shares in that class's logit."""
-
-    def cell_features(self, features: Tensor) -> Tensor:
-        """Features (B, F, h, w) to those of which a cell's share in its logits is told (:meth:`contributions`)."""
-        return features
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """The structure as JSON: with the tensors of ``state_dict`` it rebuilds the head."""
-
-    @classmethod
-    @abstractmethod
-    def from_description(cls, value: dict[str, Any]) -> Head:
-        """The head with that structure and arbitrary tensors."""
 
 
 class LinearHead(Head):
@@ -306,7 +266,8 @@ def build_bank(value: dict[str, Any]) -> PrototypeBank:
     return PrototypeBank(vectors, class_of, scale_of, value["num_classes"], value["num_scales"])
 
 
-HEADS: dict[str, type[Head]] = {h.kind: h for h in (LinearHead, PrototypeHead, GroupedHead, NearestHead)}
+KINDS = (LinearHead, PrototypeHead, GroupedHead, NearestHead, DirectionHead, TeacherHead)
+HEADS: dict[str, type[Head]] = {h.kind: h for h in KINDS}
 
 
 def build_head(value: dict[str, Any]) -> Head:

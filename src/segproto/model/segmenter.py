@@ -48,6 +48,11 @@ class Segmenter(nn.Module):
         self.patches = patches or {}
         self.card = card or {}
 
+    @property
+    def found_categories(self) -> bool:
+        """Whether the model's classes were found without labels: their numbers mean nothing before they are matched."""
+        return bool(self.card.get("found_categories"))
+
     def features(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) to squashed features (B, F, h, w)."""
         out: Tensor = self.encoder(images)

@@ -10,6 +10,7 @@ from segproto.errors import ConfigError
 
 DATA_KINDS = {
     "folder": "your own images and masks, described by a classes.yaml",
+    "images": "your own images, without masks (methods that need no labels)",
     "scenes": "generated scenes with parts; needs no files",
     "em": "ISBI-2012 membranes: the two TIFF stacks, or folders of PNGs",
     "camvid": "CamVid with 11 classes",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from segproto.data.base import SegmentationDataset
+from segproto.data.base import Sample, SegmentationDataset
+from segproto.model.direction_head import DirectionHead
 from segproto.model.evidence import bank_of, source_of
 from segproto.model.explain import Explanation, explain
 from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.report.evidence import lattice
+from segproto.report.health import health_words
 from segproto.report.pictures import patch_uri
 
 USAGE_IMAGES, USAGE_PROBES = 24, 400
@@ -31,6 +33,7 @@ class Card:
         weights: (name, weight): of the groups it belongs to, or its readout weight.
         used: whether the readout can see it at all.
         decides: share of the looked-at pixels of its class that it contributes most to.
+        health: a remark if it is unused, a copy or never the strongest; else empty.
         where: the training image and the box of the patch; None if unknown.
         patch: data URI of the patch; None if it was not drawn.
     """
@@ -41,6 +44,7 @@ class Card:
     weights: tuple[tuple[str, float], ...]
     used: bool
     decides: float
+    health: str
     where: str | None
     patch: str | None
 
@@ -65,18 +69,22 @@ def cards(model: Segmenter, decided: Tensor | None = None) -> list[Card]:
     if bank is None:
         return []
     shares = torch.zeros(bank.num_prototypes) if decided is None else decided
+    every = unit_weights(model)
+    used = [any(weight != 0 for _, weight in weights) for weights in every]
+    remarks = health_words(model, used, decided)
     return [
         Card(
             index=p,
             class_id=int(bank.class_of[p]),
             scale=int(bank.scale_of[p]),
             weights=weights,
-            used=any(weight != 0 for _, weight in weights),
+            used=used[p],
             decides=float(shares[p]),
+            health=remarks[p],
             where=place(model, p),
             patch=picture(model, p),
         )
-        for p, weights in enumerate(unit_weights(model))
+        for p, weights in enumerate(every)
     ]
 
 
@@ -93,7 +101,7 @@ def unit_weights(model: Segmenter) -> list[tuple[tuple[str, float], ...]]:
     if isinstance(head, PrototypeHead):
         own = head.readout.detach().cpu()[head.bank.class_of.cpu(), torch.arange(head.bank.num_prototypes)]
         return [(("weight", float(value)),) for value in own]
-    if isinstance(head, NearestHead):
+    if isinstance(head, NearestHead | DirectionHead):
         return [(("weight", 1.0),)] * head.bank.num_prototypes  # the nearest of a class is taken as it is
     return []
 
@@ -115,20 +123,31 @@ def picture(model: Segmenter, prototype: int) -> str | None:
     return patch_uri(model.patches[source.patch])
 
 
-def shares_decided(model: Segmenter, dataset: SegmentationDataset) -> Tensor | None:
+def shares_decided(
+    model: Segmenter, dataset: SegmentationDataset, visit: Callable[[Explanation, Sample], None] | None = None
+) -> Tensor | None:
     """(P,): of the looked-at pixels given to a prototype's class, the share it contributes most to.
 
-    Looks at up to ``USAGE_IMAGES`` images spread over the set; None for the black box.
+    Args:
+        model: the model.
+        dataset: up to ``USAGE_IMAGES`` images spread over it are looked at.
+        visit: also called with each explanation and its sample, so that nothing is explained twice.
+
+    Returns:
+        None for the black box, of which nothing is looked at.
     """
     bank = bank_of(model.head)
     if bank is None:
         return None
     wins, pixels = torch.zeros(bank.num_prototypes), torch.zeros(bank.num_classes)
     for index in spread_indices(len(dataset), USAGE_IMAGES):
-        explanation = explain(model, dataset[index].image)
+        sample = dataset[index]
+        explanation = explain(model, sample.image)
         best, winner = winners(explanation)
         wins += torch.bincount(winner, minlength=bank.num_prototypes)
         pixels += torch.bincount(best, minlength=bank.num_classes)
+        if visit is not None:
+            visit(explanation, sample)
     return wins / pixels[bank.class_of.cpu()].clamp(min=1)
 
 
@@ -167,11 +186,12 @@ def groups_for_probe(model: Segmenter) -> list[dict[str, Any]]:
     if not isinstance(head, GroupedHead):
         return []
     dense = head.grouping.dense().detach().cpu()
-    classes = head.grouping.class_of_group.tolist()
+    classes, readout = head.grouping.class_of_group.tolist(), head.readout.detach().cpu()
     return [
         {
             "class": classes[g],
             "number": g % head.groups + 1,
+            "readout": round(100 * float(readout[classes[g], g])),
             "members": [[p, round(100 * float(row[p]))] for p in row.argsort(descending=True).tolist() if row[p] > 0],
         }
         for g, row in enumerate(dense)

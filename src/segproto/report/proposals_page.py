@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def heat(values: Tensor) -> Tensor:
     """Cosines (h, w), below 0 as 0, in colours from dark to bright: uint8 (3, h, w)."""
     values = values.clamp(0, 1)
     out = torch.zeros(3, *values.shape)
-    for (low, first), (high, second) in zip(HEAT[:-1], HEAT[1:], strict=True):
+    for (low, first), (high, second) in pairwise(HEAT):
         part = ((values - low) / (high - low)).clamp(0, 1)
         inside = (values >= low) & (values <= high)
         mixed = torch.stack([a + (b - a) * part for a, b in zip(first, second, strict=True)])

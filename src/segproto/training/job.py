@@ -71,17 +71,20 @@ class Job:
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
 
-    def batches(self, seed: int, start: int, stop: int) -> Iterator[Batch]:
-        """This process's training batches ``start .. stop - 1`` of the sequence that ``seed`` names."""
+    def batches(self, dataset: SegmentationDataset, seed: int, start: int, stop: int) -> Iterator[Batch]:
+        """This process's batches ``start .. stop - 1`` of the sequence that ``seed`` names.
+
+        ``dataset`` has the training images, perhaps with other masks.
+        """
         data, size = self.recipe.data, self.recipe.train.batch_size
         rank, world = self.fabric.global_rank, self.fabric.world_size
         encoder = self.segmenter.encoder
         if self.train_cache is not None:
-            if self._cached is None:
-                self._cached = CachedBatches(self.train_set, self.train_cache, encoder.padded_size, data.augment.flip)
+            if self._cached is None or self._cached.dataset is not dataset:
+                self._cached = CachedBatches(dataset, self.train_cache, encoder.padded_size, data.augment.flip)
             return self._cached.batches(seed=seed, batch_size=size, start=start, stop=stop, rank=rank, world=world)
         return train_batches(
-            self.train_set,
+            dataset,
             data.augment,
             normalisation=encoder.normalisation.__call__,  # a bound method: mypy sees no Callable in a NamedTuple
             seed=seed,

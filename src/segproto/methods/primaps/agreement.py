@@ -1,0 +1,23 @@
+"""Sums over all processes of a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.distributed as dist
+from torch import Tensor
+
+from segproto.prototypes.segments import Reduce, one_process
+
+
+def agreement() -> Reduce:
+    """The reduction over the processes that train together; a single one's is the identity."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return over_processes if several else one_process
+
+
+def over_processes(tensor: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
+    """Element-wise sum or maximum of a tensor over all processes, each of which must call this."""
+    out = tensor.detach().clone().contiguous()
+    dist.all_reduce(out, dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
+    return out
