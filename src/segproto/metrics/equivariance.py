@@ -68,16 +68,16 @@ class Equivariance(Accumulator):
         rows, columns = (union > 0).nonzero(as_tuple=True)
         values = iou[rows, columns]
         classes = self.class_of[rows]
-        tested = len(classes.unique())
+        tested = _distinct(classes)
         curve = []
         for limit in thresholds:
             found = values > limit
-            part = share(len(classes[found].unique()), tested)
+            part = share(_distinct(classes[found]), tested)
             curve.append({"threshold": limit, "classes": part, "pairs": int(found.sum())})
         order = values.argsort(descending=True, stable=True)[:examples].tolist()
         pairs = [self._pair(int(rows[i]), int(columns[i]), float(values[i])) for i in order]
         groups = self._merge(rows[values > threshold], columns[values > threshold])
-        value = share(len(classes[values > threshold].unique()), tested)
+        value = share(_distinct(classes[values > threshold]), tested)
         return {
             "value": value,
             **({} if tested else {"reason": "no class has prototypes of two scales in the images seen"}),
@@ -113,3 +113,8 @@ class Equivariance(Accumulator):
             own = (self.class_of == self.class_of[p]) & (self.scale_of == self.scale_of[p])
             lists[int(self.scale_of[p])].append(int(own[:p].sum()))
         return lists
+
+
+def _distinct(ids: Tensor) -> int:
+    """How many different ids >= 0."""
+    return int((torch.bincount(ids) > 0).sum())

@@ -112,7 +112,8 @@ def _sums(runs: _Runs, owner: Ints, count: int) -> Floats:
 def _centroids(runs: _Runs, owner: Ints, count: int) -> Floats:
     """(count, 2): row and column."""
     area, *sums = _sums(runs, owner, count)
-    return np.stack(sums, 1) / area[:, None]
+    places: Floats = np.stack(sums, 1) / area[:, None]
+    return places
 
 
 def _outside(runs: _Runs, owner: Ints, count: int, size: tuple[int, ...]) -> Floats:

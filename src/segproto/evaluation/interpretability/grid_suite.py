@@ -114,7 +114,7 @@ class GridSuite:
             if isinstance(stability, Stability) and len(points.part):
                 stability.update(clean, self._presence(view, self._noisy(view), points))
         if isinstance(purity, Purity):
-            classes = points.class_id.unique()
+            classes = torch.bincount(points.class_id).nonzero()[:, 0]
             found = cell_parts(view.part_map, view.sample.mask, view.cells, flat.shape[1], self.num_parts, classes)
             purity.update(flat, found, classes, view.index)
 
