@@ -43,7 +43,7 @@ METHODS: dict[str, list[str]] = {
         "stages.group_joint.entropy=0",
     ],
 }
-MEASURE = ["interpretability.images=50", "interpretability.faithfulness_images=4"]
+MEASURE = ["interpretability.images=30", "interpretability.faithfulness_images=3"]
 
 
 def folder_of(out: Path, data: str, method: str, seed: int) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-import torch
+import tiny_segmenters
 import yaml
 from PIL import Image
 
@@ -17,6 +18,8 @@ from segproto.data.classes import EXAMPLES, read_classes
 from segproto.data.config import DataConfig
 from segproto.data.parts import TABLES, read_parts
 from segproto.errors import DataError
+from segproto.evaluation.interpretability.config import InterpretabilityConfig
+from segproto.evaluation.interpretability.run import interpret
 
 DATA = Path(os.environ.get("SEGPROTO_DATA", "missing"))
 TABLE = {"classes": {"car": {"wheel": 1, "door": "10-12"}, "dog": {"head": 1, "tail": [2, 3]}}, "void": 255}
@@ -134,10 +137,9 @@ def test_pascal_folds_countable_parts() -> None:
     assert (counts["person"], counts["horse"], counts["tvmonitor"], counts["boat"]) == (24, 21, 2, 0)
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs $SEGPROTO_DATA")
-def test_cityscapes_frame_decodes(tmp_path) -> None:
-    """The fixture's image has half the size of its labels, so it is enlarged here."""
+@pytest.fixture
+def frame(tmp_path: Path):
+    """The Cityscapes fixture as a data set; its image has half the size of its labels, so it is enlarged here."""
     folder, stem = DATA / "cityscapes_pp1", "aachen_000012_000019"
     (tmp_path / "images").mkdir()
     with Image.open(folder / "images" / f"{stem}_leftImg8bit.jpg") as picture:
@@ -152,10 +154,27 @@ def test_cityscapes_frame_decodes(tmp_path) -> None:
         part_suffix="_parts",
         split={"val_pattern": "."},
     )
-    found = build_dataset(config, "val")
-    sample, parts = found[0], found.parts(0)
-    shown = {found.part_names[i] for i in parts.unique().tolist() if i}
+    return build_dataset(config, "val")
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs $SEGPROTO_DATA")
+def test_cityscapes_frame_decodes(frame) -> None:
+    sample, parts = frame[0], frame.parts(0)
+    shown = {frame.part_names[i] for i in parts.unique().tolist() if i}
     assert {"person head", "car wheel", "car window"} <= shown
-    wheel = next(i for i, name in found.part_names.items() if name == "car wheel")
-    assert (sample.mask[parts == wheel] == found.classes.names.index("car")).all()
-    assert torch.is_tensor(parts)
+    wheel = next(i for i, name in frame.part_names.items() if name == "car wheel")
+    assert (sample.mask[parts == wheel] == frame.classes.names.index("car")).all()
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs $SEGPROTO_DATA")
+def test_cityscapes_frame_yields_finite_figures(frame) -> None:
+    model = tiny_segmenters.segmenter("grouped", 19, stride=32)
+    names = ("consistency", "stability", "purity", "group_overlap", "prototype_overlap", "components", "pointing")
+    config = InterpretabilityConfig(metrics=(*names, "coverage", "health", "nearest", "completeness"))
+    found = interpret(model, frame, config)["metrics"]
+    json.dumps(found, allow_nan=False)
+    assert {name for name, metric in found.items() if metric["value"] is None} == set()
+    assert found["consistency"]["per_class"][frame.classes.names.index("car")] is not None
+    assert found["consistency"]["per_class"][frame.classes.names.index("road")] is None

@@ -52,6 +52,7 @@ def test_figures_of_a_run(tmp_path) -> None:
     assert figures["metrics"]["freshness"]["value"] == 1
     assert figures["metrics"]["completeness"]["above"] == 0
     assert figures["metrics"]["consistency"]["value"] is not None
+    assert (run / "evaluation" / "val-interpretability.png").stat().st_size > 10_000
     kept = json.loads((run / "evaluation" / "val.json").read_text())
     assert "interpretability" not in kept
     assert kept["miou"] is not None

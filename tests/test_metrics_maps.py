@@ -280,6 +280,7 @@ def test_distances_within_class_and_scale() -> None:
     found = prototype_distances(vectors, torch.tensor([0, 0, 0, 1, 0]), torch.tensor([0, 0, 0, 0, 1]), 3)
     assert found["value"] == pytest.approx(10 / 3)
     assert found["duplicates"] == [[0, 1]]
+    assert sum(found["histogram"]["counts"]) == 3
     assert found["per_class"] == [pytest.approx(10 / 3), None, None]
     assert prototype_distances(vectors[:1], torch.tensor([0]), torch.tensor([0]), 1)["value"] is None
 

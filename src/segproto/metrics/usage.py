@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -180,8 +181,8 @@ def prototype_distances(vectors: Tensor, class_of: Tensor, scale_of: Tensor, num
         num_classes: C.
 
     Returns:
-        ``value`` (mean Euclidean distance over all such pairs), ``minimum``, ``per_class`` means, and ``duplicates``
-        (pairs whose squared distance is below 1e-6).
+        ``value`` (mean Euclidean distance over all such pairs), ``minimum``, ``per_class`` means, ``histogram`` (edges
+        and counts) and ``duplicates`` (pairs whose squared distance is below 1e-6).
     """
     vectors, class_of, scale_of = vectors.detach().cpu().double(), class_of.cpu(), scale_of.cpu()
     same = (class_of[:, None] == class_of) & (scale_of[:, None] == scale_of)
@@ -191,10 +192,12 @@ def prototype_distances(vectors: Tensor, class_of: Tensor, scale_of: Tensor, num
     count = torch.bincount(class_of[first], minlength=num_classes).tolist()
     sums = torch.zeros(num_classes, dtype=torch.float64).index_add(0, class_of[first], lengths).tolist()
     twins = squares < TWINS
+    counts, edges = np.histogram(lengths.numpy(), bins=10)
     return scored(
         float(lengths.mean()) if len(lengths) else None,
         "no class has two prototypes of one scale",
         minimum=float(lengths.min()) if len(lengths) else None,
         per_class=[share(a, b) for a, b in zip(sums, count, strict=True)],
+        histogram={"edges": edges.tolist(), "counts": counts.tolist()} if len(lengths) else None,
         duplicates=torch.stack([first[twins], second[twins]], 1).tolist(),
     )

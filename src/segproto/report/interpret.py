@@ -69,7 +69,7 @@ def interpret_model(
     stage: str | None,
     keep_file: bool,
 ) -> dict[str, Any]:
-    """All figures; of a run's own data also kept as ``evaluation/<split>[-<stage>]-interpretability.json``.
+    """All figures; of a run's own data also kept in ``evaluation/<split>[-<stage>]-interpretability.json``, ``.png``.
 
     Args:
         model: on its device.
@@ -80,6 +80,7 @@ def interpret_model(
         stage: of a run.
         keep_file: write the file.
     """
+    from segproto.evaluation.interpretability.plots import draw
     from segproto.evaluation.interpretability.run import interpret
     from segproto.training.progress import Reporter
 
@@ -100,4 +101,8 @@ def interpret_model(
         figures = interpret(model, dataset, config, sources=sources, progress=progress)
     figures |= {"split": dataset.split, "stage": stage, "parts": None if data.parts is None else str(data.parts)}
     plain = evaluation_file(target, dataset.split, stage) if keep_file else None
-    return keep(figures, None if plain is None else plain.with_name(f"{plain.stem}-interpretability.json"))
+    if plain is None:
+        return figures
+    file = plain.with_name(f"{plain.stem}-interpretability.json")
+    draw(figures["metrics"], file.with_suffix(".png"))
+    return keep(figures, file)
