@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from tiny_runs import GROUPS, SMALL
+from tiny_runs import GROUPS, SMALL, train_scaleproto
 
 from segproto.data.config import ScenesConfig
 from segproto.data.scenes import ScenesDataset
@@ -28,6 +28,7 @@ TINY = [s for s in SMALL if not s.startswith(("data.scenes", "data.augment"))]
 CHANGES = {
     "encoder.pretrained=true": "encoder.name=unet encoder.backbone=null encoder.layers=null encoder.frozen=false "
     "encoder.output_stride=4 train.cache_features=false data.augment.crop=64 " + " ".join(TINY),
+    "stages.forget.steps=100": "stages.forget.steps=2 stages.forget.retune_steps=2",
     "data.scenes.num_train=256": " ".join([*SMALL, *GROUPS]),
     "blackbox/scenes --seeds": " ".join(["blackbox/scenes", *SMALL, "--seeds"]),
     "scaleproto/folder": " ".join(["scaleproto/folder", *GROUPS]),
@@ -77,7 +78,7 @@ def make_photos(root: Path) -> None:
 
 def test_every_marked_block_belongs_to_a_test() -> None:
     marked = {name for page in PAGES for name, _, _ in BLOCK.findall(page.read_text())}
-    assert marked == {"plain", "photos", "scenes", "quickstart", "python"}
+    assert marked == {"plain", "photos", "scenes", "quickstart", "python", "whatif"}
     for page in PAGES:
         if page.name == "results.md":  # figures with the commands that made them: hours, not tests
             continue
@@ -113,6 +114,16 @@ def test_recipes_page_and_python(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}
         )
+
+
+@pytest.mark.slow
+def test_what_if(tmp_path: Path) -> None:
+    train_scaleproto(tmp_path / "runs" / "scenes")
+    for _, commands in blocks("whatif"):
+        run_page(commands, tmp_path)
+    assert (tmp_path / "edits" / "without" / "edit.json").is_file()
+    assert (tmp_path / "runs" / "forgot" / "model" / "model.json").is_file()
+    assert len(list((tmp_path / "look").iterdir())) == 6
 
 
 def test_the_example_classes_file_is_valid(tmp_path: Path) -> None:

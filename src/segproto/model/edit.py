@@ -138,9 +138,10 @@ def keep_prototypes(model: Segmenter, keep: Sequence[int], renormalise: bool) ->
         head.select(index.to(head.readout.device))
     elif isinstance(head, GroupedHead):
         model.head = select_grouped(head, index.to(head.readout.device), renormalise)
-    else:
-        assert isinstance(head, NearestHead)
+    elif isinstance(head, NearestHead):
         kept = select_nearest(model, head, index)
+    else:
+        raise ConfigError(f"a {head.kind} head has one prototype a class and cannot do without any")
     if model.provenance is not None:
         model.provenance = model.provenance.select(kept)
         named = {source.patch for source in model.provenance.sources if source is not None}
@@ -208,7 +209,7 @@ def merge_leaders(model: Segmenter, within: float) -> Tensor:
     if isinstance(bank, PrototypeBank):
         vectors = bank.vectors.detach().double()
     else:
-        vectors = F.normalize(bank.vectors.detach().double().flatten(0, 1), dim=1)
+        vectors = F.normalize(bank.vectors.detach().double().reshape(bank.num_prototypes, -1), dim=1)
     alike = (bank.class_of[:, None] == bank.class_of) & (bank.scale_of[:, None] == bank.scale_of)
     near = alike & (torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").square() <= within)
     leader = near.int().argmax(1)  # the first True of each row; the diagonal has one

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,19 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from segproto import __version__
-from segproto.data.base import ClassTable
 from segproto.data.build import build_dataset
 from segproto.errors import SegprotoError
 from segproto.model.explain import Explanation, explain
+from segproto.model.figures import number_figures
 from segproto.model.segmenter import Segmenter
 from segproto.report import gallery
-from segproto.report.curves import read_chart, svg
 from segproto.report.evidence import probe_image
+from segproto.report.failures import BELOW, FailureBook
+from segproto.report.measures import edit_figures, metric_rows, threshold_charts, threshold_rows
 from segproto.report.runs import Run, write_text
 from segproto.report.settings import data_config
+from segproto.report.tables import by_class, charts, class_rows, css, stage_rows
+from segproto.report.wording import LEADS, SENTENCES, relation, warnings
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -53,7 +55,8 @@ def report_page(
     model = place(Segmenter.load(folder))
     other = other_run(run, compare)
     dataset = build_dataset(data_config(folder, {}, ()), "val")
-    cards = gallery.cards(model, gallery.shares_decided(model, dataset))
+    book = FailureBook([])
+    cards = gallery.cards(model, gallery.shares_decided(model, dataset, book.visit))
     probes = []
     for index in gallery.spread_indices(len(dataset), images):
         sample = dataset[index]
@@ -65,13 +68,24 @@ def report_page(
         .render(
             title=heading(run),
             version=__version__,
-            run=run,
             figures=run.figures(),
             other=None if other is None else {"name": other.method, **other.figures()},
             facts=facts(run, model),
             classes=class_rows(run, other, model, cards),
             stages=stage_rows(run),
             charts=charts(run, other),
+            metrics=metric_rows(run),
+            thresholds=threshold_rows(run),
+            threshold_charts=threshold_charts(threshold_rows(run)),
+            edit=edit_figures(run),
+            failures=book.cases(),
+            failure_images=book.images,
+            failure_count=book.count,
+            failure_below=BELOW,
+            relation=relation(model),
+            sentence=SENTENCES[relation(model)],
+            lead=LEADS[relation(model)],
+            warnings=warnings(model),
             groups=by_class(model, cards),
             scales=gallery.scale_names(model),
             explains=bool(cards),
@@ -100,6 +114,8 @@ def explanation_page(explanation: Explanation, out: Path) -> None:
             title=f"Why? {Path(explanation.name).name}",
             version=__version__,
             explains=bool(cards),
+            relation=relation(model),
+            warnings=warnings(model),
             classes=probe["classes"],
             probe=probe,
             images=probes,
@@ -111,7 +127,7 @@ def explanation_page(explanation: Explanation, out: Path) -> None:
 def environment() -> Environment:
     """Jinja with HTML escaping; a name that a template misspells is an error."""
     made = Environment(loader=PackageLoader("segproto.report"), autoescape=True, undefined=StrictUndefined)
-    made.filters |= {"percent": percent, "embed": embed}
+    made.filters |= {"percent": percent, "embed": embed, "signed": signed, "whole": whole}
     made.trim_blocks = made.lstrip_blocks = True
     return made
 
@@ -121,16 +137,22 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "\N{EN DASH}" if value is None else f"{100 * value:.{digits}f}"
 
 
+def whole(value: float) -> str:
+    """A share as a whole percentage that is 0 only for none at all."""
+    return "< 1" if 0 < value < 0.005 else f"{100 * value:.0f}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign; no digits behind the point from a hundred on."""
+    text = f"{value:+.{digits if abs(value) < 100 else 0}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
 def embed(value: Any) -> Markup:
     """JSON for a ``<script>`` element: no ``<`` is left that could end it."""
     from markupsafe import Markup
 
     return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
-
-
-def css(colour: tuple[int, int, int]) -> str:
-    """``#rrggbb``."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def other_run(run: Run, compare: Path | None) -> Run | None:
@@ -150,12 +172,13 @@ def heading(run: Run) -> str:
 def facts(run: Run, model: Segmenter) -> list[tuple[str, str]]:
     """Small facts under the headline figures."""
     encoder = model.encoder.config
-    size = sum(p.numel() for p in model.parameters()) / 1e6
+    numbers = {name: f"{value / 1e6:.2f}" for name, value in number_figures(model).items()}
+    stored = f", {numbers['stored']} stored in prototypes, {numbers['total']} in all"
     rows = [
         ("Method", run.method),
         ("Data", data_words(run.recipe["data"])),
         ("Encoder", f"{encoder.backbone or encoder.name}{', frozen' if encoder.frozen else ''}"),
-        ("Parameters", f"{size:.2f} million"),
+        ("Parameters", f"{numbers['learnable']} million{stored * (float(numbers['stored']) > 0)}"),
         ("Trained for", duration(run.seconds)),
         ("Seed", str(run.recipe["train"]["seed"])),
     ]
@@ -176,86 +199,6 @@ def duration(seconds: float | None) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One line of the per-class table; shares in 0..1, None where unknown."""
-
-    name: str
-    colour: str
-    iou: float | None
-    other: float | None
-    share: float | None
-    prototypes: int
-    used: int
-
-
-def class_rows(run: Run, other: Run | None, model: Segmenter, cards: list[gallery.Card]) -> list[ClassRow]:
-    """The per-class table."""
-    ours = {row["name"]: row for row in run.evaluation.get("per_class", [])}
-    theirs = {row["name"]: row for row in other.evaluation.get("per_class", [])} if other is not None else {}
-    total = sum(row["pixels"] for row in ours.values()) or 1
-    return [
-        ClassRow(
-            name=name,
-            colour=css(colour),
-            iou=ours.get(name, {}).get("iou"),
-            other=theirs.get(name, {}).get("iou"),
-            share=ours[name]["pixels"] / total if name in ours else None,
-            prototypes=sum(card.class_id == c for card in cards),
-            used=sum(card.class_id == c and card.used for card in cards),
-        )
-        for c, (name, colour) in enumerate(zip(model.classes.names, model.classes.colours, strict=True))
-    ]
-
-
-STAGE_WORDS = {
-    "warmup": "the new layers learn first",
-    "joint": "encoder and prototypes learn together",
-    "project": "each prototype becomes its nearest training patch",
-    "finetune": "readout only",
-    "prune": "prototypes with mixed neighbours are dropped",
-    "group_warmup": "groups of prototypes begin",
-    "group_joint": "groups and their readout learn",
-    "threshold": "small group weights become zero",
-    "trace": "the nearest training patch of each prototype is found",
-}
-
-
-def stage_rows(run: Run) -> list[dict[str, Any]]:
-    """The stage table; figures a stage did not change are carried on."""
-    begun = [stage["prototypes_start"] for stage in run.stages if "prototypes_start" in stage]
-    carried = {"prototypes": begun[0] if begun else None, "prototypes_used": None, "group_average": None}
-    rows = []
-    for stage in run.stages:
-        carried |= {key: stage[key] for key in carried if stage.get(key) is not None}
-        rows.append(
-            {"name": stage["stage"], "words": STAGE_WORDS.get(stage["stage"], ""), "miou": stage.get("miou")} | carried
-        )
-    return rows
-
-
-def charts(run: Run, other: Run | None) -> list[tuple[str, str]]:
-    """Title and SVG of each training curve there are data for."""
-    limit = other.figures()["miou"] if other is not None else None
-    reference = (other.method, limit) if other is not None and limit is not None else None
-    found = [
-        ("Validation mIoU", read_chart(run.metrics, "val_miou", reference, dots=True)),
-        ("Training loss", read_chart(run.metrics, "loss")),
-    ]
-    return [(title, svg(chart, title)) for title, chart in found if chart is not None]
-
-
-def by_class(model: Segmenter, cards: list[gallery.Card]) -> list[dict[str, Any]]:
-    """The gallery: per class its cards, used ones by what they decide, then the unused."""
-    rows = []
-    table: ClassTable = model.classes
-    for c, (name, colour) in enumerate(zip(table.names, table.colours, strict=True)):
-        own = sorted((card for card in cards if card.class_id == c), key=lambda card: -card.decides)
-        used, unused = [card for card in own if card.used], [card for card in own if not card.used]
-        rows.append({"name": name, "colour": css(colour), "used": used, "unused": unused})
-    return rows if cards else []
 
 
 def probe_data(model: Segmenter, cards: list[gallery.Card], images: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from segproto.errors import ConfigError
+from segproto.model.direction_head import DirectionBank
 from segproto.model.evidence import bank_of, source_of, unit_activations
-from segproto.model.heads import GroupedHead, NearestHead
+from segproto.model.heads import GroupedHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
@@ -18,7 +19,7 @@ from segproto.prototypes.cosine_bank import CosineBank
 BLANK = (236, 238, 240)
 
 
-def require_bank(model: Segmenter) -> PrototypeBank | CosineBank:
+def require_bank(model: Segmenter) -> PrototypeBank | CosineBank | DirectionBank:
     """The model's prototypes.
 
     Raises:
@@ -43,12 +44,10 @@ def require_groups(model: Segmenter) -> GroupedHead:
 
 def prototype_distances(model: Segmenter, features: Tensor) -> Tensor:
     """Features (1, F, h, w) to squared distances (P, h, w); between unit vectors where the head compares directions."""
-    head = model.head
-    if isinstance(head, NearestHead):
-        return 2 - 2 * unit_activations(head, head.cell_features(features))[0]
-    bank = bank_of(head)
-    assert isinstance(bank, PrototypeBank)
-    return bank.distances(features)[0]
+    head, bank = model.head, require_bank(model)
+    if isinstance(bank, PrototypeBank):
+        return bank.distances(features)[0]
+    return 2 - 2 * unit_activations(head, head.cell_features(features))[0]  # cosines
 
 
 def used_prototypes(model: Segmenter) -> Tensor:

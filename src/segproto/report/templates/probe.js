@@ -2,6 +2,11 @@
 // The probe: moving over an image shows which groups and prototypes decided that spot, and by how much.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
+  for (const node of document.querySelectorAll("img[data-patch]")) {
+    const known = data.prototypes[node.dataset.patch];
+    if (known && known.patch) node.src = known.patch;
+    else node.replaceWith(Object.assign(document.createElement("div"), { className: "nopatch" }));
+  }
   const root = document.querySelector(".probe");
   if (!root || !data.images.length) return;
   const find = (name) => root.querySelector(name);

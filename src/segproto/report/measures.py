@@ -1,0 +1,72 @@
+"""The metric tables of a report: whatever a run's ``evaluation`` folder holds, one sentence a figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segproto.report.curves import Chart, svg
+from segproto.report.runs import Run, read_json
+
+# Metrics that are shares of something; all others are shown as plain numbers.
+SHARES = (
+    "consistency", "stability", "group_overlap", "prototype_overlap", "equivariance", "purity", "pointing", "coverage",
+    "health", "neighbours", "nearest", "freshness",
+)  # fmt: skip
+
+
+def metric_rows(run: Run) -> list[dict[str, str]]:
+    """Name, figure in words, and what it means (or why there is none) of every interpretability metric."""
+    rows = []
+    for name, found in read_metrics(run).items():
+        value = found.get("value")
+        reason = str(found.get("reason") or "not measured")
+        rows.append(
+            {
+                "name": name.replace("_", " "),
+                "value": figure(name, value),
+                "meaning": str(found.get("meaning", "")),
+                "reason": reason if value is None else "",
+            }
+        )
+    return rows
+
+
+def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
+    """The metrics measured on the validation images; empty before ``segproto evaluate RUN --interpretability``."""
+    value = read_json(run.path / "evaluation" / "val-interpretability.json") or {}
+    found: dict[str, dict[str, Any]] = value.get("metrics", {})
+    return found
+
+
+def figure(name: str, value: float | None) -> str:
+    """A metric's value for people; an en dash where there is none."""
+    if value is None:
+        return "\N{EN DASH}"
+    if name in SHARES:
+        return f"{100 * value:.1f} %"
+    return f"{value:.3g}"
+
+
+def threshold_rows(run: Run) -> list[dict[str, Any]]:
+    """What ``segproto ablate thresholds`` measured; empty before it."""
+    value = read_json(run.path / "evaluation" / "thresholds.json") or {}
+    rows: list[dict[str, Any]] = value.get("rows", [])
+    return rows
+
+
+def threshold_charts(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """mIoU and prototypes in use against the threshold, as SVG."""
+    if len(rows) < 2:
+        return []
+    drawn = {"miou": ("mIoU", "{:.2f}"), "prototypes_used": ("Prototypes in use", "{:.0f}")}
+    out = []
+    for key, (title, form) in drawn.items():
+        points = [(float(row["tau"]), float(row[key])) for row in rows if row[key] is not None]
+        if len(points) > 1:
+            out.append((title, svg(Chart(points, [], dots=True), title, form)))
+    return out
+
+
+def edit_figures(run: Run) -> dict[str, Any]:
+    """What ``segproto edit`` left in the run, if it made it; else empty."""
+    return read_json(run.path / "edit.json") or {}

@@ -1,0 +1,104 @@
+"""The tables of a report: classes, stages, training curves, and the gallery's order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from segproto.data.base import ClassTable
+from segproto.model.segmenter import Segmenter
+from segproto.report import gallery
+from segproto.report.curves import read_chart, svg
+from segproto.report.runs import Run
+
+
+def css(colour: tuple[int, int, int]) -> str:
+    """``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One line of the per-class table; shares in 0..1, None where unknown."""
+
+    name: str
+    colour: str
+    iou: float | None
+    other: float | None
+    share: float | None
+    prototypes: int
+    used: int
+
+
+def class_rows(run: Run, other: Run | None, model: Segmenter, cards: list[gallery.Card]) -> list[ClassRow]:
+    """The per-class table."""
+    ours = {row["name"]: row for row in run.evaluation.get("per_class", [])}
+    theirs = {row["name"]: row for row in other.evaluation.get("per_class", [])} if other is not None else {}
+    total = sum(row["pixels"] for row in ours.values()) or 1
+    return [
+        ClassRow(
+            name=name,
+            colour=css(colour),
+            iou=ours.get(name, {}).get("iou"),
+            other=theirs.get(name, {}).get("iou"),
+            share=ours[name]["pixels"] / total if name in ours else None,
+            prototypes=sum(card.class_id == c for card in cards),
+            used=sum(card.class_id == c and card.used for card in cards),
+        )
+        for c, (name, colour) in enumerate(zip(model.classes.names, model.classes.colours, strict=True))
+    ]
+
+
+STAGE_WORDS = {
+    "warmup": "the new layers learn first",
+    "joint": "encoder and prototypes learn together",
+    "project": "each prototype becomes its nearest training patch",
+    "finetune": "readout only",
+    "prune": "prototypes with mixed neighbours are dropped",
+    "group_warmup": "groups of prototypes begin",
+    "group_joint": "groups and their readout learn",
+    "threshold": "small group weights become zero",
+    "trace": "the nearest training patch of each prototype is found",
+    "linear": "a plain classifier warms the encoder up",
+    "seed": "prototypes begin as training features",
+    "mark": "misleading prototypes move away from their patches",
+    "forget": "a penalty keeps all prototypes away from these patches",
+    "reproject": "prototypes become training patches again, unlike those",
+    "retune": "groups and readout settle",
+    "rethreshold": "small group weights become zero again",
+}
+
+
+def stage_rows(run: Run) -> list[dict[str, Any]]:
+    """The stage table; figures a stage did not change are carried on."""
+    begun = [stage["prototypes_start"] for stage in run.stages if "prototypes_start" in stage]
+    carried = {"prototypes": begun[0] if begun else None, "prototypes_used": None, "group_average": None}
+    rows = []
+    for stage in run.stages:
+        carried |= {key: stage[key] for key in carried if stage.get(key) is not None}
+        rows.append(
+            {"name": stage["stage"], "words": STAGE_WORDS.get(stage["stage"], ""), "miou": stage.get("miou")} | carried
+        )
+    return rows
+
+
+def charts(run: Run, other: Run | None) -> list[tuple[str, str]]:
+    """Title and SVG of each training curve there are data for."""
+    limit = other.figures()["miou"] if other is not None else None
+    reference = (other.method, limit) if other is not None and limit is not None else None
+    found = [
+        ("Validation mIoU", read_chart(run.metrics, "val_miou", reference, dots=True)),
+        ("Training loss", read_chart(run.metrics, "loss")),
+    ]
+    return [(title, svg(chart, title)) for title, chart in found if chart is not None]
+
+
+def by_class(model: Segmenter, cards: list[gallery.Card]) -> list[dict[str, Any]]:
+    """The gallery: per class its cards, used ones by what they decide, then the unused."""
+    rows = []
+    table: ClassTable = model.classes
+    for c, (name, colour) in enumerate(zip(table.names, table.colours, strict=True)):
+        own = sorted((card for card in cards if card.class_id == c), key=lambda card: -card.decides)
+        used, unused = [card for card in own if card.used], [card for card in own if not card.used]
+        rows.append({"name": name, "colour": css(colour), "used": used, "unused": unused})
+    return rows if cards else []

@@ -1,0 +1,48 @@
+"""What may be said of prototypes: whether they *are* training patches, or are only near some."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from segproto.model.evidence import bank_of
+from segproto.model.fingerprint import encoder_hash
+from segproto.model.heads import NearestHead
+from segproto.model.segmenter import Segmenter
+
+Relation = Literal["equal", "near", "unknown"]
+
+# One sentence each, for the gallery.
+SENTENCES: dict[Relation, str] = {
+    "equal": "Each is a real patch of a training image: the outlined square, shown with its surroundings.",
+    "near": "Each is a mean of many training features, and no patch equals it: the outlined square, shown with its "
+    "surroundings, is the training patch nearest to it.",
+    "unknown": "They were learned freely and never projected onto training patches, so there is no patch to show.",
+}
+LEADS: dict[Relation, str] = {
+    "equal": "small patches of its training images, its",
+    "near": "typical features of its training images, its",
+    "unknown": "learned vectors, its",
+}
+
+
+def relation(model: Segmenter) -> Relation:
+    """How the model's prototypes relate to the patches shown for them."""
+    known = model.provenance is not None and any(source is not None for source in model.provenance.sources)
+    if bank_of(model.head) is None or not known:
+        return "unknown"
+    return "near" if isinstance(model.head, NearestHead) else "equal"
+
+
+def warnings(model: Segmenter) -> list[str]:
+    """What a reader must know before believing the page: edits by hand, and patches that are out of date."""
+    found = []
+    edits = list(model.card.get("edits", []))
+    if edits:
+        found.append("This model was changed by hand after training: " + "; ".join(edits) + ".")
+    known = model.provenance if relation(model) != "unknown" else None
+    if known is not None and known.encoder_hash != encoder_hash(model.encoder):
+        found.append(
+            "The encoder has changed since the patches were found: prototypes may no longer stand for the patches "
+            "shown. Project them again."
+        )
+    return found
