@@ -90,6 +90,10 @@ def build_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     dataset = DATASETS[config.name](config, split)
     if len(dataset) == 0:
         raise DataError(f"the {split} split of data.name={config.name} in {config.root} is empty: check data.split")
+    if config.merge:
+        from segproto.data.merged import MergedClasses
+
+        dataset = MergedClasses(dataset, config.merge)
     if config.protocol == "published":
         from segproto.data.square import CentreSquare
 

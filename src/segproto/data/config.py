@@ -167,6 +167,7 @@ class DataConfig(BaseModel):
         part_maps: folder of the part maps, relative to ``root``; None: what the part table says.
         part_suffix: end of part map file stems that does not belong to the name; None: what the part table says.
         split_seed: of the random split of ``em``; 42 is the published one.
+        merge: classes made one, new name to old names (``{background: [sky, ground]}``); they come first.
         scenes: settings of the generated scenes.
         coarse: allow validation against Cityscapes' coarse labels (``gtCoarse``), whose scores are not comparable: they
             leave the hard pixels out.
@@ -195,6 +196,7 @@ class DataConfig(BaseModel):
     part_maps: str | None = None
     part_suffix: str | None = None
     split_seed: int = Field(default=42, ge=0, lt=2**32)
+    merge: dict[str, list[str]] = {}
     scenes: ScenesConfig = ScenesConfig()
     coarse: bool = False
     on_error: Literal["skip", "fail"] = "fail"

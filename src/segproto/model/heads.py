@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.errors import WeightsError
+from segproto.model.cam_head import CamHead
 from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.head import Contributions as Contributions  # noqa: PLC0414
 from segproto.model.head import Head as Head  # noqa: PLC0414
@@ -266,7 +267,7 @@ def build_bank(value: dict[str, Any]) -> PrototypeBank:
     return PrototypeBank(vectors, class_of, scale_of, value["num_classes"], value["num_scales"])
 
 
-KINDS = (LinearHead, PrototypeHead, GroupedHead, NearestHead, DirectionHead, TeacherHead)
+KINDS = (LinearHead, PrototypeHead, GroupedHead, NearestHead, DirectionHead, TeacherHead, CamHead)
 HEADS: dict[str, type[Head]] = {h.kind: h for h in KINDS}
 
 

@@ -1,0 +1,84 @@
+"""Image-level labels: which classes an image shows, from a table of tags or from its mask."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from segproto.data.base import ClassTable, SegmentationDataset
+from segproto.errors import DataError
+
+BACKGROUND = 0
+
+
+def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
+    """Tags of images from a CSV: the image's name (its suffix may be left out), then tags, by commas, ``;`` or ``|``.
+
+    A first line that begins with ``image`` or ``name`` is a heading. Class 0 is the background and needs no tag.
+
+    Args:
+        path: the file, UTF-8.
+        classes: what a tag may be.
+        names: the images whose tags are wanted.
+
+    Returns:
+        (N, C) float32, 1 for each class an image shows; the background's column is 1. A row of an image without any
+        tag is 0 throughout.
+
+    Raises:
+        DataError: the file cannot be read, a tag is no class, an image has two lines or none.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = [(n, row) for n, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path}: the tags cannot be read ({reason}); expected a CSV: image name, then tags") from error
+    if lines and lines[0][1][0].strip().lower() in {"image", "name", "file", "filename"}:
+        lines = lines[1:]
+    found: dict[str, list[int]] = {}
+    for number, row in lines:
+        image = row[0].strip()
+        for name in {image, str(PurePosixPath(image).with_suffix(""))} if image else set():
+            if name in found:
+                raise DataError(f"{path}, line {number}: {image!r} has tags twice; keep one line an image")
+            found[name] = [_class_of(tag, classes, path, number) for tag in _split(row[1:])]
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(f"{path}: {len(missing)} of {len(names)} images have no line, first {missing[0]!r}; add them")
+    return _table([found[name] for name in names], classes.num_classes)
+
+
+def tags_of_masks(dataset: SegmentationDataset) -> Tensor:
+    """(N, C) float32: the classes in each mask, and 1 for the background; read once, for data that has masks."""
+    rows = []
+    for index in range(len(dataset)):
+        present = torch.bincount(dataset[index].mask.flatten().long(), minlength=256)[: dataset.classes.num_classes]
+        rows.append([c for c in present.nonzero().flatten().tolist() if c != BACKGROUND])
+    return _table(rows, dataset.classes.num_classes)
+
+
+def _table(rows: list[list[int]], count: int) -> Tensor:
+    table = torch.zeros(len(rows), count)
+    for row, own in zip(table, rows, strict=True):
+        if own:
+            row[[BACKGROUND, *own]] = 1
+    return table
+
+
+def _split(cells: list[str]) -> list[str]:
+    return [tag.strip() for cell in cells for tag in re.split(r"[;|]", cell) if tag.strip()]
+
+
+def _class_of(tag: str, classes: ClassTable, path: Path, number: int) -> int:
+    if tag in classes.names:
+        return classes.names.index(tag)
+    near = get_close_matches(tag, classes.names, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f" (classes: {', '.join(classes.names)})"
+    raise DataError(f"{path}, line {number}: the tag {tag!r} is no class{hint}")

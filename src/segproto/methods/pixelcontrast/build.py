@@ -1,0 +1,29 @@
+"""The untrained model of pixelcontrast."""
+
+from __future__ import annotations
+
+from segproto.data.base import ClassTable
+from segproto.encoders.build import build_encoder
+from segproto.errors import ConfigError
+from segproto.model.cam_head import CamHead
+from segproto.model.heads import LinearHead
+from segproto.model.segmenter import Segmenter
+from segproto.training.recipe import Recipe
+
+
+def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
+    """The encoder with a head of class activation maps.
+
+    Raises:
+        ConfigError: fewer than two classes.
+    """
+    if classes.num_classes < 2:
+        raise ConfigError(f"data: {classes.num_classes} classes; pixelcontrast needs a background (class 0) and others")
+    encoder = build_encoder(recipe.encoder)
+    return Segmenter(encoder, CamHead(encoder.num_features, classes.num_classes), classes)
+
+
+def begin_segmenter(model: Segmenter, recipe: Recipe) -> None:
+    """A fresh encoder with a 1x1 classifier: the last stage learns from the masks alone."""
+    model.encoder = build_encoder(recipe.encoder)
+    model.head = LinearHead(model.encoder.num_features, model.classes.num_classes)

@@ -1,0 +1,202 @@
+"""Recipe of pixelcontrast."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from segproto.data.config import ExpandedPath
+from segproto.refine.crf import CRF_SETS, CrfSettings
+from segproto.training.procedures.config import LinearOptimise, OptimiseConfig
+from segproto.training.recipe import Recipe
+
+
+class Rates(BaseModel):
+    """One learning rate a part of the model; 0 = the part is not trained in this stage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backbone: float = Field(0.0, ge=0)
+    neck: float = Field(0.0, ge=0)
+    head: float = Field(0.0, ge=0)
+
+
+class TrainedStage(BaseModel):
+    """What the stages that train the CAM network share.
+
+    Attributes:
+        steps: batches; 0 skips the stage.
+        lr: learning rates.
+        optimiser: of the stage.
+        weight_decay: on all trained tensors.
+        schedule: of the learning rates.
+        norms: ``train`` or ``frozen``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(0, ge=0)
+    lr: Rates = Rates()
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["constant", "poly", "linear"] = "poly"
+    norms: Literal["frozen", "train"] = "frozen"
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> TrainedStage:
+        if self.steps > 0 and not any(self.lr.model_dump().values()):
+            raise ValueError(f"a stage of {self.steps} steps needs a learning rate above 0, for example lr.head")
+        return self
+
+
+class ContrastConfig(TrainedStage):
+    """Training of the CAM network.
+
+    Attributes:
+        second_view: sides of the second view over those of the first (published: 128 of 448).
+        er: weight of the equivariant regularisation.
+        ecr: weight of the equivariant cross regularisation.
+        contrast: weight of each of the three contrast terms; 0 = the baseline.
+        temperature: of the contrast.
+        confident: share of a view's cells that make a prototype (published: 32 of 256).
+        background_score: cells that score less for every class are background (published: 0.2; EPS 0.1).
+        masked: prototypes from images that have the class, and the background's where no class scores; false =
+            published.
+        saliency: folder of saliency maps, one an image by its name (EPS); None = without.
+        overlap: with saliency, a class counts as salient if more of its cells than this are.
+    """
+
+    second_view: float = Field(0.5, gt=0, lt=1)
+    er: float = Field(1.0, ge=0)
+    ecr: float = Field(1.0, ge=0)
+    contrast: float = Field(0.1, ge=0)
+    temperature: float = Field(0.1, gt=0)
+    confident: float = Field(0.125, gt=0, le=1)
+    background_score: float = Field(0.2, ge=0, lt=1)
+    masked: bool = True
+    saliency: ExpandedPath | None = None
+    overlap: float = Field(0.4, ge=0, le=1)
+
+
+class CamsConfig(BaseModel):
+    """CAM inference.
+
+    Attributes:
+        scales: of the image; at each the image and its mirror image are summed.
+        source: maps ``refined`` by pixel correlation, or ``raw`` (EPS).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    scales: list[float] = [0.5, 1.0, 1.5, 2.0]
+    source: Literal["refined", "raw"] = "refined"
+
+
+class CrfChoice(BaseModel):
+    """A dense CRF: a published parameter set, perhaps with other iterations.
+
+    Attributes:
+        name: A..E of the published sets.
+        iterations: None = the set's own.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal["A", "B", "C", "D", "E"] = "C"
+    iterations: int | None = Field(None, ge=0)
+
+    def settings(self) -> CrfSettings:
+        """The parameters."""
+        from dataclasses import replace
+
+        own = CRF_SETS[self.name]
+        return own if self.iterations is None else replace(own, iterations=self.iterations)
+
+
+class CrfConfig(BaseModel):
+    """Scores after a CRF with strong and weak background, from which affinity is learnt.
+
+    Attributes:
+        low: alpha of the strong background ``(1 - max)^alpha``.
+        high: alpha of the weak one.
+        crf: its parameters.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    low: float = Field(4.0, gt=0)
+    high: float = Field(24.0, gt=0)
+    crf: CrfChoice = CrfChoice()
+
+
+class AffinityConfig(TrainedStage):
+    """Training of the affinities.
+
+    Attributes:
+        radius: pairs are closer than this many cells.
+        complete: all pairs of the grid; false = published, without those at the border.
+    """
+
+    radius: int = Field(5, ge=2)
+    complete: bool = True
+
+
+class MasksConfig(BaseModel):
+    """Random walk, CRF, and masks.
+
+    Attributes:
+        walk: false leaves the random walk out.
+        beta: power of the affinities.
+        log_steps: the walk takes 2^log_steps steps.
+        alpha: the background is ``(1 - max)^alpha`` before the walk.
+        background: a constant background instead (published: 0.27).
+        crf: after the walk; None = none (published).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    walk: bool = True
+    beta: float = Field(8.0, gt=0)
+    log_steps: int = Field(6, ge=0, le=10)
+    alpha: float = Field(6.0, gt=0)
+    background: float | None = Field(None, ge=0, le=1)
+    crf: CrfChoice | None = CrfChoice()
+
+
+class PixelcontrastStages(BaseModel):
+    """The stages in order; those without steps, and what only serves them, are left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    contrast: ContrastConfig = ContrastConfig()
+    cams: CamsConfig = CamsConfig()
+    crf: CrfConfig = CrfConfig()
+    affinity: AffinityConfig = AffinityConfig()
+    masks: MasksConfig = MasksConfig()
+    segment: LinearOptimise = OptimiseConfig()
+
+
+class PixelcontrastRecipe(Recipe):
+    """A pixelcontrast run; class 0 of the data is the background (``data.merge`` makes one).
+
+    Attributes:
+        tags: CSV of the tags of each image; None = the classes in the masks, of which nothing else is used.
+        stages: what is done.
+    """
+
+    method: Literal["pixelcontrast"] = "pixelcontrast"
+    tags: ExpandedPath | None = None
+    stages: PixelcontrastStages = PixelcontrastStages()
+
+    @model_validator(mode="after")
+    def _fits(self) -> PixelcontrastRecipe:
+        if self.train.cache_features:
+            raise ValueError(
+                "train.cache_features = true: pixelcontrast needs two views of each image; set it to false"
+            )
+        if self.data.name == "images":
+            raise ValueError(
+                "data.name = images: classes are needed; use data.name=folder with a classes.yaml and tags"
+            )
+        return self

@@ -1,0 +1,164 @@
+"""Training of the CAM network, and of its affinities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.batch import Batch
+from segproto.methods.pixelcontrast.config import (
+    AffinityConfig,
+    PixelcontrastRecipe,
+    TrainedStage,
+)
+from segproto.methods.pixelcontrast.products import SCORES
+from segproto.methods.pixelcontrast.tagged import LEVELS, image_tags, with_affinity_labels, without_masks
+from segproto.model.cam_head import CamHead, CamMaps
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.pixel_contrast import contrast_losses, view_of
+from segproto.refine.affinity import affinity, affinity_loss, cell_pairs, pair_labels
+from segproto.refine.seam import saliency_loss, to_size, view_losses
+from segproto.training.procedures.optimise import NORMS, pad_masks
+from segproto.training.procedures.require import require_head
+from segproto.training.stage import Optimise, ParamGroup
+
+
+def contrast_stage(recipe: PixelcontrastRecipe) -> Optimise:
+    """The CAM network learns from tags."""
+    config = recipe.stages.contrast
+    loss = ContrastLoss(recipe)
+    return _stage("contrast", config, loss, loss.prepare, affinity=False)
+
+
+def affinity_stage(recipe: PixelcontrastRecipe) -> Optimise:
+    """The affinities learn from sure pixels of the CAMs."""
+    config = recipe.stages.affinity
+    return _stage(
+        "affinity",
+        config,
+        lambda model, batch: pair_loss(model, batch, config),
+        lambda dataset, out: with_affinity_labels(dataset, out / SCORES),
+        affinity=True,
+    )
+
+
+def _stage(name: str, config: TrainedStage, loss, dataset, *, affinity: bool) -> Optimise:  # type: ignore[no-untyped-def]
+    return Optimise(
+        name=name,
+        steps=config.steps,
+        parameters=lambda model: _groups(model, config, name, affinity),
+        loss=loss,
+        mode=lambda model: _set_mode(model, config),
+        dataset=dataset,
+        optimiser=config.optimiser,
+        schedule=config.schedule,
+    )
+
+
+def _groups(model: Segmenter, config: TrainedStage, name: str, affinity: bool) -> list[ParamGroup]:
+    lr, head = config.lr, require_head(model, name, CamHead)
+    found = []
+    if lr.backbone > 0 and not model.encoder.config.frozen:
+        found.append(ParamGroup(_trained(model.encoder.backbone, config), lr.backbone, config.weight_decay))
+    if lr.neck > 0:
+        found.append(ParamGroup(_trained(model.encoder.neck, config), lr.neck, config.weight_decay))
+    if lr.head > 0:
+        found.append(ParamGroup(head.trained_for(affinity), lr.head, config.weight_decay))
+    return [group for group in found if group.params]
+
+
+def _trained(module: torch.nn.Module, config: TrainedStage) -> list[torch.nn.Parameter]:
+    norms = {p for m in module.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    return [p for p in module.parameters() if config.norms == "train" or p not in norms]
+
+
+def _set_mode(model: Segmenter, config: TrainedStage) -> None:
+    model.train()
+    if config.norms == "frozen":
+        for module in model.encoder.modules():
+            if isinstance(module, NORMS):
+                module.training = False
+
+
+class ContrastLoss:
+    """Tags, agreement of two views, and contrast (Du et al. 2022, section 3).
+
+    Args:
+        recipe: of the run.
+    """
+
+    def __init__(self, recipe: PixelcontrastRecipe) -> None:
+        self.recipe, self.config = recipe, recipe.stages.contrast
+        self.rows: dict[str, int] = {}
+        self.tags = torch.ones(0, 0)
+
+    def prepare(self, dataset: SegmentationDataset, _out: Path) -> SegmentationDataset:
+        """Reads the tags once; the images then have no masks any more."""
+        self.tags = image_tags(self.recipe, dataset)
+        self.rows = {name: row for row, name in enumerate(dataset.names)}
+        return without_masks(dataset, self.config.saliency)
+
+    def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
+        head = require_head(model, "contrast", CamHead)
+        assert batch.images is not None
+        images, config = batch.images, self.config
+        labels = self._labels(batch, head.num_classes).to(images.device)
+        small = F.interpolate(images, scale_factor=config.second_view, mode="bilinear", align_corners=True)
+        first, second = (_float(head.maps(model.features(view))) for view in (images, small))
+        terms = view_losses(first.cam, first.refined, second.cam, second.refined, labels)
+        loss = terms["tags"] + config.er * terms["er"] + config.ecr * terms["ecr"]
+        if config.contrast > 0:
+            found = self._contrast(first, second, labels)
+            terms |= found
+            loss = loss + config.contrast * torch.stack(list(found.values())).sum()
+        if config.saliency is not None:
+            terms["saliency"] = self._saliency(first, second, batch, labels)
+            loss = loss + terms["saliency"]
+        return {"loss": loss, **terms}
+
+    def _labels(self, batch: Batch, num_classes: int) -> Tensor:
+        if not batch.names:  # the estimate of memory before the stage
+            return torch.ones(len(batch.masks), num_classes)
+        return self.tags[[self.rows[name] for name in batch.names]]
+
+    def _contrast(self, first: CamMaps, second: CamMaps, labels: Tensor) -> dict[str, Tensor]:
+        config, size = self.config, (second.cam.shape[-2], second.cam.shape[-1])
+        k = max(int(config.confident * size[0] * size[1]), 1)
+        views = [
+            view_of(
+                to_size(maps.projection, size),
+                to_size(maps.refined, size),
+                labels,
+                background_score=config.background_score,
+                k=k,
+                masked=config.masked,
+            )
+            for maps in (first, second)
+        ]
+        return contrast_losses(views[0], views[1], temperature=config.temperature)
+
+    def _saliency(self, first: CamMaps, second: CamMaps, batch: Batch, labels: Tensor) -> Tensor:
+        levels = torch.where(batch.masks == IGNORE_INDEX, 0, batch.masks)[:, None].float() / LEVELS
+        maps = (first.cam, second.cam, first.refined, second.refined)
+        terms = [saliency_loss(m, levels, labels, background=0, overlap=self.config.overlap) for m in maps]
+        return torch.stack(terms).sum() / 2
+
+
+def pair_loss(model: Segmenter, batch: Batch, config: AffinityConfig) -> dict[str, Tensor]:
+    """Balanced cross-entropy of the affinities of pairs of sure cells."""
+    head = require_head(model, "affinity", CamHead)
+    assert batch.images is not None
+    u = head.affinity_features(model.features(batch.images)).float()
+    size = (u.shape[-2], u.shape[-1])
+    pairs = cell_pairs(*size, config.radius, complete=config.complete)
+    labels = resize_labels(pad_masks(model, batch), size)
+    return {"loss": affinity_loss(affinity(u, pairs), *pair_labels(labels, pairs))}
+
+
+def _float(maps: CamMaps) -> CamMaps:
+    return CamMaps(maps.cam.float(), maps.refined.float(), maps.projection.float())

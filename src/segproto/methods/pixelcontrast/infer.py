@@ -1,0 +1,214 @@
+"""From the CAM network to masks: maps, scores after a CRF, random walk, masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segproto.data.tags import BACKGROUND
+from segproto.methods.pixelcontrast.config import CamsConfig, CrfConfig, PixelcontrastRecipe
+from segproto.methods.pixelcontrast.products import CAMS, MASKS, NPZ, SCORES, read_scores, save_scores
+from segproto.methods.pixelcontrast.tagged import image_tags, with_masks
+from segproto.metrics.cam_curve import CamCurve, best_point
+from segproto.metrics.segmentation import ConfusionMatrix
+from segproto.model.cam_head import CamHead
+from segproto.model.segmenter import Segmenter
+from segproto.refine.affinity import affinity, cell_pairs
+from segproto.refine.crf import dense_crf, unary_from_probabilities
+from segproto.refine.random_walk import random_walk
+from segproto.training.devices import on_first
+from segproto.training.procedures.map_images import fold_images, map_images, result_path
+from segproto.training.procedures.mask_folder import PNG, add_image, begin_mask_folder, save_mask
+from segproto.training.procedures.require import require_head
+from segproto.training.stage import StageContext
+
+EPSILON = 1e-5
+
+
+@torch.no_grad()
+def make_cams(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
+    """Maps of the classes of every training image, and their scores over all thresholds where there are masks."""
+    require_head(context.segmenter, "cams", CamHead)
+    tags, config = image_tags(recipe, context.train_set), recipe.stages.cams
+
+    def one(index: int, sample: Sample) -> dict[str, Tensor]:
+        classes = [c for c in tags[index].nonzero().flatten().tolist() if c != BACKGROUND]
+        return {
+            "classes": torch.tensor(classes, dtype=torch.uint8),
+            "maps": image_cams(context.segmenter, sample.image, classes, config),
+        }
+
+    folder = _run(context) / CAMS
+    map_images(context.train_set, one, folder, **_mine(context), title="cams", suffix=NPZ, save=save_scores)
+    context.fabric.barrier()
+    untagged = int((tags.sum(1) == 0).sum())
+    return {"images": len(tags), "images_without_tag": untagged, **cam_figures(context, folder)}
+
+
+@torch.no_grad()
+def image_cams(model: Segmenter, image: Tensor, classes: list[int], config: CamsConfig) -> Tensor:
+    """Maps (K, H, W) in 0..1 of an image's classes: the sum over scales and mirror images, by each map's own range.
+
+    At most two full-size copies of the K maps are held at a time.
+
+    Args:
+        model: with a :class:`CamHead`.
+        image: uint8 (3, H, W).
+        classes: K of 1..C-1.
+        config: scales, which maps.
+    """
+    head = require_head(model, "cams", CamHead)
+    device = next(model.parameters()).device
+    size = (image.shape[1], image.shape[2])
+    total = torch.zeros(len(classes), *size, device=device)
+    if not classes:
+        return total
+    normalised = model.encoder.normalisation(image.to(device))[None]
+    for scale in config.scales:
+        scaled = (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
+        x = normalised
+        if scaled != size:
+            x = F.interpolate(x, size=scaled, mode="bicubic", align_corners=False, antialias=True)
+        maps = head.maps(model.features(torch.cat([x, x.flip(3)])))
+        grid = (maps.refined if config.source == "refined" else maps.cam)[:, classes].float()
+        for turned in (False, True):
+            full = model.upsample(grid[int(turned), None], scaled)
+            full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)[0]
+            total += full.flip(2) if turned else full
+    total = total.relu()
+    low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
+    return ((total - low - EPSILON) / (high - low + EPSILON)).clamp_min(0)
+
+
+def cam_figures(context: StageContext, folder: Path) -> dict[str, Any]:
+    """The threshold curve on the training images; nothing where they have no masks."""
+    dataset, fabric = context.train_set, context.fabric
+    curve = CamCurve(dataset.classes.num_classes)
+    for index in fold_images(dataset, **_mine(context), title="curve"):
+        sample = dataset[index]
+        if bool((sample.mask != IGNORE_INDEX).any()):
+            found = read_scores(result_path(folder, sample.name, NPZ))
+            curve.update(found["maps"].float(), found["classes"].long(), sample.mask.long())
+    points = curve.compute(_sum(context) if fabric.world_size > 1 else None)
+    best = best_point(points)
+    if best.scores.miou is None:
+        return {}
+    values = {f"{p.threshold:.2f}": round(p.scores.miou or 0.0, 5) for p in points}
+    return {"cam_miou": best.scores.miou, "cam_threshold": best.threshold, "curve": values}
+
+
+@torch.no_grad()
+def make_scores(context: StageContext, config: CrfConfig) -> dict[str, Any]:
+    """Scores of background and classes after a CRF, with a strong and with a weak background."""
+    folder, cams = _run(context) / SCORES, _run(context) / CAMS
+    settings = config.crf.settings()
+
+    def one(_index: int, sample: Sample) -> dict[str, Tensor]:
+        found = read_scores(result_path(cams, sample.name, NPZ))
+        maps = found["maps"].float().to(context.fabric.device)
+        classes = torch.cat([torch.zeros(1, dtype=torch.uint8), found["classes"]])
+        if not len(maps):
+            alone = torch.ones(1, *sample.image.shape[1:])
+            return {"classes": classes, "low": alone, "high": alone}
+        both = torch.stack([torch.cat([background(maps, a)[None], maps]) for a in (config.low, config.high)])
+        images = sample.image[None].expand(2, -1, -1, -1).to(maps.device)
+        q = dense_crf(images, unary_from_probabilities(both), settings)
+        return {"classes": classes, "low": q[0], "high": q[1]}
+
+    computed = map_images(context.train_set, one, folder, **_mine(context), title="crf", suffix=NPZ, save=save_scores)
+    context.fabric.barrier()
+    return {"images": len(context.train_set), "computed": computed}
+
+
+def background(maps: Tensor, alpha: float) -> Tensor:
+    """``(1 - max)^alpha`` of maps (K, H, W)."""
+    return (1 - maps.amax(0)).clamp_min(0) ** alpha
+
+
+@torch.no_grad()
+def make_masks(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
+    """Masks of all training images, a folder data set in the run, scored where there are true ones."""
+    root = _run(context) / MASKS
+    labels = root / "labels"
+    on_first(context.fabric, lambda: begin_mask_folder(root, context.segmenter.classes) and None)
+    cams = _run(context) / CAMS
+
+    def one(index: int, sample: Sample) -> dict[str, Tensor]:
+        add_image(root, context.train_set, index, sample.image)
+        found = read_scores(result_path(cams, sample.name, NPZ))
+        return {"mask": image_mask(context.segmenter, sample.image, found, recipe)}
+
+    map_images(context.train_set, one, labels, **_mine(context), title="masks", suffix=PNG, save=save_mask)
+    context.fabric.barrier()
+    return mask_figures(context, with_masks(context.train_set, labels))
+
+
+@torch.no_grad()
+def image_mask(model: Segmenter, image: Tensor, found: dict[str, Tensor], recipe: PixelcontrastRecipe) -> Tensor:
+    """The mask of one image, uint8 (H, W): background and its tagged classes after random walk and CRF.
+
+    Args:
+        model: with a :class:`CamHead`, whose affinities are trained if there is a walk.
+        image: uint8 (3, H, W).
+        found: ``classes`` (K,) and ``maps`` (K, H, W) of the CAM stage.
+        recipe: of the run.
+    """
+    config, device = recipe.stages.masks, next(model.parameters()).device
+    size = (image.shape[1], image.shape[2])
+    maps = found["maps"].float().to(device)
+    if not len(maps):
+        return torch.zeros(size, dtype=torch.uint8)
+    rest = background(maps, config.alpha) if config.background is None else torch.full_like(maps[0], config.background)
+    scores = torch.cat([rest[None], maps])
+    if config.walk:
+        scores = walked(model, image, scores, recipe)
+    if config.crf is not None:
+        unary = unary_from_probabilities(scores[None])
+        best = dense_crf(image[None].to(device), unary, config.crf.settings(), labels=True)[0]
+    else:
+        best = scores.argmax(0)
+    table = torch.cat([torch.zeros(1, dtype=torch.uint8), found["classes"]]).to(device)
+    return table[best]
+
+
+def walked(model: Segmenter, image: Tensor, scores: Tensor, recipe: PixelcontrastRecipe) -> Tensor:
+    """Scores (K+1, H, W) after a random walk over the affinities of the feature grid."""
+    config, affine = recipe.stages.masks, recipe.stages.affinity
+    head, size = require_head(model, "masks", CamHead), (image.shape[1], image.shape[2])
+    u = head.affinity_features(model.features(model.encoder.normalisation(image.to(scores.device))[None])).float()
+    grid = (u.shape[-2], u.shape[-1])
+    pairs = cell_pairs(*grid, affine.radius, complete=affine.complete)
+    height, width = model.encoder.padded_size(*size)
+    padded = F.pad(scores, (0, width - size[1], 0, height - size[0]))
+    coarse = F.adaptive_avg_pool2d(padded, grid)[None]
+    out = random_walk(coarse, affinity(u, pairs), pairs, beta=config.beta, log_steps=config.log_steps)
+    return model.upsample(out, size)[0]
+
+
+def mask_figures(context: StageContext, masks: SegmentationDataset) -> dict[str, Any]:
+    """Scores of the masks against the true ones of the training images, if these are there."""
+    counts = ConfusionMatrix(context.train_set.classes.num_classes)
+    for index in fold_images(context.train_set, **_mine(context), title="score"):
+        counts.update(masks[index].mask, context.train_set[index].mask)
+    scores = counts.compute(_sum(context) if context.fabric.world_size > 1 else None)
+    if scores.miou is None:
+        return {}
+    iou = dict(zip(context.train_set.classes.names, scores.iou, strict=True))
+    return {"mask_miou": scores.miou, "mask_accuracy": scores.accuracy, "mask_iou": iou}
+
+
+def _run(context: StageContext) -> Path:
+    return context.out.parents[1]
+
+
+def _mine(context: StageContext) -> dict[str, int]:
+    return {"rank": context.fabric.global_rank, "world": context.fabric.world_size}
+
+
+def _sum(context: StageContext):  # type: ignore[no-untyped-def]
+    return lambda value: context.fabric.all_reduce(value.to(context.fabric.device), reduce_op="sum").cpu()

@@ -1,0 +1,42 @@
+"""What the stages leave on disk: compressed npz files of the classes an image has, and where they lie in a run."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segproto.errors import DataError
+
+NPZ = ".npz"
+CAMS = Path("stages/cams/maps")
+SCORES = Path("stages/crf/scores")
+MASKS = Path("masks")
+
+
+def save_scores(tensors: dict[str, Tensor], path: Path) -> None:
+    """Tensors as a compressed npz; floats with 16 bits."""
+    arrays = {k: (v.half() if v.is_floating_point() else v).numpy() for k, v in tensors.items()}
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_scores(path: Path) -> dict[str, Tensor]:
+    """What :func:`save_scores` wrote.
+
+    Raises:
+        DataError: the file is missing, damaged, or no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {key: torch.from_numpy(file[key]) for key in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(
+            f"{path}: not a readable npz ({error}); delete it and run the stage that wrote it again"
+        ) from error
+    if "classes" not in found:
+        raise DataError(f"{path}: holds {', '.join(found) or 'nothing'}; expected classes and maps")
+    return found

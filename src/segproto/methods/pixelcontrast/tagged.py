@@ -1,0 +1,93 @@
+"""Training images with other masks than their own: none, saliency, affinity labels, pseudo masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segproto.data.images import read_image, read_indices
+from segproto.data.tags import read_tags, tags_of_masks
+from segproto.errors import DataError
+from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
+from segproto.refine.affinity import affinity_targets
+from segproto.training.procedures.map_images import result_path
+from segproto.training.procedures.mask_folder import PNG
+
+LEVELS = 254  # saliency 0..1 as a mask of 0..254; 255 is padding
+
+
+class OtherMasks(SegmentationDataset):
+    """Another data set's images with masks from ``mask(index, sample)``."""
+
+    def __init__(self, whole: SegmentationDataset, mask: Callable[[int, Sample], Tensor]) -> None:
+        self.whole, self.mask = whole, mask
+        self.classes, self.split, self.names = whole.classes, whole.split, whole.names
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.whole[index]
+        mask = self.mask(index, sample)
+        if mask.shape != sample.image.shape[1:]:
+            size = "x".join(map(str, sample.image.shape[:0:-1]))
+            got = "x".join(map(str, mask.shape[::-1]))
+            raise DataError(f"{sample.name}: the image is {size}, what was made of it is {got} (width x height)")
+        return sample._replace(mask=mask)
+
+    def path(self, index: int) -> Path | None:
+        return self.whole.path(index)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.whole.fingerprint
+
+
+def image_tags(recipe: PixelcontrastRecipe, dataset: SegmentationDataset) -> Tensor:
+    """(N, C) tags of the training images.
+
+    Raises:
+        DataError: a tag that is no class, an image without a line, or no tagged image at all.
+    """
+    tags = tags_of_masks(dataset) if recipe.tags is None else read_tags(recipe.tags, dataset.classes, dataset.names)
+    if not bool(tags.any()):
+        raise DataError("no training image has a tag; check tags and the classes of the data (class 0 = background)")
+    return tags
+
+
+def without_masks(dataset: SegmentationDataset, saliency: Path | None) -> SegmentationDataset:
+    """Images with void masks, so that no stage sees a label by mistake; or with their saliency in the mask.
+
+    Raises:
+        DataError: an image without a saliency map.
+    """
+
+    def mask(_index: int, sample: Sample) -> Tensor:
+        if saliency is None:
+            return torch.full(sample.image.shape[1:], IGNORE_INDEX, dtype=torch.uint8)
+        path = saliency / f"{sample.name}{PNG}"
+        if not path.exists():
+            raise DataError(f"{path}: the saliency map of {sample.name!r} is missing")
+        return (read_image(path).float().mean(0) * (LEVELS / 255)).round().to(torch.uint8)
+
+    return OtherMasks(dataset, mask)
+
+
+def with_masks(dataset: SegmentationDataset, labels: Path) -> SegmentationDataset:
+    """Images with the masks a stage wrote."""
+    return OtherMasks(dataset, lambda i, s: torch.from_numpy(read_indices(result_path(labels, s.name, PNG))).byte())
+
+
+def with_affinity_labels(dataset: SegmentationDataset, scores: Path) -> SegmentationDataset:
+    """Images with the labels that affinity is learnt from (:func:`segproto.refine.affinity.affinity_targets`)."""
+    from segproto.methods.pixelcontrast.products import NPZ, read_scores
+
+    def mask(_index: int, sample: Sample) -> Tensor:
+        found = read_scores(result_path(scores, sample.name, NPZ))
+        local = affinity_targets(found["low"][None].float(), found["high"][None].float())[0]
+        table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
+        table[: len(found["classes"])] = found["classes"].byte()
+        return table[local]
+
+    return OtherMasks(dataset, mask)

@@ -1,0 +1,105 @@
+"""A head of class activation maps: what pixelcontrast's first stages train (Wang et al. 2020; Du et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segproto.model.head import Contributions, Head
+from segproto.refine.seam import correlation_input, pixel_correlation
+
+EMBEDDING = 192  # of the pixel correlation, as published
+
+
+class CamMaps(NamedTuple):
+    """What the head gives on the grid.
+
+    Attributes:
+        cam: (B, C, h, w) raw maps.
+        refined: (B, C, h, w) after pixel correlation.
+        projection: (B, D, h, w), >= 0.
+    """
+
+    cam: Tensor
+    refined: Tensor
+    projection: Tensor
+
+
+class CamHead(Head):
+    """Maps of the classes in an image, refined by pixel correlation, with a projection to contrast and affinities.
+
+    All are 1x1 convolutions on the encoder's features; those of the correlation get no gradient into the encoder. As a
+    segmenter it shows the classes it believes the image has, over a constant background.
+
+    Args:
+        num_features: channels of the features.
+        num_classes: C; class 0 is the background.
+        dim: channels of the projection (published: 128).
+        affinity_dim: channels of the affinity features (published: 448).
+        background: score of the background when it segments.
+    """
+
+    kind = "cam"
+
+    def __init__(
+        self, num_features: int, num_classes: int, dim: int = 128, affinity_dim: int = 128, background: float = 0.3
+    ) -> None:
+        super().__init__()
+        self.num_features, self.num_classes, self.background = num_features, num_classes, background
+        self.classifier = nn.Conv2d(num_features, num_classes, 1, bias=False)
+        self.project = nn.Conv2d(num_features, dim, 1, bias=False)
+        self.reduce = nn.Conv2d(num_features, EMBEDDING, 1, bias=False)
+        self.correlate = nn.Conv2d(EMBEDDING, EMBEDDING, 1, bias=False)
+        self.affine_in = nn.Conv2d(num_features, affinity_dim, 1, bias=False)
+        self.affine_out = nn.Conv2d(affinity_dim, affinity_dim, 1, bias=False)
+        for layer in (self.classifier, self.project):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in (self.correlate, self.affine_out):
+            nn.init.xavier_uniform_(layer.weight, gain=4)
+        for layer in (self.reduce, self.affine_in):
+            nn.init.kaiming_normal_(layer.weight)
+
+    def maps(self, features: Tensor) -> CamMaps:
+        """Features (B, F, h, w) to maps and projection, with gradient."""
+        cam = self.classifier(features)
+        embedding = self.correlate(self.reduce(features.detach()).relu())
+        refined = pixel_correlation(correlation_input(cam), embedding)
+        return CamMaps(cam, refined, self.project(features).relu())
+
+    def affinity_features(self, features: Tensor) -> Tensor:
+        """Features (B, F, h, w) to those whose differences are affinities, (B, A, h, w)."""
+        return F.elu(self.affine_out(F.elu(self.affine_in(features))))
+
+    def trained_for(self, affinity: bool) -> list[nn.Parameter]:
+        """The parameters of the affinities, or all others."""
+        own = {*self.affine_in.parameters(), *self.affine_out.parameters()}
+        return [p for p in self.parameters() if (p in own) is affinity]
+
+    def forward(self, features: Tensor) -> Tensor:
+        maps = self.maps(features)
+        present = maps.cam.mean((2, 3), keepdim=True)
+        shown = (present > 0) | (present == present[:, 1:].amax(1, keepdim=True))
+        scores = maps.refined / (maps.refined.amax((2, 3), keepdim=True) + 1e-5) * shown
+        return torch.cat([torch.full_like(scores[:, :1], self.background), scores[:, 1:]], 1)
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
+        """Of the raw maps: a refined map is a mean over the whole image and belongs to no cell."""
+        weight = self.classifier.weight[:, :, 0, 0]
+        return Contributions(features.float() * weight[classes], None, features.new_zeros(len(classes)))
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "num_features": self.num_features,
+            "num_classes": self.num_classes,
+            "dim": self.project.out_channels,
+            "affinity_dim": self.affine_in.out_channels,
+            "background": self.background,
+        }
+
+    @classmethod
+    def from_description(cls, value: dict[str, Any]) -> CamHead:
+        return cls(**{key: value[key] for key in value if key != "kind"})
