@@ -15,8 +15,10 @@ from PIL import Image
 from training_tiny import as_rank, process_context
 
 import segproto
+from segproto.data.base import ClassTable
 from segproto.data.build import build_dataset
 from segproto.data.config import ScenesConfig
+from segproto.data.images import read_indices
 from segproto.data.scenes import ScenesDataset
 from segproto.encoders.base import IMAGENET
 from segproto.errors import ConfigError
@@ -66,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_stage_leaves_what_it_promises(trained: Path) -> None:
     results = {s: json.loads((trained / "stages" / s / "result.json").read_text()) for s in ("proposals", "init", "em")}
-    assert results["proposals"]["images"] == 8
+    assert results["proposals"]["training_images"] == 8
     assert results["proposals"]["proposals_an_image"] >= 1
     assert len(list((trained / "stages" / "proposals" / "masks").rglob("*.png"))) == 8
     assert {"em", "probe", "loss"} <= results["em"].keys()
@@ -85,9 +87,13 @@ def test_every_stage_leaves_what_it_promises(trained: Path) -> None:
 
 def test_the_masks_are_a_data_set_for_other_methods(trained: Path) -> None:
     table = yaml.safe_load((trained / "masks" / "classes.yaml").read_text())
-    assert [entry["name"] for entry in table["classes"]] == [f"category {i}" for i in range(1, 6)]
+    values = set()
+    for mask in (trained / "masks" / "labels").rglob("*.png"):
+        values |= set(torch.from_numpy(read_indices(mask)).unique().tolist())
+    assert [entry["values"] for entry in table["classes"]] == sorted(values)
+    assert [entry["name"] for entry in table["classes"]] == [f"category {v + 1}" for v in sorted(values)]
     found = segproto.data_verify(data={"root": str(trained / "masks")})
-    assert found["problems"] == []
+    assert all("has no pixel in the" in problem for problem in found["problems"])  # of one of the two splits
     assert sum(found["counts"].values()) == 8
 
 
@@ -174,7 +180,7 @@ def test_a_folder_without_masks_needs_only_a_number(tmp_path: Path) -> None:
     assert mask.shape == (48, 48)
     assert int(mask.max()) < 3
     again = build_dataset(recipe(f"data.root={tmp_path / 'run' / 'masks'}", "data.name=folder").data, "train")
-    assert again.classes.num_classes == 3
+    assert again.classes.num_classes <= 3
 
 
 @pytest.mark.parametrize(
@@ -194,13 +200,19 @@ def test_labels_are_asked_of_label_free_data_in_words() -> None:
     method = METHODS["primaps"]()
     value = load_recipe_dict(method.recipes / "folder.yaml")
     for override, words in (
-        ("num_classes=null", "num_classes=8"),
         ("stages.em.probe=true", "has none"),
         ("stages.found.selection=oracle", "has none"),
         ("stages.em.student={}", "student=null"),
     ):
         with pytest.raises(ConfigError, match=words):
             validate_recipe(apply_overrides(value, ["num_classes=3", override]), method.recipe)
+
+
+def test_the_number_of_categories_is_asked_for() -> None:
+    method = METHODS["primaps"]()
+    value = apply_overrides(load_recipe_dict(method.recipes / "folder.yaml"), ["data.root=photos"])
+    with pytest.raises(ConfigError, match="num_classes=8"):
+        method.build(validate_recipe(value, method.recipe), ClassTable((), ()))
 
 
 def test_the_oracle_is_named_and_takes_the_best_validation(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def test_weights_take_no_gradient_and_void_pixels_count_in_the_divisor() -> None
     assert loss.item() == pytest.approx(value.item(), rel=1e-6)
     gradient = flat * torch.where(kept, w[own.clamp_max(3)], 0)[:, None]
     gradient[kept, own[kept]] -= w[own[kept]]
-    torch.testing.assert_close(logits.grad.permute(0, 2, 3, 1).reshape(-1, 4).double(), gradient / 30, atol=1e-7, rtol=1e-5)
+    ours = logits.grad.permute(0, 2, 3, 1).reshape(-1, 4).double()
+    torch.testing.assert_close(ours, gradient / 30, atol=1e-7, rtol=1e-5)
 
 
 def test_frequencies_of_several_processes_are_summed() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from segproto.encoders.aspp import ASPP
 from segproto.encoders.base import DECODERS, Backbone, Encoder
+from segproto.encoders.codes import Codes
 from segproto.encoders.config import EncoderConfig
 from segproto.encoders.decoders import Decoder
 from segproto.encoders.resnet import DeepLabResNet101, load_imagenet_resnet101
@@ -36,6 +37,9 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
     neck: nn.Module
     if config.neck == "aspp":
         neck = ASPP(backbone.num_features, config.dim, config.rates, config.fusion)
+        scale_dims = neck.scale_dims
+    elif config.neck == "codes":
+        neck = Codes(backbone.num_features, config.dim, config.code_dropout)
         scale_dims = neck.scale_dims
     elif config.neck in DECODERS:
         channels = backbone.map_channels or (backbone.num_features,)

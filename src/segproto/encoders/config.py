@@ -23,11 +23,13 @@ class EncoderConfig(BaseModel):
         layers: timm features to concatenate (block indices of a ViT, stage indices of a CNN); None = the last.
         input_scale: the image is resized by this factor before the backbone (grids of small ViTs get finer).
         neck: ``aspp`` (parallel dilated 3x3 convolutions), ``identity``, or a published decoder without its classifier:
-            ``fcn`` (3x3 convolutions on the last map), ``uper`` (UPerNet) or ``segformer``.
+            ``fcn`` (3x3 convolutions on the last map), ``uper`` (UPerNet) or ``segformer``;
+            ``codes``: STEGO's and HP's.
         convs: 3x3 convolutions of ``fcn``.
         projection: the decoders end in the two 1x1 convolutions of nonparametric's embedding head.
         auxiliary: which of the maps (``layers``, counted from 0) trains a plain classifier of its own beside the model,
             with the decoders; None = none.
+        code_dropout: of ``codes``: ``off``, in ``training``, or ``always``, as PriMaPs' release left it on.
         rates: ASPP dilation rates, one a scale.
         dim: channels a scale.
         fusion: ASPP branches side by side (``concat``: one scale each) or added (``sum``: one scale).
@@ -46,7 +48,8 @@ class EncoderConfig(BaseModel):
     output_stride: int | None = None
     layers: list[int] | None = None
     input_scale: float = Field(1.0, gt=0, le=8)
-    neck: Literal["aspp", "identity", "fcn", "uper", "segformer"] = "aspp"
+    neck: Literal["aspp", "identity", "fcn", "uper", "segformer", "codes"] = "aspp"
+    code_dropout: Literal["off", "training", "always"] = "off"
     convs: int = Field(1, ge=1)
     projection: bool = False
     auxiliary: int | None = Field(default=None, ge=0)

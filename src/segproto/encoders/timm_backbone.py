@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from segproto.encoders.base import Backbone, Normalisation
 from segproto.encoders.config import EncoderConfig
 from segproto.encoders.position import resample_position_embedding
+from segproto.encoders.vit_names import timm_names
 from segproto.encoders.weights import fit, read_state
 from segproto.errors import ConfigError, WeightsError
 
@@ -176,7 +177,9 @@ def pixel_multiple(scale: float, stride: int) -> int:
 
 
 def load_backbone(net: Any, path: Path) -> None:
-    """Fills a timm network from a local file with timm's key names; classifier keys are dropped.
+    """Fills a timm network from a local file with timm's key names, or a plain ViT with those of other codes.
+
+    Classifier keys are dropped.
 
     Raises:
         WeightsError: naming the first few keys that do not fit.
@@ -184,5 +187,5 @@ def load_backbone(net: Any, path: Path) -> None:
     names = net.pretrained_cfg["classifier"]
     heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
     unused = (*heads, "mask_token")  # DINOv2 files carry the token of their training
-    state = {name: value for name, value in read_state(path).items() if not name.startswith(unused)}
+    state = {name: value for name, value in timm_names(read_state(path)).items() if not name.startswith(unused)}
     fit(net, state, path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segproto.methods.primaps.build import build
 from segproto.methods.primaps.config import PrimapsRecipe
+from segproto.methods.primaps.convert import SOURCES
 from segproto.methods.primaps.stages import stages
 from segproto.training.method import Method
 
@@ -17,4 +18,5 @@ METHOD = Method(
     build=build,
     stages=stages,
     recipes=Path(__file__).parent / "recipes",
+    sources=SOURCES,
 )

@@ -17,8 +17,10 @@ from segproto.training.recipe import Recipe
 def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
     """Encoder and random directions, one a category; the categories have numbers, no names."""
     assert isinstance(recipe, PrimapsRecipe)
-    encoder = build_encoder(recipe.encoder)
     count = recipe.num_classes or classes.num_classes
+    if count < 2:
+        raise ConfigError("num_classes: missing; without labels say how many categories to find: num_classes=8")
+    encoder = build_encoder(recipe.encoder)
     if count > 2 * encoder.num_features:
         raise ConfigError(
             f"num_classes = {count}: the encoder has {encoder.num_features} channels, which tell twice as many apart"

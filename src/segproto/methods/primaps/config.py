@@ -143,6 +143,4 @@ class PrimapsRecipe(Recipe):
                     raise ValueError(f"{key} = true: needs labels, data.name=images has none")
             if self.stages.found.selection == "oracle":
                 raise ValueError("stages.found.selection = oracle: needs labels, data.name=images has none")
-            if self.num_classes is None:
-                raise ValueError("num_classes: missing; without labels say how many categories to find: num_classes=8")
         return self

@@ -24,7 +24,7 @@ from segproto.refine.crf import dense_crf
 from segproto.refine.regions import SETTINGS
 from segproto.training.devices import on_first
 from segproto.training.procedures.map_images import fold_images, map_images
-from segproto.training.procedures.mask_folder import PNG, add_image, begin_mask_folder, save_mask
+from segproto.training.procedures.mask_folder import PNG, add_image, mask_pixels, save_mask, write_classes
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
@@ -123,7 +123,6 @@ def write_masks(context: StageContext, config: FoundConfig, root: Path) -> None:
     model, fabric = context.segmenter, context.fabric
     dataset, cache = context.train_set, context.extra.get("train_cache")
     labels = root / "labels"
-    on_first(fabric, lambda: begin_mask_folder(root, model.classes) and None)
 
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
         add_image(root, dataset, index, sample.image)
@@ -136,4 +135,6 @@ def write_masks(context: StageContext, config: FoundConfig, root: Path) -> None:
 
     mine = {"rank": fabric.global_rank, "world": fabric.world_size}
     map_images(dataset, one, labels, **mine, title="masks", suffix=PNG, save=save_mask)
-    fabric.barrier()
+    own = mask_pixels(root, dataset.names[fabric.global_rank :: fabric.world_size], model.classes.num_classes)
+    pixels = agreement()(own.to(fabric.device))
+    on_first(fabric, lambda: write_classes(root, model.classes, pixels))

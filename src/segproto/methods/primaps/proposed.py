@@ -49,7 +49,7 @@ def make_proposals(context: StageContext, config: ProposeConfig) -> dict[str, An
         counts += torch.tensor([len(shown), shown.numel() == 0, without]).to(counts)
     total = agreement()(counts) / len(context.train_set)
     return {
-        "images": len(context.train_set),
+        "training_images": len(context.train_set),
         "proposals_an_image": round(float(total[0]), 3),
         "images_without": round(float(total[1]), 4),
         "pixels_without": round(float(total[2]), 4),

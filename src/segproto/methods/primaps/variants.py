@@ -27,7 +27,7 @@ def score_variants(context: StageContext) -> list[dict[str, Any]]:
     """One confusion matrix a variant over all validation images, each matched once (spec 6.3).
 
     Returns:
-        For each: ``name``, ``flip``, ``crf``, ``miou``, ``accuracy``, ``per_class`` and ``matching`` (the probe has none).
+        For each: ``name``, ``flip``, ``crf``, ``miou``, ``accuracy``, ``per_class`` and ``matching`` (not the probe).
     """
     model, fabric, dataset = context.segmenter, context.fabric, context.val_set
     assert dataset is not None

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 import yaml
 from PIL import Image
 from torch import Tensor
 
 from segproto.data.base import ClassTable, SegmentationDataset
+from segproto.data.images import read_indices
 from segproto.data.square import CentreSquare
 from segproto.training.files import disk_errors
 
 PNG = ".png"
 
 
-def begin_mask_folder(root: Path, classes: ClassTable) -> Path:
-    """Makes the folder with its ``classes.yaml``; names there may be changed by hand before the masks are used.
+def mask_pixels(root: Path, names: Sequence[str], num_classes: int) -> Tensor:
+    """Pixels of each class, int64 (C,), in the masks of these images under ``root/labels``."""
+    counts = torch.zeros(256, dtype=torch.int64)
+    for name in names:
+        values = torch.from_numpy(read_indices(root / "labels" / f"{name}{PNG}").astype(np.int64))
+        counts += torch.bincount(values.flatten(), minlength=256)
+    return counts[:num_classes]
 
-    Returns:
-        The folder for the masks.
+
+def write_classes(root: Path, classes: ClassTable, pixels: Tensor) -> None:
+    """``classes.yaml`` of the classes that some mask shows; it may be changed by hand before the masks are used.
+
+    Args:
+        root: the folder.
+        classes: of the masks.
+        pixels: (C,) how many pixels each has; a class without any would be one that no method can learn.
     """
-    labels = root / "labels"
     with disk_errors(root):
-        labels.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
         entries = [
             {"name": name, "values": index, "colour": list(colour)}
             for index, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True))
+            if int(pixels[index]) > 0
         ]
         text = yaml.safe_dump({"classes": entries, "void": [255]}, sort_keys=False, default_flow_style=None)
         fresh = root / f".classes.yaml.{os.getpid()}"
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(root / "classes.yaml")
-    return labels
 
 
 def add_image(root: Path, dataset: SegmentationDataset, index: int, image: Tensor) -> None:

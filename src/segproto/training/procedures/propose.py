@@ -60,7 +60,7 @@ class ImageProposals(NamedTuple):
 def image_proposals(
     encoder: Encoder, image: Tensor, config: ProposeConfig, watch: Callable[[Round], None] | None = None
 ) -> ImageProposals:
-    """The proposals of one image.
+    """The proposals of one image, by the features of the backbone (as published, also where a neck makes codes of them).
 
     Args:
         encoder: in eval mode, on any device.
@@ -72,7 +72,7 @@ def image_proposals(
     size = (image.shape[-2], image.shape[-1])
     small = image if config.size is None else shorter_side(image, config.size)
     seen = (small.shape[-2], small.shape[-1])
-    features = encoder(encoder.normalisation(small.to(device))[None])
+    features = encoder.backbone_features(encoder.normalisation(small.to(device))[None])
     found = propose(features.float(), threshold=config.threshold, watch=watch)
     batch, padded = small[None].to(device), encoder.padded_size(*seen)
     coarse = refine_regions(batch, found.regions, found.counts, padded=padded, settings=None)

@@ -1,0 +1,83 @@
+"""Codes that correspond where frozen features do (STEGO: Hamilton et al., ICLR 2022, section 3)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SAMPLES = 11  # points down and across
+
+
+class PairTerm(NamedTuple):
+    """One kind of pair of the loss.
+
+    Attributes:
+        weight: of the term.
+        shift: b: features that resemble each other less than this push their codes apart.
+    """
+
+    weight: float
+    shift: float
+
+
+def sampled(maps: Tensor, places: Tensor) -> Tensor:
+    """Maps (B, C, h, w) at places (B, n, n, 2) in [-1, 1] (x, y): (B, C, n, n); bilinear, borders repeated."""
+    return F.grid_sample(maps, places, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def cosine_pairs(first: Tensor, second: Tensor) -> Tensor:
+    """Cosines (B, n, n, m, m) of all points of (B, C, n, n) with all of (B, C, m, m)."""
+    return torch.einsum("bcij,bckl->bijkl", F.normalize(first, dim=1), F.normalize(second, dim=1))
+
+
+def centred(pairs: Tensor) -> Tensor:
+    """Cosines less each first point's mean over the second map, with the mean of all unchanged (spatial centring)."""
+    rest = pairs - pairs.mean((3, 4), keepdim=True)
+    return rest - rest.mean() + pairs.mean()
+
+
+def correspondence_loss(
+    features: tuple[Tensor, Tensor], codes: tuple[Tensor, Tensor], places: tuple[Tensor, Tensor], shift: float
+) -> Tensor:
+    """Mean of ``-max(code cosine, 0) * (centred feature cosine - shift)`` over pairs of sampled points (eq. 3 and 4).
+
+    Args:
+        features: frozen ones of two images a row, (B, C, h, w) each; no gradient.
+        codes: (B, D, h, w) each.
+        places: (B, n, n, 2) of each.
+        shift: b.
+    """
+    with torch.no_grad():
+        theirs = centred(cosine_pairs(*(sampled(f, p) for f, p in zip(features, places, strict=True))))
+    ours = cosine_pairs(*(sampled(c, p) for c, p in zip(codes, places, strict=True)))
+    return (-ours.clamp_min(0) * (theirs - shift)).mean()
+
+
+def derangement(count: int, order: Tensor) -> Tensor:
+    """A permutation of the batch of which no row is its own partner (points fixed by ``order`` move up by one)."""
+    place = torch.arange(count, device=order.device)
+    return torch.where(order == place, order + 1, order) % count
+
+
+def nearest_images(means: Tensor, count: int, chunk: int = 1024) -> Tensor:
+    """The most similar images of each, by the cosine of their mean features.
+
+    Args:
+        means: (N, C) spatial means of features.
+        count: how many, at most N - 1.
+        chunk: rows at once.
+
+    Returns:
+        int64 (N, count), most similar first, without the image itself.
+    """
+    unit = F.normalize(means, dim=1)
+    found = []
+    for start in range(0, len(unit), chunk):
+        cosines = unit[start : start + chunk] @ unit.T
+        rows = torch.arange(len(cosines), device=unit.device)
+        cosines[rows, start + rows] = -torch.inf
+        found.append(cosines.topk(min(count, len(unit) - 1), dim=1).indices)
+    return torch.cat(found)
