@@ -187,3 +187,21 @@ def test_exports_with_dynamic_grid() -> None:
     program = torch.export.export(Activations(), (torch.rand(1, 8, 5, 6),), dynamic_shapes=(dims,))
     features = torch.rand(1, 8, 7, 9)
     torch.testing.assert_close(program.module()(features), bank.activations(features))
+
+
+def test_without_gradients_near_distances_do_not_depend_on_the_company() -> None:
+    torch.manual_seed(0)
+    bank = PrototypeBank.regular(4, 3, 2, 32)
+    features = torch.rand(2, 64, 9, 13)
+    for p in range(bank.num_prototypes):
+        scale = int(bank.scale_of[p])
+        own = features[p % 2, scale * 32 : (scale + 1) * 32, p % 9, p % 13]
+        own.copy_(bank.vectors[p].detach() + 1e-4 * torch.randn(32))
+    with torch.no_grad():
+        whole = bank.activations(features).permute(0, 2, 3, 1).flatten(0, 2)
+        cells = features.permute(0, 2, 3, 1).flatten(0, 2)
+        alone = torch.cat([bank.activations(c[None, :, None, None])[0, :, 0, 0][None] for c in cells])
+        exact = bank.double().activations(features.double()).permute(0, 2, 3, 1).flatten(0, 2)
+    assert whole.max() > 9  # close matches are among them
+    assert (whole - alone).abs().max() < 2e-5
+    assert (whole - exact).abs().max() < 2e-5

@@ -13,13 +13,17 @@ from segproto.prototypes.numerics import exact_float32
 
 CENTRE = 0.5
 EPSILON = 1e-4
+NEAR = 0.1  # below this the rounding of the expanded form (1e-6) moves the log activation by more than 1e-5
+CHUNK = 2**24  # numbers held at once when near distances are computed directly
 
 
 def squared_distances(features: Tensor, vectors: Tensor, scale_ranges: Sequence[tuple[int, int]]) -> Tensor:
     """Squared Euclidean distance of every prototype to every cell of its own scale.
 
     Uses ``|x|^2 - 2 x.p + |p|^2`` in float32, with both sides centred by 0.5 first: that leaves the distance unchanged
-    and keeps an exact match exact (to about 1e-6) for features in (0, 1).
+    and keeps an exact match exact (to about 1e-6) for features in (0, 1). Without gradients, distances below 0.1 are
+    then computed directly: the rounding of a matrix product depends on how many cells it holds, and near a match, where
+    the log activation is steep, a cell's explanation would differ from its logit.
 
     Args:
         features: (B, S*D, h, w), scales side by side in channel blocks of D.
@@ -38,7 +42,19 @@ def squared_distances(features: Tensor, vectors: Tensor, scale_ranges: Sequence[
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     cells = features.to(dtype).flatten(2)  # a view for channels-last features too
     out: Tensor = _SquaredDistances.apply(cells, vectors.to(dtype), tuple(scale_ranges))
+    if not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        _sharpen(out, cells, vectors.to(dtype), scale_ranges)
     return out.view(*out.shape[:2], height, width)
+
+
+def _sharpen(distances: Tensor, cells: Tensor, vectors: Tensor, scale_ranges: Sequence[tuple[int, int]]) -> None:
+    """Replaces near distances (B, P, N) by the sum of squared differences, in place."""
+    x = _by_scale(cells, len(scale_ranges))
+    for scale, (a, b) in enumerate(scale_ranges):
+        near = (distances[:, a:b] < NEAR).nonzero()
+        for image, prototype, cell in (part.unbind(1) for part in near.split(max(1, CHUNK // vectors.shape[1]))):
+            exact = (x[image, scale, :, cell] - vectors[a + prototype]).square().sum(1)
+            distances[image, a + prototype, cell] = exact
 
 
 class _SquaredDistances(torch.autograd.Function):
