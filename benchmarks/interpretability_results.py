@@ -27,7 +27,7 @@ SETS: dict[str, list[str]] = {
         "data.scenes={num_train: 256, num_val: 96}",
         "encoder.input_scale=2",
     ],
-    **{name: [f"data.root={DATA / name}", f"data.classes={name}"] for name in FOLDERS},
+    **{name: [f"data.root={DATA / name}", f"data.classes={name}", "data.augment.flip=false"] for name in FOLDERS},
 }
 SHORT = ["train.precision=32-true", "train.batch_size=6", "stages.linear.steps=60", "stages.joint.steps=120"]
 GROUPS = ["stages.group_warmup.steps=20", "stages.group_joint.steps=100"]
