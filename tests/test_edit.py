@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import train_scaleproto
+from tiny_runs import GROUPS, SMALL, train_scaleproto
 from tiny_segmenters import segmenter
 
 import segproto
@@ -19,6 +19,7 @@ from segproto.model.edit import edited, merge_leaders
 from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.cosine_bank import CosineBank
+from segproto.report.runs import Run
 from segproto.report.whatif import parse_pair
 from segproto.training.procedures.forgetting import Forgotten, penalty
 
@@ -282,3 +283,24 @@ def test_thresholds_equal_scoring_each_model_alone(run: Path) -> None:
         scored = validate(model, build_dataset(data_config(run, {}, ()), "val"))
         assert row["miou"] == pytest.approx(scored["miou"], abs=1e-9)
         assert row["prototypes_used"] == int((model.head.grouping.dense() > 0).any(0).sum())
+
+
+@pytest.mark.slow
+def test_ablations_train_both_variants_and_go_on(tmp_path: Path) -> None:
+    small = [*SMALL, *GROUPS]
+    result = segproto.ablate_entropy("scaleproto/scenes", out=tmp_path / "e", overrides=small, quiet=True)
+    assert [row["name"] for row in result["rows"]] == ["recipe", "without-entropy"]
+    off = Run(tmp_path / "e" / "without-entropy" / "seed0").recipe["stages"]
+    assert (off["group_warmup"]["entropy"], off["group_joint"]["entropy"]) == (0, 0)
+    assert all(0 <= row["group_overlap"]["mean"] <= 1 for row in result["rows"])
+    again = segproto.ablate_entropy("scaleproto/scenes", out=tmp_path / "e", overrides=small, quiet=True)
+    assert [row["miou"] for row in again["rows"]] == [row["miou"] for row in result["rows"]]
+    scales = segproto.ablate_scales("scaleproto/scenes", out=tmp_path / "s", overrides=small, quiet=True)
+    heads = [segproto.load(tmp_path / "s" / name / "seed0").head for name in ("2-scales", "1-scale")]
+    assert [head.bank.num_scales for head in heads] == [2, 1]
+    starts = [Run(tmp_path / "s" / row["name"] / "seed0").recipe["model"]["prototypes"] for row in scales["rows"]]
+    assert starts == [3, 6]
+    with pytest.raises(ConfigError, match="nothing to switch off"):
+        segproto.ablate_entropy("protoseg/scenes", out=tmp_path / "x")
+    with pytest.raises(ConfigError, match="no scales to compare"):
+        segproto.ablate_scales("protoseg/scenes", out=tmp_path / "x")

@@ -15,15 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tiny_runs import train_blackbox, train_scaleproto
+from tiny_segmenters import segmenter
 
 import segproto
+from segproto.data.base import Sample
 from segproto.errors import DataError
+from segproto.model.edit import edited
 from segproto.model.explain import explain
-from segproto.report import curves, gallery, page
+from segproto.model.heads import NearestHead
+from segproto.prototypes.cosine_bank import CosineBank
+from segproto.report import curves, gallery, page, wording
 from segproto.report.compare import compare_runs
 from segproto.report.evidence import hundredths, largest, lattice, probe_image
+from segproto.report.failures import FailureBook
+from segproto.report.health import UNUSED, health_words
+from segproto.report.measures import metric_rows, threshold_charts
 from segproto.report.pictures import data_uri, outline, paint
-from segproto.report.runs import Run, run_of
+from segproto.report.runs import Run, run_of, write_json
 
 VOID_ELEMENTS = {"meta", "img", "br", "rect", "line", "circle", "polyline"}
 
@@ -96,6 +104,71 @@ def test_the_gallery_shows_every_prototype_with_its_patch(html: str, runs: Path)
         assert source is not None
         assert source.image in html
     assert html.count('alt="Patch of prototype') == len(model.provenance.sources)
+    known = embedded(html)["prototypes"]
+    assert all(item["patch"].startswith("data:image/") for item in known)  # type: ignore[attr-defined]
+
+
+def test_pages_say_what_prototypes_are() -> None:
+    near, equal, free = segmenter("prototype", sources=True), segmenter("grouped", sources=True), segmenter("grouped")
+    near.head = NearestHead(CosineBank(torch.randn(3, 4, 6)), score_norm="scale")
+    assert [wording.relation(model) for model in (near, equal, free)] == ["near", "equal", "unknown"]
+    assert "nearest to it" in wording.SENTENCES["near"]
+    assert "real patch" not in wording.SENTENCES["near"]
+    assert "out of date" not in " ".join(wording.warnings(free))
+    stale, edited_words = wording.warnings(equal), wording.warnings(edited(equal, drop=[3])[0])
+    assert len(stale) == 1  # the fixture's hash is not the encoder's
+    assert "dropped prototypes 3" in edited_words[0]
+
+
+def test_health_names_copies_and_idle_prototypes() -> None:
+    model = segmenter("prototype")
+    with torch.no_grad():
+        model.head.bank.vectors[1] = model.head.bank.vectors[0]
+    decided = torch.full((16,), 0.1)
+    decided[5] = 0
+    used = [p != 7 for p in range(16)]
+    words = health_words(model, used, decided)
+    assert {p: w for p, w in enumerate(words) if w} == {1: "copy of #0", 5: "never the strongest", 7: UNUSED}
+
+
+def test_measures_show_values_or_reasons(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("method: scaleproto\n")
+    run = Run(tmp_path)
+    assert metric_rows(run) == []
+    assert threshold_charts([]) == []
+    found = {"purity": {"value": 0.5, "meaning": "m"}, "distances": {"value": 1.23456, "meaning": "n"}}
+    found["stability"] = {"value": None, "reason": "no parts", "meaning": "o"}
+    write_json(tmp_path / "evaluation" / "val-interpretability.json", {"metrics": found})
+    rows = {row["name"]: (row["value"], row["meaning"], row["reason"]) for row in metric_rows(run)}
+    expected = {"purity": ("50.0 %", "m", ""), "distances": ("1.23", "n", "")}
+    assert rows == expected | {"stability": ("\N{EN DASH}", "o", "no parts")}
+
+
+def test_a_copied_run_keeps_the_order_of_its_stages(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("method: scaleproto\n")
+    for name in ("threshold", "project", "joint"):  # copied in any order
+        write_json(tmp_path / "stages" / name / "result.json", {"miou": 0.5})
+    assert [stage["stage"] for stage in Run(tmp_path).stages] == ["threshold", "project", "joint"]
+    write_json(tmp_path / "checkpoints" / "finished.json", {"stages": {"joint": {}, "project": {}, "threshold": {}}})
+    assert [stage["stage"] for stage in Run(tmp_path).stages] == ["joint", "project", "threshold"]
+
+
+def test_failures_keep_the_largest_mistakes(runs: Path) -> None:
+    model, book = segproto.load(runs / "scaleproto"), FailureBook([])
+    for index in range(3):
+        picture = torch.randint(0, 255, (3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
+        why = explain(model, picture)
+        mask = (why.prediction + 1 + torch.arange(56).div(19, rounding_mode="floor").to(torch.uint8)) % 8
+        book.visit(why, Sample(picture, mask, f"i{index}"))
+    cases = book.cases()
+    assert book.images == 3
+    assert 0 < len(cases) <= 6
+    assert book.count >= len(cases)
+    for case in cases:
+        assert case["true"] != case["wrong"]
+        assert [side["name"] for side in case["sides"]] == [case["true"], case["wrong"]]
+        assert case["sides"][1]["logit"] > case["sides"][0]["logit"]
+        assert max(row["width"] for side in case["sides"] for row in side["rows"]) == pytest.approx(100)
 
 
 def test_what_the_probe_lists_and_the_rest_make_the_logit(runs: Path) -> None:
@@ -268,6 +341,8 @@ def test_a_model_finds_its_run(runs: Path, tmp_path: Path) -> None:
 
 def test_percentages() -> None:
     assert page.percent(0.12345) == "12.3"
+    assert [page.whole(v) for v in (0.0, 0.001, 0.0149)] == ["0", "< 1", "1"]
+    assert [page.signed(v) for v in (1.234, -250.7)] == ["+1.23", "\N{MINUS SIGN}251"]
     assert page.percent(None) == "\N{EN DASH}"
     assert page.duration(90) == "90 s"
     assert page.duration(3599) == "60 min"

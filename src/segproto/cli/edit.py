@@ -165,11 +165,13 @@ def show(result: dict[str, Any], as_json: bool) -> None:
         print_json(result)
         return
     rows = [
-        (row["name"], str(row["runs"]), spread(row["miou"]), *(plain(row[key]) for key in COUNTS))
+        (row["name"], str(row["runs"]), spread(row["miou"]), *counts(row), spread(row["group_overlap"]))
         for row in result["rows"]
     ]
-    print_table(["variant", "runs", "mIoU %", "prototypes", "used", "in a group"], rows)
+    print_table(["variant", "runs", "mIoU %", "prototypes", "used", "in a group", "overlap of groups %"], rows)
     typer.echo(f"written to {result['file']}")
 
 
-COUNTS = ("prototypes", "prototypes_used", "group_average")
+def counts(row: dict[str, Any]) -> list[str]:
+    """Prototypes, those in use, and members of a group."""
+    return [plain(row[key]) for key in ("prototypes", "prototypes_used", "group_average")]

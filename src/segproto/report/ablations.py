@@ -124,9 +124,9 @@ def compare_variants(
         quiet: no progress.
 
     Returns:
-        As :func:`segproto.compare`, also in ``out/ablation.json``.
+        As :func:`segproto.compare`, with ``group_overlap`` (None without groups); also in ``out/ablation.json``.
     """
-    from segproto.report.compare import compare_runs
+    from segproto.report.compare import compare_runs, mean_and_spread
     from segproto.report.runs import write_json
     from segproto.report.settings import resolve
     from segproto.training.runner import run
@@ -138,7 +138,22 @@ def compare_variants(
             run(method, config, folder, resume=(folder / "recipe.yaml").exists(), quiet=quiet)
     result = compare_runs([Path(out) / name for name in variants])
     for row, (name, settings) in zip(result["rows"], variants.items(), strict=True):
-        row |= {"name": name, "settings": list(settings)}
+        overlap = mean_and_spread([group_overlap(Path(folder)) for folder in row["folders"]])
+        row |= {"name": name, "settings": list(settings), "group_overlap": overlap}
     file = Path(out) / "ablation.json"
     write_json(file, result | {"command": sys.argv})
     return result | {"file": str(file)}
+
+
+def group_overlap(run: Path) -> float | None:
+    """IoU of where the groups of a class are active, on a run's validation images; None without groups."""
+    from segproto.data.build import build_dataset
+    from segproto.evaluation.interpretability.config import InterpretabilityConfig
+    from segproto.evaluation.interpretability.run import interpret
+    from segproto.report.models import ready
+    from segproto.report.settings import data_config
+
+    config = InterpretabilityConfig(metrics=("group_overlap",))
+    found = interpret(ready(run, None, None), build_dataset(data_config(run, {}, ()), "val"), config)
+    value: float | None = found["metrics"]["group_overlap"]["value"]
+    return value

@@ -19,7 +19,7 @@ def metric_rows(run: Run) -> list[dict[str, str]]:
     rows = []
     for name, found in read_metrics(run).items():
         value = found.get("value")
-        reason = str(found.get("reason") or "not measured")
+        reason = str(found.get("reason") or "not measured").rstrip(".")
         rows.append(
             {
                 "name": name.replace("_", " "),

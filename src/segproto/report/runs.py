@@ -129,8 +129,14 @@ class Run:
 
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
-        """The results that procedures and optimising stages left, in the order they ended."""
-        files = sorted(self.path.glob("stages/*/result.json"), key=lambda file: (file.stat().st_mtime_ns, file))
+        """The results that procedures and optimising stages left, in the order they ended (also in a copied run)."""
+        finished = read_json(self.path / "checkpoints" / "finished.json") or {}
+        order = {name: place for place, name in enumerate(finished.get("stages", {}))}
+
+        def place(file: Path) -> tuple[int, int, Path]:
+            return order.get(file.parent.name, len(order)), file.stat().st_mtime_ns, file
+
+        files = sorted(self.path.glob("stages/*/result.json"), key=place)
         return [{"stage": file.parent.name, **(read_json(file) or {})} for file in files]
 
     @cached_property
