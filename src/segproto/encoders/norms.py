@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import once_differentiable
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.clone()
+        dist.all_reduce(out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        out = gradient.clone()
+        dist.all_reduce(out)
+        return out
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -22,11 +41,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
             values = x.float()
             count = values.new_full((1,), values.numel() / values.shape[1])
             sums = torch.cat([values.sum((0, 2, 3)), count])
-            total: Tensor = all_reduce(sums)
+            total: Tensor = _Sum.apply(sums)
             number = total[-1].detach()
             mean = total[:-1] / number
             centred = values - mean[:, None, None]
-            variance = all_reduce(centred.square().sum((0, 2, 3))) / number
+            variance = _Sum.apply(centred.square().sum((0, 2, 3))) / number
             self._note(mean.detach(), variance.detach(), number)
             assert self.weight is not None
             scale = self.weight * torch.rsqrt(variance + self.eps)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segproto.methods.nonparametric.build import build
 from segproto.methods.nonparametric.config import NonparametricRecipe
+from segproto.methods.nonparametric.convert import SOURCES
 from segproto.methods.nonparametric.stages import stages
 from segproto.training.method import Method
 
@@ -17,4 +18,5 @@ METHOD = Method(
     build=build,
     stages=stages,
     recipes=Path(__file__).parent / "recipes",
+    sources=SOURCES,
 )
