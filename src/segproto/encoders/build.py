@@ -72,6 +72,13 @@ def build_backbone(config: EncoderConfig, load_weights: bool) -> Backbone:
 
         return HRNet(config, load_weights)
     refuse_timm_settings(config)
+    if config.name == "resnet38d":
+        from segproto.encoders.resnet38 import ResNet38d, load_resnet38d
+
+        wide = ResNet38d()
+        if load_weights and config.weights is not None:
+            load_resnet38d(wide, config.weights)
+        return wide
     if config.name == "unet":
         unet = UNet(config.width, config.output_stride or 1)
         if load_weights and config.weights is not None:

@@ -13,8 +13,8 @@ class EncoderConfig(BaseModel):
     """Encoder settings; a recipe's ``encoder`` section and part of every artefact.
 
     Attributes:
-        name: ``deeplabv2_resnet101``, ``unet``, ``timm``, ``hrnet`` (fused as published) or ``mit`` (SegFormer's; needs
-            the extra ``transformers``).
+        name: ``deeplabv2_resnet101``, ``unet``, ``timm``, ``hrnet`` (fused as published), ``mit`` (SegFormer's; needs
+            the extra ``transformers``) or ``resnet38d`` (of PSA, SEAM and pixelcontrast).
         backbone: the timm model name, for ``name: timm`` and ``hrnet``; ``mit_b0`` .. ``mit_b5`` for ``mit``.
         weights: a local weights file (safetensors or a state dict; ``~`` and ``$VARIABLES`` are filled in), or None.
         pretrained: ask timm to download its weights (never happens unless set).
@@ -40,7 +40,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal["deeplabv2_resnet101", "unet", "timm", "hrnet", "mit"] = "timm"
+    name: Literal["deeplabv2_resnet101", "unet", "timm", "hrnet", "mit", "resnet38d"] = "timm"
     backbone: str | None = None
     weights: ExpandedPath | None = None
     pretrained: bool = False

@@ -23,7 +23,7 @@ from segproto.refine.crf import dense_crf, unary_from_probabilities
 from segproto.refine.random_walk import random_walk
 from segproto.training.devices import on_first
 from segproto.training.procedures.map_images import fold_images, map_images, result_path
-from segproto.training.procedures.mask_folder import PNG, add_image, begin_mask_folder, save_mask
+from segproto.training.procedures.mask_folder import PNG, add_image, mask_pixels, save_mask, write_classes
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
@@ -135,17 +135,21 @@ def make_masks(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, 
     """Masks of all training images, a folder data set in the run, scored where there are true ones."""
     root = _run(context) / MASKS
     labels = root / "labels"
-    on_first(context.fabric, lambda: begin_mask_folder(root, context.segmenter.classes) and None)
+    dataset, classes = context.train_set, context.segmenter.classes
     cams = _run(context) / CAMS
 
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
-        add_image(root, context.train_set, index, sample.image)
+        add_image(root, dataset, index, sample.image)
         found = read_scores(result_path(cams, sample.name, NPZ))
         return {"mask": image_mask(context.segmenter, sample.image, found, recipe)}
 
-    map_images(context.train_set, one, labels, **_mine(context), title="masks", suffix=PNG, save=save_mask)
+    map_images(dataset, one, labels, **_mine(context), title="masks", suffix=PNG, save=save_mask)
     context.fabric.barrier()
-    return mask_figures(context, with_masks(context.train_set, labels))
+    on_first(
+        context.fabric,
+        lambda: write_classes(root, classes, mask_pixels(root, list(dataset.names), classes.num_classes)),
+    )
+    return mask_figures(context, with_masks(dataset, labels))
 
 
 @torch.no_grad()

@@ -1,0 +1,78 @@
+"""Tags of images, and classes made one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from segproto.data.base import ClassTable
+from segproto.data.build import build_dataset
+from segproto.data.config import DataConfig, ScenesConfig
+from segproto.data.tags import read_tags, tags_of_masks
+from segproto.errors import DataError
+
+CLASSES = ClassTable(("background", "cat", "dog"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_tags_by_commas_semicolons_and_bars(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.csv", "image,tags\na.jpg,cat\nb,dog;cat\nsub/c.png,dog|cat\nd,cat,dog\nempty,\n")
+    tags = read_tags(file, CLASSES, ["sub/c", "a", "b", "d", "empty"])
+    assert tags.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,cta\n", r"line 1: the tag 'cta' is no class; did you mean 'cat'\?"),
+        ("a,zzz\n", "classes: background, cat, dog"),
+        ("b,cat\n", "1 of 1 images have no line, first 'a'"),
+        ("a,cat\na.jpg,dog\n", "line 2: 'a.jpg' has tags twice"),
+    ],
+)
+def test_bad_tags_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_tags(write(tmp_path / "t.csv", text), CLASSES, ["a"])
+
+
+def test_a_missing_or_binary_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_tags(tmp_path / "none.csv", CLASSES, ["a"])
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_tags(tmp_path / "x.csv", CLASSES, ["a"])
+
+
+def scenes(**merge: list[str]) -> DataConfig:
+    return DataConfig(name="scenes", scenes=ScenesConfig(num_train=5, num_val=1, size=48), merge=merge)
+
+
+def test_merged_classes() -> None:
+    plain, merged = build_dataset(scenes(), "train"), build_dataset(scenes(outside=["sky", "ground"]), "train")
+    assert merged.classes.names == ("outside", *plain.classes.names[2:])
+    assert merged.classes.colours[0] == plain.classes.colours[0]
+    for i in range(5):
+        assert torch.equal(merged[i].mask.long(), (plain[i].mask.long() - 1).clamp_min(0))
+    assert merged.fingerprint != plain.fingerprint
+    assert tags_of_masks(merged).tolist() == [
+        [1.0, *((merged[i].mask == c).any().float().item() for c in range(1, 7))] for i in range(5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("merge", "message"),
+    [
+        ({"a": ["skyy"]}, "did you mean 'sky'"),
+        ({"a": ["sky"], "b": ["sky"]}, "merged twice"),
+        ({"car": ["sky"]}, "two classes would be called 'car'"),
+    ],
+)
+def test_bad_merges_are_named(merge: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        build_dataset(scenes(**merge), "train")
