@@ -77,7 +77,7 @@ class NearestPrototypes:
                 caption = f"{prototype_name(self.model, p)}\ndistance {d:.3g}"
                 tiles.append(Tile(prototype_picture(self.model, p), caption))
             rows.append(Row(f"pixel {n + 1}", tiles))
-        draw_sheet([Row(self.name, [Tile(shown)]), *rows], out / "nearest_prototypes.png", side=160)
+        draw_sheet([Row(self.name, [Tile(shown)], 512), *rows], out / "nearest_prototypes.png", side=160)
 
 
 def nearest_prototypes(

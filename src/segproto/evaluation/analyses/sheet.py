@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures beside each other, with a line above."""
+    """Pictures beside each other, with a line above.
+
+    Attributes:
+        title: the line.
+        tiles: the pictures.
+        side: of each in pixels; None = the sheet's.
+    """
 
     title: str
-    tiles: Sequence[Tile] = field(default_factory=tuple)
+    tiles: Sequence[Tile] = ()
+    side: int | None = None
 
 
 def to_picture(picture: Image.Image | Tensor) -> Image.Image:
@@ -48,25 +55,26 @@ def to_picture(picture: Image.Image | Tensor) -> Image.Image:
 def draw_sheet(rows: Sequence[Row], out: Path, side: int = 128) -> None:
     """Writes rows of tiles, each fitted into ``side`` by ``side`` pixels, as one PNG."""
     font, bold = ImageFont.load_default(FONT), ImageFont.load_default(FONT + 2)
-    columns = max((len(row.tiles) for row in rows), default=1)
-    height = [TITLE + (side + CAPTION if row.tiles else 0) + GAP for row in rows]
-    page = Image.new("RGB", (max(columns * (side + GAP) + GAP, 420), sum(height) + GAP), PAGE)
+    sides = [row.side or side for row in rows]
+    width = max((len(row.tiles) * (s + GAP) for row, s in zip(rows, sides, strict=True)), default=0)
+    height = [TITLE + (s + CAPTION if row.tiles else 0) + GAP for row, s in zip(rows, sides, strict=True)]
+    page = Image.new("RGB", (max(width + GAP, 420), sum(height) + GAP), PAGE)
     draw, top = ImageDraw.Draw(page), GAP
-    for row, space in zip(rows, height, strict=True):
+    for row, length, space in zip(rows, sides, height, strict=True):
         draw.text((GAP, top), row.title, INK, bold)
         for i, tile in enumerate(row.tiles):
-            left, picture = GAP + i * (side + GAP), to_picture(tile.picture)
-            factor = side / max(picture.size)
+            left, picture = GAP + i * (length + GAP), to_picture(tile.picture)
+            factor = length / max(picture.size)
             size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
             kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC
-            place = (left + (side - size[0]) // 2, top + TITLE + (side - size[1]) // 2)
+            place = (left + (length - size[0]) // 2, top + TITLE + (length - size[1]) // 2)
             page.paste(picture.resize(size, kind), place)
             if tile.frame is not None:
                 above = top + TITLE - 2
-                draw.rectangle([left - 2, above, left + side + 1, above + side + 3], None, tile.frame, 3)
+                draw.rectangle([left - 2, above, left + length + 1, above + length + 3], None, tile.frame, 3)
             for line, words in enumerate(tile.caption.split("\n")[:2]):
-                shown = fitting(words, font, side + GAP - 4)
-                draw.text((left, top + TITLE + side + 3 + line * (FONT + 3)), shown, SOFT, font)
+                shown = fitting(words, font, length + GAP - 4)
+                draw.text((left, top + TITLE + length + 3 + line * (FONT + 3)), shown, SOFT, font)
         top += space
     out.parent.mkdir(parents=True, exist_ok=True)
     page.save(out)
