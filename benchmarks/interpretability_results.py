@@ -27,12 +27,16 @@ SETS: dict[str, list[str]] = {
         "data.scenes={num_train: 256, num_val: 96}",
         "encoder.input_scale=2",
     ],
-    **{name: [f"data.root={DATA / name}", f"data.classes={name}", "data.augment.flip=false"] for name in FOLDERS},
+    # few images of many cells: small batches, and no mirrored features to compute
+    **{
+        name: [f"data.root={DATA / name}", f"data.classes={name}", "train.batch_size=2", "data.augment.flip=false"]
+        for name in FOLDERS
+    },
 }
-SHORT = ["train.precision=32-true", "train.batch_size=6", "stages.linear.steps=60", "stages.joint.steps=120"]
-GROUPS = ["stages.group_warmup.steps=20", "stages.group_joint.steps=100"]
+SHORT = ["train.precision=32-true", "stages.linear.steps=200", "stages.joint.steps=300"]
+GROUPS = ["stages.group_warmup.steps=30", "stages.group_joint.steps=150"]
 METHODS: dict[str, list[str]] = {
-    "protoseg": [*SHORT, "stages.finetune.steps=40", "stages.prune_finetune.steps=40"],
+    "protoseg": [*SHORT, "stages.finetune.steps=60", "stages.prune_finetune.steps=60"],
     "scaleproto": [*SHORT, *GROUPS],
     # the same prototypes, grouped without the entropy term
     "scaleproto, entropy off": [
