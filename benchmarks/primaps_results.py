@@ -27,13 +27,13 @@ COMMON = [
     "train.threads=1", "train.accelerator=cpu", "stages.proposals.size=null", "stages.found.masks=false",
 ]  # fmt: skip
 DATA = {
-    "msrc": ["data.root=$SEGPROTO_DATA/msrc21", "data.classes=msrc21", "encoder.input_scale=2"],
+    "msrc": ["data.root=$SEGPROTO_DATA/msrc21", "data.classes=msrc21", "encoder.input_scale=1.5"],
     "dubai": [
         "data.root=$SEGPROTO_DATA/dubai_aerial", "data.classes=dubai_aerial3", "encoder.input_scale=0.5",
         "train.batch_size=4", "stages.proposals.size=512",
     ],
 }  # fmt: skip
-KMEANS, EM = 300, 400
+KMEANS, EM = 200, 300
 METHODS = {
     "k-means": [f"stages.kmeans.steps={KMEANS + EM}", "stages.em.steps=0"],
     "primaps": [f"stages.kmeans.steps={KMEANS}", f"stages.em.steps={EM}"],

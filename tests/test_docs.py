@@ -25,7 +25,13 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"<!-- test: (\w+) -->\n```(\w+)\n(.*?)```", re.S)
 TINY = [s for s in SMALL if not s.startswith(("data.scenes", "data.augment"))]
+UNET = "encoder.name=unet encoder.width=8 encoder.output_stride=4"
 CHANGES = {
+    "primaps/folder data.root=my_photos num_classes=8": f"primaps/folder data.root=my_photos num_classes=3 {UNET} "
+    "encoder.backbone=null encoder.pretrained=false train.accelerator=cpu stages.kmeans.steps=3 stages.em.steps=3 "
+    "stages.proposals.size=64",
+    "encoder.pretrained=true --out proposals": f"{UNET} encoder.weights=unet.safetensors proposals.size=64 "
+    "--device cpu --out proposals",
     "encoder.pretrained=true": "encoder.name=unet encoder.backbone=null encoder.layers=null encoder.frozen=false "
     "encoder.output_stride=4 train.cache_features=false data.augment.crop=64 " + " ".join(TINY),
     "stages.forget.steps=100": "stages.forget.steps=2 stages.forget.retune_steps=2",
@@ -78,7 +84,7 @@ def make_photos(root: Path) -> None:
 
 def test_every_marked_block_belongs_to_a_test() -> None:
     marked = {name for page in PAGES for name, _, _ in BLOCK.findall(page.read_text())}
-    assert marked == {"plain", "photos", "scenes", "quickstart", "python", "whatif"}
+    assert marked == {"plain", "unlabelled", "photos", "scenes", "quickstart", "python", "whatif"}
     for page in PAGES:
         if page.name == "results.md":  # figures with the commands that made them: hours, not tests
             continue
@@ -103,6 +109,22 @@ def test_own_images(page: str, tmp_path: Path) -> None:
             run_page(commands, tmp_path)
     assert (tmp_path / "why" / "index.html").is_file()
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 26
+
+
+@pytest.mark.slow
+def test_images_without_labels(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from segproto.encoders.unet import UNet
+
+    make_photos(tmp_path / "photos")
+    (tmp_path / "photos" / "images").rename(tmp_path / "my_photos")
+    save_file(UNet(8, 4).state_dict(), tmp_path / "unet.safetensors")
+    for _, commands in blocks("unlabelled"):
+        run_page(commands, tmp_path)
+    assert len(list((tmp_path / "runs" / "found" / "masks" / "labels").glob("*.png"))) == 26
+    assert (tmp_path / "why" / "index.html").is_file()
+    assert (tmp_path / "proposals-of-one" / "index.html").is_file()
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def hp() -> dict[str, Any]:
     net = {f"model.{k}": v for k, v in dino().items()} | codes("")
     net |= {k.replace("cluster", "ema_model"): v + 1 for k, v in codes("").items()}
     return {
-        "epoch": 1, "net_model_state_dict": net, "linear_model_state_dict": {"weight": torch.zeros(CLUSTERS, DIM, 1, 1)},
+        "epoch": 1, "net_model_state_dict": net, "linear_model_state_dict": {"bias": torch.zeros(CLUSTERS)},
         "cluster_model_state_dict": {"clusters": torch.randn(CLUSTERS, DIM)}, "net_optimizer_state_dict": None,
     }  # fmt: skip
 
@@ -199,3 +199,21 @@ def test_dropout_as_released_stays_on_in_eval_mode() -> None:
     head.dropout = "training"
     assert torch.equal(head(x), head(x))
     assert not torch.equal(head.train()(x), head(x))
+
+
+def test_a_small_stego_is_trained_and_boosted(tmp_path: Path) -> None:
+    small = [
+        "data.scenes.size=48", "data.scenes.num_train=6", "data.scenes.num_val=2", "data.augment.crop=48",
+        "encoder.width=4", "encoder.neck=codes", "encoder.dim=6", "encoder.code_dropout=training", "num_classes=4",
+        "train.batch_size=3", "train.threads=1", "train.accelerator=cpu", "stages.stego.steps=3",
+        "stages.kmeans.steps=2", "stages.em.steps=2", "stages.found.masks=false", "train.log_every=1",
+    ]  # fmt: skip
+    result = segproto.train("primaps/scenes", out=tmp_path / "run", overrides=small, quiet=True)
+    assert list(result.stages) == ["neighbours", "stego", "proposals", "init", "kmeans", "em", "found"]
+    assert {"self", "knn", "random"} <= result.stages["stego"].keys()
+    before = segproto.load(tmp_path / "run", stage="neighbours").encoder
+    after, last = segproto.load(tmp_path / "run", stage="stego").encoder, segproto.load(tmp_path / "run").encoder
+    for key, value in before.backbone.state_dict().items():
+        assert torch.equal(value, after.backbone.state_dict()[key])
+    assert not torch.equal(before.neck.cluster1[0].weight, after.neck.cluster1[0].weight)
+    assert torch.equal(after.neck.cluster1[0].weight, last.neck.cluster1[0].weight)

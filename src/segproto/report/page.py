@@ -19,7 +19,8 @@ from segproto.model.segmenter import Segmenter
 from segproto.report import gallery
 from segproto.report.evidence import probe_image
 from segproto.report.failures import BELOW, FailureBook
-from segproto.report.measures import edit_figures, metric_rows, threshold_charts, threshold_rows
+from segproto.report.measures import edit_figures, metric_picture, metric_rows, threshold_charts, threshold_rows
+from segproto.report.matched import comparable
 from segproto.report.runs import Run, write_text
 from segproto.report.settings import data_config
 from segproto.report.tables import by_class, charts, class_rows, css, stage_rows
@@ -54,7 +55,7 @@ def report_page(
     run = Run(folder)
     model = place(Segmenter.load(folder))
     other = other_run(run, compare)
-    dataset = build_dataset(data_config(folder, {}, ()), "val")
+    dataset = comparable(build_dataset(data_config(folder, {}, ()), "val"), run, model)
     book = FailureBook([])
     cards = gallery.cards(model, gallery.shares_decided(model, dataset, book.visit))
     probes = []
@@ -75,6 +76,7 @@ def report_page(
             stages=stage_rows(run),
             charts=charts(run, other),
             metrics=metric_rows(run),
+            metric_picture=metric_picture(run),
             thresholds=threshold_rows(run),
             threshold_charts=threshold_charts(threshold_rows(run)),
             edit=edit_figures(run),

@@ -14,9 +14,10 @@ from segproto import __version__
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.encoders.base import Encoder
 from segproto.refine.proposals import Round
-from segproto.report.page import css, environment
+from segproto.report.page import environment
 from segproto.report.pictures import data_uri
 from segproto.report.runs import write_text
+from segproto.report.tables import css
 from segproto.training.procedures.propose import (
     ImageProposals,
     ProposeConfig,

@@ -31,21 +31,23 @@ class ClassRow:
 
 
 def class_rows(run: Run, other: Run | None, model: Segmenter, cards: list[gallery.Card]) -> list[ClassRow]:
-    """The per-class table."""
+    """The per-class table; a category found without labels has the figures of the class it was matched to."""
     ours = {row["name"]: row for row in run.evaluation.get("per_class", [])}
     theirs = {row["name"]: row for row in other.evaluation.get("per_class", [])} if other is not None else {}
+    matched = {row["category"]: row["class"] for row in run.evaluation.get("matching", []) if row["class"]}
     total = sum(row["pixels"] for row in ours.values()) or 1
     return [
         ClassRow(
-            name=name,
+            name=f"{name}: {matched[name]}" if name in matched else name,
             colour=css(colour),
-            iou=ours.get(name, {}).get("iou"),
-            other=theirs.get(name, {}).get("iou"),
-            share=ours[name]["pixels"] / total if name in ours else None,
+            iou=ours.get(label, {}).get("iou"),
+            other=theirs.get(label, {}).get("iou"),
+            share=ours[label]["pixels"] / total if label in ours else None,
             prototypes=sum(card.class_id == c for card in cards),
             used=sum(card.class_id == c and card.used for card in cards),
         )
         for c, (name, colour) in enumerate(zip(model.classes.names, model.classes.colours, strict=True))
+        for label in [matched.get(name, name)]
     ]
 
 

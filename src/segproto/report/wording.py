@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from segproto.model.direction_head import DirectionHead
 from segproto.model.evidence import bank_of
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import NearestHead
@@ -30,7 +31,7 @@ def relation(model: Segmenter) -> Relation:
     known = model.provenance is not None and any(source is not None for source in model.provenance.sources)
     if bank_of(model.head) is None or not known:
         return "unknown"
-    return "near" if isinstance(model.head, NearestHead) else "equal"
+    return "near" if isinstance(model.head, NearestHead | DirectionHead) else "equal"
 
 
 def warnings(model: Segmenter) -> list[str]:

@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from segproto.data.base import ClassTable
+from segproto.encoders.codes import Codes
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, WeightsError
 from segproto.model.segmenter import Segmenter
@@ -36,6 +37,8 @@ def first_model(method: Method, recipe: Recipe, classes: ClassTable, resumed: Pa
         seed_all(recipe.train.seed, "build")
         return method.build(recipe, classes)
     segmenter.encoder.config = recipe.encoder
+    if isinstance(segmenter.encoder.neck, Codes):
+        segmenter.encoder.neck.dropout = recipe.encoder.code_dropout
     segmenter.encoder.backbone_frozen = False
     if recipe.encoder.frozen:
         segmenter.encoder.freeze_backbone()
@@ -48,7 +51,8 @@ def require_fit(path: Path, segmenter: Segmenter, encoder: EncoderConfig, classe
     Raises:
         WeightsError: naming the first setting that differs and both values.
     """
-    elsewhere = {"weights", "pretrained", "frozen"}  # where tensors came from and who trains them
+    # where tensors came from, who trains them, and what training may switch
+    elsewhere = {"weights", "pretrained", "frozen", "code_dropout"}
     has = segmenter.encoder.config.model_dump(mode="json", exclude=elsewhere)
     wants = encoder.model_dump(mode="json", exclude=elsewhere)
     for key, value in wants.items():

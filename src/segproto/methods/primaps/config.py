@@ -84,6 +84,37 @@ class EmConfig(BaseModel):
     probe: bool = False
 
 
+class PairConfig(BaseModel):
+    """One kind of pair of STEGO's loss: its weight, and the resemblance below which codes are pushed apart."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weight: float = Field(ge=0)
+    shift: float
+
+
+class StegoConfig(BaseModel):
+    """A small STEGO: trains ``encoder.neck=codes`` before anything else; the defaults are those of its release.
+
+    Attributes:
+        steps: batches; 0 = no STEGO.
+        lr: of Adam.
+        neighbours: an image's positives are drawn from so many.
+        itself: pairs of points of one image.
+        knn: of an image and a neighbour.
+        random: of an image and another of the batch.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(0, ge=0)
+    lr: float = Field(5e-4, gt=0)
+    neighbours: int = Field(7, ge=1)
+    itself: PairConfig = PairConfig(weight=0.67, shift=0.18)
+    knn: PairConfig = PairConfig(weight=0.25, shift=0.12)
+    random: PairConfig = PairConfig(weight=0.63, shift=0.46)
+
+
 class FoundConfig(BaseModel):
     """The last stage: the model is chosen, the training images get masks, the categories a gallery.
 
@@ -105,10 +136,14 @@ class FoundConfig(BaseModel):
 
 
 class PrimapsStages(BaseModel):
-    """The stages in order; ``proposals`` and ``em`` are left out if ``em`` has no steps."""
+    """The stages in order; ``neighbours`` and ``stego`` come first if ``stego`` has steps.
+
+    Without steps of ``em`` there are no ``proposals``.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
+    stego: StegoConfig = StegoConfig()
     proposals: ProposeConfig = ProposeConfig()
     init: InitConfig = InitConfig()
     kmeans: KmeansConfig = KmeansConfig()
@@ -136,6 +171,11 @@ class PrimapsRecipe(Recipe):
             raise ValueError(
                 "train.cache_features = true: the student's changed images are not cached; set stages.em.student=null"
             )
+        if self.stages.stego.steps:
+            if self.encoder.neck != "codes":
+                raise ValueError(f"stages.stego.steps: trains codes; set encoder.neck=codes, not {self.encoder.neck}")
+            if self.train.cache_features:
+                raise ValueError("train.cache_features = true: stages.stego needs the images; set it to false")
         if self.data.name == "images":
             asked = {"stages.em.probe": self.stages.em.probe, "stages.found.figures": self.stages.found.figures}
             for key, on in asked.items():

@@ -133,8 +133,16 @@ def write_masks(context: StageContext, config: FoundConfig, root: Path) -> None:
             return {"mask": dense_crf(image, -logits.log_softmax(1), SETTINGS, labels=True)[0].to(torch.uint8)}
         return {"mask": logits[0].argmax(0).to(torch.uint8)}
 
-    mine = {"rank": fabric.global_rank, "world": fabric.world_size}
-    map_images(dataset, one, labels, **mine, title="masks", suffix=PNG, save=save_mask)
+    map_images(
+        dataset,
+        one,
+        labels,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        title="masks",
+        suffix=PNG,
+        save=save_mask,
+    )
     own = mask_pixels(root, dataset.names[fabric.global_rank :: fabric.world_size], model.classes.num_classes)
     pixels = agreement()(own.to(fabric.device))
     on_first(fabric, lambda: write_classes(root, model.classes, pixels))

@@ -7,6 +7,7 @@ from segproto.methods.primaps.em import EmLoss, begin_em
 from segproto.methods.primaps.found import report_found
 from segproto.methods.primaps.initialise import initialise
 from segproto.methods.primaps.proposed import Proposed, make_proposals
+from segproto.methods.primaps.stego import stego_stages
 from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.expectation import kmeans_loss
@@ -20,7 +21,7 @@ def stages(recipe: Recipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
     assert isinstance(recipe, PrimapsRecipe)
     s = recipe.stages
-    found: list[Stage] = []
+    found: list[Stage] = stego_stages(s.stego)
     if s.em.steps:
         found.append(Procedure("proposals", lambda context: make_proposals(context, s.proposals)))
     found.append(Procedure("init", lambda context: initialise(context, s.init)))

@@ -60,7 +60,7 @@ class ImageProposals(NamedTuple):
 def image_proposals(
     encoder: Encoder, image: Tensor, config: ProposeConfig, watch: Callable[[Round], None] | None = None
 ) -> ImageProposals:
-    """The proposals of one image, by the features of the backbone (as published, also where a neck makes codes of them).
+    """The proposals of one image, by the features of the backbone, also where a neck makes codes of them (published).
 
     Args:
         encoder: in eval mode, on any device.
