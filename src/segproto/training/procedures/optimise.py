@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -225,7 +226,13 @@ def class_weight(values: list[float] | None, logits: Tensor) -> Tensor | None:
         return None
     if len(values) != logits.shape[1]:
         raise ConfigError(f"class_weights: {len(values)} numbers for {logits.shape[1]} classes; give one a class")
-    return torch.tensor(values, device=logits.device, dtype=logits.dtype)
+    return _on_device(tuple(values), logits.device, logits.dtype)
+
+
+@lru_cache(maxsize=8)
+def _on_device(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Copied to a device once: a copy in each step would wait for it."""
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def pad_masks(model: Segmenter, batch: Batch) -> Tensor:
