@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import ClassTable, SegmentationDataset
@@ -30,6 +31,7 @@ from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
 
+HEADLINE = 0.05  # readout weight above which the one figure for sparsity counts
 NO_PROTOTYPES = "the model has no prototypes (a black box)"
 Gather = Callable[[dict[str, Tensor]], list[dict[str, Tensor]]]
 
@@ -172,12 +174,14 @@ def compute(
     for name, suite in (suites | slow).items():
         found |= suite.compute(_leave_out(config, classes)) if name == "grid" else {name: suite.compute()}
     if bank is not None:
-        vectors = bank.vectors.flatten(0, -2)
+        vectors = bank.vectors.detach().flatten(0, -2)
+        vectors = F.normalize(vectors, dim=1) if isinstance(head, NearestHead) else vectors  # compared as directions
         found["distances"] = prototype_distances(vectors, bank.class_of, bank.scale_of, bank.num_classes)
     if isinstance(head, PrototypeHead | GroupedHead):
         groups = head.grouping.dense().detach().cpu() if isinstance(head, GroupedHead) else None
         rows = sparsity(head.readout.detach().cpu(), groups, config.sparsity_thresholds)
-        found["sparsity"] = {"value": rows[0]["value"], "per_threshold": rows}
+        first = next((row for row in rows if row["threshold"] >= HEADLINE), rows[-1])
+        found["sparsity"] = {"value": first["value"], "threshold": first["threshold"], "per_threshold": rows}
     elif isinstance(head, NearestHead):
         per = head.bank.per_class
         found["sparsity"] = {"value": float(per), "note": "only the nearest prototype of a class counts at a pixel"}
