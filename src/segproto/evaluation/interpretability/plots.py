@@ -48,6 +48,7 @@ def _components(axes: Axes, metrics: dict[str, Any], key: str, y: str) -> None:
     scales = list(range(1, len(rows[0][key]) + 1))
     _lines(axes, [(f"top {100 * (1 - r['quantile']):.0f} %", scales, r[key]) for r in rows], "scale", y)
     axes.set_xticks(scales)
+    axes.set_ylim(bottom=0)
 
 
 def _counts(axes: Axes, metrics: dict[str, Any]) -> None:
