@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_segmenters
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
 from segproto import api
@@ -20,31 +20,25 @@ from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, WeightsError
 from segproto.model.export import Graph, export
 from segproto.model.export_check import check_program
-from segproto.model.heads import GroupedHead, Head, LinearHead, NearestHead, PrototypeHead
+from segproto.model.heads import LinearHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
 
 TABLE = ClassTable(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 9, 9)))
-UNET = {"name": "unet", "width": 4, "dim": 8, "rates": [1, 2]}
 HEADS = ("linear", "prototype", "grouped", "nearest")
 
 
-def segmenter(kind: str, **settings: Any) -> Segmenter:
-    torch.manual_seed(1)
-    encoder = build_encoder(EncoderConfig(**{**UNET, **settings}), load_weights=False)
-    with torch.no_grad():
-        for module in encoder.neck.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.mul_(20)  # features that differ from place to place
-    if kind == "linear":
-        head: Head = LinearHead(encoder.num_features, 3)
-    elif kind == "nearest":
-        head = NearestHead(CosineBank(torch.randn(3, 2, encoder.num_features)))
+def segmenter(kind: str) -> Segmenter:
+    """A strided convolution and a head of that kind."""
+    if kind != "nearest":
+        model = tiny_segmenters.segmenter(kind, classes=3)
     else:
-        bank = PrototypeBank.regular(3, 2, len(encoder.scale_dims), encoder.scale_dims[0])
-        head = PrototypeHead(bank) if kind == "prototype" else GroupedHead(bank, 2)
-    return Segmenter(encoder, head, TABLE, card={"method": kind, "miou": 0.5}).eval()
+        torch.manual_seed(1)
+        encoder = tiny_segmenters.encoder()
+        model = Segmenter(encoder, NearestHead(CosineBank(torch.randn(3, 2, encoder.num_features))), TABLE).eval()
+    model.card = {"method": kind, "miou": 0.5}
+    return model
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -62,7 +56,7 @@ def test_torch_graph_of_every_head(kind: str, tmp_path: Path) -> None:
 def test_onnx_graph_of_every_head(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
-    card = export(segmenter(kind, msc=[0.5] if kind == "prototype" else []), tmp_path / "a.onnx", "onnx")
+    card = export(segmenter(kind), tmp_path / "a.onnx", "onnx")
     assert card["check"]["equal_mask_pixels"] >= 0.9999
     assert card["check"]["largest_difference"]["logits"] <= 1e-4
     assert card["check"]["largest_difference"]["distances"] <= 1e-4
@@ -70,6 +64,26 @@ def test_onnx_graph_of_every_head(kind: str, tmp_path: Path) -> None:
     assert {o.domain: o.version for o in stored.opset_import}[""] == card["opset"]
     assert [o.name for o in stored.graph.output] == card["outputs"]
     assert [i.name for i in stored.graph.input] == ["image"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "unet", "width": 4, "dim": 8, "rates": [1, 2], "msc": [0.5]},
+        {"name": "timm", "backbone": "resnet18", "output_stride": 16, "dim": 8, "rates": [1, 2]},
+        {"name": "deeplabv2_resnet101", "dim": 8, "msc": [0.5, 0.75]},
+    ],
+    ids=["unet", "resnet18", "deeplab"],
+)
+def test_onnx_graph_of_encoders(settings: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig(**settings), load_weights=False)
+    bank = PrototypeBank.regular(3, 2, len(encoder.scale_dims), encoder.scale_dims[0])
+    card = export(Segmenter(encoder, PrototypeHead(bank), TABLE), tmp_path / "a.onnx", "onnx")
+    assert card["size"]["fixed"] is None
+    assert card["check"]["largest_difference"]["logits"] <= 1e-4
 
 
 def test_a_wrong_graph_is_found(tmp_path: Path) -> None:
@@ -95,7 +109,9 @@ def test_resampled_positions_need_a_size(tmp_path: Path) -> None:
 
 
 def test_command(tmp_path: Path) -> None:
-    segmenter("grouped").save(tmp_path / "model")
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig(name="unet", width=2, output_stride=4, dim=4, rates=[1]), load_weights=False)
+    Segmenter(encoder, PrototypeHead(PrototypeBank.regular(3, 2, 1, 4)), TABLE).save(tmp_path / "model")
     arguments = ["export", str(tmp_path / "model"), "--format", "torch", "--out"]
     run = CliRunner().invoke(app, [*arguments, str(tmp_path / "a.pt2")])
     assert run.exit_code == 0, run.output
@@ -128,7 +144,8 @@ class HubStub:
 
 
 def test_hub(tmp_path: Path) -> None:
-    model = segmenter("prototype")
+    encoder = build_encoder(EncoderConfig(name="unet", width=2, dim=4, rates=[1, 2]), load_weights=False)
+    model = Segmenter(encoder, PrototypeHead(PrototypeBank.regular(3, 2, 2, 4)), TABLE, card={"miou": 0.5})
     model.card["converted"] = {"paper": "Doe et al.", "license": "MIT", "notes": ["a note"], "title": "T", "where": "W"}
     model.save(tmp_path / "model")
     hub = HubStub(tmp_path / "hub")

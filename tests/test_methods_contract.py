@@ -17,6 +17,7 @@ from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
+from segproto.report.exporting import export
 from segproto.training.loop import Loop
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run
@@ -111,6 +112,14 @@ class TestContract:
         assert again.provenance == model.provenance
         assert again.patches == model.patches
         assert again.classes == model.classes
+
+    @pytest.mark.slow
+    def test_exports_with_its_activations(self, trained: tuple[str, Path], tmp_path: Path) -> None:
+        pytest.importorskip("onnxruntime")
+        for form, file in (("onnx", "a.onnx"), ("torch", "a.pt2")):
+            card = export(trained[1], out=tmp_path / file, form=form)  # checked against the model while it is written
+            assert ("activations" in card["outputs"]) == hasattr(Segmenter.load(trained[1]).head, "bank")
+            assert card["check"]["equal_mask_pixels"] >= 0.9999
 
     def test_prototypes_are_real_patches(self, trained: tuple[str, Path]) -> None:
         name, out = trained

@@ -20,6 +20,9 @@ from segproto.report.catalogue import recipe_text as recipe_text  # noqa: PLC041
 from segproto.report.catalogue import summaries as recipes  # noqa: F401
 from segproto.report.converting import conversion_sources as conversion_sources  # noqa: PLC0414
 from segproto.report.converting import convert as convert  # noqa: PLC0414
+from segproto.report.data_sets import data_prepare as data_prepare  # noqa: PLC0414
+from segproto.report.data_sets import data_sets as data_sets  # noqa: PLC0414
+from segproto.report.data_sets import data_submit as data_submit  # noqa: PLC0414
 from segproto.report.doctor import examine as doctor  # noqa: F401
 from segproto.report.exporting import export as export  # noqa: PLC0414
 from segproto.report.exporting import pull as hub_pull  # noqa: F401

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from segproto.cli import analyse, convert, edit, export, info, propose, results, runs
+from segproto.cli import data as data_sets
 
 # Plain help: importing rich for panels would take half of the 0.5 s that --help may last.
 app = typer.Typer(
@@ -49,6 +50,8 @@ app.add_typer(hub, name="hub")
 hub.command()(export.push)
 hub.command()(export.pull)
 app.add_typer(data, name="data")
-data.command("list")(info.data_list)
+data.command("list")(data_sets.data_list)
+data.command("prepare")(data_sets.data_prepare)
+data.command("submit")(data_sets.data_submit)
 data.command("verify")(info.data_verify)
 app.command()(info.doctor)

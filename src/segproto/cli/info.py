@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,27 +31,17 @@ def recipes(
         typer.echo(f"{key:<{width}}  {line}")
 
 
-def data_list(as_json: Json = False) -> None:
-    """List the kinds of data set that data.name takes."""
-    from segproto.report.catalogue import DATA_KINDS
-
-    if as_json:
-        print_json(DATA_KINDS)
-        return
-    for kind, line in DATA_KINDS.items():
-        typer.echo(f"{kind:<8}  {line}")
-
-
 def data_verify(
     values: Annotated[
-        list[str], typer.Argument(metavar="DIR|KEY=VALUE...", help="A folder, or as in data.name=em data.root=DIR.")
+        list[str],
+        typer.Argument(metavar="NAME|DIR|KEY=VALUE...", help="A set, a folder, or as in data.name=em data.root=DIR."),
     ],
     as_json: Json = False,
 ) -> None:
     """Check every image and mask; exit 1 with one line a problem."""
     from segproto import api
 
-    found = api.data_verify(overrides=settings([v if "=" in v else f"data.root={v}" for v in values]))
+    found = api.data_verify(overrides=settings([named(v) for v in values]))
     if as_json:
         print_json(found)
     else:
@@ -60,6 +51,15 @@ def data_verify(
         typer.echo(problem, err=True)
     if found["problems"]:
         raise typer.Exit(1)
+
+
+def named(value: str) -> str:
+    """A bare word as a setting: the name of a published data set, or else a folder."""
+    from segproto.data.published_sets import PUBLISHED
+
+    if "=" in value:
+        return value
+    return f"data.name={value}" if value in PUBLISHED and not Path(value).is_dir() else f"data.root={value}"
 
 
 def doctor(as_json: Json = False) -> None:

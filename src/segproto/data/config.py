@@ -153,7 +153,9 @@ class DataConfig(BaseModel):
 
     Attributes:
         name: ``folder`` (your own images and masks), ``images`` (your own, without masks), ``scenes`` (generated),
-            ``em`` (ISBI-2012) or ``camvid``.
+            ``em`` (ISBI-2012), ``camvid``, or a published set as it is distributed: ``cityscapes``, ``voc``,
+            ``ade20k``, ``coco_stuff``, ``potsdam`` (see ``segproto data list``).
+        variant: of a published set: its classes or training split, as in ``27`` for Cityscapes; None: the usual one.
         root: the data folder; ``~`` and environment variables are filled in. Not used by ``scenes``.
         images: folder of the images, relative to ``root``; ``{split}`` in it stands for the split's folder.
         labels: folder of the masks, the same way.
@@ -212,4 +214,6 @@ class DataConfig(BaseModel):
             for key, value in given.items():
                 if value is not None:
                     raise ValueError(f"{key} is for name: folder; {self.name} brings its own")
+        if self.variant is not None and self.name in ("folder", "images", "scenes", "em", "camvid"):
+            raise ValueError(f"variant is for published sets; {self.name} has none")
         return self

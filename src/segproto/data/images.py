@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from segproto.data.archives import ZipMember
+from segproto.data.matlab import read_mat
 from segproto.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
@@ -38,7 +40,7 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Ima
     with _limit_lock:  # Pillow's own limit is global and lower than ours; the size is checked right below
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            picture = Image.open(path)
+            picture = Image.open(path.open_binary() if isinstance(path, ZipMember) else path)
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
         except _BROKEN as error:
@@ -70,6 +72,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     Raises:
         DataError: naming the file.
     """
+    if path.suffix == ".mat":
+        return torch.from_numpy(np.ascontiguousarray(read_mat(path, "img")[..., :3].transpose(2, 0, 1)))
     with open_picture(path, max_pixels) as picture:
         try:
             rgb = to_rgb(picture)
@@ -115,8 +119,11 @@ def read_stored(path: Path) -> NDArray[np.uint8] | NDArray[np.int64]:
     Raises:
         DataError: naming the file, if it is coloured or broken.
     """
-    with open_picture(path) as picture:
-        values = np.asarray(picture)
+    if path.suffix == ".mat":
+        values = read_mat(path, "gt", "S", "GTcls")
+    else:
+        with open_picture(path) as picture:
+            values = np.asarray(picture)
     if values.ndim == 2 and values.dtype == np.uint8:
         return values
     if values.ndim == 2 and values.dtype.kind in "uib":

@@ -17,6 +17,8 @@ from segproto.data.folder import split_names, split_pairs, split_rule
 from segproto.data.pairs import PairDataset, Pairs
 from segproto.errors import DataError
 
+COARSE_VOID = 0.3  # share of void pixels that no set of fine Cityscapes labels reaches
+
 
 @dataclass
 class SplitSummary:
@@ -93,6 +95,7 @@ def verify(config: DataConfig) -> VerifyReport:
         report.classes = dataset.classes
         report.splits[split] = _summarise(dataset, report)
     _check_presence(report)
+    _check_published(config, report)
     return report
 
 
@@ -152,3 +155,20 @@ def _check_presence(report: VerifyReport) -> None:
             if summary.readable and pixels == 0:
                 lines = report.problems if split == "train" else report.notes
                 lines.append(f"class {name!r} has no pixel in the {split} split")
+
+
+def _check_published(config: DataConfig, report: VerifyReport) -> None:
+    """Counts of a published set, and whether Cityscapes' fine labels are coarse ones under their name."""
+    from segproto.data.published_sets import PUBLISHED
+
+    known = PUBLISHED.get(config.name)
+    if known is None:
+        return
+    variant = known.variant(config.variant)
+    for split, summary in report.splits.items():
+        expected = known.count(variant, split)
+        if expected is not None and summary.images != expected:
+            _add(report, f"{split}: {summary.images} images, the published set has {expected}")
+        void = summary.void / max(summary.void + int(summary.pixels.sum()), 1)
+        if config.name == "cityscapes" and not config.coarse and summary.readable and void > COARSE_VOID:
+            _add(report, f"{split}: {void:.0%} of the pixels are void, as in coarse labels (fine ones: about 10%)")

@@ -1,0 +1,71 @@
+"""``data list``, ``data prepare`` and ``data submit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segproto.cli.runs import Json, Quiet
+from segproto.cli.show import print_json
+
+Name = Annotated[str, typer.Argument(help="A published data set; see: segproto data list.")]
+
+
+def data_list(
+    name: Annotated[str | None, typer.Argument(help="Only this one, with its archives.")] = None, as_json: Json = False
+) -> None:
+    """List the kinds of data set that data.name takes, where to get them and under which terms."""
+    from segproto import api
+
+    rows = api.data_sets(name)
+    if as_json:
+        print_json(rows)
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        typer.echo(f"{row['name']:<{width}}  {row['title']}")
+        if "where" not in row:
+            continue
+        typer.echo(f"{'':<{width}}  {row['where']} ({row['terms']})")
+        if name is not None:
+            for archive in row["archives"]:
+                typer.echo(f"{'':<{width}}  {archive}")
+            typer.echo(f"{'':<{width}}  data.variant: {', '.join(row['variants'])}")
+            typer.echo(f"{'':<{width}}  root: {row['root'] or 'not set; ' + row['variable'] + '=DIR'}")
+
+
+def data_prepare(
+    name: Name,
+    source: Annotated[list[Path], typer.Option("--from", help="An archive, or a folder that holds them.")],
+    root: Annotated[Path, typer.Option(help="Data root to make; repeat the command to go on.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Unpack the archives of a published data set and check that it is complete; nothing is downloaded."""
+    from segproto import api
+
+    found = api.data_prepare(name, sources=source, root=root, jobs=jobs, quiet=quiet)
+    if as_json:
+        print_json(found)
+    else:
+        for split, count in found["counts"].items():
+            typer.echo(f"{split}: {count} images with masks")
+        for problem in found["problems"]:
+            typer.echo(problem)
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+def data_submit(
+    name: Annotated[str, typer.Argument(help="cityscapes, voc or ade20k.")],
+    masks: Annotated[Path, typer.Argument(help="Folder that segproto predict wrote.")],
+    out: Annotated[Path, typer.Option(help="Archive to write (.zip; voc: .tgz).")],
+) -> None:
+    """Pack predicted masks of the test images as the benchmark's server wants them."""
+    from segproto import api
+
+    found = api.data_submit(name, masks, out=out)
+    typer.echo(f"{found['out']}: {found['masks']} masks")

@@ -1,0 +1,126 @@
+"""Files in a folder or inside its zip archives, found by one listing and read alike."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from segproto.errors import DataError
+
+_open: dict[tuple[int, str], zipfile.ZipFile] = {}
+_lock = threading.Lock()
+
+
+class Stat(NamedTuple):
+    """What a fingerprint needs of ``os.stat``."""
+
+    st_size: int
+    st_mtime_ns: int
+
+
+@dataclass(frozen=True)
+class ZipMember:
+    """A file inside a zip archive; stands where a path of a picture is expected.
+
+    Attributes:
+        archive: the zip file.
+        member: name inside it.
+    """
+
+    archive: Path
+    member: str
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.member}"
+
+    @property
+    def suffix(self) -> str:
+        return os.path.splitext(self.member)[1]
+
+    @property
+    def stem(self) -> str:
+        return os.path.splitext(self.name)[0]
+
+    @property
+    def name(self) -> str:
+        return self.member.rpartition("/")[2]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (*self.archive.parts, *self.member.split("/"))
+
+    def stat(self) -> Stat:
+        """Size of the file, age of its archive."""
+        return Stat(archive(self.archive).getinfo(self.member).file_size, self.archive.stat().st_mtime_ns)
+
+    def open_binary(self) -> io.BytesIO:
+        """Its content.
+
+        Raises:
+            DataError: the archive is damaged there.
+        """
+        try:
+            with _lock:
+                return io.BytesIO(archive(self.archive).read(self.member))
+        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{self}: cannot be read from its archive ({error})") from error
+
+
+def archive(path: Path) -> zipfile.ZipFile:
+    """An archive, opened once a process (a handle must not be shared with forked workers).
+
+    Raises:
+        DataError: it is no zip file.
+    """
+    key = (os.getpid(), str(path))
+    if key not in _open:
+        try:
+            _open[key] = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: cannot be read as a zip archive ({error})") from error
+    return _open[key]
+
+
+class Tree:
+    """All files of a data root, unpacked or still in the zip archives that lie in it.
+
+    Args:
+        root: the folder, or one zip archive.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.zips = [root] if root.suffix == ".zip" else sorted(root.glob("*.zip"))
+
+    def files(self, folder: str, ending: str) -> dict[str, Path | ZipMember]:
+        """Files below ``folder`` whose path ends in ``ending``: name (without both) to file, in name order.
+
+        What is unpacked goes before what lies in an archive; a folder above ``folder`` in the archive is ignored.
+        """
+        unpacked = dict(self._unpacked(folder, ending)) if self.root.is_dir() else {}
+        found = unpacked or {name: file for path in self.zips for name, file in _members(path, folder, ending)}
+        return dict(sorted(found.items()))
+
+    def _unpacked(self, folder: str, ending: str) -> Iterator[tuple[str, Path | ZipMember]]:
+        base = str(self.root / folder)
+        for place, _, names in os.walk(base):
+            below = os.path.relpath(place, base).replace(os.sep, "/")
+            prefix = "" if below == "." else f"{below}/"
+            for name in names:
+                if name.endswith(ending) and not name.startswith("."):
+                    yield f"{prefix}{name}"[: -len(ending)], Path(place, name)
+
+
+def _members(path: Path, folder: str, ending: str) -> Iterator[tuple[str, Path | ZipMember]]:
+    mark = f"/{folder.strip('/')}/"
+    for name in archive(path).namelist():
+        where = f"/{name}".find(mark)
+        if where >= 0 and name.endswith(ending) and not name.rpartition("/")[2].startswith("."):
+            yield f"/{name}"[where + len(mark) : -len(ending)], ZipMember(path, name)

@@ -1,0 +1,192 @@
+"""Unpacking the archives of a published data set, and checking that everything is there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from segproto.data.archives import Tree
+from segproto.data.published import Archive, Published
+from segproto.errors import DataError
+
+Tell = Callable[[str], None]
+CHUNK = 1 << 20
+
+
+def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: Tell) -> dict[str, Any]:
+    """Unpacks the archives found in ``sources`` into ``root``; what is already there in full size is left alone.
+
+    Args:
+        known: the data set.
+        sources: archives, or folders that hold some.
+        root: the data root to make.
+        jobs: processes for zip archives.
+        tell: prints a line.
+
+    Returns:
+        :func:`completeness` of the root.
+
+    Raises:
+        DataError: an archive that is missing, damaged or not the published one, or that would write outside the root.
+    """
+    found = {archive: find_archive(archive, sources) for archive in known.archives}
+    missing = [a.name for a, path in found.items() if path is None and not a.optional and not (root / a.holds).is_dir()]
+    if missing:
+        raise DataError(
+            f"{known.name}: {', '.join(missing)} not found; get it from {known.where} and name it by --from"
+        )
+    for archive, path in found.items():
+        if path is not None:
+            check_digest(archive, path, tell)
+            written, kept = unpack(path, root / archive.into, known.inner, jobs)
+            tell(f"{path.name}: {written} files unpacked, {kept} were there")
+    return completeness(known, root)
+
+
+def find_archive(archive: Archive, sources: list[Path]) -> Path | None:
+    """The archive among files and folders, by its name."""
+    candidates = [s if s.is_file() else s / archive.name for s in sources]
+    return next((path for path in candidates if path.is_file() and path.name == archive.name), None)
+
+
+def check_digest(archive: Archive, path: Path, tell: Tell) -> None:
+    """Compares the checksum where it is known.
+
+    Raises:
+        DataError: another one: the download is damaged or of another release.
+    """
+    if archive.digest is None:
+        return
+    kind, _, wanted = archive.digest.partition(":")
+    tell(f"{path.name}: checking {kind}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, kind).hexdigest()
+    if found != wanted:
+        raise DataError(f"{path}: {kind} is {found}, expected {wanted}; download it again")
+
+
+def unpack(path: Path, root: Path, inner: str, jobs: int) -> tuple[int, int]:
+    """Files written and files that were there with their full size; safe to interrupt and repeat.
+
+    Raises:
+        DataError: damaged, or a member that would lie outside the root.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        if not zipfile.is_zipfile(path):
+            return unpack_tar(path, root, inner)
+        with zipfile.ZipFile(path) as archive:
+            members = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be unpacked ({error})") from error
+    parts = [members[i::jobs] for i in range(jobs) if members[i::jobs]]
+    if jobs == 1 or len(parts) == 1:
+        results = [unpack_members(path, root, inner, part) for part in parts]
+    else:
+        with ProcessPoolExecutor(jobs) as pool:
+            results = list(pool.map(unpack_members, *zip(*[(path, root, inner, part) for part in parts], strict=True)))
+    return sum(r[0] for r in results), sum(r[1] for r in results)
+
+
+def unpack_members(path: Path, root: Path, inner: str, members: list[str]) -> tuple[int, int]:
+    """Some members of a zip archive."""
+    written = 0
+    with zipfile.ZipFile(path) as archive:
+        for member in members:
+            target = inside(root, member, inner, path)
+            if target.is_file() and target.stat().st_size == archive.getinfo(member).file_size:
+                continue
+            try:
+                with archive.open(member) as source:
+                    write(source, target)
+            except (zipfile.BadZipFile, EOFError) as error:
+                raise DataError(f"{path}: {member} is damaged ({error}); download it again") from error
+            written += 1
+    return written, len(members) - written
+
+
+def unpack_tar(path: Path, root: Path, inner: str) -> tuple[int, int]:
+    """All regular files of a tar archive, in its order; links and devices are left out."""
+    written = kept = 0
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if not member.isfile():
+                continue
+            target = inside(root, member.name, inner, path)
+            if target.is_file() and target.stat().st_size == member.size:
+                kept += 1
+                continue
+            source = archive.extractfile(member)
+            assert source is not None
+            write(source, target)
+            written += 1
+    return written, kept
+
+
+def inside(root: Path, member: str, inner: str, path: Path) -> Path:
+    """Where a member goes: below the root, without the folder that the archive puts everything in.
+
+    Raises:
+        DataError: it would lie outside the root.
+    """
+    parts = PurePosixPath(member.replace("\\", "/")).parts
+    if ".." in parts or member.startswith("/") or (parts and ":" in parts[0]):
+        raise DataError(f"{path}: its member {member!r} would be written outside {root}; nothing of it was")
+    below = PurePosixPath(*parts)
+    if inner and below.is_relative_to(inner):
+        below = below.relative_to(inner)
+    return root / below
+
+
+def write(source: IO[bytes], target: Path) -> None:
+    """A file under its name only once it is complete."""
+    with part_of(target) as fresh, fresh.open("wb") as file:
+        shutil.copyfileobj(source, file, CHUNK)
+
+
+@contextmanager
+def part_of(target: Path) -> Iterator[Path]:
+    """A name beside the target, put in its place at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield fresh
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def completeness(known: Published, root: Path, variant: str | None = None) -> dict[str, Any]:
+    """Images and masks a split, and what is missing of the published counts, one line each; nothing is read.
+
+    Returns:
+        ``counts`` by split, ``problems``.
+    """
+    variant = known.variant(variant)
+    counts: dict[str, int] = {}
+    problems: list[str] = []
+    base = root / known.inner if known.inner and (root / known.inner).is_dir() else root
+    for split in ("train", "val"):
+        try:
+            found = known.find(Tree(base), split, variant)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        names = list(found.images) if found.names is None else found.names
+        complete = [name for name in names if name in found.images and name in found.masks]
+        counts[split] = len(complete)
+        expected = known.count(variant, split)
+        if len(complete) < len(names):
+            lost = next(name for name in names if name not in found.images or name not in found.masks)
+            problems.append(f"{split}: {len(names) - len(complete)} images or masks are missing, as {lost}")
+        if expected is not None and len(names) != expected:
+            problems.append(f"{split}: {len(names)} images, the published set has {expected}")
+    return {"counts": counts, "problems": problems}

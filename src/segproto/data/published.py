@@ -1,0 +1,123 @@
+"""The data sets of the papers, read as they are distributed: unpacked or in their zip archives, never copied.
+
+A label map is applied by a table while a mask is read; names are listed anew each time, in well under a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segproto.data.archives import Tree, ZipMember
+from segproto.data.config import DataConfig
+from segproto.data.labels import LabelMap
+from segproto.data.pairs import PairDataset, Pairs
+from segproto.data.roots import known_root, user_file
+from segproto.errors import DataError
+
+Files = Mapping[str, Path | ZipMember]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download.
+
+    Attributes:
+        name: as it is distributed.
+        holds: a folder that it unpacks to, below the root.
+        digest: ``md5:...`` or ``sha1:...``, where known.
+        into: folder below the root that it is unpacked in.
+        optional: only for some variants.
+    """
+
+    name: str
+    holds: str
+    digest: str | None = None
+    into: str = "."
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of one split of a data set."""
+
+    images: Files
+    masks: Files
+    names: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set as distributed.
+
+    Attributes:
+        name: as in ``data.name``.
+        title: one line for people.
+        variable: environment variable of its root.
+        where: address to get it from.
+        terms: what its owners allow, in a few words.
+        archives: what to download.
+        variants: ways to read the labels (``data.variant``); the first is the default.
+        counts: images a split when complete; ``variant/split`` where a variant differs.
+        find: the files of a split (``train``, ``val``) of a variant.
+        inner: folder that its archives put everything in; taken off or left, both are found.
+    """
+
+    name: str
+    title: str
+    variable: str
+    where: str
+    terms: str
+    archives: tuple[Archive, ...]
+    variants: Mapping[str, Callable[[], LabelMap]]
+    counts: Mapping[str, int]
+    find: Callable[[Tree, str, str], Found]
+    inner: str = ""
+
+    def variant(self, wanted: str | None) -> str:
+        """The variant to read.
+
+        Raises:
+            DataError: an unknown one.
+        """
+        if wanted is not None and wanted not in self.variants:
+            raise DataError(f"data.variant={wanted}: {self.name} has {', '.join(self.variants)}")
+        return wanted or next(iter(self.variants))
+
+    def count(self, variant: str, split: str) -> int | None:
+        """Images of a complete split; None if unknown."""
+        return self.counts.get(f"{variant}/{split}", self.counts.get(split))
+
+
+def published_root(config: DataConfig, known: Published) -> Path:
+    """``data.root``, else the root set once for this data set.
+
+    Raises:
+        DataError: none is set, or it is no folder.
+    """
+    root = config.root or known_root(known.name, known.variable)
+    if root is None:
+        places = f"data.root=DIR, ${known.variable}, or '{known.name}: DIR' in {user_file()}"
+        raise DataError(f"where {known.name} lies is not set: {places}; to get it: segproto data list {known.name}")
+    if not root.is_dir():
+        raise DataError(f"data.root={root} is not a folder; to unpack archives: segproto data prepare {known.name}")
+    return root
+
+
+def open_published(config: DataConfig, split: str, known: Published) -> PairDataset:
+    """One split of a data set.
+
+    Raises:
+        DataError: in one line: what is missing, and the command that helps.
+    """
+    variant = known.variant(config.variant)
+    root = published_root(config, known)
+    root = root / known.inner if (root / known.inner).is_dir() else root
+    found = known.find(Tree(root), split, variant)
+    pairs = Pairs(dict(found.images), dict(found.masks))  # type: ignore[arg-type]
+    names = list(found.images) if found.names is None else found.names
+    if not names:
+        need = ", ".join(archive.name for archive in known.archives if not archive.optional)
+        raise DataError(f"{root}: no {split} images of {known.name} there; it needs {need} (segproto data prepare)")
+    return PairDataset(split, names, pairs, known.variants[variant]())

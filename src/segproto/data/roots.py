@@ -1,0 +1,40 @@
+"""Where the data sets lie, set once: an environment variable each, or one user file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from segproto.errors import DataError
+
+CONFIG = "SEGPROTO_CONFIG"
+
+
+def user_file() -> Path:
+    """``$SEGPROTO_CONFIG``, or ``segproto/data.yaml`` in the user's configuration folder."""
+    if CONFIG in os.environ:
+        return Path(os.environ[CONFIG]).expanduser()
+    return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "segproto" / "data.yaml"
+
+
+def known_root(name: str, variable: str) -> Path | None:
+    """The folder of a data set: ``$VARIABLE``, else its line (``cityscapes: /data/city``) in :func:`user_file`.
+
+    Raises:
+        DataError: the user file is no list of names and folders.
+    """
+    if os.environ.get(variable):
+        return Path(os.environ[variable]).expanduser()
+    file = user_file()
+    if not file.is_file():
+        return None
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+        raise DataError(f"{file}: expected lines like 'cityscapes: /data/cityscapes'")
+    value = content.get(name)
+    return None if value is None else Path(os.path.expandvars(value)).expanduser()

@@ -1,0 +1,100 @@
+"""Published data sets: what they are, where to get them, and unpacking them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segproto.errors import DataError
+from segproto.report.catalogue import DATA_KINDS, nearest
+
+PathLike = str | Path
+
+
+def data_sets(name: str | None = None) -> list[dict[str, Any]]:
+    """All kinds of data set that ``data.name`` takes, the published ones with address, terms, archives and root.
+
+    Args:
+        name: only this one.
+
+    Raises:
+        DataError: no such kind.
+    """
+    from segproto.data.published_sets import PUBLISHED
+    from segproto.data.roots import known_root
+
+    rows: list[dict[str, Any]] = [{"name": kind, "title": line} for kind, line in DATA_KINDS.items()]
+    for known in PUBLISHED.values():
+        root = known_root(known.name, known.variable)
+        archives = [archive.name + (" (optional)" if archive.optional else "") for archive in known.archives]
+        rows.append(
+            {
+                "name": known.name,
+                "title": known.title,
+                "variants": list(known.variants),
+                "where": known.where,
+                "terms": known.terms,
+                "archives": archives,
+                "root": None if root is None else str(root),
+                "variable": known.variable,
+            }
+        )
+    if name is None:
+        return rows
+    found = [row for row in rows if row["name"] == name]
+    if not found:
+        raise DataError(f"data set {name!r} is unknown; {nearest(name, [row['name'] for row in rows])}")
+    return found
+
+
+def data_prepare(
+    name: str, *, sources: Sequence[PathLike], root: PathLike, jobs: int = 1, quiet: bool = False
+) -> dict[str, Any]:
+    """Unpacks the archives of a published data set and checks that it is complete.
+
+    Args:
+        name: of the data set.
+        sources: its archives, or folders that hold them; none is downloaded.
+        root: the data root to make; what is there already is kept, so a call can be repeated.
+        jobs: processes.
+        quiet: no lines of progress.
+
+    Returns:
+        ``counts`` (images with a mask) by split and ``problems``, a line each.
+
+    Raises:
+        DataError: an archive that is missing, damaged or not the published one.
+    """
+    import sys
+
+    from segproto.data.prepare import prepare
+    from segproto.data.published_sets import PUBLISHED
+
+    if name not in PUBLISHED:
+        raise DataError(f"data set {name!r} has no archives; {nearest(name, PUBLISHED)}")
+
+    def tell(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stderr)
+
+    return prepare(PUBLISHED[name], [Path(source) for source in sources], Path(root), jobs, tell)
+
+
+def data_submit(name: str, masks: PathLike, *, out: PathLike) -> dict[str, Any]:
+    """Packs a folder of predicted masks as the benchmark's server wants them.
+
+    Args:
+        name: ``cityscapes``, ``voc`` or ``ade20k``.
+        masks: what ``segproto predict`` wrote for the test images.
+        out: the archive to write.
+
+    Returns:
+        ``out`` and ``masks``, their number.
+
+    Raises:
+        DataError: no such server, no masks, or values outside the classes.
+    """
+    from segproto.data.submission import submit
+
+    return {"out": str(out), "masks": submit(name, Path(masks), Path(out))}
