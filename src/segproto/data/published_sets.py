@@ -120,8 +120,8 @@ def find_ade20k(tree: Tree, split: str, variant: str) -> Found:
 def find_coco(tree: Tree, split: str, variant: str) -> Found:
     """Photos of 2017 with stuffthingmaps; 27 groups by the curated lists; or the 10k set."""
     if variant == "10k":
-        names = read_names(tree, f"imageLists/{'train' if split == 'train' else 'test'}.txt")
-        return Found(tree.files("images", ".jpg"), tree.files("annotations", ".mat"), names)
+        listed = read_names(tree, f"imageLists/{'train' if split == 'train' else 'test'}.txt")
+        return Found(tree.files("images", ".jpg"), tree.files("annotations", ".mat"), listed)
     folder = f"{split}2017"
     images = tree.files(f"images/{folder}", ".jpg") or tree.files(folder, ".jpg")
     places = (f"annotations/{folder}", f"stuffthingmaps/{folder}", folder)

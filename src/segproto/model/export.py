@@ -28,6 +28,9 @@ class Graph(nn.Module):
         model: in eval mode.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: Segmenter) -> None:
         super().__init__()
         self.encoder, self.head = model.encoder, model.head
