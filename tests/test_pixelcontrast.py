@@ -1,0 +1,240 @@
+"""pixelcontrast as a whole: its products, bad input, and what the network gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from segproto.data.build import build_dataset
+from segproto.encoders.config import EncoderConfig
+from segproto.errors import ConfigError, DataError
+from segproto.methods.pixelcontrast import METHOD
+from segproto.methods.pixelcontrast.build import build
+from segproto.methods.pixelcontrast.config import CamsConfig, PixelcontrastRecipe
+from segproto.methods.pixelcontrast.contrast import ContrastLoss
+from segproto.methods.pixelcontrast.infer import image_cams, image_mask
+from segproto.methods.pixelcontrast.products import read_scores, save_scores
+from segproto.methods.pixelcontrast.tagged import with_affinity_labels, with_masks, without_masks
+from segproto.model.cam_head import CamHead
+from segproto.model.segmenter import Segmenter
+from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.runner import run
+
+SMALL = [
+    "data.scenes.size=48",
+    "data.scenes.num_train=6",
+    "data.scenes.num_val=2",
+    "data.augment.crop=48",
+    "encoder.width=4",
+    "encoder.dim=8",
+    "encoder.rates=[1,2]",
+    "train.batch_size=3",
+    "train.threads=1",
+    "train.accelerator=cpu",
+    "stages.contrast.steps=3",
+    "stages.affinity.steps=2",
+    "stages.segment.steps=2",
+    "stages.masks.log_steps=3",
+]
+
+
+def recipe(*more: str, name: str = "scenes") -> PixelcontrastRecipe:
+    value = apply_overrides(load_recipe_dict(METHOD.recipes / f"{name}.yaml"), [*SMALL, *more])
+    found = validate_recipe(value, METHOD.recipe)
+    assert isinstance(found, PixelcontrastRecipe)
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pixelcontrast") / "run"
+    run(METHOD, recipe(), out, quiet=True)
+    return out
+
+
+def result(out: Path, stage: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((out / "stages" / stage / "result.json").read_text())
+    return value
+
+
+def test_every_product_is_there_and_scored(finished: Path) -> None:
+    dataset = build_dataset(recipe().data, "train")
+    assert len(result(finished, "cams")["curve"]) == 60
+    assert 0 <= result(finished, "cams")["cam_miou"] <= 1
+    for index, name in enumerate(dataset.names):
+        size = tuple(dataset[index].mask.shape)
+        cams = read_scores(finished / "stages/cams/maps" / f"{name}.npz")
+        present = [c for c in dataset[index].mask.unique().tolist() if c not in (0, 255)]
+        assert cams["classes"].tolist() == present
+        assert cams["maps"].shape == (len(present), *size)
+        assert cams["maps"].dtype == torch.float16
+        assert float(cams["maps"].float().amin()) >= 0
+        assert float(cams["maps"].float().amax()) <= 1
+        scores = read_scores(finished / "stages/crf/scores" / f"{name}.npz")
+        assert scores["low"].shape == scores["high"].shape == (len(present) + 1, *size)
+        mask = np.asarray(Image.open(finished / "masks/labels" / f"{name}.png"))
+        assert mask.shape == size
+        assert set(np.unique(mask)) <= {0, *present}
+        assert list((finished / "masks/images").glob(f"{name}.*"))
+    assert result(finished, "masks")["mask_miou"] is not None
+    assert (finished / "masks/classes.yaml").is_file()
+    assert isinstance(Segmenter.load(finished / "stages" / "cams").head, CamHead)
+
+
+def test_damaged_maps_are_named_and_made_again(finished: Path, tmp_path: Path) -> None:
+    whole = next((finished / "stages/cams/maps").glob("*.npz"))
+    broken = tmp_path / "a.npz"
+    broken.write_bytes(whole.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"a\.npz: not a readable npz .* delete it"):
+        read_scores(broken)
+    with pytest.raises(DataError, match="No such file"):
+        read_scores(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", other=np.zeros(3))
+    with pytest.raises(DataError, match="expected classes and maps"):
+        read_scores(tmp_path / "c.npz")
+    np.save(tmp_path / "d.npz", np.array({"a": 1}, dtype=object), allow_pickle=True)
+    with pytest.raises(DataError):
+        read_scores(next(tmp_path.glob("d.npz*")))
+
+
+def test_products_of_another_size_are_named(tmp_path: Path) -> None:
+    dataset = build_dataset(recipe().data, "train")
+    name = dataset.names[0]
+    wrong = {"classes": torch.zeros(1, dtype=torch.uint8), "low": torch.ones(1, 40, 48), "high": torch.ones(1, 40, 48)}
+    save_scores(wrong, tmp_path / f"{name}.npz")
+    with pytest.raises(DataError, match="the image is 48x48, what was made of it is 48x40"):
+        with_affinity_labels(dataset, tmp_path)[0]
+    Image.fromarray(np.zeros((48, 20), np.uint8)).save(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match="is 20x48"):
+        with_masks(dataset, tmp_path)[0]
+
+
+def test_no_label_reaches_the_first_stages(tmp_path: Path) -> None:
+    dataset = build_dataset(recipe().data, "train")
+    assert (without_masks(dataset, None)[0].mask == 255).all()
+    with pytest.raises(DataError, match=r"saliency map of '.*' is missing"):
+        without_masks(dataset, tmp_path)[0]
+    Image.fromarray(np.full((48, 48), 128, np.uint8)).save(tmp_path / f"{dataset.names[0]}.png")
+    assert set(without_masks(dataset, tmp_path)[0].mask.unique().tolist()) == {round(128 * 254 / 255)}
+
+
+def model_of(r: PixelcontrastRecipe) -> Segmenter:
+    torch.manual_seed(0)
+    return build(r, build_dataset(r.data, "train").classes).eval()
+
+
+def test_maps_of_one_scale_are_the_heads_own() -> None:
+    r = recipe()
+    model, sample = model_of(r), build_dataset(r.data, "train")[0]
+    with torch.no_grad():
+        got = image_cams(model, sample.image, [2, 5], CamsConfig(scales=[1.0]))
+        x = model.encoder.normalisation(sample.image)[None]
+        head = model.head
+        assert isinstance(head, CamHead)
+        total = model.upsample(head.maps(model.features(x)).refined, (48, 48))
+        total = total + model.upsample(head.maps(model.features(x.flip(3))).refined, (48, 48)).flip(3)
+        total = total[0, [2, 5]].relu()
+        low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
+        expected = ((total - low - 1e-5) / (high - low + 1e-5)).clamp_min(0)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    assert image_cams(model, sample.image, [], CamsConfig()).shape == (0, 48, 48)
+
+
+def test_an_image_without_tags_is_background() -> None:
+    r = recipe()
+    found = {"classes": torch.zeros(0, dtype=torch.uint8), "maps": torch.zeros(0, 48, 48)}
+    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), found, r)
+    assert mask.dtype == torch.uint8
+    assert not mask.any()
+
+
+def test_a_mask_without_walk_and_crf_is_the_threshold() -> None:
+    r = recipe("stages.masks.walk=false", "stages.masks.crf=null", "stages.masks.background=0.3")
+    g = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 48, 48, generator=g)
+    found = {"classes": torch.tensor([3, 5], dtype=torch.uint8), "maps": maps}
+    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), found, r)
+    best = torch.where(maps[1] > maps[0], 5, 3)
+    assert torch.equal(mask.long(), torch.where(maps.amax(0) > 0.3, best, 0))
+
+
+def test_pixel_correlation_gives_the_encoder_no_gradient() -> None:
+    head = CamHead(6, 4)
+    features = torch.rand(2, 6, 5, 5, requires_grad=True)
+    head.maps(features).refined.sum().backward()
+    assert features.grad is None or not features.grad.any()
+    assert head.correlate.weight.grad is not None
+    assert head.reduce.weight.grad is not None
+
+
+def test_head_keeps_its_structure() -> None:
+    head = CamHead(6, 4, dim=16, affinity_dim=8, background=0.2)
+    again = CamHead.from_description(head.describe())
+    again.load_state_dict(head.state_dict())
+    x = torch.rand(1, 6, 7, 9)
+    assert torch.equal(head(x), again(x))
+    assert head(x).shape == (1, 4, 7, 9)
+    own = head.trained_for(True)
+    assert {id(p) for p in own} | {id(p) for p in head.trained_for(False)} == {id(p) for p in head.parameters()}
+    cells = torch.rand(5, 6)
+    shares = head.contributions(cells, torch.tensor([0, 1, 2, 3, 0]))
+    raw = F.conv2d(cells[..., None, None], head.classifier.weight).flatten(1)
+    torch.testing.assert_close(shares.prototypes.sum(1), raw[torch.arange(5), torch.tensor([0, 1, 2, 3, 0])])
+
+
+def test_loss_terms(tmp_path: Path) -> None:
+    from segproto.data.batch import Batch
+
+    for more, terms in (((), {"cross_prototype", "cross_cam", "intra"}), (("stages.contrast.contrast=0",), set())):
+        r = recipe(*more)
+        loss, model = ContrastLoss(r), model_of(r)
+        dataset = loss.prepare(build_dataset(r.data, "train"), tmp_path)
+        image = model.encoder.normalisation(dataset[0].image)[None]
+        batch = Batch(masks=dataset[0].mask.long()[None], images=image, names=(dataset.names[0],))
+        found = loss(model, batch)
+        assert found.keys() == {"loss", "tags", "er", "ecr"} | terms
+        total = found["tags"] + found["er"] + found["ecr"] + 0.1 * sum(found[t] for t in terms)
+        torch.testing.assert_close(found["loss"], total)
+        found["loss"].backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    for bad, message in (
+        ("train.cache_features=true", "two views"),
+        ("stages.contrast.lr={backbone: 0, neck: 0, head: 0}", "learning rate above 0"),
+        ("stages.masks.beta=0", "beta"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            recipe(bad)
+
+
+@pytest.mark.parametrize("encoder", [{"backbone": "vit_tiny_patch16_224"}, {"backbone": "mobilenetv2_100"}])
+def test_any_timm_backbone(encoder: dict[str, Any]) -> None:
+    from segproto.data.base import ClassTable
+    from segproto.data.palette import default_colours
+
+    r = recipe()
+    config = EncoderConfig(name="timm", neck="identity", squash="none", **encoder)
+    model = build(r.model_copy(update={"encoder": config}), ClassTable(("bg", "a", "b"), default_colours(3))).eval()
+    with torch.no_grad():
+        cams = image_cams(model, torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8), [1, 2], CamsConfig(scales=[1]))
+    assert cams.shape == (2, 50, 70)
+    assert torch.isfinite(cams).all()
+
+
+@pytest.mark.slow
+def test_from_tags_to_scored_masks(tmp_path: Path) -> None:
+    """The masks of 24 scenes gain at least 5 points over the maps at their best threshold."""
+    value = load_recipe_dict(METHOD.recipes / "scenes.yaml")
+    small = ["data.scenes.num_train=24", "data.scenes.num_val=6", "stages.segment.steps=50", "train.accelerator=cpu"]
+    run(METHOD, validate_recipe(apply_overrides(value, small), METHOD.recipe), tmp_path / "run", quiet=True)
+    cams, masks = result(tmp_path / "run", "cams"), result(tmp_path / "run", "masks")
+    assert masks["mask_miou"] >= cams["cam_miou"] + 0.05, (cams["cam_miou"], masks["mask_miou"])
