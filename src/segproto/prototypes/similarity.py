@@ -52,7 +52,7 @@ def _sharpen(distances: Tensor, cells: Tensor, vectors: Tensor, scale_ranges: Se
     x = _by_scale(cells, len(scale_ranges))
     for scale, (a, b) in enumerate(scale_ranges):
         near = (distances[:, a:b] < NEAR).nonzero()
-        for image, prototype, cell in (part.unbind(1) for part in near.split(max(1, CHUNK // vectors.shape[1]))):
+        for image, prototype, cell in (part.unbind(1) for part in torch.split(near, max(1, CHUNK // vectors.shape[1]))):
             exact = (x[image, scale, :, cell] - vectors[a + prototype]).square().sum(1)
             distances[image, a + prototype, cell] = exact
 

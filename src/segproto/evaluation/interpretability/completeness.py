@@ -65,7 +65,7 @@ def grid_errors(view: View) -> Tensor:
     cells = view.cell_features[0].flatten(1).T
     step = max(1, CHUNK // max(view.activations.shape[0], 1))
     errors = []
-    for part in torch.arange(len(cells), device=cells.device).split(step):
+    for part in torch.split(torch.arange(len(cells), device=cells.device), step):
         for c in range(head.num_classes):
             shares = head.contributions(cells[part], torch.full_like(part, c))
             errors.append(completeness_error(shares.prototypes, shares.offset, logits[c, part]))

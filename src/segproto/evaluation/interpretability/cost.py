@@ -11,7 +11,7 @@ from segproto.data.base import Sample
 from segproto.evaluation.interpretability.views import encode
 from segproto.metrics.accumulate import scored
 from segproto.model.evidence import bank_of
-from segproto.model.heads import GroupedHead
+from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 
 RUNS = 3
@@ -38,7 +38,7 @@ def cost_card(model: Segmenter, sample: Sample) -> dict[str, Any]:
         "this head has no readout weights",
         learnable=learnable - classifier,
         stored=stored - classifier,
-        used=_used(model),
+        used=used_parameters(model),
         images_per_second=_speed(model, sample),
         image_size=list(sample.image.shape[-2:]),
         threads=torch.get_num_threads(),
@@ -46,18 +46,17 @@ def cost_card(model: Segmenter, sample: Sample) -> dict[str, Any]:
     )
 
 
-def _used(model: Segmenter) -> int | None:
+def used_parameters(model: Segmenter) -> int | None:
     """Table 10 of Porta et al. 2025: D * (prototypes used) + n_c a group + the dense readout - D * C."""
     bank, head = bank_of(model.head), model.head
-    readout = getattr(head, "readout", None)
-    if bank is None or readout is None:
+    if bank is None or not isinstance(head, PrototypeHead | GroupedHead):
         return None
     own = bank.num_prototypes
     groups = 0
     if isinstance(head, GroupedHead):
         own = int(head.grouping.used_prototypes().sum())
         groups = int(head.grouping.mask.sum()) * head.groups
-    return bank.dim * own + groups + readout.numel() - bank.dim * head.num_classes
+    return bank.dim * own + groups + head.readout.numel() - bank.dim * head.num_classes
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ class FaithfulnessSuite:
         cells = view.labels.flatten() == class_id
         regions = self._regions(view, class_id, cells)  # (R + draws, S, N)
         pictures = self._pictures(view, cells, regions)
-        scores = torch.cat([self._score(p, class_id, view.labels) for p in pictures.split(BATCH)])
+        scores = torch.cat([self._score(p, class_id, view.labels) for p in torch.split(pictures, BATCH)])
         passes = len(scores)
         curves, empty = scores[:-2].T.view(3, 2, 2, *regions.shape[:2]), scores[-2:].T
         tops = len(self.config.tops)

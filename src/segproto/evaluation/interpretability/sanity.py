@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -64,7 +65,7 @@ def randomised_copies(model: Segmenter, seed: int) -> list[tuple[str, Segmenter]
     random = generator(seed, STREAM)
     copies: list[tuple[str, Segmenter]] = []
 
-    def step(name: str, tensors: list[Tensor]) -> None:
+    def step(name: str, tensors: Sequence[Tensor]) -> None:
         for value in tensors:
             value.copy_(permuted(value, random))
         copies.append((name, deepcopy(current)))

@@ -70,12 +70,14 @@ class View:
         head = self.model.head
         if not isinstance(head, GroupedHead):
             return None
-        return head.grouping(self.activations[None].to(self.features.device))[0].cpu()
+        found: Tensor = head.grouping(self.activations[None].to(self.features.device))[0].cpu()
+        return found
 
     @cached_property
     def logits(self) -> Tensor:
         """(C, h, w) on the grid, float32."""
-        return self.model.head(self.features)[0].float()
+        found: Tensor = self.model.head(self.features)[0].float()
+        return found
 
     @cached_property
     def cells(self) -> Tensor:
