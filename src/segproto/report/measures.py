@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from segproto.report.curves import Chart, svg
+from segproto.report.pictures import image_uri
 from segproto.report.runs import Run, read_json
+
+CURVES = 1400  # longest side of the picture of curves, in pixels
 
 # Metrics that are shares of something; all others are shown as plain numbers.
 SHARES = (
@@ -36,6 +39,17 @@ def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
     value = read_json(run.path / "evaluation" / "val-interpretability.json") or {}
     found: dict[str, dict[str, Any]] = value.get("metrics", {})
     return found
+
+
+def metric_picture(run: Run) -> str | None:
+    """The curves that ``segproto evaluate --interpretability`` drew, as a data URI; None without them."""
+    from PIL import Image
+
+    file = run.path / "evaluation" / "val-interpretability.png"
+    if not file.is_file():
+        return None
+    with Image.open(file) as picture:
+        return image_uri(picture.convert("RGB"), "jpeg", CURVES)
 
 
 def figure(name: str, value: float | None) -> str:

@@ -62,7 +62,7 @@
     button.setAttribute("aria-label", `Show where the image looks like prototype ${index}`);
     button.disabled = !(index in data.images[current].maps);
     const name = `${data.classes[known.class].name} #${index}`;
-    const what = make("div", { className: "what" }, name, " ", make("small", { textContent: data.scales[known.scale] }), track(share));
+    const what = make("div", { className: "what" }, name, " ", make("small", { textContent: data.scales.length > 1 ? data.scales[known.scale] : "" }), track(share));
     if (known.where) what.title = `training image ${known.where}`;
     return make("li", {}, button, what, value);
   }
