@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from tiny_segmenters import image, segmenter
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
-from segproto.errors import DataError
+from segproto.errors import ConfigError, DataError
 from segproto.evaluation.validate import validate
 
 SIZES = [(40, 52), (33, 60), (24, 24), (50, 31), (41, 41)]
@@ -153,3 +154,28 @@ def test_wrong_data_is_refused(model, dataset):
     other.classes = ClassTable(("a", "b"), ((0, 0, 0), (1, 1, 1)))
     with pytest.raises(DataError, match="2 classes, the model 4"):
         validate(model, other)
+
+
+def test_a_published_input_size_is_what_the_model_sees() -> None:
+    """Images are stretched to (height, width), or to a shorter side; the score is at native size all the same."""
+    model = segmenter("grouped")
+    data = Tiny(model)
+    sizes: list[tuple[int, ...]] = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
+    figures = validate(model, data, input_size=(24, 40))
+    assert set(sizes) == {(24, 40)}
+    truth, answer = [], []
+    for sample in data:
+        inputs = F.interpolate(model.encoder.normalisation(sample.image)[None], (24, 40), mode="bilinear")
+        with torch.no_grad():
+            logits = F.interpolate(model.eval().grid_logits(inputs), tuple(sample.mask.shape), mode="bilinear")[0]
+        kept = sample.mask != 255
+        truth.append(sample.mask[kept])
+        answer.append(logits.argmax(0)[kept])
+    labels = range(model.classes.num_classes)
+    assert figures["confusion"] == confusion_matrix(torch.cat(truth), torch.cat(answer), labels=labels).tolist()
+    sizes.clear()
+    validate(model, data, input_size=20)
+    assert sizes == [(20, 26), (20, 36), (20, 20), (32, 20), (20, 20)]
+    with pytest.raises(ConfigError, match=r"data.input_size fixes what the model sees"):
+        validate(model, data, input_size=20, window=32)

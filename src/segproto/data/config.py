@@ -178,6 +178,8 @@ class DataConfig(BaseModel):
         workers: processes that load images; 0 = the training process itself.
         protocol: ``native`` images, or the ``published`` centre squares of the methods without labels.
         square: side of those squares in pixels.
+        input_size: what a model sees of a validation image, as published protocols have it: the shorter side in pixels,
+            or [height, width], stretched. None: the image's own size. Scores are at native size in any case.
         augment: random changes of training images.
     """
 
@@ -205,6 +207,7 @@ class DataConfig(BaseModel):
     workers: int = Field(default=0, ge=0)
     protocol: Literal["native", "published"] = "native"
     square: int = Field(default=320, ge=16)
+    input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     augment: AugmentConfig = AugmentConfig()
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
-from segproto.errors import DataError
+from segproto.errors import ConfigError, DataError
 from segproto.metrics.matching import hungarian
 from segproto.metrics.segmentation import ConfusionMatrix, segmentation_scores
 from segproto.model.features import BackboneFeatures
@@ -27,6 +27,7 @@ def validate(
     dataset: SegmentationDataset,
     *,
     cache: BackboneFeatures | None = None,
+    input_size: int | tuple[int, int] | None = None,
     window: int | None = None,
     overlap: float = OVERLAP,
     scales: Sequence[float] = (1.0,),
@@ -43,6 +44,8 @@ def validate(
         segmenter: the model; used in eval mode, its modes are put back.
         dataset: images and masks at native size.
         cache: cached backbone features of the same images; then the backbone does not run.
+        input_size: what the model sees instead of the image's own size, as published protocols have it: a shorter side,
+            aspect kept, or (height, width), stretched. Predictions are scored at native size all the same.
         window: sliding window, see :func:`segproto.model.predict.predict`; also overlap, scales and flip.
         overlap: share of a window that its neighbour sees too.
         scales: test-time scales.
@@ -60,11 +63,14 @@ def validate(
     Raises:
         DataError: if the data set has other classes than the model, is empty or all void, or a file cannot be
             read: a score over fewer images than asked for would be another score, so none is skipped.
-        ValueError: for a cache together with window, scales or flip.
+        ValueError: for a cache together with input_size, window, scales or flip.
+        ConfigError: for input_size together with window or scales.
     """
-    plain = window is None and tuple(scales) == (1.0,) and not flip
+    if input_size is not None and (window is not None or tuple(scales) != (1.0,)):
+        raise ConfigError("data.input_size fixes what the model sees: leave out window and scales, or set it to null")
+    plain = input_size is None and window is None and tuple(scales) == (1.0,) and not flip
     if cache is not None and not plain:
-        raise ValueError("cached features are of whole images at scale 1: no window, scales or flip")
+        raise ValueError("cached features are of whole images at scale 1: no input_size, window, scales or flip")
     classes = dataset.classes
     if len(dataset) == 0:
         raise DataError(f"the {dataset.split} split is empty: nothing to evaluate")
@@ -85,6 +91,8 @@ def validate(
             if cache is not None:
                 prediction = _from_cache(segmenter, cache, index, sample)
             else:
+                if input_size is not None:
+                    options["scales"] = [seen_size(sample.image.shape[-2:], input_size)]
                 bands = predict_bands(segmenter, look_at(sample.image), **options)
                 prediction = torch.cat(list(bands))
             confusion.update(prediction.to(device), sample.mask.to(device))
@@ -128,6 +136,13 @@ def matched_report(counts: Tensor, classes: ClassTable, categories: ClassTable) 
     ]
     scores = report(matching.confusion, classes, matching.undecided)
     return {**scores, "matching": pairs, "categories": table.tolist()}
+
+
+def seen_size(size: Sequence[int], input_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) an image of ``size`` is resized to: a shorter side, aspect kept, or just these numbers."""
+    if isinstance(input_size, tuple):
+        return input_size
+    return input_size * size[0] // min(size), input_size * size[1] // min(size)
 
 
 def _from_cache(segmenter: Segmenter, cache: BackboneFeatures, index: int, sample: Sample) -> Tensor:

@@ -13,7 +13,16 @@ from segproto.data.images import MAX_PIXELS
 from segproto.errors import ConfigError
 from segproto.model.images import ImageLike, MaskWriter, Picture, look_at
 from segproto.model.segmenter import Segmenter
-from segproto.model.windows import Maps, WindowRow, blend, evaluating, field_logits, view_fields, window_rows
+from segproto.model.windows import (
+    Maps,
+    Scale,
+    WindowRow,
+    blend,
+    evaluating,
+    field_logits,
+    view_fields,
+    window_rows,
+)
 
 WHOLE_PIXELS = 1536 * 1536  # larger images go through windows; a Cityscapes frame (2048 x 1024) does not
 WINDOW = 768
@@ -101,7 +110,7 @@ def predict_bands(
     *,
     window: int | None = None,
     overlap: float = OVERLAP,
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[Scale] = (1.0,),
     flip: bool = False,
 ) -> Iterator[Tensor]:
     """The mask from the top, in bands of rows: uint8 (R, W) on the CPU each; options as :func:`predict`.
@@ -119,7 +128,7 @@ def logit_bands(
     *,
     window: int | None = None,
     overlap: float = OVERLAP,
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[Scale] = (1.0,),
     flip: bool = False,
     maps: Maps | None = None,
 ) -> Iterator[Tensor]:
@@ -132,13 +141,14 @@ def logit_bands(
         picture: the image.
         window: side of the windows.
         overlap: of windows.
-        scales: of the image.
+        scales: of the image; sizes only of one that is seen whole.
         flip: also mirrored.
         maps: normalised images (1, 3, H, W) to the maps (1, K, h, w) that take the place of the model's logits.
     """
     _check_scales(scales)
     size = (picture.height, picture.width)
-    if window is None and size[0] * size[1] <= WHOLE_PIXELS:
+    sized = any(isinstance(scale, tuple) for scale in scales)
+    if sized or (window is None and size[0] * size[1] <= WHOLE_PIXELS):
         pixels = picture.read(0, 0, *size).to(next(segmenter.parameters()).device)
         yield from field_logits(view_fields(segmenter, pixels, scales, flip, maps), (0, size[0]))
         return
@@ -152,6 +162,6 @@ def logit_bands(
         done = until
 
 
-def _check_scales(scales: Sequence[float]) -> None:
-    if not scales or not all(0 < scale <= 8 for scale in scales):
+def _check_scales(scales: Sequence[Scale]) -> None:
+    if not scales or not all(isinstance(scale, tuple) or 0 < scale <= 8 for scale in scales):
         raise ConfigError(f"scales {list(scales)}: expected one or more factors in 0..8, such as 0.75,1,1.25")

@@ -20,6 +20,7 @@ MAX_WINDOW = 8192
 CHUNK = 2**21  # logits upsampled at once
 
 Maps = Callable[[Tensor], Tensor]
+Scale = float | tuple[int, int]  # a factor, or the (height, width) an image is stretched to
 
 
 def spans(length: int, window: int, overlap: float) -> list[tuple[int, int]]:
@@ -51,14 +52,14 @@ class WindowRow:
 
 
 def view_fields(
-    segmenter: Segmenter, image: Tensor, scales: Sequence[float], flip: bool, maps: Maps | None = None
+    segmenter: Segmenter, image: Tensor, scales: Sequence[Scale], flip: bool, maps: Maps | None = None
 ) -> list[Field]:
     """Logits of one image seen at several scales and flipped; their mean (of logits) is the prediction.
 
     Args:
         segmenter: in eval mode.
         image: uint8 (3, H, W), on the model's device.
-        scales: factors the normalised image is resized by (bilinear).
+        scales: factors the normalised image is resized by, or sizes it is stretched to (bilinear).
         flip: also mirrored left to right.
         maps: normalised images to maps on the grid, in the place of ``segmenter.grid_logits``.
     """
@@ -67,7 +68,7 @@ def view_fields(
     size = (image.shape[-2], image.shape[-1])
     fields = []
     for scale in scales:
-        seen = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        seen = scale if isinstance(scale, tuple) else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         scaled = inputs if seen == size else F.interpolate(inputs, size=seen, mode="bilinear", align_corners=False)
         fields.append(Field.over(maps(scaled)[0].float(), segmenter.encoder, size, seen))
         if flip:
@@ -103,7 +104,7 @@ def window_rows(
     picture: Picture,
     window: int,
     overlap: float,
-    scales: Sequence[float],
+    scales: Sequence[Scale],
     flip: bool,
     maps: Maps | None = None,
 ) -> Iterator[tuple[WindowRow, int]]:

@@ -35,7 +35,8 @@ def evaluate(
     config = data_config(target, data or {}, data_overrides(overrides))
     dataset = build_dataset(config, split)
     with Reporter().bar("evaluate", len(dataset)) as bar:
-        figures = validate(model, dataset, window=window, scales=tuple(scales), flip=flip, progress=bar)
+        seen: dict[str, Any] = {"window": window, "scales": tuple(scales), "flip": flip}
+        figures = validate(model, dataset, input_size=config.input_size, progress=bar, **seen)
     figures |= {"command": sys.argv, "split": split, "stage": stage}
     own = not data and not changes_data(overrides)
     plain = own and window is None and tuple(scales) == (1.0,) and not flip

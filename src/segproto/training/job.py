@@ -105,9 +105,9 @@ class Job:
         rank, world = self.fabric.global_rank, self.fabric.world_size
         reduce: Callable[[Tensor], Tensor] | None = self._sum if world > 1 else None
         with self.reporter.bar("validate", len(self.val_set)) as bar:
-            return validate(
-                self.segmenter, self.val_set, cache=self.val_cache, progress=bar, rank=rank, world=world, reduce=reduce
-            )
+            where: dict[str, Any] = {"rank": rank, "world": world, "reduce": reduce}
+            size = self.recipe.data.input_size
+            return validate(self.segmenter, self.val_set, cache=self.val_cache, input_size=size, progress=bar, **where)
 
     def _sum(self, value: Tensor) -> Tensor:
         total = self.fabric.all_reduce(value, reduce_op="sum")
