@@ -55,7 +55,7 @@ class EncoderFeatures:
         path = None if self.folder is None else self.folder / f"{index:06d}.safetensors"
         if path is not None and path.exists():
             try:
-                found = load_file(path)["features"].to(device)
+                found: Tensor = load_file(path)["features"].to(device)
             except (SafetensorError, KeyError):
                 path.unlink()  # cut off: computed again below
             else:

@@ -72,12 +72,13 @@ def edit(
     begin, out = time.perf_counter(), Path(out)
     require_free(out)
     model = ready(target, stage, device)
+    kept: list[int] | None = None
     if forget:
         if drop or forbid or merge_duplicates:
             raise ConfigError("forget trains, the other edits do not; do one, then the other on its result")
         start = find_model(model_folder(Path(target), stage))
         train_to_forget(Path(target), model, start, forget, out, overrides, quiet)
-        after, kept = ready(out, None, device), None
+        after = ready(out, None, device)
         settings = [item for item in overrides if item.startswith("data.")]
     else:
         pairs = [pair if isinstance(pair, tuple) else parse_pair(pair, model) for pair in forbid]

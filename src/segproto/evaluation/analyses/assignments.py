@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from segproto.errors import ConfigError
 from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, write_result
@@ -37,7 +38,8 @@ def compare_assignments(first: Explanation, second: Explanation, names: tuple[st
         raise ConfigError("the two models have different classes; compare models of one class table")
     if first.size != second.size:
         raise ConfigError(f"the images differ in size: {first.size} and {second.size}")
-    rows, models, arrays = [], [], {}
+    arrays: dict[str, Tensor] = {}
+    rows, models = [], []
     for place, (why, name) in enumerate(zip((first, second), names, strict=True)):
         require_bank(why.segmenter)
         winner = why.winning_prototype()

@@ -99,7 +99,8 @@ def failure_json(explanation: Explanation, failure: Failure) -> dict[str, Any]:
     names, head = explanation.segmenter.classes.names, explanation.segmenter.head
     true, wrong = evidence_of(explanation, failure)
     pair = [failure.true_class, failure.wrong_class]
-    readout = head.readout.detach()[pair].tolist() if hasattr(head, "readout") else None
+    weights = getattr(head, "readout", None)
+    readout = weights.detach()[pair].tolist() if isinstance(weights, Tensor) else None
     return {
         "image": failure.name,
         "true_class": names[failure.true_class],

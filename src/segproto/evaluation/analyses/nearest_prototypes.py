@@ -70,8 +70,8 @@ class NearestPrototypes:
             cy, cx = (y + 0.5) * factor, (x + 0.5) * factor
             draw.ellipse([cx - 8, cy - 8, cx + 8, cy + 8], None, (0, 0, 0), 4)
             draw.ellipse([cx - 7, cy - 7, cx + 7, cy + 7], None, (255, 255, 255), 2)
-            halo = {"font_size": 16, "stroke_width": 2, "stroke_fill": (0, 0, 0)}
-            draw.text((cx + 11, cy - 9), str(n + 1), (255, 255, 255), **halo)
+            place = (cx + 11, cy - 9)
+            draw.text(place, str(n + 1), (255, 255, 255), font_size=16, stroke_width=2, stroke_fill=(0, 0, 0))
             tiles = [Tile(patch_picture(self.image, self.boxes[n]), f"pixel {n + 1}\nrow {y}, column {x}")]
             for p, d in zip(self.prototype[n].tolist(), self.distance[n].tolist(), strict=True):
                 caption = f"{prototype_name(self.model, p)}\ndistance {d:.3g}"

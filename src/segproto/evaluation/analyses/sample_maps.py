@@ -84,7 +84,9 @@ def save_sample_maps(explanation: Explanation, maps: Sequence[ClassMaps], out: P
     Maps are stretched from the least to the most inside the class and shown there only.
     """
     names, image = explanation.segmenter.classes.names, explanation.image.cpu()
-    arrays, rows, listed = {}, [], []
+    arrays: dict[str, Tensor] = {}
+    rows: list[Row] = []
+    listed: list[dict[str, Any]] = []
     for item in maps:
         stem = f"class{item.class_id}"
         arrays |= {f"{stem}.groups": item.groups, f"{stem}.scales": item.scales}
