@@ -290,5 +290,5 @@ class TestStudent:
         config = StudentConfig(blur=False, jitter=1, gray=0, order="published")
         out = changed(x, list("abc"), config, IMAGENET)
         assert float(out.min()) >= 0
-        assert float((out == 0).float().mean()) > 0.2
+        assert float((out < 0.06).float().mean()) > 0.2
         assert float(changed(x, list("abc"), StudentConfig(blur=False, jitter=1, gray=0), IMAGENET).min()) < 0
