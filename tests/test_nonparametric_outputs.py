@@ -18,6 +18,8 @@ from segproto import api
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
 from segproto.errors import ConfigError, DataError
+from segproto.methods.nonparametric.build import make_head
+from segproto.methods.nonparametric.config import NonparametricModel
 from segproto.model.figures import number_figures
 from segproto.model.ood import predict_scored
 
@@ -104,3 +106,11 @@ def test_the_functions_that_the_questions_page_names_exist() -> None:
     for name in names:
         module, _, leaf = name.rpartition(".")
         assert hasattr(importlib.import_module(module), leaf), name
+
+
+def test_learned_numbers_do_not_grow_with_the_vocabulary() -> None:
+    heads = {c: make_head(NonparametricModel(score_norm="scale"), c, 16) for c in (19, 150, 847)}
+    assert {sum(p.numel() for p in head.parameters()) for head in heads.values()} == {2 * 16}
+    assert [head.bank.vectors.numel() for head in heads.values()] == [c * 10 * 16 for c in heads]
+    normed = {c: make_head(NonparametricModel(), c, 16) for c in (19, 150, 847)}
+    assert [sum(p.numel() for p in head.parameters()) for head in normed.values()] == [2 * 16 + 2 * c for c in normed]
