@@ -22,9 +22,11 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_tags_by_commas_semicolons_and_bars(tmp_path: Path) -> None:
-    file = write(tmp_path / "t.csv", "image,tags\na.jpg,cat\nb,dog;cat\nsub/c.png,dog|cat\nd,cat,dog\nempty,\n")
-    tags = read_tags(file, CLASSES, ["sub/c", "a", "b", "d", "empty"])
-    assert tags.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1], [0, 0, 0]]
+    file = write(
+        tmp_path / "t.csv", "image,tags\na.jpg,cat\nb,dog;cat\nsub/c.png,dog|cat\nd,cat,dog\ne,background\nother,\n"
+    )
+    tags = read_tags(file, CLASSES, ["sub/c", "a", "b", "d", "e"])
+    assert tags.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,7 @@ def test_tags_by_commas_semicolons_and_bars(tmp_path: Path) -> None:
     [
         ("a,cta\n", r"line 1: the tag 'cta' is no class; did you mean 'cat'\?"),
         ("a,zzz\n", "classes: background, cat, dog"),
+        ("a,\n", "line 1: 'a' has no tag; give it one"),
         ("b,cat\n", "1 of 1 images have no line, first 'a'"),
         ("a,cat\na.jpg,dog\n", "line 2: 'a.jpg' has tags twice"),
     ],

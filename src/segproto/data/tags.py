@@ -20,7 +20,8 @@ BACKGROUND = 0
 def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
     """Tags of images from a CSV: the image's name (its suffix may be left out), then tags, by commas, ``;`` or ``|``.
 
-    A first line that begins with ``image`` or ``name`` is a heading. Class 0 is the background and needs no tag.
+    A first line that begins with ``image`` or ``name`` is a heading. Class 0 is the background; only an image that
+    shows nothing else needs its name as a tag.
 
     Args:
         path: the file, UTF-8.
@@ -28,11 +29,10 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
         names: the images whose tags are wanted.
 
     Returns:
-        (N, C) float32, 1 for each class an image shows; the background's column is 1. A row of an image without any
-        tag is 0 throughout.
+        (N, C) float32, 1 for each class an image shows; the background's column is 1.
 
     Raises:
-        DataError: the file cannot be read, a tag is no class, an image has two lines or none.
+        DataError: the file cannot be read, a tag is no class, an image has two lines, no line or no tag.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -43,12 +43,18 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
     if lines and lines[0][1][0].strip().lower() in {"image", "name", "file", "filename"}:
         lines = lines[1:]
     found: dict[str, list[int]] = {}
+    wanted = set(names)
     for number, row in lines:
         image = row[0].strip()
         for name in {image, str(PurePosixPath(image).with_suffix(""))} if image else set():
             if name in found:
                 raise DataError(f"{path}, line {number}: {image!r} has tags twice; keep one line an image")
             found[name] = [_class_of(tag, classes, path, number) for tag in _split(row[1:])]
+            if not found[name] and name in wanted:
+                raise DataError(
+                    f"{path}, line {number}: {image!r} has no tag; give it one ({classes.names[BACKGROUND]!r} if it "
+                    "shows nothing else), or leave the image out of the data"
+                )
     missing = [name for name in names if name not in found]
     if missing:
         raise DataError(f"{path}: {len(missing)} of {len(names)} images have no line, first {missing[0]!r}; add them")
@@ -60,15 +66,14 @@ def tags_of_masks(dataset: SegmentationDataset) -> Tensor:
     rows = []
     for index in range(len(dataset)):
         present = torch.bincount(dataset[index].mask.flatten().long(), minlength=256)[: dataset.classes.num_classes]
-        rows.append([c for c in present.nonzero().flatten().tolist() if c != BACKGROUND])
+        rows.append(present.nonzero().flatten().tolist())
     return _table(rows, dataset.classes.num_classes)
 
 
 def _table(rows: list[list[int]], count: int) -> Tensor:
     table = torch.zeros(len(rows), count)
     for row, own in zip(table, rows, strict=True):
-        if own:
-            row[[BACKGROUND, *own]] = 1
+        row[[BACKGROUND, *own]] = 1
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -47,7 +48,14 @@ def affinity_stage(recipe: PixelcontrastRecipe) -> Optimise:
     )
 
 
-def _stage(name: str, config: TrainedStage, loss, dataset, *, affinity: bool) -> Optimise:  # type: ignore[no-untyped-def]
+def _stage(
+    name: str,
+    config: TrainedStage,
+    loss: Callable[[Segmenter, Batch], dict[str, Tensor]],
+    dataset: Callable[[SegmentationDataset, Path], SegmentationDataset],
+    *,
+    affinity: bool,
+) -> Optimise:
     return Optimise(
         name=name,
         steps=config.steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,7 @@ def make_cams(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, A
     folder = _run(context) / CAMS
     map_images(context.train_set, one, folder, **_mine(context), title="cams", suffix=NPZ, save=save_scores)
     context.fabric.barrier()
-    untagged = int((tags.sum(1) == 0).sum())
-    return {"images": len(tags), "images_without_tag": untagged, **cam_figures(context, folder)}
+    return {"images": len(tags), **cam_figures(context, folder)}
 
 
 @torch.no_grad()
@@ -214,5 +214,10 @@ def _mine(context: StageContext) -> dict[str, int]:
     return {"rank": context.fabric.global_rank, "world": context.fabric.world_size}
 
 
-def _sum(context: StageContext):  # type: ignore[no-untyped-def]
-    return lambda value: context.fabric.all_reduce(value.to(context.fabric.device), reduce_op="sum").cpu()
+def _sum(context: StageContext) -> Callable[[Tensor], Tensor]:
+    def total(value: Tensor) -> Tensor:
+        summed = context.fabric.all_reduce(value.to(context.fabric.device), reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return summed.cpu()
+
+    return total

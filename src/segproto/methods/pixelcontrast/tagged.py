@@ -51,7 +51,7 @@ def image_tags(recipe: PixelcontrastRecipe, dataset: SegmentationDataset) -> Ten
         DataError: a tag that is no class, an image without a line, or no tagged image at all.
     """
     tags = tags_of_masks(dataset) if recipe.tags is None else read_tags(recipe.tags, dataset.classes, dataset.names)
-    if not bool(tags.any()):
+    if not bool(tags[:, 1:].any()):
         raise DataError("no training image has a tag; check tags and the classes of the data (class 0 = background)")
     return tags
 
