@@ -14,8 +14,8 @@ class Matching(NamedTuple):
 
     Attributes:
         class_of: int64 (K,) class of each category; -1 without one (more categories than classes).
-        confusion: int64 (C, C), rows = true classes, columns = the matched categories in the order of the classes (0 for a
-            class without one).
+        confusion: int64 (C, C), rows = true classes, columns = the matched categories in the order of the classes
+            (0 for a class without one).
         undecided: int64 (C,) pixels of each true class in categories without a class.
     """
 

@@ -1,4 +1,4 @@
-"""EM on mask proposals (PriMaPs-EM: Hahn et al., TMLR 2024, section 3.2): a teacher's vote, a student's loss and update.
+"""EM on mask proposals (PriMaPs-EM: Hahn et al., TMLR 2024, section 3.2): vote, loss and the teacher's update.
 
 Notation: B images, K categories, logits on the pixels of a mask map (B, H, W).
 """

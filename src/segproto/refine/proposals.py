@@ -63,16 +63,16 @@ def propose(
 ) -> Proposals:
     """Masks of parts that look alike, without a label (Hahn et al. 2024, algorithm 1).
 
-    Each round takes the leading direction of the features not yet assigned, finds the unassigned cell furthest along it,
-    the anchor, and makes a mask of the unassigned cells whose cosine with the anchor is at least ``threshold`` times the
-    largest. An image is done when 95 % of its cells are assigned, when nothing changed for three rounds, or after 254
+    Each round takes the leading direction of the features not yet assigned, finds the unassigned cell furthest along
+    it, the anchor, and makes a mask of the unassigned cells whose cosine with the anchor is at least ``threshold`` times
+    the largest. An image is done when 95 % of its cells are assigned, when nothing changed for three rounds, or after 254
     masks. Then every cell takes the number that at least five of its 3x3 neighbourhood have.
 
     Where the release leaves things to chance or goes wrong, the rule is fixed: the direction's sign makes the largest
     absolute projection of an unassigned cell positive; an assigned cell is never an anchor.
 
-    On a CPU images are computed one after another, so that a result never depends on the rest of the batch; elsewhere all
-    go in lock-step.
+    On a CPU images are computed one after another, so that a result never depends on the rest of the batch; elsewhere
+    all go in lock-step.
 
     Args:
         features: (B, C, h, w) float, as the encoder gives them (not normalised).
@@ -160,8 +160,8 @@ def members(similarity: Tensor, threshold: float) -> Tensor:
 def majority(labels: Tensor) -> Tensor:
     """The number that at least five cells of each 3x3 neighbourhood have, 0 where none has (borders are reflected).
 
-    Equals a 3x3 median of every mask (Hahn et al. 2024, released code): five of nine sorted numbers cover the middle one,
-    so only that has to be counted.
+    Equals a 3x3 median of every mask (Hahn et al. 2024, released code): five of nine sorted numbers cover the middle
+    one, so only that has to be counted.
 
     Args:
         labels: int64 (B, h, w), 0 = none.

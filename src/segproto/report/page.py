@@ -19,8 +19,8 @@ from segproto.model.segmenter import Segmenter
 from segproto.report import gallery
 from segproto.report.evidence import probe_image
 from segproto.report.failures import BELOW, FailureBook
-from segproto.report.measures import edit_figures, metric_picture, metric_rows, threshold_charts, threshold_rows
 from segproto.report.matched import comparable
+from segproto.report.measures import edit_figures, metric_picture, metric_rows, threshold_charts, threshold_rows
 from segproto.report.runs import Run, write_text
 from segproto.report.settings import data_config
 from segproto.report.tables import by_class, charts, class_rows, css, stage_rows
