@@ -38,12 +38,12 @@ app.command()(edit.edit)
 app.command()(convert.convert)
 app.command()(export.export)
 app.add_typer(analyses, name="analyse")
-for command in (analyse.patches, analyse.pixels, analyse.groups, analyse.samples, analyse.assignments):
-    analyses.command()(command)
+for analysis in (analyse.patches, analyse.pixels, analyse.groups, analyse.samples, analyse.assignments):
+    analyses.command()(analysis)
 analyses.command()(analyse.failures)
 app.add_typer(ablate, name="ablate")
-for command in (edit.thresholds, edit.entropy, edit.scales):
-    ablate.command()(command)
+for ablation in (edit.thresholds, edit.entropy, edit.scales):
+    ablate.command()(ablation)
 app.command()(info.recipes)
 hub = typer.Typer(no_args_is_help=True, help="Share models on the Hugging Face hub.", rich_markup_mode=None)
 app.add_typer(hub, name="hub")

@@ -74,7 +74,7 @@ class GroupGraph:
         write_result(out, arrays, self.to_json())
         if classes is None:
             every = range(self.model.head.num_classes)
-            classes = list(every) if why is None else why.prediction.unique().tolist()
+            classes = list(every) if why is None else torch.unique(why.prediction).tolist()
         for c in classes:
             if edges := self.edges(c):
                 draw_graph(self, c, edges, out / f"{c:03d}-{file_name(self.model.classes.names[c])}.png")

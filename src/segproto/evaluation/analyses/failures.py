@@ -61,7 +61,7 @@ def find_failures(
     """
     valid = mask != 255
     found = []
-    for c in mask[valid].unique().tolist():
+    for c in torch.unique(mask[valid]).tolist():
         inside, answered = mask == c, (prediction == c) & valid
         iou = float((inside & answered).sum()) / float((inside | answered).sum())
         counts = torch.bincount(prediction[inside].long(), minlength=num_classes)
