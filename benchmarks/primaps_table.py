@@ -3,9 +3,9 @@
     python benchmarks/primaps_table.py --data cityscapes27 --weights DIR --out runs/table [--rows dino_s8 ...]
 
 DIR holds NAME.pth or NAME.safetensors a backbone (dino_s8, dino_b8, dinov2_s14, dinov2_b14), and for the boosted rows
-model folders as ``segproto convert`` writes them (dino_b8-stego, dino_s8-hp ...); rows without a file are left out
-and said so. Each run is done once; KEY=VALUE at the end sets something in all rows. Published figures: README of the paper's
-code; it does not say which of teacher or student, with or without CRF, they are of: ours are the teacher's with both.
+model folders as ``segproto convert`` writes them (dino_b8-stego, dino_s8-hp ...); rows without a file are left out.
+Each run is done once; KEY=VALUE at the end sets something in all rows. Published figures: README of the paper's code;
+it does not say which of teacher or student, with or without CRF, they are of: ours are the teacher's with flip and CRF.
 """
 
 from __future__ import annotations

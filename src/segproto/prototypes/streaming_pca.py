@@ -49,4 +49,5 @@ class StreamingPca:
         covariance = total[:-1, :-1] / number - torch.outer(mean, mean)
         directions = torch.linalg.eigh(covariance)[1].flip(1)[:, :count].T
         largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-        return (directions * torch.where(largest < 0, -1.0, 1.0)).float()
+        signed: Tensor = directions * torch.where(largest < 0, -1.0, 1.0)
+        return signed.float()

@@ -69,7 +69,8 @@ def leading_direction(covariance: Tensor) -> Tensor:
         images[:, step] = current
     _, ritz = torch.linalg.eigh(basis @ images.mT)
     direction: Tensor = (ritz[:, None, :, -1] @ basis)[:, 0]
-    return direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+    return direction / length
 
 
 def orthonormal(vector: Tensor, basis: Tensor, spare: Tensor) -> Tensor:

@@ -64,8 +64,8 @@ def propose(
     """Masks of parts that look alike, without a label (Hahn et al. 2024, algorithm 1).
 
     Each round takes the leading direction of the features not yet assigned, finds the unassigned cell furthest along
-    it, the anchor, and makes a mask of the unassigned cells whose cosine with the anchor is at least ``threshold`` times
-    the largest. An image is done when 95 % of its cells are assigned, when nothing changed for three rounds, or after 254
+    it, the anchor, and makes a mask of the unassigned cells whose cosine with the anchor is at least ``threshold``
+    times the largest. An image is done when 95 % of its cells are assigned, when nothing changed for three rounds, or after 254
     masks. Then every cell takes the number that at least five of its 3x3 neighbourhood have.
 
     Where the release leaves things to chance or goes wrong, the rule is fixed: the direction's sign makes the largest
