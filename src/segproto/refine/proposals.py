@@ -65,8 +65,8 @@ def propose(
 
     Each round takes the leading direction of the features not yet assigned, finds the unassigned cell furthest along
     it, the anchor, and makes a mask of the unassigned cells whose cosine with the anchor is at least ``threshold``
-    times the largest. An image is done when 95 % of its cells are assigned, when nothing changed for three rounds, or after 254
-    masks. Then every cell takes the number that at least five of its 3x3 neighbourhood have.
+    times the largest. An image is done when 95 % of its cells are assigned, when nothing changed for three rounds, or
+    after 254 masks. Then every cell takes the number that at least five of its 3x3 neighbourhood have.
 
     Where the release leaves things to chance or goes wrong, the rule is fixed: the direction's sign makes the largest
     absolute projection of an unassigned cell positive; an assigned cell is never an anchor.

@@ -39,4 +39,4 @@ def initialise(context: StageContext, config: InitConfig) -> dict[str, Any]:
     head.bank.directions.copy_(torch.cat([axes, -axes])[: head.num_classes])
     head.bank.gains.fill_(1)
     model.provenance, model.patches = None, {}
-    return {"training_images": len(dataset)}
+    return {"training_images": len(dataset), "prototypes": head.num_classes}
