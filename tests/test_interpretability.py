@@ -17,8 +17,10 @@ from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.config import ScenesConfig
 from segproto.data.scenes import CLASSES, ScenesDataset
 from segproto.errors import ConfigError, DataError
+from segproto.evaluation.interpretability.chosen import chosen_class
 from segproto.evaluation.interpretability.config import InterpretabilityConfig
 from segproto.evaluation.interpretability.cost import used_parameters
+from segproto.evaluation.interpretability.faithfulness import FaithfulnessSuite
 from segproto.evaluation.interpretability.freshness import freshness
 from segproto.evaluation.interpretability.meanings import MEANINGS
 from segproto.evaluation.interpretability.run import interpret
@@ -32,7 +34,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
 
-FAST = {"faithfulness_images": 2, "areas": (0.3, 0.6), "draws": 2, "tops": (1, 2), "pixels": 20}
+FAST = {"faithfulness_images": 2, "areas": (0.3, 0.7), "draws": 2, "tops": (1, 2), "pixels": 20}
 CONFIG = InterpretabilityConfig(**FAST)
 
 
@@ -87,7 +89,7 @@ def test_every_metric_is_a_number_or_a_reason(kind) -> None:
     assert without == expected[kind], {n: found["metrics"][n]["reason"] for n in without}
     assert found["metrics"]["completeness"]["above"] == 0
     assert found["metrics"]["completeness"]["pixels"]["above"] == 0
-    assert found["metrics"]["faithfulness"]["forward_passes"] == found["metrics"]["faithfulness"]["pairs"] * 34
+    assert found["metrics"]["faithfulness"]["forward_passes"] == found["metrics"]["faithfulness"]["pairs"] * 26
     assert found["images"] == 5
     assert "wheels" not in text
 
@@ -274,3 +276,36 @@ def test_parameters_are_counted_as_in_the_paper() -> None:
         )
         found = Segmenter(tiny.encoder(), PrototypeHead(bank), CLASSES)
         assert round(used_parameters(found) / 1e3, 1) == printed
+
+
+def test_pictures_of_the_faithfulness_test_by_hand() -> None:
+    """Every forward pass anew, one picture at a time; inserting a random region deletes the rest of the class."""
+    config = InterpretabilityConfig(**{**FAST, "areas": (0.25, 0.75)})
+    whole, data = model("prototype"), scenes(count=3)
+    suite = FaithfulnessSuite(whole, config)
+    with torch.no_grad():
+        view = look(whole, data, 1, None, parts=False)
+        suite.update(view)
+        class_id = chosen_class(view, config.smallest, config.seed)
+        cells = view.labels.flatten() == class_id
+        regions = suite._regions(view, class_id, cells)
+        image = whole.encoder.normalisation(view.sample.image)[None]
+        fill = image.mean((2, 3), keepdim=True)
+
+        def probability(region: Tensor) -> float:
+            picture = torch.where(region[view.cells], fill, image)
+            return float(whole.grid_logits(picture)[0].softmax(0)[class_id].flatten()[cells].mean())
+
+        expected = {
+            ("delete", "top 2"): [probability(regions[1, s]) for s in (0, 1)],
+            ("insert", "top 2"): [probability(cells & ~regions[1, s]) for s in (0, 1)],
+            ("delete", "random"): [sum(probability(regions[d, s]) for d in (2, 3)) / 2 for s in (0, 1)],
+            ("insert", "random"): [sum(probability(regions[d, s]) for d in (2, 3)) / 2 for s in (1, 0)],
+        }
+    rows = {
+        (r["mode"], r["region"]): r
+        for r in suite.compute()["rows"]
+        if (r["measure"], r["fill"]) == ("probability", "mean")
+    }
+    for key, values in expected.items():
+        assert rows[key]["curve"] == pytest.approx(values, abs=1e-5), key

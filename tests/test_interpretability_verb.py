@@ -34,6 +34,7 @@ def test_settings_are_told_apart() -> None:
         ("interpretability.quantiles=[1.5]", "1.5"),
         ("interpretability.metrics=[consistent]", "consistent"),
         ("interpretability.draws=0", "0"),
+        ("interpretability.areas=[0.1,0.8]", "symmetric about 0.5"),
     ],
 )
 def test_wrong_settings_are_one_line(setting, message) -> None:

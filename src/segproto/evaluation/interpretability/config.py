@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segproto.metrics.consistency import QUANTILES
 from segproto.metrics.sparsity import THRESHOLDS
@@ -62,7 +62,8 @@ class InterpretabilityConfig(BaseModel):
         pixels: pixels drawn an image for them, and for completeness at the pixels.
         faithfulness_images: images of the faithfulness and the sanity test, evenly spread.
         tops: the regions of how many of a class's most used prototypes are deleted.
-        areas: shares of the class's area deleted or inserted.
+        areas: shares of the class's area deleted or inserted; ascending and symmetric about 0.5, so that a random
+            region inserted is the picture with the rest deleted, and need not be seen again.
         draws: random regions of each area.
         smallest: classes below this share of the image are not deleted.
         freshness: recompute the features of all patches from the training images.
@@ -97,6 +98,15 @@ class InterpretabilityConfig(BaseModel):
     draws: int = Field(default=5, ge=1)
     smallest: Share = 0.02
     freshness: bool = True
+
+    @model_validator(mode="after")
+    def _mirrored(self) -> InterpretabilityConfig:
+        pairs = zip(self.areas, reversed(self.areas), strict=True)
+        if list(self.areas) != sorted(set(self.areas)) or any(abs(a + b - 1) > 1e-6 for a, b in pairs):
+            raise ValueError(
+                f"areas must be ascending and symmetric about 0.5, as in [0.1, 0.5, 0.9]; got {self.areas}"
+            )
+        return self
 
     def wants(self, *names: Metric) -> bool:
         """Whether any of these metrics is asked for."""

@@ -18,7 +18,9 @@ STREAM = 4
 
 
 class FaithfulnessSuite:
-    """One class an image; ``2 * 2 * areas * (tops + draws) + 2`` forward passes each.
+    """One class an image; ``2 * areas * (2 * tops + draws) + 2`` forward passes each.
+
+    Inserting a random region gives the picture in which the rest, a random region too, is deleted: seen once.
 
     Args:
         model: with prototypes.
@@ -39,9 +41,12 @@ class FaithfulnessSuite:
         pictures = self._pictures(view, cells, regions)
         scores = torch.cat([self._score(p, class_id, view.labels) for p in torch.split(pictures, BATCH)])
         passes = len(scores)
-        curves, empty = scores[:-2].T.view(3, 2, 2, *regions.shape[:2]), scores[-2:].T
-        tops = len(self.config.tops)
-        curves = torch.cat([curves[..., :tops, :], curves[..., tops:, :].mean(3, keepdim=True)], 3)
+        tops, (count, areas) = len(self.config.tops), regions.shape[:2]
+        deleted = scores[: 2 * count * areas].T.view(3, 2, count, areas)
+        inserted = scores[2 * count * areas : -2].T.view(3, 2, tops, areas)
+        random = deleted[:, :, tops:].mean(2, keepdim=True)
+        both = [torch.cat([deleted[:, :, :tops], random], 2), torch.cat([inserted, random.flip(-1)], 2)]
+        curves, empty = torch.stack(both, 1), scores[-2:].T
         whole = _measures(view.logits[None], class_id, view.labels)[0]
         self.metric.update(curves, whole, empty, view.index, passes)
 
@@ -54,7 +59,7 @@ class FaithfulnessSuite:
         return top_regions(torch.cat([scores, random]), cells, self.config.areas)
 
     def _pictures(self, view: View, cells: Tensor, regions: Tensor) -> Tensor:
-        """Normalised images: (2 modes x 2 fills x regions x areas, then the class deleted by each fill)."""
+        """Normalised images: all regions deleted (fills x regions x areas), prototypes' inserted, the class deleted."""
         image = self.model.encoder.normalisation(view.sample.image)[None]
         mean = image.mean((2, 3), keepdim=True).expand_as(image)
         kernel = min(image.shape[-2:]) // 8 * 2 + 1
@@ -62,7 +67,8 @@ class FaithfulnessSuite:
         inside = regions.flatten(0, 1)[:, view.cells][:, None]  # (R * S, 1, H, W)
         whole = cells[view.cells][None, None]
         parts = [torch.where(inside, fill, image) for fill in fills]
-        parts += [torch.where(whole & ~inside, fill, image) for fill in fills]
+        kept = inside[: len(self.config.tops) * regions.shape[1]]
+        parts += [torch.where(whole & ~kept, fill, image) for fill in fills]
         parts += [torch.where(whole, fill, image) for fill in fills]
         return torch.cat(parts)
 
