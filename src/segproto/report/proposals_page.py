@@ -76,7 +76,7 @@ def rounds_page(
         left -= one["share"]
         one["left"] = max(left, 0.0)
         one["colour"] = css(colours[one["number"]])
-    kept = set(found.grid.regions.unique().tolist())
+    kept = set(found.grid.regions.flatten().tolist())
     for one in steps:
         one["kept"] = one["number"] in kept
     coarse = torch.where(found.coarse == 0, IGNORE_INDEX, found.coarse).to(torch.uint8)

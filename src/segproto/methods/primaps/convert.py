@@ -59,8 +59,7 @@ def model_of(keys: KeyMap, prefix: str, directions: Tensor, gains: Tensor | None
     if codes is not None:
         settings |= {"neck": "codes", "dim": directions.shape[1]}
     encoder = build_encoder(EncoderConfig(**settings), load_weights=False)
-    vit = encoder.backbone.taps.net
-    assert not isinstance(vit, Tensor)
+    vit = encoder.backbone.get_submodule("taps.net")
     keys.drop(rf"{prefix}mask_token".replace(".", r"\."), "a token of the ViT's own training")
     keys.fill(vit, prefix)
     if codes is not None:

@@ -44,7 +44,7 @@ def make_proposals(context: StageContext, config: ProposeConfig) -> dict[str, An
     names = context.train_set.names[fabric.global_rank :: fabric.world_size]
     for name in names:
         regions = torch.from_numpy(read_indices(result_path(folder, name, PNG)))
-        shown = regions[regions != IGNORE_INDEX].unique()
+        shown = torch.bincount(regions.flatten().long(), minlength=256)[:IGNORE_INDEX].nonzero()
         without = float((regions == IGNORE_INDEX).float().mean())
         counts += torch.tensor([len(shown), shown.numel() == 0, without]).to(counts)
     total = agreement()(counts) / len(context.train_set)
