@@ -12,25 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError
-from segproto.report.ablations import ablate_entropy as ablate_entropy  # noqa: PLC0414
-from segproto.report.ablations import ablate_scales as ablate_scales  # noqa: PLC0414
-from segproto.report.ablations import ablate_thresholds as ablate_thresholds  # noqa: PLC0414
-from segproto.report.analyses import analyse as analyse  # noqa: PLC0414
-from segproto.report.catalogue import recipe_text as recipe_text  # noqa: PLC0414
+from segproto.report.ablations import ablate_entropy, ablate_scales, ablate_thresholds
+from segproto.report.analyses import analyse
+from segproto.report.catalogue import recipe_text
 from segproto.report.catalogue import summaries as recipes
-from segproto.report.converting import conversion_sources as conversion_sources  # noqa: PLC0414
-from segproto.report.converting import convert as convert  # noqa: PLC0414
-from segproto.report.data_sets import data_prepare as data_prepare  # noqa: PLC0414
-from segproto.report.data_sets import data_sets as data_sets  # noqa: PLC0414
-from segproto.report.data_sets import data_submit as data_submit  # noqa: PLC0414
+from segproto.report.converting import conversion_sources, convert
+from segproto.report.data_sets import data_prepare, data_sets, data_submit
 from segproto.report.doctor import examine as doctor
-from segproto.report.exporting import export as export  # noqa: PLC0414
+from segproto.report.exporting import export
 from segproto.report.exporting import pull as hub_pull
 from segproto.report.exporting import push as hub_push
-from segproto.report.proposing import propose as propose  # noqa: PLC0414
-from segproto.report.whatif import edit as edit  # noqa: PLC0414
+from segproto.report.proposing import propose
+from segproto.report.whatif import edit
 
-__all__ = ["doctor", "hub_pull", "hub_push", "recipes"]  # verbs known by another name where they are defined
+__all__ = [  # verbs that live elsewhere
+    "ablate_entropy", "ablate_scales", "ablate_thresholds", "analyse", "conversion_sources", "convert",
+    "data_prepare", "data_sets", "data_submit", "doctor", "edit", "export", "hub_pull", "hub_push", "propose",
+    "recipe_text", "recipes"]  # fmt: skip
 
 if TYPE_CHECKING:
     from segproto.model.explain import Explanation
