@@ -44,12 +44,13 @@ class HRNet(Backbone):
             raise ConfigError(f"encoder.backbone={name}: expected one of {', '.join(known)}")
         options: dict[str, Any] = {"features_only": True, "feature_location": "", "out_indices": (1, 2, 3, 4)}
         try:
-            self.net: Any = timm.create_model(name, pretrained=config.pretrained and load_weights, **options)
+            net: Any = timm.create_model(name, pretrained=config.pretrained and load_weights, **options)
         except (OSError, RuntimeError) as error:
             hint = "set encoder.weights to a local file, or encoder.pretrained=false"
             raise WeightsError(f"{name}: pretrained weights cannot be had ({error}); {hint}") from error
-        self.num_features = sum(self.net.feature_info.channels())
-        align_corners(self.net)
+        self.num_features = sum(net.feature_info.channels())
+        align_corners(net)
+        self.net: nn.Module = net
         if load_weights and config.weights is not None:
             state = {k: v for k, v in read_state(config.weights).items() if not k.startswith(CLASSIFIER)}
             fit(self.net, state, config.weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def predict_scored(
         ConfigError: the model's head has no such score.
     """
     picture = look_at(image, max_pixels)
-    options = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
+    options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
     masks, scores = [], []
     with evaluating(segmenter):
         for maps in logit_bands(segmenter, picture, maps=lambda x: scored_maps(segmenter, x), **options):
@@ -67,13 +68,13 @@ def predict_scored(
 
 
 def predict_scored_to_png(
-    segmenter: Segmenter, image: ImageLike, mask: Path, score: Path, *, max_pixels: int = MAX_PIXELS, **options: object
+    segmenter: Segmenter, image: ImageLike, mask: Path, score: Path, *, max_pixels: int = MAX_PIXELS, **options: Any
 ) -> None:
     """Writes :func:`predict_scored` as two 8-bit gray PNGs.
 
     The score's gray is ``255 (1 - cosine)``, at most 255: black = a prototype itself, white = nothing alike.
     """
-    found, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **options)  # type: ignore[arg-type]
+    found, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **options)
     unlike = ((1 - cosine).clamp(0, 1) * 255).round().to(torch.uint8)
     for path, rows in ((mask, found), (score, unlike)):
         with MaskWriter(path, *rows.shape) as writer:

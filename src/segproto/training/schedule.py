@@ -24,15 +24,15 @@ def build_optimiser(stage: Optimise, groups: list[ParamGroup]) -> Optimizer:
 def lr_factor(stage: Optimise, step: int) -> float:
     """What the learning rates are multiplied by at an optimiser step.
 
-    ``poly``: ``(1 - t / T) ** 0.9`` with T the stage's optimiser steps, ``linear``: with power 1; linear warm-up over the
-    first ``warmup_steps``.
+    ``poly``: ``(1 - t / T) ** 0.9`` with T the stage's optimiser steps; ``linear``: with power 1. Linear warm-up over
+    the first ``warmup_steps``.
 
     Args:
         stage: names the schedule.
         step: optimiser steps taken before this one, 0..T-1.
     """
     total = stage.steps // stage.accumulate
-    factor = (1 - step / total) ** POWERS[stage.schedule]
+    factor: float = (1 - step / total) ** POWERS[stage.schedule]
     if step < stage.warmup_steps:
         factor *= (step + 1) / stage.warmup_steps
     return factor

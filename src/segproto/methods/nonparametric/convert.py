@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from segproto import foreign
 from segproto.encoders.base import IMAGENET, Encoder, Normalisation
@@ -72,10 +72,12 @@ def published_encoder(keys: KeyMap, *, projection: bool) -> Encoder:
     assert isinstance(backbone, HRNet)
     assert isinstance(neck, Decoder)
     assert isinstance(neck.decode, FCN)
-    stem = keys.take(STEM, tuple(backbone.net.conv1.weight.shape))
-    keys.fill(backbone.net, "backbone.", skip=("conv1.weight",))
-    keys.set(backbone.net.conv1.weight, STEM, stem.flip(1))
-    conv, norm, _ = neck.decode.convs[0]
+    net: Any = backbone.net
+    stem = keys.take(STEM, tuple(net.conv1.weight.shape))
+    keys.fill(net, "backbone.", skip=("conv1.weight",))
+    keys.set(net.conv1.weight, STEM, stem.flip(1))
+    layers: Any = neck.decode.convs[0]
+    conv, norm, _ = layers
     keys.set(conv.weight, "cls_head.0.weight", weight)
     keys.set(conv.bias, "cls_head.0.bias", keys.take("cls_head.0.bias"))
     keys.fill(norm, "cls_head.1.0.")
