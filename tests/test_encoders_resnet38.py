@@ -9,8 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from segproto.encoders.build import build_encoder
+from segproto.encoders.config import EncoderConfig
 from segproto.encoders.resnet38 import ResNet38d, load_resnet38d, rename_mxnet
 from segproto.errors import WeightsError
+from segproto.model.heads import LinearHead
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,20 @@ def test_a_file_of_a_whole_network_fits(tmp_path: Path, backbone: ResNet38d, mon
     (tmp_path / "bad.params").write_bytes(b"no mxnet")
     with pytest.raises(WeightsError):
         load_resnet38d(small, tmp_path / "bad.params")  # type: ignore[arg-type]
+
+
+def test_deeplab_largefov_has_the_published_size() -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(EncoderConfig(name="resnet38d", neck="largefov", squash="none"))
+        head = LinearHead(encoder.num_features, 21)
+    parts = (encoder.backbone, encoder.neck, head)
+    assert sum(len(p.state_dict()) for p in parts) == 242
+    assert sum(v.numel() for p in parts for v in p.parameters()) == 124_220_245
+    assert set(encoder.neck.state_dict()) >= {
+        "conv_fov.weight",
+        "bn_fov.bias",
+        "conv_fov2.weight",
+        "bn_fov2.running_var",
+    }
+    encoder.eval()
+    assert encoder(torch.empty(1, 3, 60, 70, device="meta")).shape == (1, 512, 8, 9)

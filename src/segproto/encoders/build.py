@@ -11,6 +11,7 @@ from segproto.encoders.base import DECODERS, Backbone, Encoder
 from segproto.encoders.codes import Codes
 from segproto.encoders.config import EncoderConfig
 from segproto.encoders.decoders import Decoder
+from segproto.encoders.largefov import LargeFOV
 from segproto.encoders.resnet import DeepLabResNet101, load_imagenet_resnet101
 from segproto.encoders.unet import UNet
 from segproto.encoders.weights import fit, read_state
@@ -40,6 +41,9 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
         scale_dims = neck.scale_dims
     elif config.neck == "codes":
         neck = Codes(backbone.num_features, config.dim, config.code_dropout)
+        scale_dims = neck.scale_dims
+    elif config.neck == "largefov":
+        neck = LargeFOV(backbone.num_features)
         scale_dims = neck.scale_dims
     elif config.neck in DECODERS:
         channels = backbone.map_channels or (backbone.num_features,)

@@ -22,7 +22,8 @@ class EncoderConfig(BaseModel):
         output_stride: cells of the feature grid a pixel; 8 or 16 for CNNs, 1/2/4 for ``unet``; ViTs: the patch.
         layers: timm features to concatenate (block indices of a ViT, stage indices of a CNN); None = the last.
         input_scale: the image is resized by this factor before the backbone (grids of small ViTs get finer).
-        neck: ``aspp`` (parallel dilated 3x3 convolutions), ``identity``, or a published decoder without its classifier:
+        neck: ``aspp`` (parallel dilated 3x3 convolutions), ``identity``,
+            ``largefov`` (DeepLabv1's), or a published decoder without its classifier:
             ``fcn`` (3x3 convolutions on the last map), ``uper`` (UPerNet) or ``segformer``;
             ``codes``: STEGO's and HP's.
         convs: 3x3 convolutions of ``fcn``.
@@ -48,7 +49,7 @@ class EncoderConfig(BaseModel):
     output_stride: int | None = None
     layers: list[int] | None = None
     input_scale: float = Field(1.0, gt=0, le=8)
-    neck: Literal["aspp", "identity", "fcn", "uper", "segformer", "codes"] = "aspp"
+    neck: Literal["aspp", "identity", "fcn", "uper", "segformer", "codes", "largefov"] = "aspp"
     code_dropout: Literal["off", "training", "always"] = "off"
     convs: int = Field(1, ge=1)
     projection: bool = False

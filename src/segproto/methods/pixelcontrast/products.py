@@ -21,7 +21,7 @@ def save_scores(tensors: dict[str, Tensor], path: Path) -> None:
     """Tensors as a compressed npz; floats with 16 bits."""
     arrays = {k: (v.half() if v.is_floating_point() else v).numpy() for k, v in tensors.items()}
     with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_scores(path: Path) -> dict[str, Tensor]:
