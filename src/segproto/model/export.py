@@ -95,11 +95,12 @@ def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | No
     if size and size != encoder.padded_size(*size):
         at_least = f", at least {encoder.smallest}" if encoder.smallest > 1 else ""
         raise ConfigError(f"--size {size[0]},{size[1]}: the encoder takes multiples of {multiple}{at_least}")
-    example = size or (smallest_side(model), smallest_side(model) + max(32 // multiple, 1) * multiple)
+    step = max(32 // multiple, 1) * multiple
+    example = size or (smallest_side(model), smallest_side(model) + step)
     program = trace(graph, example, least)
     out.parent.mkdir(parents=True, exist_ok=True)
     write(program, graph, out, kind)
-    other = (example[1] + 2 * multiple, example[0])
+    other = (example[1] + step, example[0])  # also another number of cells
     checked = check_program(model, graph, out, kind, [example] if size else [example, other])
     return {
         "format": kind,

@@ -58,5 +58,5 @@ def class_scores(similarities: Tensor, num_classes: int) -> tuple[Tensor, Tensor
     Returns:
         scores (N, C), differentiable; winners (N, C) int64 in 0..K-1, the prototype each class was scored by.
     """
-    best = similarities.view(len(similarities), num_classes, -1).max(2)
+    best = similarities.view(similarities.shape[0], num_classes, -1).max(2)  # len() would fix the size of a graph
     return best.values, best.indices
