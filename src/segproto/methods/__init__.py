@@ -21,6 +21,12 @@ def _nonparametric() -> Method:
     return METHOD
 
 
+def _pixelcontrast() -> Method:
+    from segproto.methods.pixelcontrast import METHOD
+
+    return METHOD
+
+
 def _primaps() -> Method:
     from segproto.methods.primaps import METHOD
 
@@ -42,6 +48,7 @@ def _scaleproto() -> Method:
 METHODS: dict[str, Callable[[], Method]] = {
     "blackbox": _blackbox,
     "nonparametric": _nonparametric,
+    "pixelcontrast": _pixelcontrast,
     "primaps": _primaps,
     "protoseg": _protoseg,
     "scaleproto": _scaleproto,
