@@ -10,7 +10,7 @@
       car: {door: 10-19, wheel: [20, 21]}
 
 Values belong to the class that the **mask** shows at the pixel, so classes may use the same numbers. With
-``encoding: panoptic``, TIFF files hold the ids of the panoptic parts format (``class * 100000 + instance * 100 + part``);
+``encoding: panoptic``, TIFF files hold ids of the panoptic parts format (``class * 100000 + instance * 100 + part``);
 their class is not read, and where the mask's class has no such part, there is none.
 """
 
