@@ -128,7 +128,7 @@ def test_health_names_copies_and_idle_prototypes() -> None:
     decided[5] = 0
     used = [p != 7 for p in range(16)]
     words = health_words(model, used, decided)
-    assert {p: w for p, w in enumerate(words) if w} == {1: "copy of #0", 5: "never the strongest", 7: UNUSED}
+    assert {p: w for p, w in enumerate(words) if w} == {1: "copy of #0", 5: "decides nothing", 7: UNUSED}
 
 
 def test_measures_show_values_or_reasons(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Card:
         weights: (name, weight): of the groups it belongs to, or its readout weight.
         used: whether the readout can see it at all.
         decides: share of the looked-at pixels of its class that it contributes most to.
-        health: a remark if it is unused, a copy or never the strongest; else empty.
+        health: a remark if it is unused, a copy or decides nothing; else empty.
         where: the training image and the box of the patch; None if unknown.
         patch: data URI of the patch; None if it was not drawn.
     """

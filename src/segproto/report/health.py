@@ -12,7 +12,7 @@ UNUSED = "no weight leads to it"
 
 
 def health_words(model: Segmenter, used: list[bool], decided: Tensor | None) -> list[str]:
-    """One short remark a prototype: unused, a copy of another, never the strongest; empty for a healthy one.
+    """One short remark a prototype: unused, a copy of another, decides nothing; empty for a healthy one.
 
     Args:
         model: with prototypes.
@@ -28,7 +28,7 @@ def health_words(model: Segmenter, used: list[bool], decided: Tensor | None) -> 
         elif leader != p:
             words.append(f"copy of #{leader}")
         elif bool(dead[p]):
-            words.append("never the strongest")
+            words.append("decides nothing")
         else:
             words.append("")
     return words
