@@ -107,7 +107,8 @@ def run(trial: Trial, out: Path) -> None:
         result = api.train(resume=folder, quiet=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        result = api.train(f"{trial.method}/camvid", out=folder, overrides=[*short, *trial.overrides, *common], quiet=True)
+        settings = [*short, *trial.overrides, *common]
+        result = api.train(f"{trial.method}/camvid", out=folder, overrides=settings, quiet=True)
     joint, last = result.stages["joint"], result.figures
     figures = {
         "suite": trial.suite,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +31,15 @@ def check_program(
         WeightsError: a difference beyond the tolerances.
     """
     answer, runtime = open_program(out, kind)
+    names = cast(tuple[str, ...], graph.outputs)
     worst = {"logits": 0.0, "distances": 0.0, "activations": 0.0}
     equal = total = 0
     for number, size in enumerate(sizes):
         image = picture(size, number)
         with torch.no_grad():
-            wanted = dict(zip(graph.outputs, graph(image), strict=True))  # type: ignore[call-overload]
+            wanted = dict(zip(names, graph(image), strict=True))
             room, clear = logit_room(model, image, wanted.get("distances"))
-        found = dict(zip(graph.outputs, answer(image), strict=True))  # type: ignore[call-overload]
+        found = dict(zip(names, answer(image), strict=True))
         error = (found["logits"] - wanted["logits"]).abs() / room
         worst["logits"] = max(worst["logits"], float((error * clear).max()))
         for name in ("distances", "activations"):

@@ -13,7 +13,8 @@ from torch import Tensor
 from segproto.encoders.base import Encoder
 
 NOT_FEATURES = {"weights", "pretrained", "frozen"}  # where tensors came from and who trains them, not what they compute
-LATER = {"convs": 1, "projection": False, "auxiliary": None, "code_dropout": "off"}  # at these values hashes are as before there were such
+# Settings that came later: at these values a hash is as before there were such.
+LATER = {"convs": 1, "projection": False, "auxiliary": None, "code_dropout": "off"}
 BACKBONE = {"name", "backbone", "output_stride", "layers", "input_scale", "width"}
 
 

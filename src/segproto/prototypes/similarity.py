@@ -42,7 +42,7 @@ def squared_distances(features: Tensor, vectors: Tensor, scale_ranges: Sequence[
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     cells = features.to(dtype).flatten(2)  # a view for channels-last features too
     out: Tensor = _SquaredDistances.apply(cells, vectors.to(dtype), tuple(scale_ranges))
-    if not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._is_tracing()):
         _sharpen(out, cells, vectors.to(dtype), scale_ranges)
     return out.view(*out.shape[:2], height, width)
 

@@ -136,7 +136,7 @@ def share(
             while any(worker.is_alive() for worker in workers):
                 for worker in workers:
                     worker.join(0.2 / world)
-                bar(sum(list(done)), total)
+                bar(sum(done[:]), total)
                 if any(worker.exitcode not in (None, 0) for worker in workers):
                     break
         finally:
