@@ -10,7 +10,6 @@ from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX
 from segproto.data.batch import Batch
-from segproto.methods.nonparametric.agreement import agreement, processes
 from segproto.methods.nonparametric.config import JointConfig
 from segproto.model.heads import NearestHead
 from segproto.model.segmenter import Segmenter
@@ -21,6 +20,7 @@ from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.losses import pixel_weights
 from segproto.prototypes.seeding import reseed_dead
 from segproto.prototypes.segments import one_process
+from segproto.training.agreement import agreement, processes
 from segproto.training.procedures.optimise import batch_outputs, class_weight, compared, pad_masks
 
 

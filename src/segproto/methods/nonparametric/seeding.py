@@ -8,7 +8,6 @@ import torch
 
 from segproto.data.base import IGNORE_INDEX
 from segproto.errors import ConfigError
-from segproto.methods.nonparametric.agreement import agreement
 from segproto.methods.nonparametric.build import begin_nearest
 from segproto.methods.nonparametric.config import NonparametricModel, SeedConfig
 from segproto.model.features import image_features
@@ -17,6 +16,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.seeding import classifier_prototypes, first_pixels, kmeans_plus_plus
 from segproto.prototypes.sinkhorn import pixel_classes
+from segproto.training.agreement import agreement
 from segproto.training.devices import seed_all
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import padded_mask, searched_images

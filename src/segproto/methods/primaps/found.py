@@ -10,7 +10,6 @@ from torch import Tensor
 
 from segproto.data.base import Sample
 from segproto.errors import ConfigError
-from segproto.methods.primaps.agreement import agreement
 from segproto.methods.primaps.config import FoundConfig
 from segproto.methods.primaps.gallery import Best, write_gallery
 from segproto.methods.primaps.variants import score_variants
@@ -22,6 +21,7 @@ from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
 from segproto.refine.crf import dense_crf
 from segproto.refine.regions import SETTINGS
+from segproto.training.agreement import agreement
 from segproto.training.devices import on_first
 from segproto.training.procedures.map_images import fold_images, map_images
 from segproto.training.procedures.mask_folder import PNG, add_image, mask_pixels, save_mask, write_classes

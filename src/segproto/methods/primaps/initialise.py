@@ -8,11 +8,11 @@ import torch
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.subset import Subset
-from segproto.methods.primaps.agreement import agreement
 from segproto.methods.primaps.config import InitConfig
 from segproto.model.direction_head import DirectionHead
 from segproto.model.features import image_features
 from segproto.prototypes.streaming_pca import StreamingPca
+from segproto.training.agreement import agreement
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.require import require_head
 from segproto.training.procedures.subset import SubsetFeatures

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
 from segproto.data.images import read_indices
-from segproto.methods.primaps.agreement import agreement
 from segproto.model.fingerprint import encoder_hash
+from segproto.training.agreement import agreement
 from segproto.training.devices import on_first
 from segproto.training.procedures.map_images import result_path
 from segproto.training.procedures.propose import PNG, ProposeConfig, propose_files

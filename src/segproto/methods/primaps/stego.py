@@ -12,10 +12,10 @@ from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
-from segproto.methods.primaps.agreement import agreement
 from segproto.methods.primaps.config import StegoConfig
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.correspondence import SAMPLES, correspondence_loss, derangement, nearest_images
+from segproto.training.agreement import agreement
 from segproto.training.devices import on_first
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage, StageContext

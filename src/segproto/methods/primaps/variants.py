@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from segproto.evaluation.validate import matched_report, report
-from segproto.methods.primaps.agreement import agreement
 from segproto.metrics.segmentation import confusion_matrix
 from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
 from segproto.refine.crf import dense_crf
 from segproto.refine.regions import SETTINGS
+from segproto.training.agreement import agreement
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.stage import StageContext
 
