@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.errors import ConfigError
+from segproto.model.direction_head import DirectionHead
 from segproto.model.export_check import check_program
 from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
@@ -43,13 +44,14 @@ class Graph(nn.Module):
         """Names of what :meth:`forward` returns."""
         if isinstance(self.head, (PrototypeHead, GroupedHead)):
             return ("logits", "mask", "activations", "distances")
-        return ("logits", "mask", "activations") if isinstance(self.head, NearestHead) else ("logits", "mask")
+        cosines = isinstance(self.head, (NearestHead, DirectionHead))
+        return ("logits", "mask", "activations") if cosines else ("logits", "mask")
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """A picture uint8 (1, 3, H, W), RGB, to logits (1, C, H, W) and mask (1, H, W) uint8.
 
         Models with prototypes also give activations (1, P, h, w): log activations with their squared distances, or
-        cosines (nonparametric).
+        cosines (nonparametric, primaps).
         """
         features = self.encoder((image.float() - self.mean) / self.std)
         grid, more = self.read(features)
@@ -65,6 +67,8 @@ class Graph(nn.Module):
             return head.from_activations(activations), (activations, distances)
         if isinstance(head, NearestHead):
             return head(features), (head.activations(head.cell_features(features)),)
+        if isinstance(head, DirectionHead):
+            return head(features), (head.activations(features),)
         return head(features), ()
 
 
@@ -97,7 +101,7 @@ def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | No
         raise ConfigError(f"--size {size[0]},{size[1]}: the encoder takes multiples of {multiple}{at_least}")
     step = max(32 // multiple, 1) * multiple
     example = size or (smallest_side(model), smallest_side(model) + step)
-    program = trace(graph, example, least)
+    program, multiple = trace(graph, example, least)
     out.parent.mkdir(parents=True, exist_ok=True)
     write(program, graph, out, kind)
     other = (example[1] + step, example[0])  # also another number of cells
@@ -130,26 +134,37 @@ def smallest_side(model: Segmenter) -> int:
     return -(-least // encoder.stride_multiple) * encoder.stride_multiple
 
 
-def trace(graph: Graph, size: tuple[int, int], smallest: int | None) -> torch.export.ExportedProgram:
-    """The graph as torch's exporter sees it, for one size or (from ``smallest`` on) all.
+def trace(graph: Graph, size: tuple[int, int], smallest: int | None) -> tuple[torch.export.ExportedProgram, int]:
+    """The graph as torch's exporter sees it, for one size or (from ``smallest`` on) all multiples of a number.
+
+    Returns:
+        The program, and the number: the encoder's own, or 4 times as much where a pooling in ceil mode asks for it.
 
     Raises:
         ConfigError: the network does not allow for all sizes.
     """
-    image = torch.zeros(1, 3, *size, dtype=torch.uint8)
+    multiple = graph.encoder.stride_multiple
+    if smallest is None:
+        return trace_multiples(graph, size, None), multiple
+    for wider in (multiple, 4 * multiple):
+        try:
+            return trace_multiples(graph, size, (smallest, wider)), wider
+        except (torch._dynamo.exc.TorchDynamoException, ValueError) as error:
+            failure = error
+    raise ConfigError(f"no graph of this network for all sizes: give --size H,W ({short(failure)})") from failure
+
+
+def trace_multiples(graph: Graph, size: tuple[int, int], sides: tuple[int, int] | None) -> torch.export.ExportedProgram:
+    """One attempt: for pictures of ``size`` alone, or for (smallest side, what sides are multiples of)."""
     shapes = None
-    if smallest is not None:
-        multiple = graph.encoder.stride_multiple
-        sides = [torch.export.Dim(name, min=smallest // multiple, max=LARGEST) for name in ("rows", "columns")]
-        rows, columns = [side if multiple == 1 else multiple * side for side in sides]
+    if sides is not None:
+        smallest, multiple = sides
+        units = [torch.export.Dim(name, min=-(-smallest // multiple), max=LARGEST) for name in ("rows", "columns")]
+        rows, columns = [unit if multiple == 1 else multiple * unit for unit in units]
         shapes = {"image": {2: rows, 3: columns}}
-    try:
-        with torch.no_grad():
-            return torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
-    except (torch._dynamo.exc.TorchDynamoException, ValueError) as error:
-        if smallest is None:
-            raise
-        raise ConfigError(f"no graph of this network for all sizes: give --size H,W ({short(error)})") from error
+    image = torch.zeros(1, 3, *size, dtype=torch.uint8)
+    with torch.no_grad():
+        return torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
 
 
 def short(error: Exception) -> str:
