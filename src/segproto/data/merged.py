@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, ClassTable, Sample, SegmentationDataset
+from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
+from segproto.data.relabelled import Relabelled
 from segproto.errors import DataError
 
 
-class MergedClasses(SegmentationDataset):
+class MergedClasses(Relabelled):
     """Another data set's images; merged classes come first, in the order given, then the others in theirs.
 
     Args:
@@ -26,7 +25,7 @@ class MergedClasses(SegmentationDataset):
     """
 
     def __init__(self, whole: SegmentationDataset, merge: Mapping[str, Sequence[str]]) -> None:
-        self.whole, self.merge = whole, {new: tuple(old) for new, old in merge.items()}
+        self.merge = {new: tuple(old) for new, old in merge.items()}
         names, colours = whole.classes.names, whole.classes.colours
         members = [old for group in self.merge.values() for old in group]
         for old in members:
@@ -43,27 +42,11 @@ class MergedClasses(SegmentationDataset):
             raise DataError(f"data.merge: two classes would be called {twice!r}; give the merged one another name")
         first = [names.index(group[0]) if group else 0 for group in self.merge.values()]
         colour = [colours[i] for i in [*first, *(names.index(name) for name in rest)]]
-        self.classes = ClassTable(tuple(new_names), tuple(colour))
         table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
         for index, name in enumerate(names):
             group = next((i for i, old in enumerate(self.merge.values()) if name in old), None)
             table[index] = new_names.index(name) if group is None else group
-        self._table = table
-        self.split, self.names = whole.split, whole.names
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.whole[index]
-        return sample._replace(mask=self._table[sample.mask.long()])
-
-    def path(self, index: int) -> Path | None:
-        return self.whole.path(index)
-
-    def parts(self, index: int) -> Tensor | None:
-        return self.whole.parts(index)
-
-    @property
-    def part_names(self) -> dict[int, str]:
-        return self.whole.part_names
+        super().__init__(whole, ClassTable(tuple(new_names), tuple(colour)), table)
 
     @property
     def fingerprint(self) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.relabelled import Relabelled
 from segproto.model.segmenter import Segmenter
 from segproto.report.runs import Run
 
@@ -17,7 +15,7 @@ def comparable(dataset: SegmentationDataset, run: Run, model: Segmenter) -> Segm
     return InCategories(dataset, run, model) if model.found_categories else dataset
 
 
-class InCategories(SegmentationDataset):
+class InCategories(Relabelled):
     """Masks in the numbers of the matched categories; classes without a category are void.
 
     Args:
@@ -27,27 +25,12 @@ class InCategories(SegmentationDataset):
     """
 
     def __init__(self, whole: SegmentationDataset, run: Run, model: Segmenter) -> None:
-        self.whole, self.split, self.names = whole, whole.split, whole.names
-        self.classes = model.classes
         known = {name: index for index, name in enumerate(whole.classes.names)}
-        self._table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
+        table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
         for category, row in enumerate(run.evaluation.get("matching", [])):
             if row["class"] in known:
-                self._table[known[row["class"]]] = category
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.whole[index]
-        return sample._replace(mask=self._table[sample.mask.long()])
-
-    def path(self, index: int) -> Path | None:
-        return self.whole.path(index)
-
-    def parts(self, index: int) -> Tensor | None:
-        return self.whole.parts(index)
-
-    @property
-    def part_names(self) -> dict[int, str]:
-        return self.whole.part_names
+                table[known[row["class"]]] = category
+        super().__init__(whole, model.classes, table)
 
     @property
     def fingerprint(self) -> str:
