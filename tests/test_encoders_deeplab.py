@@ -143,7 +143,18 @@ def test_aspp_init():
     assert not neck.c2.bias.any()
 
 
+def test_aspp_of_reduced_channels():
+    torch.manual_seed(0)
+    reduced, plain = ASPP(5, 3, rates=(1, 2), reduce=4), ASPP(4, 3, rates=(1, 2))
+    plain.load_state_dict({k: v for k, v in reduced.state_dict().items() if not k.startswith("reduce")})
+    x = torch.randn(2, 5, 6, 7)
+    weight, bias = reduced.reduce.weight[:, :, 0, 0], reduced.reduce.bias[:, None, None]
+    torch.testing.assert_close(reduced(x), plain((torch.einsum("oc,bchw->bohw", weight, x) + bias).clamp(min=0)))
+
+
 def test_settings_that_do_not_go_together():
+    with pytest.raises(ConfigError, match=r"encoder\.reduce=8: only aspp reads it"):
+        build_encoder(EncoderConfig(name="unet", width=4, neck="identity", reduce=8))
     with pytest.raises(ConfigError, match="output_stride=16"):
         build_encoder(EncoderConfig(name="deeplabv2_resnet101", output_stride=16))
     with pytest.raises(ConfigError, match=r"encoder\.layers=\[1\]: only encoder\.name=timm"):

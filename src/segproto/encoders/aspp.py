@@ -20,6 +20,7 @@ class ASPP(nn.Module):
         dim: channels of every branch.
         rates: dilation rates, one a branch.
         fusion: ``concat`` gives one scale a branch, ``sum`` adds them into a single scale.
+        reduce: channels of a 1x1 convolution with ReLU that all branches read; None = none, as published.
     """
 
     def __init__(
@@ -28,19 +29,24 @@ class ASPP(nn.Module):
         dim: int = 64,
         rates: Sequence[int] = (6, 12, 18, 24),
         fusion: Literal["concat", "sum"] = "concat",
+        reduce: int | None = None,
     ) -> None:
         super().__init__()
         self.fusion = fusion
         self.scale_dims = (dim,) * len(rates) if fusion == "concat" else (dim,)
-        for index, rate in enumerate(rates):
-            conv = nn.Conv2d(in_channels, dim, 3, padding=rate, dilation=rate)
+        self.branches = [f"c{index}" for index in range(len(rates))]
+        self.reduce = None if reduce is None else nn.Conv2d(in_channels, reduce, 1)
+        for name, rate in zip(self.branches, rates, strict=True):
+            conv = nn.Conv2d(reduce or in_channels, dim, 3, padding=rate, dilation=rate)
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            self.add_module(f"c{index}", conv)
+            self.add_module(name, conv)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, sum(scale_dims), h, w)."""
-        branches = [branch(features) for branch in self.children()]
+        if self.reduce is not None:
+            features = torch.relu(self.reduce(features))
+        branches = [self.get_submodule(name)(features) for name in self.branches]
         if self.fusion == "concat":
             return torch.cat(branches, dim=1)
         return torch.stack(branches).sum(0)

@@ -37,7 +37,7 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
     backbone = build_backbone(config, load_weights)
     neck: nn.Module
     if config.neck == "aspp":
-        neck = ASPP(backbone.num_features, config.dim, config.rates, config.fusion)
+        neck = ASPP(backbone.num_features, config.dim, config.rates, config.fusion, config.reduce)
         scale_dims = neck.scale_dims
     elif config.neck == "codes":
         neck = Codes(backbone.num_features, config.dim, config.code_dropout)
@@ -126,7 +126,9 @@ def check_decoder(config: EncoderConfig, maps: int) -> None:
 
 
 def refuse_decoder_settings(config: EncoderConfig) -> None:
-    """Settings that only the decoders read are an error with other necks."""
+    """Settings that only the decoders, or only the ASPP, read are an error with other necks."""
+    if config.reduce is not None and config.neck != "aspp":
+        raise ConfigError(f"encoder.reduce={config.reduce}: only aspp reads it, the neck is {config.neck}")
     given = {"auxiliary": config.auxiliary, "projection": config.projection or None}
     for key, value in given.items():
         if value is not None and config.neck not in DECODERS:

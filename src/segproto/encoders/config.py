@@ -31,6 +31,8 @@ class EncoderConfig(BaseModel):
         auxiliary: which of the maps (``layers``, counted from 0) trains a plain classifier of its own beside the model,
             with the decoders; None = none.
         code_dropout: of ``codes``: ``off``, in ``training``, or ``always``, as PriMaPs' release left it on.
+        reduce: channels of a 1x1 convolution with ReLU before ``aspp``: a neck of many channels gets several times
+            cheaper; None = none, as published.
         rates: ASPP dilation rates, one a scale.
         dim: channels a scale.
         fusion: ASPP branches side by side (``concat``: one scale each) or added (``sum``: one scale).
@@ -54,6 +56,7 @@ class EncoderConfig(BaseModel):
     convs: int = Field(1, ge=1)
     projection: bool = False
     auxiliary: int | None = Field(default=None, ge=0)
+    reduce: int | None = Field(default=None, ge=1)
     rates: list[int] = [6, 12, 18, 24]
     dim: int = Field(64, ge=1)
     fusion: Literal["concat", "sum"] = "concat"
