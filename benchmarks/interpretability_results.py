@@ -33,8 +33,8 @@ SETS: dict[str, list[str]] = {
         for name in FOLDERS
     },
 }
-SHORT = ["train.precision=32-true", "stages.linear.steps=200", "stages.joint.steps=300"]
-GROUPS = ["stages.group_warmup.steps=30", "stages.group_joint.steps=150"]
+SHORT = ["train.precision=32-true", "stages.linear.steps=200", "stages.joint.steps=500"]
+GROUPS = ["stages.group_warmup.steps=30", "stages.group_joint.steps=300"]
 METHODS: dict[str, list[str]] = {
     "protoseg": [*SHORT, "stages.finetune.steps=60", "stages.prune_finetune.steps=60"],
     "scaleproto": [*SHORT, *GROUPS],
@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
+    os.environ.setdefault("SEGPROTO_CACHE", str(given.out / "cache"))  # shared by all methods and seeds
     if not given.table:
         work(given.out, seeds, given.minutes)
     print(table(given.out, seeds))
