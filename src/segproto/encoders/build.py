@@ -7,6 +7,7 @@ import logging
 from torch import nn
 
 from segproto.encoders.aspp import ASPP
+from segproto.encoders.aspp_pool import ASPPPool
 from segproto.encoders.base import DECODERS, Backbone, Encoder
 from segproto.encoders.codes import Codes
 from segproto.encoders.config import EncoderConfig
@@ -42,6 +43,10 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
     elif config.neck == "codes":
         neck = Codes(backbone.num_features, config.dim, config.code_dropout)
         scale_dims = neck.scale_dims
+    elif config.neck == "aspp_pool":
+        check_rates(config)
+        neck = ASPPPool(backbone.num_features, config.dim, config.rates)
+        scale_dims = neck.scale_dims
     elif config.neck == "largefov":
         neck = LargeFOV(backbone.num_features)
         scale_dims = neck.scale_dims
@@ -76,10 +81,10 @@ def build_backbone(config: EncoderConfig, load_weights: bool) -> Backbone:
 
         return HRNet(config, load_weights)
     refuse_timm_settings(config)
-    if config.name == "resnet38d":
-        from segproto.encoders.resnet38 import ResNet38d, load_resnet38d
+    if config.name in ("resnet38d", "resnet38d_taps"):
+        from segproto.encoders.resnet38 import ResNet38d, ResNet38Taps, load_resnet38d
 
-        wide = ResNet38d()
+        wide = ResNet38d() if config.name == "resnet38d" else ResNet38Taps()
         if load_weights and config.weights is not None:
             load_resnet38d(wide, config.weights)
         return wide
@@ -123,6 +128,16 @@ def check_decoder(config: EncoderConfig, maps: int) -> None:
         raise ConfigError(
             f"encoder.auxiliary={config.auxiliary}: of {maps} maps it may read 0..{maps - 2}, not the last"
         )
+
+
+def check_rates(config: EncoderConfig) -> None:
+    """The pooled ASPP has four branches, as published.
+
+    Raises:
+        ConfigError: another number of rates.
+    """
+    if len(config.rates) != 4:
+        raise ConfigError(f"encoder.rates={config.rates}: aspp_pool takes four")
 
 
 def refuse_decoder_settings(config: EncoderConfig) -> None:

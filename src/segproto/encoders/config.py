@@ -14,7 +14,8 @@ class EncoderConfig(BaseModel):
 
     Attributes:
         name: ``deeplabv2_resnet101``, ``unet``, ``timm``, ``hrnet`` (fused as published), ``mit`` (SegFormer's; needs
-            the extra ``transformers``) or ``resnet38d`` (of PSA, SEAM and pixelcontrast).
+            the extra ``transformers``) or ``resnet38d`` (of PSA, SEAM and pixelcontrast; ``resnet38d_taps``: with the
+            image and inner maps that their heads read).
         backbone: the timm model name, for ``name: timm`` and ``hrnet``; ``mit_b0`` .. ``mit_b5`` for ``mit``.
         weights: a local weights file (safetensors or a state dict; ``~`` and ``$VARIABLES`` are filled in), or None.
         pretrained: ask timm to download its weights (never happens unless set).
@@ -23,9 +24,9 @@ class EncoderConfig(BaseModel):
         layers: timm features to concatenate (block indices of a ViT, stage indices of a CNN); None = the last.
         input_scale: the image is resized by this factor before the backbone (grids of small ViTs get finer).
         neck: ``aspp`` (parallel dilated 3x3 convolutions), ``identity``,
-            ``largefov`` (DeepLabv1's), or a published decoder without its classifier:
-            ``fcn`` (3x3 convolutions on the last map), ``uper`` (UPerNet) or ``segformer``;
-            ``codes``: STEGO's and HP's.
+            ``largefov`` (DeepLabv1's), ``aspp_pool`` (pixelcontrast's DeepLabv2, with image pooling), or a published
+            decoder without its classifier: ``fcn`` (3x3 convolutions on the last map), ``uper`` (UPerNet) or
+            ``segformer``; ``codes``: STEGO's and HP's.
         convs: 3x3 convolutions of ``fcn``.
         projection: the decoders end in the two 1x1 convolutions of nonparametric's embedding head.
         auxiliary: which of the maps (``layers``, counted from 0) trains a plain classifier of its own beside the model,
@@ -43,7 +44,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal["deeplabv2_resnet101", "unet", "timm", "hrnet", "mit", "resnet38d"] = "timm"
+    name: Literal["deeplabv2_resnet101", "unet", "timm", "hrnet", "mit", "resnet38d", "resnet38d_taps"] = "timm"
     backbone: str | None = None
     weights: ExpandedPath | None = None
     pretrained: bool = False
@@ -51,7 +52,7 @@ class EncoderConfig(BaseModel):
     output_stride: int | None = None
     layers: list[int] | None = None
     input_scale: float = Field(1.0, gt=0, le=8)
-    neck: Literal["aspp", "identity", "fcn", "uper", "segformer", "codes", "largefov"] = "aspp"
+    neck: Literal["aspp", "identity", "fcn", "uper", "segformer", "codes", "largefov", "aspp_pool"] = "aspp"
     code_dropout: Literal["off", "training", "always"] = "off"
     convs: int = Field(1, ge=1)
     projection: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from segproto.encoders.weights import fit, read_state
 from segproto.errors import WeightsError
 
 FROZEN = ("conv1a", "b2", "b2_1", "b2_2")  # never trained by the CAM and affinity networks
+TAPS = (3, 512, 1024, 4096)  # channels of the image, conv4, conv5 and conv6
 MXNET_SUFFIX = ".params"
 
 
@@ -123,6 +125,27 @@ class ResNet38d(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) to features (B, 4096, ceil(H/8), ceil(W/8))."""
         return self.taps(images).conv6
+
+
+class ResNet38Taps(ResNet38d):
+    """ResNet-38d that also gives what the heads of PSA, SEAM and pixelcontrast read beside the last map.
+
+    Channels, all on the grid of stride 8: the image (3, bilinear, corners aligned), conv4 (512), conv5 (1024) and conv6
+    (4096). Names and weights are those of :class:`ResNet38d`.
+    """
+
+    num_features = sum(TAPS)
+    map_channels = ()
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The one joined map."""
+        return [self(images)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to (B, 5635, ceil(H/8), ceil(W/8))."""
+        _, conv4, conv5, conv6 = self.taps(images)
+        small = F.interpolate(images, conv6.shape[-2:], mode="bilinear", align_corners=True)
+        return torch.cat([small, conv4, conv5, conv6], 1)
 
 
 def rename_mxnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -28,11 +29,52 @@ class CamMaps(NamedTuple):
     projection: Tensor
 
 
-class CamHead(Head):
+class AffineHead(Head):
+    """A head that gives, perhaps beside classes, features whose differences are affinities of cells."""
+
+    kind = "affinity"
+
+    @abstractmethod
+    def affinity_features(self, features: Tensor) -> Tensor:
+        """Features (B, F, h, w) to those whose differences are affinities, (B, A, h, w)."""
+
+    @abstractmethod
+    def trained_for(self, affinity: bool) -> list[nn.Parameter]:
+        """The parameters of the affinities, or all others."""
+
+
+class MapHead(Head):
+    """A head that gives class activation maps.
+
+    As a segmenter it shows the classes it believes the image has, over a constant background, which is class 0.
+
+    Attributes:
+        background: that constant.
+    """
+
+    kind = "cam"
+    background: float
+
+    @abstractmethod
+    def maps(self, features: Tensor) -> CamMaps:
+        """Features (B, F, h, w) to maps and projection, with gradient."""
+
+    @abstractmethod
+    def trained_for(self, affinity: bool) -> list[nn.Parameter]:
+        """The parameters of the affinities (if the head has any), or all others."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        maps = self.maps(features)
+        present = maps.cam.mean((2, 3), keepdim=True)
+        shown = (present > 0) | (present == present[:, 1:].amax(1, keepdim=True))
+        scores = maps.refined / (maps.refined.amax((2, 3), keepdim=True) + 1e-5) * shown
+        return torch.cat([torch.full_like(scores[:, :1], self.background), scores[:, 1:]], 1)
+
+
+class CamHead(MapHead, AffineHead):
     """Maps of the classes in an image, refined by pixel correlation, with a projection to contrast and affinities.
 
-    All are 1x1 convolutions on the encoder's features; those of the correlation get no gradient into the encoder. As a
-    segmenter it shows the classes it believes the image has, over a constant background.
+    All are 1x1 convolutions on the encoder's features; those of the correlation get no gradient into the encoder.
 
     Args:
         num_features: channels of the features.
@@ -63,27 +105,17 @@ class CamHead(Head):
             nn.init.kaiming_normal_(layer.weight)
 
     def maps(self, features: Tensor) -> CamMaps:
-        """Features (B, F, h, w) to maps and projection, with gradient."""
         cam = self.classifier(features)
         embedding = self.correlate(self.reduce(features.detach()).relu())
         refined = pixel_correlation(correlation_input(cam), embedding)
         return CamMaps(cam, refined, self.project(features).relu())
 
     def affinity_features(self, features: Tensor) -> Tensor:
-        """Features (B, F, h, w) to those whose differences are affinities, (B, A, h, w)."""
         return F.elu(self.affine_out(F.elu(self.affine_in(features))))
 
     def trained_for(self, affinity: bool) -> list[nn.Parameter]:
-        """The parameters of the affinities, or all others."""
         own = {*self.affine_in.parameters(), *self.affine_out.parameters()}
         return [p for p in self.parameters() if (p in own) is affinity]
-
-    def forward(self, features: Tensor) -> Tensor:
-        maps = self.maps(features)
-        present = maps.cam.mean((2, 3), keepdim=True)
-        shown = (present > 0) | (present == present[:, 1:].amax(1, keepdim=True))
-        scores = maps.refined / (maps.refined.amax((2, 3), keepdim=True) + 1e-5) * shown
-        return torch.cat([torch.full_like(scores[:, :1], self.background), scores[:, 1:]], 1)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         """Of the raw maps: a refined map is a mean over the whole image and belongs to no cell."""

@@ -13,6 +13,7 @@ from segproto.model.cam_head import CamHead
 from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.head import Contributions as Contributions  # noqa: PLC0414
 from segproto.model.head import Head as Head  # noqa: PLC0414
+from segproto.model.tap_head import AffinityHead, TapHead
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
 from segproto.prototypes.embedding import ProjectionNorm, class_scores, normalise_projection
@@ -267,7 +268,17 @@ def build_bank(value: dict[str, Any]) -> PrototypeBank:
     return PrototypeBank(vectors, class_of, scale_of, value["num_classes"], value["num_scales"])
 
 
-KINDS = (LinearHead, PrototypeHead, GroupedHead, NearestHead, DirectionHead, TeacherHead, CamHead)
+KINDS = (
+    LinearHead,
+    PrototypeHead,
+    GroupedHead,
+    NearestHead,
+    DirectionHead,
+    TeacherHead,
+    CamHead,
+    TapHead,
+    AffinityHead,
+)
 HEADS: dict[str, type[Head]] = {h.kind: h for h in KINDS}
 
 

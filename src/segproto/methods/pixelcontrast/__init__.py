@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segproto.methods.pixelcontrast.build import build
 from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
+from segproto.methods.pixelcontrast.convert import SOURCES
 from segproto.methods.pixelcontrast.stages import stages
 from segproto.training.method import Method
 
@@ -17,4 +18,5 @@ METHOD = Method(
     build=build,
     stages=stages,
     recipes=Path(__file__).parent / "recipes",
+    sources=SOURCES,
 )

@@ -18,7 +18,7 @@ from segproto.methods.pixelcontrast.config import (
 )
 from segproto.methods.pixelcontrast.products import SCORES
 from segproto.methods.pixelcontrast.tagged import LEVELS, image_tags, with_affinity_labels, without_masks
-from segproto.model.cam_head import CamHead, CamMaps
+from segproto.model.cam_head import AffineHead, CamMaps, MapHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.pixel_contrast import contrast_losses, view_of
@@ -69,7 +69,7 @@ def _stage(
 
 
 def _groups(model: Segmenter, config: TrainedStage, name: str, affinity: bool) -> list[ParamGroup]:
-    lr, head = config.lr, require_head(model, name, CamHead)
+    lr, head = config.lr, require_head(model, name, AffineHead if affinity else MapHead)
     found = []
     if lr.backbone > 0 and not model.encoder.config.frozen:
         found.append(ParamGroup(_trained(model.encoder.backbone, config), lr.backbone, config.weight_decay))
@@ -112,7 +112,7 @@ class ContrastLoss:
         return without_masks(dataset, self.config.saliency)
 
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
-        head = require_head(model, "contrast", CamHead)
+        head = require_head(model, "contrast", MapHead)
         assert batch.images is not None
         images, config = batch.images, self.config
         labels = self._labels(batch, head.num_classes).to(images.device)
@@ -159,7 +159,7 @@ class ContrastLoss:
 
 def pair_loss(model: Segmenter, batch: Batch, config: AffinityConfig) -> dict[str, Tensor]:
     """Balanced cross-entropy of the affinities of pairs of sure cells."""
-    head = require_head(model, "affinity", CamHead)
+    head = require_head(model, "affinity", AffineHead)
     assert batch.images is not None
     u = head.affinity_features(model.features(batch.images)).float()
     size = (u.shape[-2], u.shape[-1])

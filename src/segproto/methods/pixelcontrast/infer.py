@@ -17,7 +17,7 @@ from segproto.methods.pixelcontrast.products import CAMS, MASKS, NPZ, SCORES, re
 from segproto.methods.pixelcontrast.tagged import image_tags, with_masks
 from segproto.metrics.cam_curve import CamCurve, best_point
 from segproto.metrics.segmentation import ConfusionMatrix
-from segproto.model.cam_head import CamHead
+from segproto.model.cam_head import AffineHead, MapHead
 from segproto.model.segmenter import Segmenter
 from segproto.refine.affinity import affinity, cell_pairs
 from segproto.refine.crf import dense_crf, unary_from_probabilities
@@ -34,7 +34,7 @@ EPSILON = 1e-5
 @torch.no_grad()
 def make_cams(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
     """Maps of the classes of every training image, and their scores over all thresholds where there are masks."""
-    require_head(context.segmenter, "cams", CamHead)
+    require_head(context.segmenter, "cams", MapHead)
     tags, config = image_tags(recipe, context.train_set), recipe.stages.cams
 
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
@@ -57,12 +57,12 @@ def image_cams(model: Segmenter, image: Tensor, classes: list[int], config: Cams
     At most two full-size copies of the K maps are held at a time.
 
     Args:
-        model: with a :class:`CamHead`.
+        model: with a :class:`MapHead`.
         image: uint8 (3, H, W).
         classes: K of 1..C-1.
         config: scales, which maps.
     """
-    head = require_head(model, "cams", CamHead)
+    head = require_head(model, "cams", MapHead)
     device = next(model.parameters()).device
     size = (image.shape[1], image.shape[2])
     total = torch.zeros(len(classes), *size, device=device)
@@ -157,7 +157,7 @@ def image_mask(model: Segmenter, image: Tensor, found: dict[str, Tensor], recipe
     """The mask of one image, uint8 (H, W): background and its tagged classes after random walk and CRF.
 
     Args:
-        model: with a :class:`CamHead`, whose affinities are trained if there is a walk.
+        model: with an :class:`AffineHead`, whose affinities are trained if there is a walk.
         image: uint8 (3, H, W).
         found: ``classes`` (K,) and ``maps`` (K, H, W) of the CAM stage.
         recipe: of the run.
@@ -183,7 +183,7 @@ def image_mask(model: Segmenter, image: Tensor, found: dict[str, Tensor], recipe
 def walked(model: Segmenter, image: Tensor, scores: Tensor, recipe: PixelcontrastRecipe) -> Tensor:
     """Scores (K+1, H, W) after a random walk over the affinities of the feature grid."""
     config, affine = recipe.stages.masks, recipe.stages.affinity
-    head, size = require_head(model, "masks", CamHead), (image.shape[1], image.shape[2])
+    head, size = require_head(model, "masks", AffineHead), (image.shape[1], image.shape[2])
     u = head.affinity_features(model.features(model.encoder.normalisation(image.to(scores.device))[None])).float()
     grid = (u.shape[-2], u.shape[-1])
     pairs = cell_pairs(*grid, affine.radius, complete=affine.complete)
