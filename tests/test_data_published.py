@@ -83,6 +83,10 @@ def test_cityscapes_coarse_is_refused(tmp_path: Path) -> None:
     cityscapes(tmp_path, coarse=True)
     with pytest.raises(DataError, match="only coarse labels are"):
         build_dataset(DataConfig(name="cityscapes", root=tmp_path), "val")
+    (tmp_path / "gtFine").rename(tmp_path / "gtCoarse")
+    with pytest.raises(DataError, match=r"only coarse labels are.*data\.coarse=true reads them"):
+        build_dataset(DataConfig(name="cityscapes", root=tmp_path), "val")
+    assert len(build_dataset(DataConfig(name="cityscapes", root=tmp_path, coarse=True), "val")) == 1
 
 
 def test_voc_with_sbd(tmp_path: Path) -> None:
@@ -232,6 +236,20 @@ def test_verify_tells_counts_and_coarse_labels(tmp_path: Path) -> None:
     problems = verify(DataConfig(name="cityscapes", root=tmp_path)).problems
     assert "val: 1 images, the published set has 500" in problems
     assert "val: 75% of the pixels are void, as in coarse labels (fine ones: about 10%)" in problems
+
+
+def test_classes_that_no_label_has_are_a_note(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        photo(tmp_path / f"images/{split}2017/1.jpg", (1, 171))
+        png(tmp_path / f"annotations/{split}2017/1.png", np.array([[v for v in range(182) if v not in COCO_UNUSED]]))
+    found = verify(DataConfig(name="coco_stuff", root=tmp_path))
+    assert [line for line in found.problems if "pixel" in line] == []
+    assert found.notes == ["11 classes occur in no published label: " + found.notes[0].partition(": ")[2]]
+    assert found.notes[0].partition(": ")[2].startswith("street sign, hat, shoe")
+    png(tmp_path / "annotations/train2017/1.png", np.zeros((1, 171)))
+    lines = verify(DataConfig(name="coco_stuff", root=tmp_path)).problems
+    assert "class 'bicycle' has no pixel in the train split" in lines
+    assert len([line for line in lines if "has no pixel" in line]) == 170
 
 
 def test_lookup_of_bytes_equals_that_of_numbers() -> None:

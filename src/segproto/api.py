@@ -176,6 +176,7 @@ def score_masks(
     names: PathLike | None = None,
     classes: PathLike | None = None,
     void: int = 255,
+    coarse: bool = False,
     out: PathLike | None = None,
 ) -> dict[str, Any]:
     """Scores a folder of masks, ours or not, against ground truth of the same file names.
@@ -186,6 +187,7 @@ def score_masks(
         names: a text file with the names to score, one a line.
         classes: a ``classes.yaml``; default: the one in ``gt``, if any.
         void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
+        coarse: allow Cityscapes' coarse labels as ``gt``.
         out: JSON file to write.
     """
     from segproto.data.classes import find_classes, read_classes
@@ -195,7 +197,7 @@ def score_masks(
     table = Path(gt) / "classes.yaml" if classes is None else find_classes(Path(classes), Path(gt))
     labels = read_classes(table).labels if classes is not None or table.is_file() else None
     list_file = None if names is None else Path(names)
-    figures = score(Path(masks), Path(gt), classes=labels, list_file=list_file, void=void)
+    figures = score(Path(masks), Path(gt), classes=labels, list_file=list_file, void=void, coarse=coarse)
     return keep(figures | {"command": sys.argv}, out)
 
 

@@ -40,6 +40,7 @@ def evaluate(
         Path | None, typer.Option(help="classes.yaml of --gt; default: GT/classes.yaml, if any.")
     ] = None,
     void: Annotated[int, typer.Option(help="Value of --gt that does not count.")] = 255,
+    coarse: Annotated[bool, typer.Option("--coarse", help="Allow Cityscapes' coarse labels as --gt.")] = False,
     interpretability: Annotated[
         bool,
         typer.Option("--interpretability", help="Also the interpretability metrics; data.parts=TABLE names parts."),
@@ -52,7 +53,7 @@ def evaluate(
     if masks is not None or gt is not None:
         if masks is None or gt is None or target is not None:
             raise ConfigError("scoring masks takes --masks DIR and --gt DIR, and no model")
-        figures = api.score_masks(masks, gt=gt, names=names, classes=classes, void=void, out=out)
+        figures = api.score_masks(masks, gt=gt, names=names, classes=classes, void=void, coarse=coarse, out=out)
     elif target is None:
         raise ConfigError("expected a run or a model, or --masks DIR --gt DIR")
     else:
@@ -73,10 +74,20 @@ def evaluate(
 
 def print_figures(figures: dict[str, Any]) -> None:
     """The per-class table and the summary under it."""
-    rows = [(row["name"], percent(row["iou"])) for row in figures["per_class"]]
-    rows.append(("mean (mIoU)", percent(figures["miou"])))
-    rows.append(("pixel accuracy", percent(figures["accuracy"])))
-    print_table(["class", "IoU %"], rows)
+    head, keys = ["class", "IoU %"], ["iou"]
+    if "iiou" in figures:
+        head, keys = [*head, "instance IoU %"], [*keys, "iiou"]
+    rows = [(row["name"], *(percent(row[key]) for key in keys)) for row in figures["per_class"]]
+    rows.append(("mean (mIoU)", percent(figures["miou"]), *(percent(figures[key]) for key in keys[1:])))
+    empty = [""] * len(keys[1:])
+    rows.append(("pixel accuracy", percent(figures["accuracy"]), *empty))
+    if "void" in figures:
+        rows.append(("void pixels", percent(figures["void"]), *empty))
+    print_table(head, rows)
+    if figures.get("labels"):
+        typer.echo(f"labels: {figures['labels']}")
+    if "warning" in figures:
+        typer.echo(f"warning: {figures['warning']}", err=True)
     if "interpretability" in figures:
         print_metrics(figures["interpretability"])
     if figures.get("file"):

@@ -87,3 +87,17 @@ class SegmentationDataset(ABC):
     def part_names(self) -> dict[int, str]:
         """Part id to name; empty where the set has no parts."""
         return {}
+
+    def instances(self, index: int) -> Tensor | None:
+        """Instance numbers, int64 (H, W), 0 = none; None where there are none for this image."""
+        return None
+
+    @property
+    def instance_sizes(self) -> dict[str, float]:
+        """Mean pixels of one instance of each class that has instances; empty where the set has none."""
+        return {}
+
+    @property
+    def label_source(self) -> str | None:
+        """The folder (or archive) that the masks are read from; None where they are no files."""
+        return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from segproto.data.classes import Classes, find_classes, read_classes
+from segproto.data.coarse import refuse_names
 from segproto.data.config import DataConfig, SplitConfig
 from segproto.data.pairs import PairDataset, Pairs, find_pairs, find_part_maps, read_list
 from segproto.data.parts import PartTable, read_parts
@@ -63,11 +64,9 @@ def refuse_coarse(config: DataConfig) -> None:
     Raises:
         DataError: the labels are Cityscapes' coarse ones, and ``data.coarse`` does not allow them.
     """
-    if not config.coarse and "gtcoarse" in f"{config.root}/{config.labels}/{config.label_suffix}".lower():
-        raise DataError(
-            f"data.labels={config.labels}, data.label_suffix={config.label_suffix}: coarse labels score far too high "
-            "(boundaries are void); validate on gtFine, or set data.coarse=true if that is meant"
-        )
+    if not config.coarse:
+        what = f"data.labels={config.labels}, data.label_suffix={config.label_suffix}"
+        refuse_names(f"{config.root}/{config.labels}/{config.label_suffix}", what, "set data.coarse=true")
 
 
 def split_rule(config: DataConfig, root: Path, classes: Classes) -> SplitConfig:

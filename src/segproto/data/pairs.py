@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image
+from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
 from segproto.data.labels import LabelMap
 from segproto.data.parts import PartTable
 from segproto.errors import DataError
@@ -186,6 +187,23 @@ class PairDataset(SegmentationDataset):
     @property
     def part_names(self) -> dict[int, str]:
         return {} if self._parts is None else self._parts[0].names
+
+    def instances(self, index: int) -> Tensor | None:
+        """Instance numbers from the official file beside Cityscapes' label ids; None if it is not there.
+
+        Raises:
+            DataError: naming the file, if it cannot be read.
+        """
+        file = instance_file(self._masks[index])
+        return None if file is None else read_instances(file)
+
+    @property
+    def instance_sizes(self) -> dict[str, float]:
+        return CITYSCAPES_SIZES if self._masks and self._masks[0].name.endswith(LABELS) else {}
+
+    @property
+    def label_source(self) -> str | None:
+        return os.path.commonpath([os.path.dirname(str(path)) for path in self._masks]) if self._masks else None
 
     @property
     def fingerprint(self) -> str:

@@ -6,7 +6,7 @@ A label map is applied by a table while a mask is read; names are listed anew ea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from segproto.data.archives import Tree, ZipMember
@@ -62,6 +62,8 @@ class Published:
         counts: images a split when complete; ``variant/split`` where a variant differs.
         find: the files of a split (``train``, ``val``) of a variant.
         inner: folder that its archives put everything in; taken off or left, both are found.
+        find_coarse: the same as ``find`` for labels that are read only if ``data.coarse`` asks for them.
+        unused: by variant, classes that no published label shows.
     """
 
     name: str
@@ -74,6 +76,8 @@ class Published:
     counts: Mapping[str, int]
     find: Callable[[Tree, str, str], Found]
     inner: str = ""
+    find_coarse: Callable[[Tree, str, str], Found] | None = None
+    unused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def variant(self, wanted: str | None) -> str:
         """The variant to read.
@@ -114,7 +118,8 @@ def open_published(config: DataConfig, split: str, known: Published) -> PairData
     variant = known.variant(config.variant)
     root = published_root(config, known)
     root = root / known.inner if (root / known.inner).is_dir() else root
-    found = known.find(Tree(root), split, variant)
+    find = known.find_coarse if config.coarse and known.find_coarse is not None else known.find
+    found = find(Tree(root), split, variant)
     pairs = Pairs(dict(found.images), dict(found.masks))  # type: ignore[arg-type]
     names = list(found.images) if found.names is None else found.names
     if not names:

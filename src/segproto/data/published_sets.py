@@ -92,9 +92,17 @@ def find_cityscapes(tree: Tree, split: str, variant: str) -> Found:
     masks = tree.files(f"gtFine/{split}", "_gtFine_labelIds.png")
     if images and not masks:
         coarse = tree.files(f"gtFine/{split}", "_gtCoarse_labelIds.png") or tree.files(f"gtCoarse/{split}", ".png")
-        hint = "only coarse labels are; scores against these are far too high" if coarse else "get gtFine_trainvaltest"
+        hint = "get gtFine_trainvaltest"
+        if coarse:
+            hint = "only coarse labels are; scores against these are far too high; data.coarse=true reads them"
         raise DataError(f"{tree.root}: no gtFine labels of {split} there ({hint})")
     return Found(images, masks)
+
+
+def find_cityscapes_coarse(tree: Tree, split: str, variant: str) -> Found:
+    """leftImg8bit and gtCoarse."""
+    images = tree.files(f"leftImg8bit/{split}", "_leftImg8bit.png")
+    return Found(images, tree.files(f"gtCoarse/{split}", "_gtCoarse_labelIds.png"))
 
 
 def find_voc(tree: Tree, split: str, variant: str) -> Found:
@@ -189,6 +197,7 @@ PUBLISHED: dict[str, Published] = {
             _maps(_19=partial(shipped, "cityscapes"), _27=cityscapes_27),
             {"train": 2975, "val": 500},
             find_cityscapes,
+            find_coarse=find_cityscapes_coarse,
         ),
         Published(
             "voc",
@@ -224,6 +233,7 @@ PUBLISHED: dict[str, Published] = {
             _maps(_182=partial(shipped, "coco_stuff"), _171=coco_171, _27=coco_27, _10k=coco_10k),
             {"train": 118287, "val": 5000, "27/train": 49629, "27/val": 2175, "10k/train": 9000, "10k/val": 1000},
             find_coco,
+            unused={"182": COCO_UNUSED},
         ),
         Published(
             "potsdam",

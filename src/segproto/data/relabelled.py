@@ -35,3 +35,14 @@ class Relabelled(SegmentationDataset):
     @property
     def part_names(self) -> dict[int, str]:
         return self.whole.part_names
+
+    def instances(self, index: int) -> Tensor | None:
+        return self.whole.instances(index)
+
+    @property
+    def instance_sizes(self) -> dict[str, float]:
+        return self.whole.instance_sizes
+
+    @property
+    def label_source(self) -> str | None:
+        return self.whole.label_source

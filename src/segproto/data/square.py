@@ -43,6 +43,10 @@ class CentreSquare(SegmentationDataset):
         return self.whole.part_names
 
     @property
+    def label_source(self) -> str | None:
+        return self.whole.label_source
+
+    @property
     def fingerprint(self) -> str:
         text = repr((self.whole.fingerprint, "centre square", self.side, self.split))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

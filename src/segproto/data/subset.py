@@ -39,6 +39,17 @@ class Subset(SegmentationDataset):
     def part_names(self) -> dict[int, str]:
         return self.whole.part_names
 
+    def instances(self, index: int) -> Tensor | None:
+        return self.whole.instances(self.indices[index])
+
+    @property
+    def instance_sizes(self) -> dict[str, float]:
+        return self.whole.instance_sizes
+
+    @property
+    def label_source(self) -> str | None:
+        return self.whole.label_source
+
     @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.whole.fingerprint, self.indices)).encode())

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
 from segproto.data.build import SPLITS, build_dataset, data_root
 from segproto.data.classes import find_classes, read_classes
+from segproto.data.coarse import coarse_line
 from segproto.data.config import DataConfig
 from segproto.data.folder import split_names, split_pairs, split_rule
 from segproto.data.pairs import PairDataset, Pairs
 from segproto.errors import DataError
-
-COARSE_VOID = 0.3  # share of void pixels that no set of fine Cityscapes labels reaches
 
 
 @dataclass
@@ -94,7 +93,7 @@ def verify(config: DataConfig) -> VerifyReport:
             continue
         report.classes = dataset.classes
         report.splits[split] = _summarise(dataset, report)
-    _check_presence(report)
+    _check_presence(report, unused_classes(config))
     _check_published(config, report)
     return report
 
@@ -147,12 +146,23 @@ def _summarise(dataset: SegmentationDataset, report: VerifyReport) -> SplitSumma
     return summary
 
 
-def _check_presence(report: VerifyReport) -> None:
+def unused_classes(config: DataConfig) -> tuple[int, ...]:
+    """Classes of a published set that none of its labels show."""
+    from segproto.data.published_sets import PUBLISHED
+
+    known = PUBLISHED.get(config.name)
+    return () if known is None or config.merge else known.unused.get(known.variant(config.variant), ())
+
+
+def _check_presence(report: VerifyReport, unused: tuple[int, ...]) -> None:
     if report.classes is None:
         return
+    if unused:
+        names = ", ".join(report.classes.names[c] for c in unused)
+        report.notes.append(f"{len(unused)} classes occur in no published label: {names}")
     for split, summary in report.splits.items():
-        for name, pixels in zip(report.classes.names, summary.pixels, strict=True):
-            if summary.readable and pixels == 0:
+        for c, (name, pixels) in enumerate(zip(report.classes.names, summary.pixels, strict=True)):
+            if summary.readable and pixels == 0 and c not in unused:
                 lines = report.problems if split == "train" else report.notes
                 lines.append(f"class {name!r} has no pixel in the {split} split")
 
@@ -170,5 +180,6 @@ def _check_published(config: DataConfig, report: VerifyReport) -> None:
         if expected is not None and summary.images != expected:
             _add(report, f"{split}: {summary.images} images, the published set has {expected}")
         void = summary.void / max(summary.void + int(summary.pixels.sum()), 1)
-        if config.name == "cityscapes" and not config.coarse and summary.readable and void > COARSE_VOID:
-            _add(report, f"{split}: {void:.0%} of the pixels are void, as in coarse labels (fine ones: about 10%)")
+        line = None if config.coarse or report.classes is None else coarse_line(void, report.classes.names)
+        if summary.readable and line is not None:
+            _add(report, f"{split}: {line}")

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.coarse import refuse_names
 from segproto.data.images import MASK_SUFFIXES, read_indices
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import read_list
 from segproto.data.palette import default_colours
 from segproto.errors import DataError
-from segproto.evaluation.validate import report
+from segproto.evaluation.tally import report
 from segproto.metrics.segmentation import confusion_matrix
 
 
@@ -26,6 +27,7 @@ def score_masks(
     classes: ClassTable | LabelMap | int | None = None,
     list_file: Path | None = None,
     void: int = IGNORE_INDEX,
+    coarse: bool = False,
 ) -> dict[str, Any]:
     """Scores the masks under one folder against those of the same name under another.
 
@@ -38,15 +40,16 @@ def score_masks(
             the largest value found.
         list_file: the names to score, one a line; None = every mask in ``gt``.
         void: the void value of ``gt``.
+        coarse: allow Cityscapes' coarse labels as ``gt``, whose scores are not comparable.
 
     Returns:
         As :func:`segproto.evaluation.validate.validate`, with ``undecided`` (pixels of 255 where the truth is a class)
         and ``without_gt`` (names of scored masks that have no ground truth and were not counted).
 
     Raises:
-        DataError: in one line, for a missing folder or partner, unequal sizes, or a value outside the classes.
+        DataError: in one line, for a missing folder or partner, unequal sizes, a value outside the classes, coarse labels.
     """
-    scored, truth = _files(masks, "--masks"), _files(gt, "--gt")
+    scored, truth = mask_files(masks, "--masks"), mask_files(gt, "--gt")
     names = read_list(list_file) if list_file is not None else list(truth)
     for folder, found in ((masks, scored), (gt, truth)):
         missing = [name for name in names if name not in found]
@@ -55,19 +58,22 @@ def score_masks(
                 f"{folder}: {len(missing)} of {len(names)} masks are missing, first {missing[0]!r}; "
                 "score a part with --list FILE (one name a line)"
             )
+    if not coarse:
+        refuse_names("\n".join(str(truth[name]) for name in names), f"--gt {gt}", "give --coarse")
     labels = classes if isinstance(classes, LabelMap) else None
     table = classes.table if isinstance(classes, LabelMap) else classes
     known = table.num_classes if isinstance(table, ClassTable) else table
-    counts = torch.zeros(256, 256, dtype=torch.int64)
+    counts, void_pixels = torch.zeros(256, 256, dtype=torch.int64), 0
     for name in names:
-        prediction = _read(scored[name], known)
-        target = labels.read(truth[name]).numpy() if labels else _read(truth[name], known, void)
+        prediction = read_mask(scored[name], known)
+        target = labels.read(truth[name]).numpy() if labels else read_mask(truth[name], known, void)
         if prediction.shape != target.shape:
             raise DataError(
                 f"{scored[name]} is {_size(prediction)} pixels, {truth[name]} is {_size(target)}; "
                 "expected masks at the ground truth's own size"
             )
         valid = target != IGNORE_INDEX
+        void_pixels += int((~valid).sum())
         counts += confusion_matrix(torch.from_numpy(prediction[valid]), torch.from_numpy(target[valid]), 256, -1)
     if known is None:
         used = (counts.sum(0) + counts.sum(1))[:IGNORE_INDEX].nonzero()
@@ -76,14 +82,14 @@ def score_masks(
         table = ClassTable(tuple(str(i) for i in range(known)), default_colours(known))
     undecided = counts[:known, IGNORE_INDEX]
     return {
-        **report(counts[:known, :known], table, undecided),
+        **report(counts[:known, :known], table, undecided, void=void_pixels),
         "images": len(names),
         "undecided": int(undecided.sum()),
         "without_gt": [name for name in scored if name not in truth],
     }
 
 
-def _files(folder: Path, option: str) -> dict[str, Path]:
+def mask_files(folder: Path, option: str) -> dict[str, Path]:
     """Name to file of all masks below a folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set {option} to a folder of mask files")
@@ -93,7 +99,7 @@ def _files(folder: Path, option: str) -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
-def _read(path: Path, num_classes: int | None, void: int = IGNORE_INDEX) -> NDArray[np.int64]:
+def read_mask(path: Path, num_classes: int | None, void: int = IGNORE_INDEX) -> NDArray[np.int64]:
     """Class indices with 255 for void."""
     values = read_indices(path)
     values[values == void] = IGNORE_INDEX

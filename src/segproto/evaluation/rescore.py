@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
 from segproto.errors import DataError
-from segproto.evaluation.validate import report
+from segproto.evaluation.tally import report
 from segproto.metrics.segmentation import ConfusionMatrix
 from segproto.model.features import image_features
 from segproto.model.field import Field

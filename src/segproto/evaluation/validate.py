@@ -12,8 +12,8 @@ from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.errors import ConfigError, DataError
+from segproto.evaluation.tally import Tally, report
 from segproto.metrics.matching import hungarian
-from segproto.metrics.segmentation import ConfusionMatrix, segmentation_scores
 from segproto.model.features import BackboneFeatures
 from segproto.model.field import Field
 from segproto.model.images import MaskWriter, look_at
@@ -53,12 +53,13 @@ def validate(
         progress: called with (images done, images) of this process.
         rank: this process scores images ``rank, rank + world, ...``.
         world: processes.
-        reduce: sums an int64 tensor over processes; needed if ``world > 1``.
+        reduce: sums a tensor over processes; needed if ``world > 1``.
         save_masks: folder for the predictions, ``<name>.png``, 8-bit gray.
 
     Returns:
-        JSON-ready: ``miou``, ``accuracy`` (fractions), ``per_class`` (name, iou, pixels), ``confusion`` (rows = true
-        class), ``images``, ``seconds``.
+        JSON-ready: ``miou``, ``accuracy``, ``void`` (share of the pixels that do not count), ``per_class`` (name, iou,
+        pixels), ``confusion`` (rows = true class), ``images``, ``labels`` (where the masks come from), ``seconds``; if
+        the instances of all images are known ``iiou``, for each class too.
 
     Raises:
         DataError: if the data set has other classes than the model, is empty or all void, or a file cannot be
@@ -82,7 +83,7 @@ def validate(
         )
     start = time.perf_counter()
     device = next(segmenter.parameters()).device
-    confusion = ConfusionMatrix(max(classes.num_classes, segmenter.head.num_classes))
+    tally = Tally(dataset, max(classes.num_classes, segmenter.head.num_classes), device, instances=not found)
     indices = range(rank, len(dataset), world)
     options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
     with evaluating(segmenter):
@@ -95,33 +96,36 @@ def validate(
                     options["scales"] = [seen_size(sample.image.shape[-2:], input_size)]
                 bands = predict_bands(segmenter, look_at(sample.image), **options)
                 prediction = torch.cat(list(bands))
-            confusion.update(prediction.to(device), sample.mask.to(device))
+            tally.add(index, sample, prediction)
             if save_masks is not None:
                 with MaskWriter(save_masks / f"{sample.name}.png", *prediction.shape) as writer:
                     writer.write(prediction)
             if progress is not None:
                 progress(done, len(indices))
-    counts = confusion.counts.to(device)
-    counts = reduce(counts) if reduce is not None else counts
+    counts = tally.reduced(reduce)
     if not counts.any():
         raise DataError(
             f"no labelled pixel in the validation images (split {dataset.split}, {len(dataset)} of them): all "
             "is void; check the class values and void in classes.yaml, and data.split"
         )
     seconds = time.perf_counter() - start
-    size = {"images": len(dataset), "seconds": round(seconds, 3)}
+    size = {"images": len(dataset), "labels": dataset.label_source, "seconds": round(seconds, 3)}
+    void = int(tally.void)
     if found:
-        return {**matched_report(counts, classes, segmenter.classes), **size}
-    return {**report(counts, classes), **size}
+        return {**matched_report(counts, classes, segmenter.classes, void), **size}
+    return {**report(counts, classes, void=void, instance_iou=tally.instance_scores(counts)), **size}
 
 
-def matched_report(counts: Tensor, classes: ClassTable, categories: ClassTable) -> dict[str, Any]:
+def matched_report(
+    counts: Tensor, classes: ClassTable, categories: ClassTable, void: int | None = None
+) -> dict[str, Any]:
     """:func:`report` of categories found without labels, each matched to at most one class (Hungarian, once).
 
     Args:
         counts: int64, square; rows = true classes, columns = categories.
         classes: of the labels.
         categories: of the model.
+        void: pixels that do not count, if known.
 
     Returns:
         Also ``matching``: for each category its class (None if there are more categories than classes) and pixels, and
@@ -134,7 +138,7 @@ def matched_report(counts: Tensor, classes: ClassTable, categories: ClassTable) 
         {"category": name, "class": classes.names[c] if c >= 0 else None, "pixels": pixels[k]}
         for k, (name, c) in enumerate(zip(categories.names, matching.class_of.tolist(), strict=True))
     ]
-    scores = report(matching.confusion, classes, matching.undecided)
+    scores = report(matching.confusion, classes, matching.undecided, void=void)
     return {**scores, "matching": pairs, "categories": table.tolist()}
 
 
@@ -151,24 +155,3 @@ def _from_cache(segmenter: Segmenter, cache: BackboneFeatures, index: int, sampl
     features = segmenter.encoder.from_backbone(cache.get(index, False)[None].to(device).float())
     size = (sample.mask.shape[-2], sample.mask.shape[-1])
     return field_mask([Field.over(segmenter.head(features)[0].float(), segmenter.encoder, size, size)])
-
-
-def report(counts: Tensor, classes: ClassTable, undecided: Tensor | None = None) -> dict[str, Any]:
-    """The scores of a confusion matrix, JSON-ready.
-
-    Args:
-        counts: int64 (C, C), rows = true classes.
-        classes: their names.
-        undecided: (C,) further pixels a true class, without a predicted class: wrong for their class and no other.
-    """
-    scores = segmentation_scores(counts, undecided)
-    per_class = [
-        {"name": name, "iou": iou, "pixels": pixels}
-        for name, iou, pixels in zip(classes.names, scores.iou, scores.pixels, strict=True)
-    ]
-    return {
-        "miou": scores.miou,
-        "accuracy": scores.accuracy,
-        "per_class": per_class,
-        "confusion": counts.tolist(),
-    }

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.evaluation.validate import matched_report, report
+from segproto.evaluation.tally import report
+from segproto.evaluation.validate import matched_report
 from segproto.metrics.segmentation import confusion_matrix
 from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.segmenter import Segmenter
