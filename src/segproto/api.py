@@ -23,12 +23,13 @@ from segproto.report.exporting import export
 from segproto.report.exporting import pull as hub_pull
 from segproto.report.exporting import push as hub_push
 from segproto.report.proposing import propose
+from segproto.report.scoring import score_cams, truth_labels
 from segproto.report.whatif import edit
 
 __all__ = [  # verbs that live elsewhere
     "ablate_entropy", "ablate_scales", "ablate_thresholds", "analyse", "conversion_sources", "convert",
     "data_prepare", "data_sets", "data_submit", "doctor", "edit", "export", "hub_pull", "hub_push", "propose",
-    "recipe_text", "recipes"]  # fmt: skip
+    "recipe_text", "recipes", "score_cams"]  # fmt: skip
 
 if TYPE_CHECKING:
     from segproto.model.explain import Explanation
@@ -190,13 +191,10 @@ def score_masks(
         coarse: allow Cityscapes' coarse labels as ``gt``.
         out: JSON file to write.
     """
-    from segproto.data.classes import find_classes, read_classes
     from segproto.evaluation.masks import score_masks as score
     from segproto.report.runs import keep
 
-    table = Path(gt) / "classes.yaml" if classes is None else find_classes(Path(classes), Path(gt))
-    labels = read_classes(table).labels if classes is not None or table.is_file() else None
-    list_file = None if names is None else Path(names)
+    labels, list_file = truth_labels(gt, classes), None if names is None else Path(names)
     figures = score(Path(masks), Path(gt), classes=labels, list_file=list_file, void=void, coarse=coarse)
     return keep(figures | {"command": sys.argv}, out)
 

@@ -34,7 +34,13 @@ def evaluate(
         Path | None, typer.Option(help="JSON file; default: in RUN/evaluation/ if only --stage or --split is given.")
     ] = None,
     masks: Annotated[Path | None, typer.Option(help="Score this folder of masks instead of a model.")] = None,
-    gt: Annotated[Path | None, typer.Option(help="Ground truth for --masks, same file names.")] = None,
+    cams: Annotated[
+        Path | None, typer.Option(help="Score this folder of class activation maps (npz, npy) at all thresholds.")
+    ] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="With --cams: print every threshold; with --out also a PNG beside it.")
+    ] = False,
+    gt: Annotated[Path | None, typer.Option(help="Ground truth for --masks or --cams, same file names.")] = None,
     names: Annotated[Path | None, typer.Option("--list", help="Score only the names in this file.")] = None,
     classes: Annotated[
         Path | None, typer.Option(help="classes.yaml of --gt; default: GT/classes.yaml, if any.")
@@ -50,7 +56,13 @@ def evaluate(
     """Score a model, or any folder of masks."""
     from segproto import api
 
-    if masks is not None or gt is not None:
+    if curve and cams is None:
+        raise ConfigError("--curve needs --cams DIR")
+    if cams is not None:
+        if gt is None or masks is not None or target is not None:
+            raise ConfigError("scoring maps takes --cams DIR and --gt DIR, and neither --masks nor a model")
+        figures = api.score_cams(cams, gt=gt, names=names, classes=classes, void=void, curve=curve, out=out)
+    elif masks is not None or gt is not None:
         if masks is None or gt is None or target is not None:
             raise ConfigError("scoring masks takes --masks DIR and --gt DIR, and no model")
         figures = api.score_masks(masks, gt=gt, names=names, classes=classes, void=void, coarse=coarse, out=out)
@@ -69,7 +81,23 @@ def evaluate(
             out=out,
             interpretability=interpretability,
         )
-    print_json(figures) if as_json else print_figures(figures)
+    if as_json:
+        print_json(figures)
+        return
+    print_figures(figures)
+    if cams is not None:
+        print_curve(figures, whole=curve)
+
+
+def print_curve(figures: dict[str, Any], *, whole: bool) -> None:
+    """The best threshold of activation maps, or all of them."""
+    if whole:
+        rows = [(f"{row['threshold']:.2f}", percent(row["miou"]), percent(row["accuracy"])) for row in figures["curve"]]
+        print_table(["threshold", "mIoU %", "accuracy %"], rows)
+    typer.echo(f"best threshold: {figures['threshold']:.2f} ({figures['images']} images)")
+    for key, words in (("without_gt", "maps without a mask"), ("without_cams", "masks without maps")):
+        if figures[key]:
+            typer.echo(f"{words}, not counted: {len(figures[key])}, first {figures[key][0]!r}", err=True)
 
 
 def print_figures(figures: dict[str, Any]) -> None:

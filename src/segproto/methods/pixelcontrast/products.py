@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from segproto.data.cams import read_npz
 from segproto.errors import DataError
 
 NPZ = ".npz"
@@ -30,13 +29,7 @@ def read_scores(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: the file is missing, damaged, or no such file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {key: torch.from_numpy(file[key]) for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(
-            f"{path}: not a readable npz ({error}); delete it and run the stage that wrote it again"
-        ) from error
+    found = read_npz(path)
     if "classes" not in found:
         raise DataError(f"{path}: holds {', '.join(found) or 'nothing'}; expected classes and maps")
     return found

@@ -1,0 +1,98 @@
+"""Files of class activation maps: compressed npz of this package, and pickled dicts as published code writes them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segproto import foreign
+from segproto.errors import DataError, WeightsError
+
+CAM_SUFFIXES = (".npz", ".npy")
+
+
+def cam_files(folder: Path) -> dict[str, Path]:
+    """Name (the path below the folder without its suffix) to file, of all map files below a folder.
+
+    Raises:
+        DataError: no such folder, none in it, or two of one name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one of class activation maps (npz or npy)")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in CAM_SUFFIXES or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise DataError(f"{path}: {name!r} has maps twice, also {found[name].name}; keep one of them")
+        found[name] = path
+    if not found:
+        raise DataError(f"{folder}: holds no file of class activation maps ({', '.join(CAM_SUFFIXES)})")
+    return found
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """The arrays of an npz by name; nothing is unpickled.
+
+    Raises:
+        DataError: the file is missing, damaged, or no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: torch.from_numpy(file[key]) for key in file.files}
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(
+            f"{path}: not a readable npz ({error}); delete it and run the stage that wrote it again"
+        ) from error
+
+
+def read_cams(path: Path) -> tuple[Tensor, Tensor]:
+    """The maps of one image, whoever wrote them.
+
+    Args:
+        path: an npz with ``classes`` (numbers from 1, 0 is the background) and ``maps``; or an npy with a dict, whose
+            keys count the classes from 0 without the background (wseg, SEAM, PSA).
+
+    Returns:
+        Classes int64 (K,) ascending, 1..; maps float32 (K, H, W).
+
+    Raises:
+        DataError: damaged, or something else.
+    """
+    if path.suffix.lower() == ".npz":
+        found = read_npz(path)
+        if not {"classes", "maps"} <= found.keys():
+            raise DataError(f"{path}: holds {', '.join(found) or 'nothing'}; expected classes and maps")
+        classes, maps = found["classes"].long(), found["maps"].float()
+    else:
+        classes, maps = _from_dict(path)
+    if maps.ndim != 3 or classes.shape != maps.shape[:1] or not bool(torch.isfinite(maps).all()):
+        raise DataError(
+            f"{path}: maps {tuple(maps.shape)} of {classes.numel()} classes; expected finite (K, H, W) of K classes"
+        )
+    if len(classes) and (int(classes.min()) < 1 or len(classes.unique()) < len(classes)):
+        raise DataError(
+            f"{path}: maps of the classes {classes.tolist()}; expected different ones from 1 (0 is the rest)"
+        )
+    order = classes.argsort()
+    return classes[order], maps[order]
+
+
+def _from_dict(path: Path) -> tuple[Tensor, Tensor]:
+    try:
+        value = foreign.read_npy_dict(path)
+    except WeightsError as error:
+        raise DataError(str(error)) from None
+    if not all(isinstance(key, int) and isinstance(item, np.ndarray) for key, item in value.items()):
+        raise DataError(f"{path}: expected a dict of class numbers and maps")
+    if len({item.shape for item in value.values()}) > 1:
+        raise DataError(f"{path}: its maps have different sizes")
+    if not value:
+        raise DataError(f"{path}: an empty dict, from which the image's size cannot be known; leave the file out")
+    maps = np.stack([np.asarray(item, np.float32) for item in value.values()])
+    return torch.tensor([key + 1 for key in value]), torch.from_numpy(maps)
