@@ -12,19 +12,23 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import ClassTable, SegmentationDataset
+from segproto.data.published_tags import read_annotations, read_label_vectors
 from segproto.errors import DataError
 
 BACKGROUND = 0
 
 
 def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
-    """Tags of images from a CSV: the image's name (its suffix may be left out), then tags, by commas, ``;`` or ``|``.
+    """Tags of images from a CSV, a published ``cls_labels.npy``, or a folder of VOC's XML annotations.
+
+    A line of the CSV: the image's name (its suffix may be left out), then tags, by commas, ``;`` or ``|``.
 
     A first line that begins with ``image`` or ``name`` is a heading. Class 0 is the background; only an image that
     shows nothing else needs its name as a tag.
 
     Args:
-        path: the file, UTF-8.
+        path: the file, UTF-8; ``.npy``: see :func:`~segproto.data.published_tags.read_label_vectors`; a folder: see
+            :func:`~segproto.data.published_tags.read_annotations`.
         classes: what a tag may be.
         names: the images whose tags are wanted.
 
@@ -34,6 +38,10 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
     Raises:
         DataError: the file cannot be read, a tag is no class, an image has two lines, no line or no tag.
     """
+    if path.is_dir():
+        return _table(read_annotations(path, classes, names), classes.num_classes)
+    if path.suffix == ".npy":
+        return _table(read_label_vectors(path, classes, names), classes.num_classes)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = [(n, row) for n, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]

@@ -85,12 +85,14 @@ class CamsConfig(BaseModel):
     Attributes:
         scales: of the image; at each the image and its mirror image are summed.
         source: maps ``refined`` by pixel correlation, or ``raw`` (EPS).
+        given: folder of published maps (``NAME.npy``) to take instead of the network's.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     scales: list[float] = [0.5, 1.0, 1.5, 2.0]
     source: Literal["refined", "raw"] = "refined"
+    given: ExpandedPath | None = None
 
 
 class CrfChoice(BaseModel):
@@ -121,6 +123,8 @@ class CrfConfig(BaseModel):
         low: alpha of the strong background ``(1 - max)^alpha``.
         high: alpha of the weak one.
         crf: its parameters.
+        given_low: folder of published scores (``la_crf``, ``NAME.npy``) to take instead of computing them.
+        given_high: the same with weak background (``ha_crf``).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -128,6 +132,14 @@ class CrfConfig(BaseModel):
     low: float = Field(4.0, gt=0)
     high: float = Field(24.0, gt=0)
     crf: CrfChoice = CrfChoice()
+    given_low: ExpandedPath | None = None
+    given_high: ExpandedPath | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> CrfConfig:
+        if (self.given_low is None) != (self.given_high is None):
+            raise ValueError("published scores come in pairs: set given_low and given_high")
+        return self
 
 
 class AffinityConfig(TrainedStage):
@@ -152,6 +164,7 @@ class MasksConfig(BaseModel):
         alpha: the background is ``(1 - max)^alpha`` before the walk.
         background: a constant background instead (published: 0.27).
         crf: after the walk; None = none (published).
+        given: folder of published masks (``NAME.png``, or scores ``NAME.npy``) to take instead.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -162,6 +175,7 @@ class MasksConfig(BaseModel):
     alpha: float = Field(6.0, gt=0)
     background: float | None = Field(None, ge=0, le=1)
     crf: CrfChoice | None = CrfChoice()
+    given: ExpandedPath | None = None
 
 
 class PixelcontrastStages(BaseModel):

@@ -14,6 +14,7 @@ from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
 from segproto.data.tags import BACKGROUND
 from segproto.methods.pixelcontrast.config import CamsConfig, CrfConfig, PixelcontrastRecipe
 from segproto.methods.pixelcontrast.products import CAMS, MASKS, NPZ, SCORES, read_scores, save_scores
+from segproto.methods.pixelcontrast.published import published_cams, published_mask, published_scores
 from segproto.methods.pixelcontrast.tagged import image_tags, with_masks
 from segproto.metrics.cam_curve import CamCurve, best_point
 from segproto.metrics.segmentation import ConfusionMatrix
@@ -34,11 +35,14 @@ EPSILON = 1e-5
 @torch.no_grad()
 def make_cams(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
     """Maps of the classes of every training image, and their scores over all thresholds where there are masks."""
-    require_head(context.segmenter, "cams", MapHead)
     tags, config = image_tags(recipe, context.train_set), recipe.stages.cams
+    if config.given is None:
+        require_head(context.segmenter, "cams", MapHead)
 
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
         classes = [c for c in tags[index].nonzero().flatten().tolist() if c != BACKGROUND]
+        if config.given is not None:
+            return published_cams(config.given, sample, classes, tags.shape[1])
         return {
             "classes": torch.tensor(classes, dtype=torch.uint8),
             "maps": image_cams(context.segmenter, sample.image, classes, config),
@@ -110,6 +114,9 @@ def make_scores(context: StageContext, config: CrfConfig) -> dict[str, Any]:
 
     def one(_index: int, sample: Sample) -> dict[str, Tensor]:
         found = read_scores(result_path(cams, sample.name, NPZ))
+        if config.given_low is not None and config.given_high is not None:
+            folders, known = (config.given_low, config.given_high), context.segmenter.classes.num_classes
+            return published_scores(*folders, sample, found["classes"].tolist(), known)
         maps = found["maps"].float().to(context.fabric.device)
         classes = torch.cat([torch.zeros(1, dtype=torch.uint8), found["classes"]])
         if not len(maps):
@@ -140,6 +147,8 @@ def make_masks(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, 
 
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
         add_image(root, dataset, index, sample.image)
+        if recipe.stages.masks.given is not None:
+            return {"mask": published_mask(recipe.stages.masks.given, sample, classes.num_classes)}
         found = read_scores(result_path(cams, sample.name, NPZ))
         return {"mask": image_mask(context.segmenter, sample.image, found, recipe)}
 

@@ -1,0 +1,100 @@
+"""Image-level labels as Pascal VOC's users publish them: a pickled dict of label vectors, or VOC's XML annotations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from segproto import foreign
+from segproto.data.base import ClassTable
+from segproto.errors import DataError, WeightsError
+
+VOC_NAME = re.compile(r"(\d{4})_(\d{6})")
+
+
+def read_label_vectors(path: Path, classes: ClassTable, names: Sequence[str]) -> list[list[int]]:
+    """``cls_labels.npy``: a dict of image name (or IRN's number: 2007000032) to a 0/1 vector of the foreground classes.
+
+    Nothing in the file is run.
+
+    Args:
+        path: the file.
+        classes: class 0 is the background, which the vectors leave out.
+        names: the images wanted; of a path in a folder the last part counts.
+
+    Returns:
+        The classes (1..C-1) of each image.
+
+    Raises:
+        DataError: no such file or another kind; an image without an entry or a label; a vector of another length.
+    """
+    try:
+        table = foreign.read_npy_dict(path)
+    except WeightsError as error:
+        raise DataError(str(error)) from error
+    missing = [name for name in names if _entry(table, name) is None]
+    if missing:
+        raise DataError(f"{path}: {len(missing)} of {len(names)} images have no entry, first {missing[0]!r}")
+    return [_classes(path, name, _entry(table, name), classes.num_classes - 1) for name in names]
+
+
+def _entry(table: Mapping[Any, Any], name: str) -> Any:
+    last = PurePosixPath(name).name
+    if last in table:
+        return table[last]
+    match = VOC_NAME.fullmatch(last)
+    return table.get(int(match[1] + match[2])) if match else None
+
+
+def _classes(path: Path, name: str, vector: Any, count: int) -> list[int]:
+    if not isinstance(vector, np.ndarray) or vector.shape != (count,) or not np.isin(vector, (0, 1)).all():
+        found = f"shape {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+        raise DataError(f"{path}: the entry of {name!r} has {found}; expected {count} numbers 0 or 1, one a class")
+    if not vector.any():
+        raise DataError(f"{path}: {name!r} has no label; leave the image out of the data")
+    return [int(c) + 1 for c in np.flatnonzero(vector)]
+
+
+def read_annotations(folder: Path, classes: ClassTable, names: Sequence[str]) -> list[list[int]]:
+    """VOC's ``Annotations``: the classes of all objects of ``NAME.xml``, those marked difficult too, as published.
+
+    Args:
+        folder: with one file an image.
+        classes: what an object may be.
+        names: the images wanted; of a path in a folder the last part counts.
+
+    Returns:
+        The classes of each image, ascending.
+
+    Raises:
+        DataError: a file is missing or damaged, an object is of no class, or an image has no object.
+    """
+    numbers = {name: number for number, name in enumerate(classes.names)}
+    found = []
+    for name in names:
+        path = folder / f"{PurePosixPath(name).name}.xml"
+        objects = _object_names(path)
+        unknown = [o for o in objects if o not in numbers]
+        if unknown:
+            raise DataError(f"{path}: the object {unknown[0]!r} is no class (classes: {', '.join(classes.names)})")
+        if not objects:
+            raise DataError(f"{path}: no object; leave the image out of the data")
+        found.append(sorted({numbers[o] for o in objects}))
+    return found
+
+
+def _object_names(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "<!" in text.replace("<!--", ""):
+            raise DataError(f"{path}: declares entities or a document type, which VOC's annotations never do; not read")
+        root = ElementTree.fromstring(text)
+    except (OSError, UnicodeDecodeError, ElementTree.ParseError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path}: the annotation cannot be read ({reason})") from error
+    return [(node.text or "").strip() for node in root.iterfind("object/name")]
