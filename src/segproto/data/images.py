@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from segproto.data.archives import ZipMember
+from segproto.data.crops import Crop
 from segproto.data.matlab import read_mat
 from segproto.errors import DataError
 
@@ -72,6 +73,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     Raises:
         DataError: naming the file.
     """
+    if isinstance(path, Crop):
+        return torch.from_numpy(np.ascontiguousarray(path.image().transpose(2, 0, 1)))
     if path.suffix == ".mat":
         return torch.from_numpy(np.ascontiguousarray(read_mat(path, "img")[..., :3].transpose(2, 0, 1)))
     with open_picture(path, max_pixels) as picture:
@@ -119,6 +122,8 @@ def read_stored(path: Path) -> NDArray[np.uint8] | NDArray[np.int64]:
     Raises:
         DataError: naming the file, if it is coloured or broken.
     """
+    if isinstance(path, Crop):
+        return path.labels()
     if path.suffix == ".mat":
         values = read_mat(path, "gt", "S", "GTcls")
     else:

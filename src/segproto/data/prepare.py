@@ -39,6 +39,8 @@ def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: 
     """
     found = {archive: find_archive(archive, sources) for archive in known.archives}
     missing = [a.name for a, path in found.items() if path is None and not a.optional and not (root / a.holds).is_dir()]
+    if not any(found.values()) and not any((root / a.holds).is_dir() for a in known.archives):
+        missing = [a.name for a in known.archives]
     if missing:
         raise DataError(
             f"{known.name}: {', '.join(missing)} not found; get it from {known.where} and name it by --from"

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from segproto.data.archives import Tree, ZipMember
 from segproto.data.config import DataConfig
+from segproto.data.crops import Crop
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import PairDataset, Pairs
 from segproto.data.roots import known_root, user_file
 from segproto.errors import DataError
 
-Files = Mapping[str, Path | ZipMember]
+Files = Mapping[str, Path | ZipMember | Crop]
 
 
 @dataclass(frozen=True)

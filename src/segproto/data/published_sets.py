@@ -9,6 +9,7 @@ from pathlib import Path
 from segproto.data.archives import Tree, ZipMember
 from segproto.data.base import IGNORE_INDEX, ClassTable
 from segproto.data.classes import EXAMPLES, read_classes
+from segproto.data.crops import potsdam_tiles
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
 from segproto.data.published import Archive, Found, Published
@@ -139,9 +140,14 @@ def find_coco(tree: Tree, split: str, variant: str) -> Found:
 
 
 def find_potsdam(tree: Tree, split: str, variant: str) -> Found:
-    """200x200 tiles in MATLAB files."""
+    """200x200 tiles in MATLAB files, or cut from the original TIFF files."""
+    if not (images := tree.files("imgs", ".mat")):
+        tiles, masks = potsdam_tiles(tree.root, split) if tree.root.is_dir() else ({}, {})
+        if tree.zips and not tiles:
+            raise DataError(f"{tree.root}: TIFF files are not read inside archives; segproto data prepare potsdam")
+        return Found(tiles, masks)
     names = read_names(tree, "labelled_train.txt" if split == "train" else "labelled_test.txt")
-    return Found(tree.files("imgs", ".mat"), tree.files("gt", ".mat"), names)
+    return Found(images, tree.files("gt", ".mat"), names)
 
 
 def read_names(tree: Tree, path: str) -> list[str]:
@@ -183,6 +189,13 @@ _COCO = (
     Archive("val2017.zip", "images/val2017", into="images"),
     Archive("stuffthingmaps_trainval2017.zip", "annotations", into="annotations"),
     Archive("cocostuff-10k-v1.1.zip", "imageLists", optional=True),
+)
+_POTSDAM = (
+    Archive("potsdam.zip", "imgs", optional=True),
+    Archive("4_Ortho_RGBIR.zip", "4_Ortho_RGBIR", optional=True),
+    Archive("2_Ortho_RGB.zip", "2_Ortho_RGB", optional=True),
+    Archive("5_Labels_for_participants.zip", "5_Labels_for_participants", optional=True),
+    Archive("5_Labels_all.zip", "5_Labels_all", optional=True),
 )
 PUBLISHED: dict[str, Published] = {
     known.name: known
@@ -237,11 +250,11 @@ PUBLISHED: dict[str, Published] = {
         ),
         Published(
             "potsdam",
-            "Potsdam-3: aerial tiles of 200x200, 3 classes, as in work without labels",
+            "Potsdam-3: aerial tiles of 200x200, 3 classes, as in work without labels; or the original TIFFs",
             "POTSDAM",
             "https://www.isprs.org/resources/datasets/benchmarks/UrbanSemLab/2d-sem-label-potsdam.aspx",
             "ISPRS: research only, no redistribution",
-            (Archive("potsdam.zip", "imgs"),),
+            _POTSDAM,
             _maps(_3=potsdam_3),
             {"train": 4545, "val": 855},
             find_potsdam,

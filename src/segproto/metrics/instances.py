@@ -25,7 +25,7 @@ def instance_shares(pred: Tensor, target: Tensor, instances: Tensor, num_classes
     target, instances = target.to(torch.int64), instances.to(torch.int64)
     inside = (target != ignore) & (instances > 0)
     keys = instances[inside] * num_classes + target[inside]
-    found, place, sizes = keys.unique(return_inverse=True, return_counts=True)
+    found, place, sizes = torch.unique(keys, return_inverse=True, return_counts=True)
     right = torch.zeros(len(found), dtype=torch.float64, device=pred.device)
     right.index_add_(0, place, (pred[inside] == target[inside]).double())
     sums = torch.zeros(2, num_classes, dtype=torch.float64, device=pred.device)
