@@ -1,6 +1,6 @@
 """`nonparametric` against its parametric twin on CamVid, what its parts do, and what a large vocabulary costs.
 
-    SEGPROTO_DATA=DIR python benchmarks/nonparametric_camvid.py --out DIR [--only base norms k start cnn vocabulary]
+    SEGPROTO_DATA=DIR python benchmarks/nonparametric_camvid.py --out DIR [--only base short k norms start cnn ...]
 
 Twins share encoder, batches and the number of batches. Runs write one JSON each and are skipped once it is there; an
 interrupted one goes on from its checkpoint. The cached ViT features are shared between all runs under ``OUT/cache``.
@@ -28,10 +28,10 @@ from segproto.training.recipe import apply_overrides, load_recipe_dict, validate
 from segproto.training.stage import Optimise
 
 WARM = 0.3  # share of the batches that go to the plain classifier before prototypes take over
-VIT_STEPS, CNN_STEPS = 400, 300
+VIT_STEPS, CNN_STEPS = 600, 300
 CNN = [
     "train.cache_features=false",
-    "encoder={name: unet, width: 12, output_stride: 4, dim: 32, rates: [1, 2, 4, 6], squash: none}",
+    "encoder={name: unet, width: 12, output_stride: 4, dim: 32, rates: [1, 2, 4, 6], squash: none, reduce: null}",
     "encoder.backbone=null",
     "encoder.weights=null",
     "encoder.frozen=false",
@@ -75,33 +75,36 @@ def trials() -> list[Trial]:
     cnn = [*CNN, f"stages.joint={{schedule: poly, {CNN_STAGE}, lr: {CNN_LR}}}"]
     linear = [f"stages.linear={{{CNN_STAGE}, lr: {CNN_LR}}}"]
     for seed in (1, 2, 3):
-        add("base", "vit blackbox", "blackbox", seed, f"stages.joint.steps={VIT_STEPS}")
-        add("base", "vit nonparametric K=10", "nonparametric", seed, *parts(VIT_STEPS))
+        add("base", "recipe blackbox", "blackbox", seed)
+        add("base", "recipe nonparametric", "nonparametric", seed)
+    for seed in (1, 2, 3):
+        add("short", "vit blackbox", "blackbox", seed, f"stages.joint.steps={VIT_STEPS}")
+        add("short", "vit nonparametric K=10", "nonparametric", seed, *parts(VIT_STEPS))
     for seed in (1, 2, 3):
         for k in (1, 5, 20):
             add("k", f"vit nonparametric K={k}", "nonparametric", seed, *parts(VIT_STEPS), f"model.prototypes={k}")
-        if seed == 1:
-            for s in (1, 2, 3):
-                add("cnn", "cnn blackbox", "blackbox", s, *cnn, f"stages.joint.steps={CNN_STEPS}")
-                add("cnn", "cnn nonparametric K=10", "nonparametric", s, *cnn, *linear, *parts(CNN_STEPS))
         for feature, score in (("none", "layernorm"), ("layernorm", "scale"), ("none", "scale")):
             norms = [f"model.feature_norm={feature}", f"model.score_norm={score}"]
             add("norms", f"vit features {feature}, scores {score}", "nonparametric", seed, *parts(VIT_STEPS), *norms)
         if seed == 1:
+            add("start", "vit classifier start", "nonparametric", 1, *parts(VIT_STEPS), "stages.seed.start=classifier")
             add("start", "vit random start", "nonparametric", 1, *parts(VIT_STEPS, started=False))
             published = ("stages.joint.momentum=0.999", "stages.joint.assign=gumbel_prob_legacy")
             legacy = ("stages.joint.contrast_temperature=1", "stages.joint.few=balance")
             add("start", "vit as released", "nonparametric", 1, *parts(VIT_STEPS, started=False), *published, *legacy)
             add("start", "vit reseed", "nonparametric", 1, *parts(VIT_STEPS), "stages.joint.reseed_every=50")
+            for s in (1, 2, 3):
+                add("cnn", "cnn blackbox", "blackbox", s, *cnn, f"stages.joint.steps={CNN_STEPS}")
+                add("cnn", "cnn nonparametric K=10", "nonparametric", s, *cnn, *linear, *parts(CNN_STEPS))
     return found
 
 
 def run(trial: Trial, out: Path) -> None:
     """Trains and writes the figures."""
     file, folder = out / f"{trial.slug}.json", out / "runs" / trial.slug
-    os.environ["SEGPROTO_CACHE"] = str(out / "cache")
+    os.environ.setdefault("SEGPROTO_CACHE", str(out / "cache"))
     common = [f"train.seed={trial.seed}", "train.threads=1", "train.checkpoint_every=1000", "train.precision=32-true"]
-    short = [] if trial.suite == "cnn" else ["encoder.layers=[5, 11]", "train.batch_size=4"]
+    short = [] if trial.suite in ("base", "cnn") else ["train.batch_size=4"]
     print(f"{time.strftime('%H:%M:%S')} {trial.slug}", flush=True)
     if (folder / "recipe.yaml").exists() and any((folder / "checkpoints").glob("*")):
         result = api.train(resume=folder, quiet=True)
@@ -198,7 +201,7 @@ def table(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", default=["base", "k", "norms", "start", "cnn", "vocabulary"])
+    parser.add_argument("--only", nargs="+", default=["base", "short", "k", "norms", "start", "cnn", "vocabulary"])
     parser.add_argument("--runs", type=int, default=1000, help="stop after this many new runs")
     parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
     args = parser.parse_args()
