@@ -1,8 +1,8 @@
 """The training transform, on image and mask together (Porta et al. 2025, published data pipeline).
 
 One factor for both sides, sizes ``(int(h f), int(w f))``; bilinear image (half-pixel centres, no antialiasing, rounded
-to 8 bits as OpenCV does), Pillow-nearest mask; padding at the bottom and right with the mean colour and void; a uniform
-crop; a flip. Only the pixels of the crop are computed.
+to 8 bits as OpenCV does), Pillow-nearest mask; padding (bottom, right) with the mean colour and void; a uniform crop; a
+flip. Only the pixels of the crop are computed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX
+from segproto.data.colour import jittered, shifted_hsv
 from segproto.data.config import AugmentConfig
 from segproto.prototypes.labels import nearest_table
 
@@ -68,9 +69,13 @@ def augment(
     draw = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
     low, high = config.scale
     factor = low + (high - low) * draw[0]
+    if config.long_side is not None:
+        low_side, high_side = config.long_side
+        factor = (low_side + int(draw[0] * (high_side - low_side + 1))) / max(image.shape[1:])
     more = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
     root = (config.aspect[0] + (config.aspect[1] - config.aspect[0]) * more[0]) ** 0.5
-    h, w = max(int(image.shape[1] * factor / root), 1), max(int(image.shape[2] * factor * root), 1)
+    whole = round if config.long_side is not None else int
+    h, w = max(whole(image.shape[1] * factor / root), 1), max(whole(image.shape[2] * factor * root), 1)
     crop_h, crop_w = config.crop_size or (h, w)
     in_h, in_w = min(h, crop_h), min(w, crop_w)
     top, left = int(draw[1] * (h - in_h + 1)), int(draw[2] * (w - in_w + 1))
@@ -78,11 +83,14 @@ def augment(
     if config.brightness:
         shift = int(more[1] * (2 * config.brightness + 1)) - config.brightness
         seen = (seen.to(torch.int16) + shift).clamp_(0, 255).to(torch.uint8)
-    part = normalisation(seen)
+    part = normalisation(recoloured(seen, config, generator))
     rows = nearest_table(mask.shape[0], h)[top : top + in_h]
     columns = nearest_table(mask.shape[1], w)[left : left + in_w]
     labels = mask[rows][:, columns].long()
-    padding = (0, crop_w - in_w, 0, crop_h - in_h)
+    room_y, room_x = crop_h - in_h, crop_w - in_w
+    free = config.padding == "anywhere"  # an image smaller than the crop has not used its draw yet
+    above, before = (int(d * (room + 1)) if free else 0 for d, room in zip(draw[1:3], (room_y, room_x), strict=True))
+    padding = (before, room_x - before, above, room_y - above)
     if any(padding):
         part, labels = F.pad(part, padding), F.pad(labels, padding, value=IGNORE_INDEX)
     sides = [-1] * (config.flip and draw[3] < 0.5) + [-2] * (config.vertical_flip and draw[4] < 0.5)
@@ -92,3 +100,15 @@ def augment(
         turns = int(draw[5] * 4)
         part, labels = part.rot90(turns, (-2, -1)), labels.rot90(turns, (-2, -1))
     return part.contiguous(), labels.contiguous()
+
+
+def recoloured(image: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """An image uint8 (3, H, W) with the colours that ``jitter`` and ``hsv`` draw."""
+    if any(config.jitter):
+        draw = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        order = torch.randperm(4, generator=generator).tolist()
+        image = jittered(image, config.jitter, draw, order)
+    if config.hsv:
+        draws = torch.rand(3, generator=generator, dtype=torch.float64)
+        image = shifted_hsv(image, ((2 * draws - 1) * config.hsv).tolist())
+    return image

@@ -116,8 +116,12 @@ class AugmentConfig(BaseModel):
         crop: side of the random square crop in pixels, or its [height, width]; smaller images are padded (mean colour,
             void). None: no crop.
         scale: range of the random resize factor, the same for height and width; [1, 1] = off.
+        long_side: range of the longer side after a random resize, in pixels, instead of ``scale``.
         aspect: range of a random factor a: the width is resized by its root more, the height by its root less.
         brightness: a random whole number of at most this size is added to all 8-bit values.
+        jitter: ColorJitter's brightness, contrast, saturation (0..1) and hue (0..0.5), of the part that is seen.
+        hsv: hue, saturation and value of OpenCV's 8-bit HSV move by a random number of at most this size.
+        padding: where images smaller than the crop lie in it: at its ``start``, or ``anywhere``.
         flip: mirror left-right with probability 0.5.
         vertical_flip: mirror top-bottom with probability 0.5.
         rotate90: turn by a random multiple of 90 degrees.
@@ -127,8 +131,12 @@ class AugmentConfig(BaseModel):
 
     crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     scale: tuple[float, float] = (0.5, 1.5)
+    long_side: tuple[PositiveInt, PositiveInt] | None = None
     aspect: tuple[float, float] = (1, 1)
     brightness: int = Field(default=0, ge=0, le=255)
+    jitter: tuple[float, float, float, float] = (0, 0, 0, 0)
+    hsv: int = Field(default=0, ge=0, le=255)
+    padding: Literal["start", "anywhere"] = "start"
     flip: bool = True
     vertical_flip: bool = False
     rotate90: bool = False
@@ -138,6 +146,10 @@ class AugmentConfig(BaseModel):
         for name, (low, high) in {"scale": self.scale, "aspect": self.aspect}.items():
             if not 0 < low <= high <= 16:
                 raise ValueError(f"{name} must be [smallest, largest] within (0, 16], got {[low, high]}")
+        if self.long_side is not None and self.long_side[0] > self.long_side[1]:
+            raise ValueError(f"long_side must be [smallest, largest], got {list(self.long_side)}")
+        if not all(0 <= s <= limit for s, limit in zip(self.jitter, (1, 1, 1, 0.5), strict=True)):
+            raise ValueError(f"jitter must be within 0..1, 0..1, 0..1 and 0..0.5, got {list(self.jitter)}")
         if isinstance(self.crop, tuple) and self.rotate90 and self.crop[0] != self.crop[1]:
             raise ValueError(f"rotate90 needs a square crop, got {list(self.crop)}")
         return self

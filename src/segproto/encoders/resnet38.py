@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.encoders.base import Backbone
+from segproto.encoders.largefov import MOMENTUM
 from segproto.encoders.weights import fit, read_state
 from segproto.errors import WeightsError
 
@@ -101,6 +102,9 @@ class ResNet38d(Backbone):
         self.bn7 = nn.BatchNorm2d(4096)
         for name in FROZEN:
             self.get_submodule(name).requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = MOMENTUM
 
     def train(self, mode: bool = True) -> Self:
         """As torch's, but batch norms stay in eval mode."""
@@ -136,6 +140,7 @@ class ResNet38Taps(ResNet38d):
 
     num_features = sum(TAPS)
     map_channels = ()
+    untrained = FROZEN
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The one joined map."""

@@ -149,6 +149,13 @@ def pixel_correlation(maps: Tensor, embeddings: Tensor, *, block: int = 1024) ->
     return torch.cat(parts, 2).view_as(maps)
 
 
+def salient_shares(probabilities: Tensor, saliency: Tensor) -> Tensor:
+    """The share of each class's cells (probability over a half) that is salient: (N, C, h, w), (N, 1, h, w) to (N, C).
+    """
+    hard = probabilities.round()
+    return (hard * saliency.round()).sum((2, 3)) / (hard + 1e-4).sum((2, 3))
+
+
 def saliency_loss(
     cam: Tensor, saliency: Tensor, labels: Tensor, *, background: int = -1, overlap: float = 0.5, blend: float = 0.5
 ) -> Tensor:
@@ -165,8 +172,7 @@ def saliency_loss(
     p = cam.softmax(1)
     s = F.interpolate(saliency, size=cam.shape[-2:], mode="nearest")
     with torch.no_grad():
-        hard = p.round()
-        ratio = (hard * s.round()).sum((2, 3)) / (hard + 1e-4).sum((2, 3))
+        ratio = salient_shares(p, s)
         is_background = torch.zeros_like(labels, dtype=torch.bool)
         is_background[:, background] = True
         present = (labels > 0) & ~is_background

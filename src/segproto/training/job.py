@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
+from segproto.data.config import AugmentConfig
 from segproto.data.loader import train_batches
 from segproto.evaluation.validate import validate
 from segproto.model.features import BackboneFeatures
@@ -71,10 +72,12 @@ class Job:
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
 
-    def batches(self, dataset: SegmentationDataset, seed: int, start: int, stop: int) -> Iterator[Batch]:
+    def batches(
+        self, dataset: SegmentationDataset, seed: int, start: int, stop: int, augment: AugmentConfig | None = None
+    ) -> Iterator[Batch]:
         """This process's batches ``start .. stop - 1`` of the sequence that ``seed`` names.
 
-        ``dataset`` has the training images, perhaps with other masks.
+        ``dataset`` has the training images, perhaps with other masks; ``augment`` None = the data's.
         """
         data, size = self.recipe.data, self.recipe.train.batch_size
         rank, world = self.fabric.global_rank, self.fabric.world_size
@@ -85,7 +88,7 @@ class Job:
             return self._cached.batches(seed=seed, batch_size=size, start=start, stop=stop, rank=rank, world=world)
         return train_batches(
             dataset,
-            data.augment,
+            augment or data.augment,
             normalisation=encoder.normalisation.__call__,  # a bound method: mypy sees no Callable in a NamedTuple
             seed=seed,
             batch_size=size,

@@ -105,7 +105,7 @@ class Loop:
         length = stage.steps // stage.accumulate * stage.accumulate
         with job.reporter.bar(self._title(), length, job.state.step) as bar:
             dataset = job.train_set if stage.dataset is None else stage.dataset(job.train_set, job.out)
-            batches = job.batches(dataset, self._seed(), job.state.step, length)
+            batches = job.batches(dataset, self._seed(), job.state.step, length, stage.augment)
             optimiser.zero_grad()
             for batch in batches:
                 self._batch(module, optimiser, groups, batch, bar)
@@ -265,7 +265,7 @@ class Loop:
         job = self.job
         if job.fabric.device.type != "cpu" or job.train_cache is not None:
             return
-        augment = job.recipe.data.augment
+        augment = self.stage.augment or job.recipe.data.augment
         size = augment.crop_size
         if size is None:
             height, width = job.train_set[0].mask.shape

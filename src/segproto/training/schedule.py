@@ -8,31 +8,30 @@ from torch.optim import Optimizer
 from segproto.training.stage import Optimise, ParamGroup
 
 POWERS = {"constant": 0.0, "poly": 0.9, "linear": 1.0}
-MOMENTUM = 0.9
 
 
 def build_optimiser(stage: Optimise, groups: list[ParamGroup]) -> Optimizer:
-    """Plain Adam (weight decay coupled as L2, as published), AdamW, or SGD with momentum 0.9."""
+    """Plain Adam (weight decay coupled as L2, as published), AdamW, or SGD with the stage's momentum."""
     options = [{"params": g.params, "lr": g.lr, "weight_decay": g.weight_decay} for g in groups]
     if stage.optimiser == "adam":
         return torch.optim.Adam(options)
     if stage.optimiser == "adamw":
         return torch.optim.AdamW(options)
-    return torch.optim.SGD(options, lr=0.0, momentum=MOMENTUM)
+    return torch.optim.SGD(options, lr=0.0, momentum=stage.momentum)
 
 
 def lr_factor(stage: Optimise, step: int) -> float:
     """What the learning rates are multiplied by at an optimiser step.
 
-    ``poly``: ``(1 - t / T) ** 0.9`` with T the stage's optimiser steps; ``linear``: with power 1. Linear warm-up over
-    the first ``warmup_steps``.
+    ``poly``: ``(1 - t / T) ** 0.9`` with T the stage's optimiser steps or its ``horizon``; ``linear``: with power 1.
+    Linear warm-up over the first ``warmup_steps``.
 
     Args:
         stage: names the schedule.
         step: optimiser steps taken before this one, 0..T-1.
     """
-    total = stage.steps // stage.accumulate
-    factor: float = (1 - step / total) ** POWERS[stage.schedule]
+    total = stage.horizon or stage.steps // stage.accumulate
+    factor: float = (1 - min(step, total - 1) / total) ** POWERS[stage.schedule]
     if step < stage.warmup_steps:
         factor *= (step + 1) / stage.warmup_steps
     return factor

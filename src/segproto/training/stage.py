@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
+from segproto.data.config import AugmentConfig
 from segproto.model.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class Optimise:
             by every process where a line is due; may wait for the device.
         schedule: ``constant``, ``poly`` (power 0.9 over the stage's optimiser steps) or ``linear`` (power 1).
         patience: stop after this many validations without a better pixel accuracy; None = never.
+        momentum: of ``sgd``.
+        horizon: optimiser steps over which the schedule falls; None = the stage's own. Steps beyond it keep its last
+            learning rate.
+        augment: of the stage's batches; None = the data's.
     """
 
     name: str
@@ -63,6 +68,9 @@ class Optimise:
     warmup_steps: int = 0
     accumulate: int = 1
     patience: int | None = None
+    momentum: float = 0.9
+    horizon: int | None = None
+    augment: AugmentConfig | None = None
 
 
 @dataclass

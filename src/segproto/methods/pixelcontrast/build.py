@@ -5,9 +5,11 @@ from __future__ import annotations
 from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.errors import ConfigError
-from segproto.model.cam_head import CamHead
+from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
+from segproto.model.cam_head import CamHead, MapHead
 from segproto.model.heads import LinearHead
 from segproto.model.segmenter import Segmenter
+from segproto.model.tap_head import AffinityHead, TapHead
 from segproto.training.recipe import Recipe
 
 
@@ -20,7 +22,18 @@ def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
     if classes.num_classes < 2:
         raise ConfigError(f"data: {classes.num_classes} classes; pixelcontrast needs a background (class 0) and others")
     encoder = build_encoder(recipe.encoder)
-    return Segmenter(encoder, CamHead(encoder.num_features, classes.num_classes), classes)
+    head: MapHead = CamHead(encoder.num_features, classes.num_classes)
+    if isinstance(recipe, PixelcontrastRecipe) and recipe.network == "seam":
+        head = TapHead(classes.num_classes)
+    if isinstance(recipe, PixelcontrastRecipe) and recipe.network == "eps":
+        head = TapHead(classes.num_classes, dropout=0.0, shows="logits")
+    return Segmenter(encoder, head, classes)
+
+
+def begin_affinity(model: Segmenter, recipe: Recipe) -> None:
+    """A network of its own for the affinities, from the encoder's first weights, as published."""
+    model.encoder = build_encoder(recipe.encoder)
+    model.head = AffinityHead(model.classes.num_classes)
 
 
 def begin_segmenter(model: Segmenter, recipe: Recipe) -> None:

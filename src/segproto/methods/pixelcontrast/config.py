@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from segproto.data.config import ExpandedPath
+from segproto.data.config import AugmentConfig, ExpandedPath
 from segproto.refine.crf import CRF_SETS, CrfSettings
 from segproto.training.procedures.config import LinearOptimise, OptimiseConfig
 from segproto.training.recipe import Recipe
@@ -32,6 +32,9 @@ class TrainedStage(BaseModel):
         weight_decay: on all trained tensors.
         schedule: of the learning rates.
         norms: ``train`` or ``frozen``.
+        momentum: of ``sgd`` (the releases pass the weight decay in its place: 5e-4).
+        horizon: steps over which the schedule falls, if not over the stage's own.
+        augment: of this stage; None = ``data.augment``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -42,6 +45,9 @@ class TrainedStage(BaseModel):
     weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["constant", "poly", "linear"] = "poly"
     norms: Literal["frozen", "train"] = "frozen"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    horizon: int | None = Field(None, ge=1)
+    augment: AugmentConfig | None = None
 
     @model_validator(mode="after")
     def _something_trains(self) -> TrainedStage:
@@ -55,6 +61,8 @@ class ContrastConfig(TrainedStage):
 
     Attributes:
         second_view: sides of the second view over those of the first (published: 128 of 448).
+        compare: views are compared, and classes pooled, on the ``grid`` or at the size of the ``image`` (SEAM).
+        winners_over: the class that is never put out by others in place of the background (the release of EPS: 1).
         er: weight of the equivariant regularisation.
         ecr: weight of the equivariant cross regularisation.
         contrast: weight of each of the three contrast terms; 0 = the baseline.
@@ -68,6 +76,8 @@ class ContrastConfig(TrainedStage):
     """
 
     second_view: float = Field(0.5, gt=0, lt=1)
+    compare: Literal["grid", "image"] = "grid"
+    winners_over: int | None = Field(None, ge=0)
     er: float = Field(1.0, ge=0)
     ecr: float = Field(1.0, ge=0)
     contrast: float = Field(0.1, ge=0)
@@ -84,14 +94,14 @@ class CamsConfig(BaseModel):
 
     Attributes:
         scales: of the image; at each the image and its mirror image are summed.
-        source: maps ``refined`` by pixel correlation, or ``raw`` (EPS).
+        source: maps ``refined`` by pixel correlation, ``raw``, or ``softmax`` of raw maps (EPS).
         given: folder of published maps (``NAME.npy``) to take instead of the network's.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     scales: list[float] = [0.5, 1.0, 1.5, 2.0]
-    source: Literal["refined", "raw"] = "refined"
+    source: Literal["refined", "raw", "softmax"] = "refined"
     given: ExpandedPath | None = None
 
 
@@ -195,11 +205,15 @@ class PixelcontrastRecipe(Recipe):
     """A pixelcontrast run; class 0 of the data is the background (``data.merge`` makes one).
 
     Attributes:
-        tags: CSV of the tags of each image; None = the classes in the masks, of which nothing else is used.
+        network: ``plain`` heads for any encoder; or those of ``seam`` or ``eps`` as published, on ResNet-38, where the
+            affinities are a network of their own.
+        tags: CSV of the tags of each image, a published ``cls_labels.npy``, or VOC's folder of annotations; None =
+            the classes in the masks, of which nothing else is used.
         stages: what is done.
     """
 
     method: Literal["pixelcontrast"] = "pixelcontrast"
+    network: Literal["plain", "seam", "eps"] = "plain"
     tags: ExpandedPath | None = None
     stages: PixelcontrastStages = PixelcontrastStages()
 
@@ -208,6 +222,11 @@ class PixelcontrastRecipe(Recipe):
         if self.train.cache_features:
             raise ValueError(
                 "train.cache_features = true: pixelcontrast needs two views of each image; set it to false"
+            )
+        if self.network != "plain" and (self.encoder.name, self.encoder.neck) != ("resnet38d_taps", "identity"):
+            raise ValueError(
+                f"network = {self.network}: these heads read ResNet-38's maps; set encoder.name=resnet38d_taps "
+                "encoder.neck=identity encoder.squash=none, or network=plain"
             )
         if self.data.name == "images":
             raise ValueError(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.data.batch import Batch
+from segproto.methods.pixelcontrast.build import begin_affinity
 from segproto.methods.pixelcontrast.config import (
     AffinityConfig,
     PixelcontrastRecipe,
@@ -39,13 +40,15 @@ def contrast_stage(recipe: PixelcontrastRecipe) -> Optimise:
 def affinity_stage(recipe: PixelcontrastRecipe) -> Optimise:
     """The affinities learn from sure pixels of the CAMs."""
     config = recipe.stages.affinity
-    return _stage(
+    stage = _stage(
         "affinity",
         config,
         lambda model, batch: pair_loss(model, batch, config),
         lambda dataset, out: with_affinity_labels(dataset, out / SCORES),
         affinity=True,
     )
+    alone = recipe.network != "plain"
+    return replace(stage, begin=lambda model: begin_affinity(model, recipe)) if alone else stage
 
 
 def _stage(
@@ -65,6 +68,9 @@ def _stage(
         dataset=dataset,
         optimiser=config.optimiser,
         schedule=config.schedule,
+        momentum=config.momentum,
+        horizon=config.horizon,
+        augment=config.augment,
     )
 
 
@@ -82,7 +88,8 @@ def _groups(model: Segmenter, config: TrainedStage, name: str, affinity: bool) -
 
 def _trained(module: torch.nn.Module, config: TrainedStage) -> list[torch.nn.Parameter]:
     norms = {p for m in module.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
-    return [p for p in module.parameters() if config.norms == "train" or p not in norms]
+    never = {p for name in getattr(module, "untrained", ()) for p in module.get_submodule(name).parameters()}
+    return [p for p in module.parameters() if (config.norms == "train" or p not in norms) and p not in never]
 
 
 def _set_mode(model: Segmenter, config: TrainedStage) -> None:
@@ -116,9 +123,12 @@ class ContrastLoss:
         assert batch.images is not None
         images, config = batch.images, self.config
         labels = self._labels(batch, head.num_classes).to(images.device)
-        small = F.interpolate(images, scale_factor=config.second_view, mode="bilinear", align_corners=True)
+        small = to_size(images, (self._smaller(images.shape[2]), self._smaller(images.shape[3])))
         first, second = (_float(head.maps(model.features(view))) for view in (images, small))
-        terms = view_losses(first.cam, first.refined, second.cam, second.refined, labels)
+        compared = [m for maps in (first, second) for m in (maps.cam, maps.refined)]
+        if config.compare == "image":
+            compared = [to_size(m, x.shape[-2:]) for m, x in zip(compared, (images, images, small, small), strict=True)]
+        terms = view_losses(*compared, labels, winners_over=config.winners_over)
         loss = terms["tags"] + config.er * terms["er"] + config.ecr * terms["ecr"]
         if config.contrast > 0:
             found = self._contrast(first, second, labels)
@@ -128,6 +138,9 @@ class ContrastLoss:
             terms["saliency"] = self._saliency(first, second, batch, labels)
             loss = loss + terms["saliency"]
         return {"loss": loss, **terms}
+
+    def _smaller(self, side: int) -> int:
+        return max(round(side * self.config.second_view), 1)
 
     def _labels(self, batch: Batch, num_classes: int) -> Tensor:
         if not batch.names:  # the estimate of memory before the stage

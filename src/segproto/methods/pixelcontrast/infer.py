@@ -79,11 +79,14 @@ def image_cams(model: Segmenter, image: Tensor, classes: list[int], config: Cams
         if scaled != size:
             x = F.interpolate(x, size=scaled, mode="bicubic", align_corners=False, antialias=True)
         maps = head.maps(model.features(torch.cat([x, x.flip(3)])))
-        grid = (maps.refined if config.source == "refined" else maps.cam)[:, classes].float()
+        grid = (maps.refined if config.source == "refined" else maps.cam).float()
+        grid = (grid.softmax(1) if config.source == "softmax" else grid)[:, classes]
         for turned in (False, True):
             full = model.upsample(grid[int(turned), None], scaled)
             full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)[0]
             total += full.flip(2) if turned else full
+    if config.source == "softmax":
+        return total / (total.amax((1, 2), keepdim=True) + EPSILON)
     total = total.relu()
     low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
     return ((total - low - EPSILON) / (high - low + EPSILON)).clamp_min(0)

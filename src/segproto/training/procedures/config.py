@@ -33,9 +33,11 @@ class OptimiseConfig(BaseModel):
         schedule: ``constant``, ``poly`` (to zero, power 0.9) or ``linear``.
         warmup_steps: optimiser steps of linear warm-up.
         accumulate: batches an optimiser step (published: iter_size).
+        horizon: optimiser steps over which the schedule falls, if not over the stage's own.
         patience: validations without a better pixel accuracy before the stage ends; None = never.
         norms: ``frozen`` keeps statistics and affine weights of all norms; ``train`` trains both; ``sync`` does so with
-            batch statistics over all processes.
+            batch statistics over all processes; ``statistics`` follows those of the batch and keeps affine weights
+            (as pixelcontrast's release trains its DeepLabs).
         trainable: backbone tensors that train, ``all`` or only convolution and linear ``weights``.
         diversity: weight of the prototype diversity loss (Porta et al. 2025, Sacha et al. 2023).
         l1: weight of the L1 norm of off-class readout weights.
@@ -56,8 +58,9 @@ class OptimiseConfig(BaseModel):
     schedule: Literal["constant", "poly", "linear"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     accumulate: int = Field(1, ge=1)
+    horizon: int | None = Field(None, ge=1)
     patience: int | None = None
-    norms: Literal["frozen", "train", "sync"] = "frozen"
+    norms: Literal["frozen", "train", "sync", "statistics"] = "frozen"
     trainable: Literal["all", "weights"] = "weights"
     diversity: float = Field(0.0, ge=0)
     l1: float = Field(0.0, ge=0)

@@ -54,6 +54,7 @@ def optimise_stage(
         warmup_steps=config.warmup_steps,
         accumulate=config.accumulate,
         patience=config.patience,
+        horizon=config.horizon,
     )
 
 
@@ -77,7 +78,8 @@ def encoder_groups(model: Segmenter, config: OptimiseConfig) -> list[ParamGroup]
     if lr.backbone > 0 and not encoder.config.frozen:
         groups += decayed(trained_backbone(encoder.backbone, config), lr.backbone, config)
     if lr.neck > 0:
-        groups += decayed(list(encoder.neck.parameters()), lr.neck, config)
+        affine = norm_parameters(encoder.neck) if config.norms == "statistics" else set()
+        groups += decayed([p for p in encoder.neck.parameters() if id(p) not in affine], lr.neck, config)
         if model.auxiliary is not None and config.auxiliary > 0:
             groups += decayed(list(model.auxiliary.parameters()), lr.neck, config)
     return groups
@@ -97,16 +99,21 @@ def trained_backbone(backbone: nn.Module, config: OptimiseConfig) -> list[nn.Par
 
     In both cases with those of norms, but without them if ``norms: frozen``.
     """
-    norms = {id(p) for m in backbone.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    norms = norm_parameters(backbone)
     layers = (m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
     weights = {id(layer.weight) for layer in layers}
 
     def trains(parameter: nn.Parameter) -> bool:
         if id(parameter) in norms:
-            return config.norms != "frozen"
+            return config.norms not in ("frozen", "statistics")
         return config.trainable == "all" or id(parameter) in weights
 
     return [parameter for parameter in backbone.parameters() if trains(parameter)]
+
+
+def norm_parameters(module: nn.Module) -> set[int]:
+    """The ids of the affine weights of all norms."""
+    return {id(p) for m in module.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
 
 
 def set_mode(model: Segmenter, config: OptimiseConfig) -> None:
@@ -119,6 +126,10 @@ def set_mode(model: Segmenter, config: OptimiseConfig) -> None:
         for module in model.encoder.modules():
             if below_frozen or isinstance(module, NORMS):
                 module.training = False
+    if config.norms == "statistics":
+        for module in model.encoder.modules():
+            if isinstance(module, NORMS):
+                module.training = True
     if model.encoder.config.frozen:
         model.encoder.backbone.eval()
 

@@ -1,0 +1,306 @@
+"""The recipes of Pascal VOC against the published settings, and what they set."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from segproto.data.augment import augment
+from segproto.data.base import ClassTable
+from segproto.data.batch import Batch
+from segproto.data.colour import from_hsv, jittered, shifted_hsv, to_hsv
+from segproto.data.config import AugmentConfig
+from segproto.data.palette import default_colours
+from segproto.encoders.base import IMAGENET, Encoder
+from segproto.encoders.config import EncoderConfig
+from segproto.encoders.resnet38 import FROZEN, ResNet38Taps
+from segproto.errors import ConfigError
+from segproto.methods import METHODS
+from segproto.methods.pixelcontrast.config import CamsConfig, Rates, TrainedStage
+from segproto.methods.pixelcontrast.contrast import ContrastLoss, _trained, affinity_stage, contrast_stage
+from segproto.methods.pixelcontrast.infer import image_cams
+from segproto.model.segmenter import Segmenter
+from segproto.model.tap_head import AffinityHead, TapHead
+from segproto.refine.seam import to_size, view_losses
+from segproto.training.procedures.config import LearningRates, OptimiseConfig
+from segproto.training.procedures.optimise import parameter_groups, set_mode
+from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.schedule import build_optimiser, lr_factor, set_lr
+from segproto.training.stage import Optimise, ParamGroup
+
+IMAGES = 10_582  # of train_aug
+
+
+def recipe(name: str, *more: str, method: str = "pixelcontrast") -> Any:
+    entry = METHODS[method]()
+    return validate_recipe(apply_overrides(load_recipe_dict(entry.recipes / f"{name}.yaml"), more), entry.recipe)
+
+
+@pytest.mark.parametrize("name", ["voc-seam", "voc-seam-published", "voc-seam-baseline", "voc-seam-baseline-published"])
+def test_seam_settings(name: str) -> None:
+    r = recipe(name)
+    published, baseline = name.endswith("published"), "baseline" in name
+    c, a, s = r.stages.contrast, r.stages.affinity, r.stages
+    assert (r.data.name, r.data.variant, r.train.batch_size, r.network) == ("voc", None, 8, "seam")
+    view = r.data.augment
+    assert (view.long_side, view.crop, view.flip, view.jitter) == ((448, 768), 448, True, (0.3, 0.3, 0.3, 0.1))
+    assert (a.augment.scale, a.augment.long_side, a.augment.crop, a.augment.jitter) == ((1, 1), None, 448, view.jitter)
+    assert c.steps == a.steps == IMAGES // 8 * 8 == 10_576  # 8 epochs of batches of 8
+    for stage in (c, a):
+        assert (stage.optimiser, stage.schedule, stage.weight_decay, stage.norms) == ("sgd", "poly", 5e-4, "frozen")
+        assert stage.horizon is None
+        assert stage.momentum == (5e-4 if published else 0.9)
+        assert (stage.lr.backbone, stage.lr.head) == ((0.01, 0.1) if published else (0.001, 0.01))
+    assert round(448 * c.second_view) == (134 if baseline else 128)
+    assert (c.er, c.ecr, c.temperature, c.background_score) == (1, 1, 0.1, 0.2)
+    assert c.contrast == (0 if baseline else 0.1)
+    assert int(c.confident * 16 * 16) == 32
+    assert c.compare == "image"
+    assert (c.saliency, c.winners_over) == (None, None)
+    assert c.masked is not published
+    assert a.complete is not published
+    assert a.radius == 5
+    assert (s.cams.scales, s.cams.source) == ([0.5, 1, 1.5, 2], "refined")
+    assert (s.crf.low, s.crf.high, s.crf.crf.name, s.crf.crf.settings().iterations) == (4, 24, "C", 10)
+    assert (s.masks.walk, s.masks.beta, s.masks.log_steps) == (True, 8, 6)
+    assert s.masks.background == (0.27 if published else None)
+    assert (s.masks.crf is None) is published
+    if not published:
+        assert (s.masks.alpha, s.masks.crf.name, s.masks.crf.settings().iterations) == (6, "C", 1)
+    assert r.then == "blackbox/deeplabv1-resnet38" + ("-published" if published else "")
+
+
+@pytest.mark.parametrize("name", ["voc-eps", "voc-eps-published", "voc-eps-baseline", "voc-eps-baseline-published"])
+def test_eps_settings(name: str) -> None:
+    r = recipe(name)
+    published, baseline = name.endswith("published"), "baseline" in name
+    c, s = r.stages.contrast, r.stages
+    assert (r.data.name, r.train.batch_size, r.network) == ("voc", 8, "eps")
+    view = r.data.augment
+    assert (view.long_side, view.crop, view.flip, view.jitter) == ((448, 768), 448, True, (0.3, 0.3, 0.3, 0.1))
+    assert c.steps == 20_000
+    assert c.horizon == (IMAGES // 8 * 15 if published else None)
+    assert IMAGES // 8 * 15 == 19_830
+    assert (c.optimiser, c.schedule, c.weight_decay, c.norms) == ("sgd", "poly", 5e-4, "frozen")
+    assert c.momentum == (5e-4 if published else 0.9)
+    assert (c.lr.backbone, c.lr.head) == ((0.01, 0.1) if published else (0.001, 0.01))
+    assert round(448 * c.second_view) == 128
+    assert (c.er, c.ecr, c.temperature, c.background_score, c.overlap) == (1, 1, 0.1, 0.1, 0.4)
+    assert c.contrast == (0 if baseline else 0.1)
+    assert int(c.confident * 16 * 16) == 16
+    assert c.saliency == Path("$VOC_SALIENCY")
+    assert c.compare == "grid"
+    assert c.winners_over == (1 if published else None)  # aeroplane, published as class 0
+    assert c.masked is not published
+    assert s.affinity.steps == 0
+    assert (s.cams.scales, s.cams.source) == ([0.5, 1, 1.5, 2], "softmax")
+    assert (s.masks.walk, s.masks.alpha, s.masks.background) == (False, 8, None)
+    assert (s.masks.crf.name, s.masks.crf.settings().iterations) == ("C", 5)
+    assert r.then == "blackbox/deeplabv2-resnet101" + ("-published" if published else "")
+
+
+@pytest.mark.parametrize("name", ["deeplabv1-resnet38", "deeplabv1-resnet101", "deeplabv2-resnet101"])
+@pytest.mark.parametrize("published", [False, True])
+def test_deeplab_settings(name: str, published: bool) -> None:
+    r = recipe(name + "-published" * published, method="blackbox")
+    joint, view = r.stages.joint, r.data.augment
+    assert (view.crop, view.scale, view.hsv, view.flip, r.train.batch_size) == (448, (0.5, 1.5), 10, True, 10)
+    assert (joint.steps, joint.horizon) == (20_000, 20_001 if published else None)
+    assert (joint.optimiser, joint.schedule, joint.weight_decay) == ("sgd", "poly", 5e-4)
+    assert (joint.lr.backbone, joint.lr.neck, joint.lr.readout) == (1e-3, 1e-2, 1e-2)
+    assert (joint.cross_entropy, joint.class_weights) == ("image", None)
+    assert joint.norms == ("statistics" if published else "train")
+    assert (r.encoder.neck, r.encoder.squash) == ("aspp_pool" if "v2" in name else "largefov", "none")
+    if "38" in name:
+        assert r.encoder.name == "resnet38d"
+    else:
+        assert (r.encoder.backbone, r.encoder.output_stride) == ("resnet101s" if published else "resnet101", 8)
+    if "v2" in name:
+        assert (r.encoder.rates, r.encoder.dim) == ([6, 12, 18, 24], 256)
+
+
+def stage(**options: Any) -> Optimise:
+    return Optimise("s", 100, lambda m: [], lambda m, b: {}, lambda m: None, **options)
+
+
+def test_stored_optimiser() -> None:
+    """Base learning rate 0.01, 100 steps; and the weight decay that is there."""
+    published = stage(optimiser="sgd", schedule="poly", momentum=5e-4)
+    group = ParamGroup([nn.Parameter(torch.ones(2))], 0.01, 5e-4)
+    optimiser = build_optimiser(published, [group])
+    found = []
+    for step in range(3):
+        set_lr(optimiser, [group], lr_factor(published, step))
+        found.append(optimiser.param_groups[0]["lr"])
+    assert found == pytest.approx([0.01, 0.00990995, 0.00981982], abs=1e-8)
+    own = optimiser.param_groups[0]
+    assert (own["momentum"], own["dampening"], own["nesterov"], own["weight_decay"]) == (5e-4, 0, False, 5e-4)
+    assert build_optimiser(stage(optimiser="sgd"), [group]).param_groups[0]["momentum"] == 0.9
+    made = contrast_stage(recipe("voc-eps-published"))
+    assert (made.momentum, made.horizon) == (5e-4, 19_830)
+    assert lr_factor(made, 19_829) == lr_factor(made, 19_999) == pytest.approx((1 / 19_830) ** 0.9)
+    assert lr_factor(stage(schedule="poly", horizon=101), 99) == pytest.approx((2 / 101) ** 0.9)
+
+
+class TinyTaps(nn.Module):
+    """Maps of a picture at stride 8, as many as the heads read."""
+
+    untrained = ("first",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 18, 8, 8)
+        self.norm = nn.BatchNorm2d(18)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.norm(self.first(images))
+        return torch.cat([F.interpolate(images, maps.shape[-2:], mode="bilinear", align_corners=True), maps], 1)
+
+
+CLASSES = ClassTable(("bg", "a", "b"), default_colours(3))
+
+
+def tiny(**options: Any) -> Segmenter:
+    torch.manual_seed(0)
+    config = EncoderConfig(name="resnet38d_taps", neck="identity", squash="none")
+    encoder = Encoder(TinyTaps(), nn.Identity(), (21,), IMAGENET, config, 8)
+    return Segmenter(encoder, TapHead(3, 4, taps=(3, 5, 6, 7), **options), CLASSES).eval()
+
+
+def test_views_are_compared_at_the_size_of_the_image(tmp_path: Path) -> None:
+    model, images = tiny(), torch.rand(2, 3, 64, 64)
+    batch = Batch(masks=torch.full((2, 64, 64), 255), images=images, names=())
+    found = {}
+    for where in ("grid", "image"):
+        loss = ContrastLoss(recipe("voc-seam", f"stages.contrast.compare={where}", "stages.contrast.second_view=0.5"))
+        found[where] = loss(model, batch)
+    small = to_size(images, (32, 32))
+    maps = [model.head.maps(model.features(x)) for x in (images, small)]  # type: ignore[union-attr, operator]
+    full = [to_size(m, s) for v, s in zip(maps, ((64, 64), (32, 32)), strict=True) for m in (v.cam, v.refined)]
+    wanted = view_losses(*full, torch.ones(2, 3))
+    for term in ("tags", "er", "ecr"):
+        torch.testing.assert_close(found["image"][term], wanted[term])
+    assert not torch.allclose(found["grid"]["ecr"], wanted["ecr"])
+    found["image"]["loss"].backward()
+    head = model.head
+    assert isinstance(head, TapHead)
+    assert all(p.grad is not None for p in head.parameters())
+
+
+def test_maps_by_softmax() -> None:
+    """EPS: probabilities of background and classes, summed, over their maximum."""
+    model = tiny(refine=False)
+    picture = torch.randint(0, 256, (3, 48, 56), dtype=torch.uint8)
+    got = image_cams(model, picture, [2], CamsConfig(scales=[1.0], source="softmax"))
+    x = model.encoder.normalisation(picture)[None]
+    with torch.no_grad():
+        total = torch.zeros(1, 1, 48, 56)
+        for flip in (False, True):
+            cam = model.head.maps(model.features(x.flip(3) if flip else x)).cam  # type: ignore[union-attr, operator]
+            full = F.interpolate(cam.softmax(1)[:, 2:3], (48, 56), mode="bilinear", align_corners=False)
+            total += full.flip(3) if flip else full
+    torch.testing.assert_close(got, (total / (total.max() + 1e-5))[0], atol=1e-5, rtol=0)
+
+
+def test_first_blocks_and_norms_do_not_train() -> None:
+    with torch.device("meta"):
+        backbone = ResNet38Taps()
+    stage = TrainedStage(steps=1, lr=Rates(backbone=1))
+    trained = {id(p) for p in _trained(backbone, stage)}
+    names = {name for name, p in backbone.named_parameters() if id(p) in trained}
+    assert len(names) == 35  # of 43 convolutions
+    assert not any(name.split(".")[0] in FROZEN or ".bn" in name for name in names)
+    assert all(m.momentum == 3e-4 for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_affinities_are_a_network_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    building = import_module("segproto.methods.pixelcontrast.build")
+    monkeypatch.setattr(building, "build_encoder", lambda config: tiny().encoder)
+    model, r = tiny(), recipe("voc-seam")
+    made = affinity_stage(r)
+    assert made.begin is not None
+    assert made.augment == r.stages.affinity.augment
+    made.begin(model)
+    assert isinstance(model.head, AffinityHead)
+    assert affinity_stage(recipe("scenes")).begin is None
+    model = building.build(r, CLASSES)
+    assert isinstance(model.head, TapHead)
+    assert (model.head.dropout7.p, model.head.shows) == (0.5, "present")
+    model = building.build(recipe("voc-eps"), CLASSES)
+    assert isinstance(model.head, TapHead)
+    assert (model.head.dropout7.p, model.head.shows) == (0, "logits")
+    with pytest.raises(ConfigError, match="these heads read ResNet-38's maps"):
+        recipe("scenes", "network=seam")
+
+
+def test_norms_that_follow_the_batch_and_are_not_optimised() -> None:
+    torch.manual_seed(0)
+    neck = nn.Sequential(nn.Conv2d(21, 4, 1), nn.BatchNorm2d(4))
+    model = tiny()
+    model.encoder.neck = neck
+    config = OptimiseConfig(steps=1, lr=LearningRates(backbone=1, neck=1), norms="statistics", trainable="all")
+    trained = {id(p) for group in parameter_groups(model, config) for p in group.params}
+    norms = [m for m in model.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not any(id(p) in trained for m in norms for p in m.parameters())
+    assert len(trained) == 4
+    set_mode(model, config)
+    assert all(m.training for m in norms)
+
+
+def test_colours_as_torchvision() -> None:
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    g = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 9, 11), dtype=torch.uint8, generator=g)
+    image[:, 0, 0], image[:, 0, 1] = 0, 200
+    strength = (0.3, 0.3, 0.3, 0.1)
+    for kind, change in enumerate(("brightness", "contrast", "saturation", "hue")):
+        for draw in (0.0, 0.2, 1.0):
+            amount = (2 * draw - 1) * strength[kind] + (kind < 3)
+            wanted = getattr(functional, f"adjust_{change}")(image, amount)
+            draws = [0.5] * 4
+            draws[kind] = draw
+            found = jittered(image, strength, draws, [kind])
+            assert int((found.int() - wanted.int()).abs().max()) <= 2  # torchvision rounds down, and gray to 8 bits
+    assert torch.equal(jittered(image, strength, [0.5] * 4, [2, 0, 3, 1]), image)
+    x = torch.rand(3, 5, 6, generator=g)
+    torch.testing.assert_close(from_hsv(*to_hsv(x)), x)
+
+
+def test_shifted_hsv_turns_the_hue_and_clips_the_rest() -> None:
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
+    assert shifted_hsv(red, (60, 0, 0)).flatten().tolist() == [0, 255, 0]
+    assert shifted_hsv(red, (-60, 0, 0)).flatten().tolist() == [0, 0, 255]
+    assert shifted_hsv(red, (0, 99, 99)).flatten().tolist() == [255, 0, 0]
+    assert shifted_hsv(red, (0, 0, -55)).flatten().tolist() == [200, 0, 0]
+    assert shifted_hsv(red, (0, -51, 0)).flatten().tolist() == [255, 51, 51]
+
+
+def test_long_side_and_place_in_the_crop() -> None:
+    image = torch.full((3, 40, 60), 7, dtype=torch.uint8)
+    mask = torch.zeros(40, 60, dtype=torch.uint8)
+    sides, places = set(), set()
+    for seed in range(40):
+        g = torch.Generator().manual_seed(seed)
+        config = AugmentConfig(long_side=(30, 45), flip=False)
+        out, _ = augment(image, mask, config, g, lambda x: x.float())
+        sides.add(out.shape[2])
+        assert out.shape[1] == round(40 * out.shape[2] / 60)
+        config = AugmentConfig(scale=(1, 1), crop=64, padding="anywhere", flip=False)
+        out, labels = augment(image, mask, config, torch.Generator().manual_seed(seed), lambda x: x.float())
+        inside = labels != 255
+        assert int(inside.sum()) == 40 * 60
+        assert torch.equal(out[0] == 7, inside)
+        places.add(tuple(inside.nonzero()[0].tolist()))
+    assert (min(sides), max(sides)) == (30, 45)
+    assert len({y for y, _ in places}) > 12
+    assert {x for _, x in places} == {0, 1, 2, 3, 4}
+    with pytest.raises(ValueError, match="long_side"):
+        AugmentConfig(long_side=(5, 4))
+    with pytest.raises(ValueError, match="jitter"):
+        AugmentConfig(jitter=(0, 0, 0, 0.6))
