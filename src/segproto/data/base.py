@@ -8,9 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 IGNORE_INDEX = 255
+
+
+def label_dtype(num_classes: int) -> torch.dtype:
+    """What masks of so many classes are stored in: uint8, or int16 for more than 255 (their class 255 is no class)."""
+    return torch.uint8 if num_classes <= IGNORE_INDEX else torch.int16
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class ClassTable:
 
 
 class Sample(NamedTuple):
-    """One image as stored: ``image`` uint8 (3, H, W) RGB, ``mask`` uint8 (H, W) with 255 = void."""
+    """One image as stored: ``image`` uint8 (3, H, W) RGB, ``mask`` (H, W) with 255 = void, see ``label_dtype``."""
 
     image: Tensor
     mask: Tensor

@@ -71,7 +71,7 @@ DATASETS: dict[str, Callable[[DataConfig, str], SegmentationDataset]] = {
     "scenes": _scenes,
     "em": _em,
     "camvid": _camvid,
-    **dict.fromkeys(("cityscapes", "voc", "ade20k", "coco_stuff", "potsdam"), _published),
+    **dict.fromkeys(("cityscapes", "voc", "ade20k", "ade20k_full", "coco_stuff", "potsdam"), _published),
 }
 
 

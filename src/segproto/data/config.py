@@ -166,7 +166,7 @@ class DataConfig(BaseModel):
     Attributes:
         name: ``folder`` (your own images and masks), ``images`` (your own, without masks), ``scenes`` (generated),
             ``em`` (ISBI-2012), ``camvid``, or a published set as it is distributed: ``cityscapes``, ``voc``,
-            ``ade20k``, ``coco_stuff``, ``potsdam`` (see ``segproto data list``).
+            ``ade20k``, ``ade20k_full``, ``coco_stuff``, ``potsdam`` (see ``segproto data list``).
         variant: of a published set: its classes or training split, as in ``27`` for Cityscapes; None: the usual one.
         root: the data folder; ``~`` and environment variables are filled in. Not used by ``scenes``.
         images: folder of the images, relative to ``root``; ``{split}`` in it stands for the split's folder.
@@ -198,8 +198,9 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Literal[
-        "folder", "images", "scenes", "em", "camvid", "cityscapes", "voc", "ade20k", "coco_stuff", "potsdam"
-    ] = "folder"
+        "folder", "images", "scenes", "em", "camvid",
+        "cityscapes", "voc", "ade20k", "ade20k_full", "coco_stuff", "potsdam",
+    ] = "folder"  # fmt: skip
     variant: str | None = None
     root: ExpandedPath | None = None
     images: str = "images"

@@ -101,9 +101,14 @@ def read_rows(file: Path, top: int, stop: int) -> NDArray[Any]:
             return whole(file, file.stat().st_mtime_ns)[top:stop]
         rows = page.rowsperstrip
         strips = list(range(top // rows, min(-(-stop // rows), len(page.dataoffsets))))
-        offsets, counts = ([values[i] for i in strips] for values in (page.dataoffsets, page.databytecounts))
-        parts = [page.decode(data, strips[i])[0] for data, i in tiff.filehandle.read_segments(offsets, counts)]
-    lines = np.concatenate([part.reshape(-1, *part.shape[-2:]) for part in parts])
+        parts = []
+        for i in strips:
+            tiff.filehandle.seek(page.dataoffsets[i])
+            part = page.decode(tiff.filehandle.read(page.databytecounts[i]), i)[0]
+            if part is None:
+                raise ValueError(f"strip {i} is missing")
+            parts.append(part.reshape(-1, *part.shape[-2:]))
+    lines = np.concatenate(parts)
     start = top - strips[0] * rows
     return lines[start : start + stop - top]
 

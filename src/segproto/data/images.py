@@ -144,6 +144,20 @@ def read_stored(path: Path) -> NDArray[np.uint8] | NDArray[np.int64]:
     raise DataError(f"{path}: a mask of kind {values.dtype} with shape {values.shape} cannot be read; use index PNG")
 
 
+def read_objects(path: Path) -> NDArray[np.int64]:
+    """Object indices (H, W) of ADE20K's full release: red tenths times 256 plus green; 0 = not annotated.
+
+    Raises:
+        DataError: naming the file.
+    """
+    with open_picture(path) as picture:
+        if picture.mode not in ("RGB", "RGBA"):
+            raise DataError(f"{path}: a picture of mode {picture.mode}; expected the colours of a *_seg.png")
+        values = np.asarray(picture).astype(np.int64)
+    objects: NDArray[np.int64] = values[..., 0] // 10 * 256 + values[..., 1]
+    return objects
+
+
 def read_colours(path: Path) -> NDArray[np.int64]:
     """The colours of a mask as ``0xRRGGBB`` (H, W); palettes are looked up, transparency is ignored.
 

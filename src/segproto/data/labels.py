@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +26,13 @@ class LabelMap:
         table: names and display colours.
         lookup: stored value (or ``0xRRGGBB`` colour) to class, 255 = void.
         coloured: the masks hold colours, not numbers.
+        reader: of the stored values (H, W) of a file, where they are neither.
     """
 
     table: ClassTable
     lookup: dict[int, int]
     coloured: bool = False
+    reader: Callable[[Path], NDArray[np.int64]] | None = None
 
     @cached_property
     def byte_table(self) -> tuple[bytes, bytes]:
@@ -39,8 +43,8 @@ class LabelMap:
             table[value] = self.lookup[value]
         return bytes(table), bytes(known)
 
-    def apply(self, stored: NDArray[np.int64] | NDArray[np.uint8], path: Path | str) -> NDArray[np.uint8]:
-        """Stored values (any shape) to classes, uint8.
+    def apply(self, stored: NDArray[np.int64] | NDArray[np.uint8], path: Path | str) -> NDArray[Any]:
+        """Stored values (any shape) to classes, uint8; int16 for more than 255 classes.
 
         Raises:
             DataError: naming the file, the value and the classes, for a value outside the classes.
@@ -51,7 +55,7 @@ class LabelMap:
                 raise DataError(f"{path}: {self._complaint(np.frombuffer(rest, np.uint8))}")
             return np.frombuffer(bytearray(raw.translate(by_byte)), np.uint8).reshape(stored.shape)
         keys = np.array(sorted(self.lookup), dtype=np.int64)
-        targets = np.array([self.lookup[int(k)] for k in keys], dtype=np.uint8)
+        targets = np.array([self.lookup[int(k)] for k in keys], dtype=np.int16)
         if int(keys[-1]) < 65536 and keys[0] >= 0:
             table = np.full(65537, -1, dtype=np.int16)  # the last entry catches values beyond 16 bits
             table[keys] = targets
@@ -59,18 +63,20 @@ class LabelMap:
             bad = mapped < 0
         else:
             place = np.searchsorted(keys, stored).clip(max=len(keys) - 1)
-            mapped = targets[place].astype(np.int16)
+            mapped = targets[place]
             bad = keys[place] != stored
         if bad.any():
             raise DataError(f"{path}: {self._complaint(stored[bad])}")
-        return mapped.astype(np.uint8)
+        return mapped if self.table.num_classes > IGNORE_INDEX else mapped.astype(np.uint8)
 
     def read(self, path: Path) -> Tensor:
-        """A mask file as uint8 (H, W), 255 = void.
+        """A mask file as (H, W), 255 = void; see ``apply``.
 
         Raises:
             DataError: naming the file.
         """
+        if self.reader is not None:
+            return torch.from_numpy(self.apply(self.reader(path), path))
         stored = read_colours(path) if self.coloured else read_stored(path)
         return torch.from_numpy(self.apply(stored, path))
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import torch
 
-from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
+from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset, label_dtype
 from segproto.data.relabelled import Relabelled
 from segproto.errors import DataError
 
@@ -42,7 +42,7 @@ class MergedClasses(Relabelled):
             raise DataError(f"data.merge: two classes would be called {twice!r}; give the merged one another name")
         first = [names.index(group[0]) if group else 0 for group in self.merge.values()]
         colour = [colours[i] for i in [*first, *(names.index(name) for name in rest)]]
-        table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
+        table = torch.full((max(256, len(names)),), IGNORE_INDEX, dtype=label_dtype(len(new_names)))
         for index, name in enumerate(names):
             group = next((i for i, old in enumerate(self.merge.values()) if name in old), None)
             table[index] = new_names.index(name) if group is None else group

@@ -10,6 +10,7 @@ from segproto.data.archives import Tree, ZipMember
 from segproto.data.base import IGNORE_INDEX, ClassTable
 from segproto.data.classes import EXAMPLES, read_classes
 from segproto.data.crops import potsdam_tiles
+from segproto.data.images import read_objects
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
 from segproto.data.published import Archive, Found, Published
@@ -45,6 +46,17 @@ def shipped(name: str) -> LabelMap:
 def table(names: list[str]) -> ClassTable:
     """Names with the default colours."""
     return ClassTable(tuple(names), default_colours(len(names)))
+
+
+def ade20k_full() -> LabelMap:
+    """The 847 classes of the full vocabulary, by frequency; those from 255 on move up by one, as 255 is void."""
+    text = (EXAMPLES / "ade20k_full.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    entries = [entry.strip().split(" ", 1) for line in lines for entry in line.split(";")]
+    entries.insert(IGNORE_INDEX, ["0", "(void)"])
+    lookup = dict.fromkeys(range(26 * 256), IGNORE_INDEX)
+    lookup |= {int(number): c for c, (number, _) in enumerate(entries)}
+    return LabelMap(table([name for _, name in entries]), lookup, reader=read_objects)
 
 
 def cityscapes_27() -> LabelMap:
@@ -124,6 +136,15 @@ def find_ade20k(tree: Tree, split: str, variant: str) -> Found:
     """images/ and annotations/ of the scene parsing release."""
     folder = {"train": "training", "val": "validation"}[split]
     return Found(tree.files(f"images/{folder}", ".jpg"), tree.files(f"annotations/{folder}", ".png"))
+
+
+def find_ade20k_full(tree: Tree, split: str, variant: str) -> Found:
+    """The full release of 2021 (or 2016): pictures with ``_seg.png`` beside them, in folders by scene."""
+    folder = {"train": "training", "val": "validation"}[split]
+    for place in (f"images/ADE/{folder}", f"images/{folder}"):
+        if images := tree.files(place, ".jpg"):
+            return Found(images, tree.files(place, "_seg.png"))
+    return Found({}, {})
 
 
 def find_coco(tree: Tree, split: str, variant: str) -> Found:
@@ -235,6 +256,19 @@ PUBLISHED: dict[str, Published] = {
             {"train": 20210, "val": 2000},
             find_ade20k,
             "ADEChallengeData2016",
+        ),
+        Published(
+            "ade20k_full",
+            "ADE20K, the full release with its 847 most frequent classes",
+            "ADE20K_FULL",
+            "https://ade20k.csail.mit.edu/",
+            "registration; research and teaching only",
+            (Archive("ADE20K_2021_17_01.zip", "images/ADE"),),
+            _maps(_847=ade20k_full),
+            {"train": 25574, "val": 2000},
+            find_ade20k_full,
+            "ADE20K_2021_17_01",
+            unused={"847": (IGNORE_INDEX,)},
         ),
         Published(
             "coco_stuff",

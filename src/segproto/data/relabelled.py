@@ -15,7 +15,7 @@ class Relabelled(SegmentationDataset):
     Args:
         whole: the other data set.
         classes: the new classes.
-        table: uint8 (256,), from old mask values to new ones.
+        table: (256,) or more, from old mask values to new ones.
     """
 
     def __init__(self, whole: SegmentationDataset, classes: ClassTable, table: Tensor) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from segproto.data.base import ClassTable, SegmentationDataset
+from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
 from segproto.data.published_tags import read_annotations, read_label_vectors
 from segproto.errors import DataError
 
@@ -73,8 +73,8 @@ def tags_of_masks(dataset: SegmentationDataset) -> Tensor:
     """(N, C) float32: the classes in each mask, and 1 for the background; read once, for data that has masks."""
     rows = []
     for index in range(len(dataset)):
-        present = torch.bincount(dataset[index].mask.flatten().long(), minlength=256)[: dataset.classes.num_classes]
-        rows.append(present.nonzero().flatten().tolist())
+        mask = dataset[index].mask.flatten().long()
+        rows.append(mask[mask != IGNORE_INDEX].unique().tolist())  # type: ignore[no-untyped-call]
     return _table(rows, dataset.classes.num_classes)
 
 

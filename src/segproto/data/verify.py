@@ -135,13 +135,14 @@ def _summarise(dataset: SegmentationDataset, report: VerifyReport) -> SplitSumma
         except DataError as error:
             _add(report, str(error))
             continue
-        pixels = np.bincount(mask.ravel(), minlength=256)
-        if pixels[IGNORE_INDEX] == mask.size:
+        pixels = np.bincount(mask.ravel(), minlength=max(256, count))
+        void, pixels[IGNORE_INDEX] = int(pixels[IGNORE_INDEX]), 0
+        if void == mask.size:
             report.notes.append(f"{dataset.path(index) or dataset.names[index]}: its mask is void everywhere")
         summary.readable += 1
         summary.pixels += pixels[:count]
         summary.present += pixels[:count] > 0
-        summary.void += int(pixels[IGNORE_INDEX])
+        summary.void += void
         summary.sizes[(mask.shape[0], mask.shape[1])] += 1
     return summary
 

@@ -47,7 +47,7 @@ def score_masks(
         and ``without_gt`` (names of scored masks that have no ground truth and were not counted).
 
     Raises:
-        DataError: in one line, for a missing folder or partner, unequal sizes, a value outside the classes, coarse labels.
+        DataError: in one line, for a missing folder or partner, unequal sizes, a foreign value, or coarse labels.
     """
     scored, truth = mask_files(masks, "--masks"), mask_files(gt, "--gt")
     names = read_list(list_file) if list_file is not None else list(truth)
@@ -63,7 +63,8 @@ def score_masks(
     labels = classes if isinstance(classes, LabelMap) else None
     table = classes.table if isinstance(classes, LabelMap) else classes
     known = table.num_classes if isinstance(table, ClassTable) else table
-    counts, void_pixels = torch.zeros(256, 256, dtype=torch.int64), 0
+    size = max(256, known or 0)
+    counts, void_pixels = torch.zeros(size, size, dtype=torch.int64), 0
     for name in names:
         prediction = read_mask(scored[name], known)
         target = labels.read(truth[name]).numpy() if labels else read_mask(truth[name], known, void)
@@ -74,13 +75,14 @@ def score_masks(
             )
         valid = target != IGNORE_INDEX
         void_pixels += int((~valid).sum())
-        counts += confusion_matrix(torch.from_numpy(prediction[valid]), torch.from_numpy(target[valid]), 256, -1)
+        counts += confusion_matrix(torch.from_numpy(prediction[valid]), torch.from_numpy(target[valid]), size, -1)
     if known is None:
         used = (counts.sum(0) + counts.sum(1))[:IGNORE_INDEX].nonzero()
         known = int(used.max()) + 1 if len(used) else 1
     if not isinstance(table, ClassTable):
         table = ClassTable(tuple(str(i) for i in range(known)), default_colours(known))
-    undecided = counts[:known, IGNORE_INDEX]
+    undecided = counts[:known, IGNORE_INDEX].clone()
+    counts[:, IGNORE_INDEX] = 0
     return {
         **report(counts[:known, :known], table, undecided, void=void_pixels),
         "images": len(names),

@@ -54,7 +54,7 @@ def validate(
         rank: this process scores images ``rank, rank + world, ...``.
         world: processes.
         reduce: sums a tensor over processes; needed if ``world > 1``.
-        save_masks: folder for the predictions, ``<name>.png``, 8-bit gray.
+        save_masks: folder for the predictions, ``<name>.png``, gray.
 
     Returns:
         JSON-ready: ``miou``, ``accuracy``, ``void`` (share of the pixels that do not count), ``per_class`` (name, iou,
@@ -98,7 +98,8 @@ def validate(
                 prediction = torch.cat(list(bands))
             tally.add(index, sample, prediction)
             if save_masks is not None:
-                with MaskWriter(save_masks / f"{sample.name}.png", *prediction.shape) as writer:
+                (height, width), wide = prediction.shape, prediction.dtype == torch.int16
+                with MaskWriter(save_masks / f"{sample.name}.png", height, width, wide) as writer:
                     writer.write(prediction)
             if progress is not None:
                 progress(done, len(indices))

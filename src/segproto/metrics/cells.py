@@ -53,13 +53,14 @@ def class_pixels(mask: Tensor, cells: Tensor, num_classes: int, num_cells: int) 
     Raises:
         ValueError: a class outside 0..C-1.
     """
+    labels = max(256, num_classes)
     if mask.dtype != torch.uint8:
-        if mask.numel() and not (int(mask.min()) >= 0 and int(mask.max()) <= 255):
+        if mask.numel() and not (int(mask.min()) >= 0 and int(mask.max()) < labels):
             raise ValueError(
                 f"the mask holds {int(mask.min())}..{int(mask.max())}, expected 0..{num_classes - 1} or 255"
             )
-        mask = mask.to(torch.uint8)
-    starts = np.arange(256) * num_cells  # of each label's counts
+        mask = mask.to(torch.uint8 if labels == 256 else torch.int16)
+    starts = np.arange(labels) * num_cells  # of each label's counts
     starts[num_classes:], starts[255] = (num_classes + 1) * num_cells, num_classes * num_cells
     keys = starts[mask.cpu().numpy()] + cells.numpy()
     counts = torch.from_numpy(np.bincount(keys.ravel(), minlength=(num_classes + 2) * num_cells))

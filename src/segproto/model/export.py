@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segproto.data.base import label_dtype
 from segproto.errors import ConfigError
 from segproto.model.direction_head import DirectionHead
 from segproto.model.export_check import check_program
@@ -48,7 +49,8 @@ class Graph(nn.Module):
         return ("logits", "mask", "activations") if cosines else ("logits", "mask")
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """A picture uint8 (1, 3, H, W), RGB, to logits (1, C, H, W) and mask (1, H, W) uint8.
+        """A picture uint8 (1, 3, H, W), RGB, to logits (1, C, H, W) and mask (1, H, W) uint8
+        (int16 if there are more than 255 classes).
 
         Models with prototypes also give activations (1, P, h, w): log activations with their squared distances, or
         cosines (nonparametric, primaps).
@@ -56,7 +58,7 @@ class Graph(nn.Module):
         features = self.encoder((image.float() - self.mean) / self.std)
         grid, more = self.read(features)
         logits = F.interpolate(grid, size=image.shape[-2:], mode="bilinear", align_corners=False)
-        return (logits, logits.argmax(1).to(torch.uint8), *more)
+        return (logits, logits.argmax(1).to(label_dtype(self.head.num_classes)), *more)
 
     def read(self, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Features to logits on the grid, and what the prototypes saw."""

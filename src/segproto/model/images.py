@@ -110,25 +110,27 @@ def _from_tensor(image: Tensor, max_pixels: int) -> Picture:
 
 
 class MaskWriter:
-    """Writes an 8-bit gray PNG by bands of rows; the file appears whole or not at all (Pillow cannot stream).
+    """Writes a gray PNG by bands of rows; the file appears whole or not at all (Pillow cannot stream).
 
     Args:
         path: the file; its folder is made.
         height: rows.
         width: columns.
+        wide: 16 bits a pixel, not 8.
     """
 
-    def __init__(self, path: Path, height: int, width: int) -> None:
+    def __init__(self, path: Path, height: int, width: int, wide: bool = False) -> None:
+        self._wide = wide
         self._path, self._part = path, path.with_name(path.name + ".part")
         self._missing, self._width = height, width
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._part.open("wb")
         self._zlib = zlib.compressobj(4)
         self._file.write(b"\x89PNG\r\n\x1a\n")
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16 if wide else 8, 0, 0, 0, 0))
 
     def write(self, rows: Tensor) -> None:
-        """Appends uint8 rows (R, W).
+        """Appends rows (R, W) of classes.
 
         Raises:
             ValueError: for another width, or more rows than the image has.
@@ -136,8 +138,9 @@ class MaskWriter:
         count = rows.shape[0]
         if rows.shape[1] != self._width or count > self._missing:
             raise ValueError(f"rows {tuple(rows.shape)} do not fit: {self._missing} x {self._width} missing")
-        filtered = np.zeros((count, self._width + 1), np.uint8)  # each PNG row starts with its filter, 0 = none
-        filtered[:, 1:] = rows.cpu().numpy()
+        pixels = np.ascontiguousarray(rows.cpu().numpy(), ">u2" if self._wide else np.uint8).view(np.uint8)
+        filtered = np.zeros((count, pixels.shape[1] + 1), np.uint8)  # each PNG row starts with its filter, 0 = none
+        filtered[:, 1:] = pixels
         self._missing -= count
         self._chunk(b"IDAT", self._zlib.compress(filtered.tobytes()))
 

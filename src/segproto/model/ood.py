@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.data.base import label_dtype
 from segproto.data.images import MAX_PIXELS
 from segproto.errors import ConfigError
 from segproto.model.heads import NearestHead
@@ -52,7 +53,7 @@ def predict_scored(
     Args: as :func:`segproto.model.predict.predict`.
 
     Returns:
-        uint8 (H, W) and float32 (H, W): cosines in -1..1, upsampled; low = like nothing in the training images.
+        (H, W) classes, and float32 (H, W): cosines in -1..1, upsampled; low = like nothing in the training images.
 
     Raises:
         ConfigError: the model's head has no such score.
@@ -62,7 +63,7 @@ def predict_scored(
     masks, scores = [], []
     with evaluating(segmenter):
         for maps in logit_bands(segmenter, picture, maps=lambda x: scored_maps(segmenter, x), **options):
-            masks.append(maps[:-2].max(0)[1].to(torch.uint8).cpu())
+            masks.append(maps[:-2].max(0)[1].to(label_dtype(len(maps) - 2)).cpu())
             scores.append((maps[-2] / maps[-1]).cpu())
     return torch.cat(masks), torch.cat(scores)
 
@@ -70,12 +71,12 @@ def predict_scored(
 def predict_scored_to_png(
     segmenter: Segmenter, image: ImageLike, mask: Path, score: Path, *, max_pixels: int = MAX_PIXELS, **options: Any
 ) -> None:
-    """Writes :func:`predict_scored` as two 8-bit gray PNGs.
+    """Writes :func:`predict_scored` as two gray PNGs.
 
     The score's gray is ``255 (1 - cosine)``, at most 255: black = a prototype itself, white = nothing alike.
     """
     found, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **options)
     unlike = ((1 - cosine).clamp(0, 1) * 255).round().to(torch.uint8)
     for path, rows in ((mask, found), (score, unlike)):
-        with MaskWriter(path, *rows.shape) as writer:
+        with MaskWriter(path, rows.shape[0], rows.shape[1], rows.dtype == torch.int16) as writer:
             writer.write(rows)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segproto.data.base import IGNORE_INDEX
 from segproto.data.palette import default_colours
 from segproto.model.images import MaskWriter
 
@@ -89,7 +90,8 @@ def save(explanation: Explanation, out: Path, top: int = 8) -> None:
     image, classes = explanation.image, explanation.segmenter.classes
     prediction, winner, group = explanation.prediction, explanation.winning_prototype(), explanation.winning_group()
     _write(out / "image.png", image)
-    with MaskWriter(out / "prediction.png", *explanation.size) as writer:
+    wide = classes.num_classes > IGNORE_INDEX
+    with MaskWriter(out / "prediction.png", *explanation.size, wide=wide) as writer:
         writer.write(prediction)
     _write(out / "prediction_overlay.png", colour_labels(image, prediction, dict(enumerate(classes.colours))))
     colours = {"winning_prototype": rank_colours(winner)}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.data.base import IGNORE_INDEX, label_dtype
 from segproto.data.images import MAX_PIXELS
 from segproto.errors import ConfigError
 from segproto.model.images import ImageLike, MaskWriter, Picture, look_at
@@ -54,14 +55,14 @@ def predict(
         max_pixels: larger images are refused.
 
     Returns:
-        uint8 (H, W) on the CPU, classes 0..C-1.
+        (H, W) on the CPU, classes 0..C-1: uint8; int16 if there are more than 255.
 
     Raises:
         DataError: if the image cannot be read or is too large (naming ``--max-pixels``).
         ConfigError: if an option is out of range.
     """
     picture = look_at(image, max_pixels)
-    mask = torch.empty(picture.height, picture.width, dtype=torch.uint8)
+    mask = torch.empty(picture.height, picture.width, dtype=label_dtype(segmenter.head.num_classes))
     done = 0
     with evaluating(segmenter):
         for band in predict_bands(segmenter, picture, window=window, overlap=overlap, scales=scales, flip=flip):
@@ -81,9 +82,9 @@ def predict_to_png(
     flip: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Writes :func:`predict`'s mask as an 8-bit gray PNG, band by band: it is never held whole."""
-    picture = look_at(image, max_pixels)
-    with evaluating(segmenter), MaskWriter(out, picture.height, picture.width) as writer:
+    """Writes :func:`predict`'s mask as a gray PNG (16 bits if need be), band by band: it is never held whole."""
+    picture, wide = look_at(image, max_pixels), segmenter.head.num_classes > IGNORE_INDEX
+    with evaluating(segmenter), MaskWriter(out, picture.height, picture.width, wide) as writer:
         for band in predict_bands(segmenter, picture, window=window, overlap=overlap, scales=scales, flip=flip):
             writer.write(band)
 
@@ -113,13 +114,13 @@ def predict_bands(
     scales: Sequence[Scale] = (1.0,),
     flip: bool = False,
 ) -> Iterator[Tensor]:
-    """The mask from the top, in bands of rows: uint8 (R, W) on the CPU each; options as :func:`predict`.
+    """The mask from the top, in bands of rows, (R, W) on the CPU each; options as :func:`predict`.
 
     Call it under :func:`segproto.model.windows.evaluating`: a generator cannot hold that state itself.
     """
     options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
     for logits in logit_bands(segmenter, picture, **options):
-        yield logits.max(0)[1].to(torch.uint8).cpu()
+        yield logits.max(0)[1].to(label_dtype(len(logits))).cpu()
 
 
 def logit_bands(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segproto.data.base import label_dtype
 from segproto.errors import ConfigError
 from segproto.model.field import Field
 from segproto.model.images import Picture
@@ -94,8 +95,9 @@ def field_logits(fields: Sequence[Field], rows: tuple[int, int]) -> Iterator[Ten
 
 
 def field_mask(fields: Sequence[Field]) -> Tensor:
-    """The class of the largest mean logit at every pixel: uint8 (H, W), on the fields' device."""
-    parts = [logits.max(0)[1].to(torch.uint8) for logits in field_logits(fields, (0, fields[0].size[0]))]
+    """The class of the largest mean logit at every pixel, (H, W), on the fields' device."""
+    dtype = label_dtype(fields[0].grid.shape[0])
+    parts = [logits.max(0)[1].to(dtype) for logits in field_logits(fields, (0, fields[0].size[0]))]
     return torch.cat(parts)
 
 

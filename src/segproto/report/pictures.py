@@ -50,7 +50,7 @@ def patch_uri(png: bytes, side: int = 112) -> str:
 
 def paint(mask: Tensor, colours: Sequence[tuple[int, int, int]]) -> Tensor:
     """A mask (h, w) in class colours, void transparent: uint8 (4, h, w)."""
-    table = torch.zeros(256, 4, dtype=torch.uint8)
+    table = torch.zeros(max(256, len(colours)), 4, dtype=torch.uint8)
     for index, colour in enumerate(colours):
         table[index] = torch.tensor([*colour, 255], dtype=torch.uint8)
     table[IGNORE_INDEX, 3] = 0
