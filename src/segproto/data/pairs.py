@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -145,7 +145,7 @@ class PairDataset(SegmentationDataset):
         names: Sequence[str],
         pairs: Pairs,
         labels: LabelMap,
-        parts: tuple[PartTable, dict[str, Path]] | None = None,
+        parts: tuple[PartTable, Mapping[str, Path]] | None = None,
     ) -> None:
         for kind, files in (("image", pairs.images), ("mask", pairs.masks)):
             missing = [name for name in names if name not in files]
@@ -183,6 +183,11 @@ class PairDataset(SegmentationDataset):
         if self._parts is None or (path := self._parts[1].get(self.names[index])) is None:
             return None
         return self._parts[0].read(path, self.labels.read(self._masks[index]))
+
+    @property
+    def images_with_parts(self) -> int:
+        """How many images have a part map."""
+        return 0 if self._parts is None else sum(name in self._parts[1] for name in self.names)
 
     @property
     def part_names(self) -> dict[int, str]:

@@ -14,6 +14,7 @@ from segproto.data.config import DataConfig
 from segproto.data.crops import Crop
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import PairDataset, Pairs
+from segproto.data.parts import PartTable, read_parts
 from segproto.data.roots import known_root, user_file
 from segproto.errors import DataError
 
@@ -49,6 +50,31 @@ class Found:
 
 
 @dataclass(frozen=True)
+class PublishedParts:
+    """Part maps that belong to a data set.
+
+    Attributes:
+        table: name of the shipped part table.
+        folders: where they may lie, ``{split}`` and ``{long}`` (training, validation) filled in.
+        ending: of their names.
+        val_images: validation images with a part map in the published set.
+        val_classes: classes with parts there.
+    """
+
+    table: str
+    folders: tuple[str, ...]
+    ending: str
+    val_images: int
+    val_classes: int
+
+    def find(self, tree: Tree, split: str) -> Files:
+        """Part maps by image name; empty if there are none."""
+        names = {"split": split, "long": {"train": "training", "val": "validation"}[split]}
+        found = (tree.files(folder.format(**names), self.ending) for folder in self.folders)
+        return next((files for files in found if files), {})
+
+
+@dataclass(frozen=True)
 class Published:
     """A data set as distributed.
 
@@ -64,6 +90,7 @@ class Published:
         find: the files of a split (``train``, ``val``) of a variant.
         inner: folder that its archives put everything in; taken off or left, both are found.
         find_coarse: the same as ``find`` for labels that are read only if ``data.coarse`` asks for them.
+        parts: its part maps, where there are some; read if they are there.
         unused: by variant, classes that no published label shows.
     """
 
@@ -78,6 +105,7 @@ class Published:
     find: Callable[[Tree, str, str], Found]
     inner: str = ""
     find_coarse: Callable[[Tree, str, str], Found] | None = None
+    parts: PublishedParts | None = None
     unused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def variant(self, wanted: str | None) -> str:
@@ -126,4 +154,14 @@ def open_published(config: DataConfig, split: str, known: Published) -> PairData
     if not names:
         need = ", ".join(archive.name for archive in known.archives if not archive.optional)
         raise DataError(f"{root}: no {split} images of {known.name} there; it needs {need} (segproto data prepare)")
-    return PairDataset(split, names, pairs, known.variants[variant]())
+    labels = known.variants[variant]()
+    return PairDataset(split, names, pairs, labels, open_parts(known, Tree(root), split, labels))
+
+
+def open_parts(
+    known: Published, tree: Tree, split: str, labels: LabelMap
+) -> tuple[PartTable, dict[str, Path | ZipMember]] | None:
+    """The part table and the part maps of a split; None where there are none."""
+    if known.parts is None or not (files := known.parts.find(tree, split)):
+        return None
+    return read_parts(Path(known.parts.table), labels.table.names), dict(files)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from segproto.data.crops import potsdam_tiles
 from segproto.data.images import read_objects
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
-from segproto.data.published import Archive, Found, Published
+from segproto.data.published import Archive, Found, Published, PublishedParts
 from segproto.errors import DataError
 
 COCO_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
@@ -211,6 +211,13 @@ _COCO = (
     Archive("stuffthingmaps_trainval2017.zip", "annotations", into="annotations"),
     Archive("cocostuff-10k-v1.1.zip", "imageLists", optional=True),
 )
+_CITY_PARTS = PublishedParts(
+    "cityscapes_parts", ("gtFinePanopticParts/{split}", "gtFinePanopticParts_trainval/gtFinePanopticParts/{split}"),
+    "_gtFinePanopticParts.tif", 500, 5,
+)  # fmt: skip
+_VOC_PARTS = PublishedParts(
+    "pascal_parts", ("labels/{split}", "labels/{long}", "pascal_panoptic_parts/{long}", "{long}"), ".tif", 925, 16
+)
 _POTSDAM = (
     Archive("potsdam.zip", "imgs", optional=True),
     Archive("4_Ortho_RGBIR.zip", "4_Ortho_RGBIR", optional=True),
@@ -232,6 +239,7 @@ PUBLISHED: dict[str, Published] = {
             {"train": 2975, "val": 500},
             find_cityscapes,
             find_coarse=find_cityscapes_coarse,
+            parts=_CITY_PARTS,
         ),
         Published(
             "voc",
@@ -244,6 +252,7 @@ PUBLISHED: dict[str, Published] = {
             {"train": 10582, "train/train": 1464, "val": 1449},
             find_voc,
             "VOCdevkit/VOC2012",
+            parts=_VOC_PARTS,
         ),
         Published(
             "ade20k",

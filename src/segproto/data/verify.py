@@ -93,6 +93,8 @@ def verify(config: DataConfig) -> VerifyReport:
             continue
         report.classes = dataset.classes
         report.splits[split] = _summarise(dataset, report)
+        if split == "val":
+            _check_parts(config, dataset, report)
     _check_presence(report, unused_classes(config))
     _check_published(config, report)
     return report
@@ -166,6 +168,31 @@ def _check_presence(report: VerifyReport, unused: tuple[int, ...]) -> None:
             if summary.readable and pixels == 0 and c not in unused:
                 lines = report.problems if split == "train" else report.notes
                 lines.append(f"class {name!r} has no pixel in the {split} split")
+
+
+def _check_parts(config: DataConfig, dataset: SegmentationDataset, report: VerifyReport) -> None:
+    """A note of how many validation images and classes have parts, beside the published numbers."""
+    from segproto.data.published_sets import PUBLISHED
+
+    known = PUBLISHED.get(config.name)
+    if known is None or known.parts is None or not isinstance(dataset, PairDataset) or not dataset.part_names:
+        return
+    shown: set[str] = set()
+    for index in range(len(dataset)):
+        try:
+            found = dataset.parts(index)
+        except DataError as error:
+            _add(report, str(error))
+            continue
+        if found is not None:
+            ids = np.unique(found.numpy())
+            shown |= {dataset.part_names[int(i)].split(" ")[0] for i in ids[ids > 0]}
+    count = dataset.images_with_parts
+    line = f"val: {count} images with part maps, parts of {len(shown)} classes"
+    expected = (known.parts.val_images, known.parts.val_classes)
+    if (count, len(shown)) != expected:
+        line += f"; the published set has {expected[0]} and {expected[1]}"
+    report.notes.append(line)
 
 
 def _check_published(config: DataConfig, report: VerifyReport) -> None:
