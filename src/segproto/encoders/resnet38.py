@@ -82,7 +82,7 @@ class ResNet38d(Backbone):
 
     num_features = 4096
     stride_multiple = 8
-    map_channels = (512, 1024, 4096)
+    map_channels: tuple[int, ...] = (512, 1024, 4096)
 
     def __init__(self) -> None:
         super().__init__()

@@ -72,7 +72,7 @@ class TapHead(MapHead):
             nn.init.xavier_uniform_(self.f9.weight, gain=4)
 
     def maps(self, features: Tensor) -> CamMaps:
-        image, conv4, conv5, conv6 = features.split(self.taps, 1)
+        image, conv4, conv5, conv6 = features.split_with_sizes(self.taps, 1)
         conv6 = self.dropout7(conv6)
         cam = refined = self.fc8(conv6)
         if self.refine:
@@ -133,7 +133,7 @@ class AffinityHead(AffineHead):
         nn.init.xavier_uniform_(self.f9.weight, gain=4)
 
     def affinity_features(self, features: Tensor) -> Tensor:
-        maps = features.split(self.taps, 1)[1:]
+        maps = features.split_with_sizes(self.taps, 1)[1:]
         layers = (self.f8_3, self.f8_4, self.f8_5)
         return F.elu(self.f9(torch.cat([F.elu(f(x)) for f, x in zip(layers, maps, strict=True)], 1)))
 
