@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import re
 from pathlib import Path
 
 import numpy as np
@@ -97,15 +95,6 @@ def test_coarse_labels_are_not_validated_on(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"validate on gtFine, or set data\.coarse=true"):
         build_dataset(DataConfig(**settings), "val")
     assert len(build_dataset(DataConfig(coarse=True, **settings), "val")) == 1
-
-
-def test_the_functions_that_the_questions_page_names_exist() -> None:
-    page = (Path(__file__).parents[1] / "docs/prototype-questions.md").read_text()
-    names = set(re.findall(r"`(segproto(?:\.\w+)+)`", page))
-    assert len(names) > 12
-    for name in names:
-        module, _, leaf = name.rpartition(".")
-        assert hasattr(importlib.import_module(module), leaf), name
 
 
 def test_learned_numbers_do_not_grow_with_the_vocabulary() -> None:

@@ -160,7 +160,7 @@ def open_published(config: DataConfig, split: str, known: Published) -> PairData
 
 def open_parts(
     known: Published, tree: Tree, split: str, labels: LabelMap
-) -> tuple[PartTable, dict[str, Path | ZipMember]] | None:
+) -> tuple[PartTable, dict[str, Path]] | None:
     """The part table and the part maps of a split; None where there are none."""
     if known.parts is None or not (files := known.parts.find(tree, split)):
         return None
