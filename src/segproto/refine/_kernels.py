@@ -1,4 +1,4 @@
-"""The loops of the CPU lattice, compiled by numba when they are first called; import this module lazily.
+"""The loops of filtering on the CPU lattice, compiled by numba when they are first called; import this module lazily.
 
 Set ``SEGPROTO_CACHE`` to keep the compiled code; without it each process compiles anew (some seconds).
 All kernels release the interpreter, so that plain threads run them side by side.
@@ -13,15 +13,20 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+from numba.np import arrayobj
 
 BLOCK = 8  # labels are padded to a multiple: AVX registers; inner loops stay plain, or LLVM leaves them scalar
-
+AHEAD = 12  # how many rows or keys early memory is asked for: it is the slowest part of all this
+FEW = 4  # the same in points
 
 config: Any = numba.config
 FAST = {"contract", "nsz", "nnan", "ninf", "reassoc", "arcp"}  # sums may become vector code
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """``numba.njit`` without the interpreter lock; on disk only under ``SEGPROTO_CACHE``."""
     root = os.environ.get("SEGPROTO_CACHE")
     before = config.CACHE_DIR
@@ -33,150 +38,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         config.CACHE_DIR = before
 
 
-@_compiled
-def embed(  # noqa: PLR0912 -- one pass, by design
-    start: int,
-    stop: int,
-    features: np.ndarray,
-    scale: np.ndarray,
-    lowest: np.ndarray,
-    strides: np.ndarray,
-    keys: np.ndarray,
-    weights: np.ndarray,
-) -> None:
-    """Simplex of each point: keys (N, d+1) int64 of its vertices and barycentric weights (N, d+1)."""
-    d = features.shape[1]
-    step = np.float32(1) / np.float32(d + 1)
-    e = np.empty(d + 1, np.float32)
-    rem0 = np.empty(d + 1, np.float32)
-    rank = np.empty(d + 1, np.int64)
-    bary = np.empty(d + 2, np.float32)
-    for n in range(start, stop):
-        sm = np.float32(0)
-        for j in range(d, 0, -1):
-            f = features[n, j - 1] * scale[j - 1]
-            e[j] = sm - np.float32(j) * f
-            sm += f
-        e[0] = sm
-        total = 0
-        for i in range(d + 1):
-            q = np.rint(e[i] * step)
-            rem0[i] = q * np.float32(d + 1)
-            total += int(q)
-            rank[i] = 0
-        for i in range(d + 1):
-            ri = e[i] - rem0[i]
-            for j in range(i + 1, d + 1):
-                if ri < e[j] - rem0[j]:
-                    rank[i] += 1
-                else:
-                    rank[j] += 1
-        for i in range(d + 1):
-            rank[i] += total
-            if rank[i] < 0:
-                rank[i] += d + 1
-                rem0[i] += np.float32(d + 1)
-            elif rank[i] > d:
-                rank[i] -= d + 1
-                rem0[i] -= np.float32(d + 1)
-        for i in range(d + 2):
-            bary[i] = 0
-        for i in range(d + 1):
-            v = (e[i] - rem0[i]) * step
-            bary[d - rank[i]] += v
-            bary[d - rank[i] + 1] -= v
-        bary[0] += np.float32(1) + bary[d + 1]
-        for r in range(d + 1):
-            key = np.int64(0)
-            for i in range(d):
-                c = np.int64(rem0[i]) + r
-                if rank[i] > d - r:
-                    c -= d + 1
-                key += (c - lowest[i]) * strides[i]
-            keys[n, r] = key
-            weights[n, r] = bary[r]
-
-
-@_compiled
-def _slot(table: np.ndarray, key: int) -> int:
-    """Place of ``key``, or of the free place where it belongs, in the open hash table (size a power of 2)."""
-    mask = np.uint64(table.shape[0] - 1)
-    h = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    h = (h ^ (h >> np.uint64(29))) & mask
-    while table[h] != key and table[h] != -1:
-        h = (h + np.uint64(1)) & mask
-    return np.int64(h)  # type: ignore[return-value]
-
-
-@_compiled
-def number(
-    start: int,
-    stop: int,
-    count: int,
-    keys: np.ndarray,
-    vertices: np.ndarray,
-    table: np.ndarray,
-    ids: np.ndarray,
-    found: np.ndarray,
-) -> int:
-    """Numbers new keys of points ``start``..``stop`` from ``count + 1`` on, in the order they are met.
-
-    Returns how many there are now, or -1 if ``found`` is too short for them.
-    """
-    last = np.full(keys.shape[1], -1, np.int64)
-    for n in range(start, stop):
-        for r in range(keys.shape[1]):
-            key = keys[n, r]
-            if key == last[r]:  # neighbouring pixels mostly share a simplex
-                vertices[n, r] = vertices[n - 1, r]
-                continue
-            last[r] = key
-            slot = _slot(table, key)
-            if table[slot] == -1:
-                if count == found.shape[0]:
-                    return -1
-                table[slot] = key
-                found[count] = key
-                count += 1
-                ids[slot] = count
-            vertices[n, r] = ids[slot]
-    return count
-
-
-@_compiled
-def link(
-    start: int, stop: int, found: np.ndarray, offsets: np.ndarray, table: np.ndarray, ids: np.ndarray, near: np.ndarray
-) -> None:
-    """Neighbours (d+1, M+1, 2) of vertices ``start``..``stop`` along each axis; 0 where there is none."""
-    for m in range(start, stop):
-        for j in range(offsets.shape[0]):
-            a = _slot(table, found[m] + offsets[j])
-            b = _slot(table, found[m] - offsets[j])
-            near[j, m + 1, 0] = ids[a] if table[a] != -1 else 0
-            near[j, m + 1, 1] = ids[b] if table[b] != -1 else 0
-
-
-@_compiled
-def part(start: int, stop: int, known: int, row: int, splat: np.ndarray, alias: np.ndarray, owners: np.ndarray) -> int:
-    """Gives points ``start``..``stop`` rows of their own for the vertices 1..``known`` that earlier points splat into.
-
-    Own rows are numbered from ``row``; ``owners[own row - first]`` is the vertex. ``alias``
-    (known + 1,) is zero. Returns the next free row.
-    """
-    first = row
-    for n in range(start, stop):
-        for r in range(splat.shape[1]):
-            m = splat[n, r]
-            if m <= known:
-                if alias[m] == 0:
-                    alias[m] = row
-                    owners[row - first] = m
-                    row += 1
-                splat[n, r] = alias[m]
-    return row
-
-
-@_compiled
+@compiled
 def join(start: int, stop: int, owners: np.ndarray, values: np.ndarray) -> None:
     """Adds the own rows of parts, the last rows of ``values``, to their vertices; labels ``start``..``stop``."""
     shift = values.shape[0] - owners.shape[0]
@@ -186,31 +48,71 @@ def join(start: int, stop: int, owners: np.ndarray, values: np.ndarray) -> None:
             out[k] += own[k]
 
 
-@_compiled
+@compiled
 def clear(start: int, stop: int, values: np.ndarray) -> None:
     """Zeros in rows ``start``..``stop``."""
     values[start:stop] = 0
 
 
-@_compiled
-def blur(start: int, stop: int, near: np.ndarray, old: np.ndarray, new: np.ndarray) -> None:
-    """One axis: ``new = old + (n1 + n2) / 2`` of vertices ``start``..``stop``; row 0 is the absent neighbour."""
+@intrinsic
+def fetch(typing: Any, array: Any, row: Any) -> Any:
+    """Asks for the first 128 bytes of a row of an array of rows, which will be needed soon."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = arrayobj.make_array(signature.args[0])(context, builder, arguments[0])
+        index = context.cast(builder, arguments[1], signature.args[1], types.intp)
+        stride = cgutils.unpack_tuple(builder, values.strides)[0]
+        start = builder.bitcast(values.data, ir.IntType(8).as_pointer())
+        start = builder.gep(start, [builder.mul(index, stride)])
+        number = ir.IntType(32)
+        prefetch = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [start.type, number, number, number]),
+            "llvm.prefetch.p0i8" if not start.type.is_opaque else "llvm.prefetch.p0",
+        )
+        for line in (0, 64):
+            at = builder.gep(start, [ir.Constant(ir.IntType(64), line)])
+            builder.call(prefetch, [at, number(1), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, row), build
+
+
+@compiled
+def blur(start: int, stop: int, order: np.ndarray, starts: np.ndarray, values: np.ndarray) -> None:
+    """One axis, in place: ``v + (n1 + n2) / 2`` along the rows ``start``..``stop`` of :func:`chain`."""
     half = np.float32(0.5)
-    for m in range(start, stop):
-        own, a, b, out = old[m], old[near[m, 0]], old[near[m, 1]], new[m]
-        for k in range(old.shape[1]):
-            out[k] = own[k] + half * (a[k] + b[k])
+    labels = values.shape[1]
+    before = np.empty(labels, np.float32)
+    for c in range(start, stop):
+        end = starts[c + 1]
+        own, after = values[order[starts[c]]], values[order[starts[c] + 1]]
+        fetch(values, order[min(starts[c] + AHEAD, order.shape[0] - 1)])
+        fetch(values, order[min(starts[c] + 1 + AHEAD, order.shape[0] - 1)])
+        for k in range(labels):
+            before[k] = own[k]
+            own[k] += half * after[k]
+        for i in range(starts[c] + 2, end):
+            mid, behind = values[order[i - 1]], values[order[i]]
+            fetch(values, order[min(i + AHEAD, order.shape[0] - 1)])
+            for k in range(labels):
+                v = mid[k]
+                mid[k] = v + half * (before[k] + behind[k])
+                before[k] = v
+        tail = values[order[end - 1]]
+        for k in range(labels):
+            tail[k] += half * before[k]
 
 
-@_compiled
-def splat_ones(vertices: np.ndarray, weights: np.ndarray, values: np.ndarray) -> None:
-    """Weights of all points, summed a vertex, into column 0."""
-    for n in range(vertices.shape[0]):
-        for r in range(vertices.shape[1]):
-            values[vertices[n, r], 0] += weights[n, r]
+@compiled
+def splat_ones(start: int, stop: int, rows: np.ndarray, weights: np.ndarray, values: np.ndarray) -> None:
+    """Weights of points ``start``..``stop``, summed a row, into column 0."""
+    for n in range(start, stop):
+        for r in range(rows.shape[1]):
+            values[rows[n, r], 0] += weights[n, r]
 
 
-@_compiled
+@compiled
 def normalise(
     start: int, stop: int, vertices: np.ndarray, weights: np.ndarray, values: np.ndarray, alpha: float
 ) -> None:
@@ -224,7 +126,7 @@ def normalise(
             weights[n, r] *= s
 
 
-@_compiled
+@compiled
 def _exp(x: np.float32) -> np.float32:
     """``exp`` for -87 <= x <= 0 to 2e-7, without a call, so that loops over it become vector code (Cephes' expf)."""
     x = max(x, np.float32(-87))
@@ -242,10 +144,13 @@ def _exp(x: np.float32) -> np.float32:
     return p * np.int32(power).view(np.float32)
 
 
-@_compiled
+@compiled
 def update(  # noqa: PLR0912 -- one pass, by design
     start: int,
     stop: int,
+    met: int,
+    met_own: int,
+    shared: int,
     unary: np.ndarray,
     times: np.ndarray,
     first: bool,
@@ -262,18 +167,40 @@ def update(  # noqa: PLR0912 -- one pass, by design
     s2: float,
     in2: np.ndarray,
     out2: np.ndarray,
+    group: np.ndarray,
     q: np.ndarray,
+    best: np.ndarray,
 ) -> None:
     """One mean-field step of points ``start``..``stop`` in one pass: slice, add, softmax, splat.
 
     ``unary`` (N, K) holds -U, ``times`` (K,) how many labels each column stands for; ``v*`` are the vertices to slice
     from, ``p*`` the rows to splat into, ``w*`` the normalised barycentric weights; ``s*`` is what a sliced value
-    counts; ``in*`` are blurred values, ``out*`` is where to splat. Rows go three at a time: both lattices have a
-    multiple of three. The first step only softmaxes and splats; the last writes Q instead of splatting.
+    counts; ``in*`` are blurred values, ``out*`` is where to splat. ``out1`` is empty; ``out2`` is emptied row by row:
+    rows up to ``met``, and from ``shared + 1`` to ``met_own``, are those of other points. Rows go three at a time: both
+    lattices have a multiple of three. The first step only softmaxes and splats; the last does not splat: it writes
+    ``q`` (K', N), where label k' is column ``group[k']``, or if that is empty the lowest ``best`` (N,) column.
     """
     labels = unary.shape[1]
     acc = np.empty(labels, np.float32)
-    for n in range(start, stop):
+    for n in range(start - FEW, stop):
+        ahead = n + FEW
+        if ahead < stop:
+            for r in range(v2.shape[1]):
+                if ahead == start or v2[ahead, r] != v2[ahead - 1, r]:
+                    fetch(in2, v2[ahead, r])
+                    row = p2[ahead, r]
+                    if row > (
+                        met if row <= shared else met_own
+                    ):  # numbered as they are met: empty it now, in the cache
+                        out2[row] = 0
+                        if row <= shared:
+                            met = row
+                        else:
+                            met_own = row
+                    else:
+                        fetch(out2, row)
+        if n < start:
+            continue
         for k in range(labels):
             acc[k] = unary[n, k]
         if not first:
@@ -298,7 +225,11 @@ def update(  # noqa: PLR0912 -- one pass, by design
         share = np.float32(1) / total
         if last:
             for k in range(labels):
-                q[n, k] = acc[k] * share
+                acc[k] *= share
+            for k in range(q.shape[0]):
+                q[k, n] = acc[group[k]]
+            if q.shape[0] == 0:
+                best[n] = np.argmax(acc)
             continue
         for r in range(0, v1.shape[1], 3):
             x, y, z = out1[p1[n, r]], out1[p1[n, r + 1]], out1[p1[n, r + 2]]
@@ -314,3 +245,21 @@ def update(  # noqa: PLR0912 -- one pass, by design
                 x[k] += wx * acc[k]
                 y[k] += wy * acc[k]
                 z[k] += wz * acc[k]
+
+
+@compiled
+def energies(start: int, stop: int, unary: np.ndarray, labels: np.ndarray, out: np.ndarray) -> None:
+    """``min U - U`` (N, K) of points ``start``..``stop`` and of ``labels`` (K,) among those of U (K', N)."""
+    for first in range(start, stop, 256):  # a few cache lines of each label at a time
+        last = min(first + 256, stop)
+        for k in range(labels.shape[0]):
+            for n in range(first, last):
+                out[n, k] = unary[labels[k], n]
+        for n in range(first, last):
+            low = out[n, 0]
+            for k in range(1, labels.shape[0]):
+                low = min(low, out[n, k])
+            for k in range(labels.shape[0]):
+                out[n, k] = low - out[n, k]
+            for k in range(labels.shape[0], out.shape[1]):
+                out[n, k] = np.float32(-1e4)  # stands for no label

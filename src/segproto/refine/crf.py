@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.refine.lattice import Floats, Lattice, Workers
+from segproto.refine.lattice import CHUNKS, Floats, Lattice, Scratch, Workers
 
 
 @dataclass(frozen=True)
@@ -85,26 +85,29 @@ def dense_crf(
         ValueError: shapes or types differ from the above.
     """
     _check(images, unary)
+    if not len(images):
+        return unary.float() if not labels else unary.new_zeros((0, *unary.shape[2:]), dtype=torch.int64)
     if unary.device.type != "cpu":
         from segproto.refine.lattice_torch import mean_field
 
         return mean_field(images.to(unary.device), unary, settings, labels=labels)
     threads = max(1, threads or torch.get_num_threads())
     pictures, potentials = images.cpu().numpy(), unary.float().numpy()
+    lanes = min(len(pictures), max(1, threads // CHUNKS))  # images side by side; each uses its memory alone
+    shared = threads // lanes
+    results: list[Any] = [None] * len(pictures)
     with Workers(threads) as workers:
-        if len(pictures) >= threads > 1:  # whole images side by side
-            alone: list[Any] = [None] * len(pictures)
+        places = Lattice(place_features(pictures[0], settings), workers)
 
-            def one(index: int) -> None:
-                with Workers(1) as single:
-                    alone[index] = _one_image(pictures[index], potentials[index], settings, labels, single)
+    def lane(first: int) -> None:
+        scratch = Scratch()
+        with Workers(shared) as workers:
+            for i in range(first, len(pictures), lanes):
+                results[i] = _one_image(pictures[i], potentials[i], settings, labels, places, workers, scratch)
 
-            assert workers.pool
-            list(workers.pool.map(one, range(len(pictures))))
-            return torch.stack(alone)
-        return torch.stack(
-            [_one_image(p, u, settings, labels, workers) for p, u in zip(pictures, potentials, strict=True)]
-        )
+    with Workers(lanes) as side_by_side:
+        side_by_side.run([partial(lane, first) for first in range(lanes)])
+    return torch.stack(results)
 
 
 def unary_from_labels(labels: Tensor, num_classes: int, certainty: float = 0.7) -> Tensor:
@@ -128,23 +131,31 @@ def unary_from_probabilities(probabilities: Tensor) -> Tensor:
     return probabilities.float().clamp(1e-5, 1).log().neg()
 
 
-def point_features(image: Any, settings: CrfSettings) -> tuple[Floats, Floats]:
-    """Features of the pixels of a (3, H, W) uint8 array: places (N, 2), and places with colours (N, 5)."""
-    _, h, w = image.shape
-    y, x = np.mgrid[:h, :w].astype(np.float32).reshape(2, -1)
-    places = np.stack([y, x] if settings.rows_first else [x, y], 1)
-    colours = image.reshape(3, -1).T.astype(np.float32)
-    both = [places / np.float32(settings.bilateral_sigma), colours / np.float32(settings.bilateral_sigma_rgb)]
-    return places / np.float32(settings.gaussian_sigma), np.concatenate(both, 1)
+def place_features(image: Any, settings: CrfSettings) -> Floats:
+    """Places (N, 2) of the pixels of a (3, H, W) image, for the Gaussian kernel."""
+    return _places(image, settings) / np.float32(settings.gaussian_sigma)
+
+
+def point_features(image: Any, settings: CrfSettings) -> Floats:
+    """Places and colours (N, 5) of the pixels of a (3, H, W) uint8 image, for the bilateral kernel."""
+    places = _places(image, settings) / np.float32(settings.bilateral_sigma)
+    colours = image.reshape(3, -1).T.astype(np.float32) / np.float32(settings.bilateral_sigma_rgb)
+    return np.concatenate([places, colours], 1)
+
+
+def _places(image: Any, settings: CrfSettings) -> Floats:
+    y, x = np.mgrid[: image.shape[1], : image.shape[2]].astype(np.float32).reshape(2, -1)
+    return np.stack([y, x] if settings.rows_first else [x, y], 1)
 
 
 def distinct_labels(unary: Any) -> tuple[list[int], list[int]]:
-    """Of (K, ...) potentials: one label of each group that is alike everywhere, and the place of every label there."""
+    """Of (K, N) potentials: one label of each group that is alike everywhere, and the place of every label there."""
     firsts: list[int] = []
     group: list[int] = []
+    some = unary[:, :: max(1, unary.shape[1] // 64)]
     for k in range(len(unary)):
-        same = (i for i, f in enumerate(firsts) if np.array_equal(unary[k], unary[f]))
-        found = next(same, None)
+        alike = (i for i, f in enumerate(firsts) if np.array_equal(some[k], some[f]))
+        found = next((i for i in alike if np.array_equal(unary[k], unary[firsts[i]])), None)
         if found is None:
             found = len(firsts)
             firsts.append(k)
@@ -152,40 +163,44 @@ def distinct_labels(unary: Any) -> tuple[list[int], list[int]]:
     return firsts, group
 
 
-def _one_image(image: Any, unary: Any, settings: CrfSettings, labels: bool, workers: Workers) -> Tensor:
-    _, h, w = image.shape
-    firsts, group = distinct_labels(unary)
-    q = torch.from_numpy(_infer(image, unary[firsts].reshape(len(firsts), -1), np.bincount(group), settings, workers))
-    if labels:
-        return torch.as_tensor(firsts)[q.argmax(1)].view(h, w)
-    return q.T[torch.as_tensor(group)].reshape(-1, h, w)
-
-
-def _infer(image: Any, unary: Any, times: Any, settings: CrfSettings, workers: Workers) -> Floats:
-    """Q (N, K) of one image, whose labels count ``times`` (K,) each."""
+def _one_image(
+    image: Any, unary: Any, settings: CrfSettings, labels: bool, a: Lattice, workers: Workers, scratch: Scratch
+) -> Tensor:
+    """Q (K, H, W) or the best label (H, W); ``a`` is the lattice of places."""
     from segproto.refine import _kernels as kernels
 
-    count, n = unary.shape
-    padded = -(-count // kernels.BLOCK) * kernels.BLOCK
-    energy = np.full((n, padded), -1e4, np.float32)  # of columns that stand for no label
-    energy[:, :count] = (unary.min(0) - unary).T
-    often = np.zeros(padded, np.float32)
-    often[:count] = times
-    q = np.empty((n, padded), np.float32)
-    a, b = (Lattice(f, workers) for f in point_features(image, settings))
-    (seen_a, splat_a), (seen_b, splat_b) = a.buffers(padded), b.buffers(padded)
+    _, h, w = image.shape
+    n = h * w
+    potentials = np.ascontiguousarray(unary).reshape(-1, n)
+    firsts, group = distinct_labels(potentials)
+    columns = -(-len(firsts) // kernels.BLOCK) * kernels.BLOCK
+    energy = scratch.take("energy", n, columns)
+    workers.ranges(kernels.energies, 0, n, potentials, np.asarray(firsts), energy)
+    often = np.zeros(columns, np.float32)
+    often[: len(firsts)] = np.bincount(group)
+    b = Lattice(point_features(image, settings), workers)
+    seen_a, splat_a = (scratch.take(f"a{i}", a.size, columns) for i in range(2))
+    seen_b, splat_b = (scratch.take(f"b{i}", b.size, columns) for i in range(2))
     share_a, share_b = settings.gaussian_weight * a.alpha, settings.bilateral_weight * b.alpha
+    q = np.empty((0 if labels else len(group), n), np.float32)
+    best = np.empty(n if labels else 0, np.int64)
     for step in range(settings.iterations + 1):
+        if step < settings.iterations:
+            workers.ranges(kernels.clear, 0, len(splat_a), splat_a)
         work = (
             energy, often, step == 0, step == settings.iterations,
             a.vertices, a.rows, a.weights, np.float32(share_a), seen_a, splat_a,
-            b.vertices, b.rows, b.weights, np.float32(share_b), seen_b, splat_b, q,
+            b.vertices, b.rows, b.weights, np.float32(share_b), seen_b, splat_b, np.asarray(group), q, best,
         )  # fmt: skip
-        workers.run([partial(kernels.update, start, stop, *work) for start, stop in pairwise(a.edges)])
+        parts = zip(pairwise(b.edges), b.met, strict=True)
+        workers.run([partial(kernels.update, *part, *met, b.count, *work) for part, met in parts])
         if step < settings.iterations:
-            seen_a, splat_a = a.filter(splat_a, seen_a, workers)
-            seen_b, splat_b = b.filter(splat_b, seen_b, workers)
-    return q[:, :count]
+            a.filter(splat_a, workers)
+            b.filter(splat_b, workers)
+        seen_a, splat_a, seen_b, splat_b = splat_a, seen_a, splat_b, seen_b
+    if labels:
+        return torch.as_tensor(firsts)[torch.from_numpy(best)].view(h, w)
+    return torch.from_numpy(q).view(-1, h, w)
 
 
 def _check(images: Tensor, unary: Tensor) -> None:

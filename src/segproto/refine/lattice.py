@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -35,21 +36,44 @@ class Workers:
         if self.pool:
             self.pool.shutdown()
 
-    def run(self, calls: list[Callable[[], Any]]) -> None:
-        """All calls side by side; returns when the last has ended."""
-        if not self.pool:
-            for call in calls:
-                call()
-            return
-        waiting = [self.pool.submit(call) for call in calls[1:]]
-        calls[0]()
-        for future in waiting:
-            future.result()
+    def run(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What the calls give, each taken by the first thread that is free."""
+        if not self.pool or len(calls) == 1:
+            return [call() for call in calls]
+        results: list[Any] = [None] * len(calls)
+        waiting = iter(range(len(calls)))
+
+        def work() -> None:
+            for i in waiting:
+                results[i] = calls[i]()
+
+        others = [self.pool.submit(work) for _ in range(min(self.threads, len(calls)) - 1)]
+        work()
+        for other in others:
+            other.result()
+        return results
 
     def ranges(self, kernel: Callable[..., Any], start: int, stop: int, *args: Any) -> None:
         """``kernel(a, b, *args)`` over ``start..stop`` cut into one range a thread."""
         edges = np.linspace(start, stop, self.threads + 1).astype(int).tolist()
         self.run([partial(kernel, a, b, *args) for a, b in pairwise(edges)])
+
+
+class Scratch:
+    """Arrays that are used again for the next image: memory from the system is slow the first time."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, NDArray[np.uint8]] = {}
+
+    def take(self, name: str, *shape: int) -> Floats:
+        """A float32 array with any values, at the start of a cache line; valid until ``name`` is taken again."""
+        size = 4 * math.prod(shape)
+        if name not in self._kept or len(self._kept[name]) < size + 64:
+            self._kept.pop(name, None)
+            self._kept[name] = np.empty(size + 64, np.uint8)
+        flat = self._kept[name]
+        first = -flat.ctypes.data % 64
+        return flat[first : first + size].view(np.float32).reshape(shape)
 
 
 class Lattice:
@@ -60,13 +84,16 @@ class Lattice:
         workers: threads.
 
     Attributes:
-        vertices: (N, d+1) int32 numbers 1..M of the corners of each point's simplex; 0 is a vertex that is not there.
+        count: M, how many vertices there are.
+        vertices: (N, d+1) int32 numbers 1..M of the corners of each point's simplex.
         rows: (N, d+1) where points splat: ``vertices``, but each part of the points has rows of its own, M+1.., for
             vertices that an earlier part has too, so that parts splat side by side.
         owners: (S,) int32 vertices of the rows M+1..M+S.
         edges: ``CHUNKS + 1`` limits of the parts.
+        met: for each part the last vertex and the last row of their own that earlier parts have; the next ones come in
+            the order of its points.
         weights: (N, d+1) barycentric coordinates times ``n = 1 / sqrt(K 1)``.
-        near: (d+1, M+1, 2) int32 neighbours along each axis.
+        chains: for each of d+1 axes the vertices that have neighbours there, row after row, and where rows start.
         alpha: what a slice is scaled by, 1 / (1 + 2^-d).
 
     Raises:
@@ -74,87 +101,100 @@ class Lattice:
     """
 
     def __init__(self, features: Floats, workers: Workers) -> None:
-        from segproto.refine import _kernels
+        from segproto.refine import _numbering
 
         n, d = features.shape
         scale = axis_scales(d)
         lowest, strides, _ = key_layout(features.min(0) * scale, features.max(0) * scale)
         keys = np.empty((n, d + 1), np.int64)
         self.weights = np.empty((n, d + 1), np.float32)
-        workers.ranges(_kernels.embed, 0, n, features, scale, lowest, strides, keys, self.weights)
+        workers.ranges(_numbering.embed, 0, n, features, scale, lowest, strides, keys, self.weights)
         self.edges = [n * c // CHUNKS for c in range(CHUNKS + 1)]
-        self.vertices = np.empty((n, d + 1), np.int32)
-        found, table, ids, known = self._number(keys)
-        self.rows, self.owners = self._split(known)
-        self.near = np.zeros((d + 1, len(found) + 1, 2), np.int32)
+        self.vertices, self.rows = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), np.int32)
+        found, table = self._number(keys, workers)
+        self.count = len(found)
         offsets = np.append(strides * (d + 1), 0) - strides.sum()
-        workers.ranges(_kernels.link, 0, len(found), found, offsets, table, ids, self.near)
+        self.chains = workers.run([partial(_chains, found, int(offset), table) for offset in offsets])
         self.alpha = np.float32(1 / (1 + 2.0**-d))
         self._normalise(workers)
 
-    def _number(
-        self, keys: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], list[int]]:
-        """Numbers the distinct keys into ``vertices``, trying small tables first: they stay in the cache."""
-        from segproto.refine import _kernels
+    def _number(self, keys: NDArray[np.int64], workers: Workers) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Fills ``vertices``, ``rows`` and ``owners``; the distinct keys by number, and their hash table."""
+        from segproto.refine import _numbering as numbering
 
-        size = 1 << 16
-        while True:
-            table, ids = np.full(size, -1, np.int64), np.empty(size, np.int32)
-            found = np.empty(size // 2, np.int64)
-            known = [0]
-            for start, stop in pairwise(self.edges):
-                known.append(_kernels.number(start, stop, known[-1], keys, self.vertices, table, ids, found))
-                if known[-1] < 0:
-                    break
-            else:
-                return found[: known[-1]], table, ids, known
-            size *= 4
-
-    def _split(self, known: list[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        from segproto.refine import _kernels
-
-        rows = self.vertices.copy()
-        row = known[-1] + 1
-        owners = []
-        for count, start, stop in zip(known[1:], self.edges[1:-1], self.edges[2:], strict=False):
-            own = np.empty(count, np.int32)
-            after = _kernels.part(start, stop, count, row, rows, np.zeros(count + 1, np.int32), own)
-            owners.append(own[: after - row])
-            row = after
-        return rows, np.concatenate(owners)
+        parts = workers.run([partial(_distinct, a, b, keys, self.vertices) for a, b in pairwise(self.edges)])
+        (first, table), others = parts[0], [own for own, _ in parts[1:]]
+        most = len(first) + sum(map(len, others))
+        if 2 * most > len(table):
+            table = np.zeros((1 << (2 * most).bit_length(), 2), np.int64)
+            numbering.enter(first, table)
+        found = np.concatenate([first, np.empty(most - len(first), np.int64)])
+        owners = np.empty(most - len(first), np.int32)
+        count, row, numbers, met = len(first), 0, [], [(0, 0)]
+        for own in others:
+            met.append((count, row))
+            numbers.append(np.zeros((len(own) + 1, 2), np.int32))
+            count, row = numbering.merge(own, count, row, table, found, numbers[-1], owners)
+        self.owners = owners[:row]
+        self.met = [(vertices, count + rows) for vertices, rows in met]
+        self.rows[: self.edges[1]] = self.vertices[: self.edges[1]]
+        ends = pairwise(self.edges[1:])
+        calls = [partial(numbering.renumber, a, b, m, count) for (a, b), m in zip(ends, numbers, strict=True)]
+        workers.run([partial(call, self.vertices, self.rows) for call in calls])
+        return found[:count], table
 
     def _normalise(self, workers: Workers) -> None:
         from segproto.refine import _kernels
 
-        values = np.zeros((self.near.shape[1], _kernels.BLOCK), np.float32)
-        _kernels.splat_ones(self.vertices, self.weights, values)
-        values = self.blur(values, np.zeros_like(values), workers)
+        values = np.zeros((self.size, 1), np.float32)
+        parts = pairwise(self.edges)
+        workers.run([partial(_kernels.splat_ones, a, b, self.rows, self.weights, values) for a, b in parts])
+        self.filter(values, workers)
         workers.ranges(_kernels.normalise, 0, len(self.vertices), self.vertices, self.weights, values, self.alpha)
 
-    def buffers(self, columns: int) -> tuple[Floats, Floats]:
-        """Two zero arrays (M + 1 + S, columns) for :meth:`filter`."""
-        shape = self.near.shape[1] + len(self.owners), columns
-        return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    @property
+    def size(self) -> int:
+        """Rows of an array of values: none, M vertices, S own rows of parts."""
+        return 1 + self.count + len(self.owners)
 
-    def filter(self, values: Floats, spare: Floats, workers: Workers) -> tuple[Floats, Floats]:
-        """Joins and blurs what was splat into the rows of ``values``: the result, and the other array, emptied."""
+    def filter(self, values: Floats, workers: Workers) -> None:
+        """Joins and blurs (:attr:`size`, K) values that were splat into rows, in place, along all axes."""
         from segproto.refine import _kernels
 
         workers.ranges(_kernels.join, 0, values.shape[1], self.owners, values)
-        result = self.blur(values, spare, workers)
-        empty = spare if result is values else values
-        workers.ranges(_kernels.clear, 0, len(empty), empty)
-        return result, empty
+        for order, starts in self.chains:
+            shares = np.linspace(0, len(order), workers.threads + 1).astype(np.int32)
+            ends = pairwise(np.searchsorted(starts, shares).tolist())
+            workers.run([partial(_kernels.blur, a, b, order, starts, values) for a, b in ends])
 
-    def blur(self, values: Floats, spare: Floats, workers: Workers) -> Floats:
-        """The blurred values, along all axes, in one of the two arrays; row 0 of both must be 0."""
-        from segproto.refine import _kernels
 
-        for near in self.near:
-            workers.ranges(_kernels.blur, 1, self.near.shape[1], near, values, spare)
-            values, spare = spare, values
-        return values
+def _distinct(
+    start: int, stop: int, keys: NDArray[np.int64], vertices: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers the keys of points ``start``..``stop``: the distinct ones, and a table; it starts small, as it is then
+    faster, and grows."""
+    from segproto.refine import _numbering as numbering
+
+    size, count, at = 1 << 16, 0, start
+    table, found = np.zeros((size, 2), np.int64), np.empty(size // 2, np.int64)
+    while True:
+        count, at = numbering.number(at, stop, count, keys, vertices, table, found)
+        if at == stop:
+            return found[:count], table
+        size *= 4
+        table, found = np.zeros((size, 2), np.int64), np.append(found, np.empty(size // 2 - len(found), np.int64))
+        numbering.enter(found[:count], table)
+
+
+def _chains(
+    found: NDArray[np.int64], offset: int, table: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    from segproto.refine import _numbering as numbering
+
+    after, order = np.empty(len(found) + 1, np.int32), np.empty(len(found), np.int32)
+    starts = np.empty(len(found) // 2 + 1, np.int32)
+    rows, listed = numbering.chain(found, offset, table, after, order, starts)
+    return order[:listed], starts[: rows + 1]
 
 
 def axis_scales(d: int) -> Floats:
