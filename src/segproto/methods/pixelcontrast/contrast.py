@@ -75,8 +75,8 @@ def _stage(
 
 
 def _groups(model: Segmenter, config: TrainedStage, name: str, affinity: bool) -> list[ParamGroup]:
-    lr, head = config.lr, require_head(model, name, AffineHead if affinity else MapHead)
-    found = []
+    lr, found = config.lr, list[ParamGroup]()
+    head = require_head(model, name, AffineHead) if affinity else require_head(model, name, MapHead)
     if lr.backbone > 0 and not model.encoder.config.frozen:
         found.append(ParamGroup(_trained(model.encoder.backbone, config), lr.backbone, config.weight_decay))
     if lr.neck > 0:
@@ -125,9 +125,7 @@ class ContrastLoss:
         labels = self._labels(batch, head.num_classes).to(images.device)
         small = to_size(images, (self._smaller(images.shape[2]), self._smaller(images.shape[3])))
         first, second = (_float(head.maps(model.features(view))) for view in (images, small))
-        compared = [m for maps in (first, second) for m in (maps.cam, maps.refined)]
-        if config.compare == "image":
-            compared = [to_size(m, x.shape[-2:]) for m, x in zip(compared, (images, images, small, small), strict=True)]
+        compared = (*self._compared(first, images), *self._compared(second, small))
         terms = view_losses(*compared, labels, winners_over=config.winners_over)
         loss = terms["tags"] + config.er * terms["er"] + config.ecr * terms["ecr"]
         if config.contrast > 0:
@@ -138,6 +136,12 @@ class ContrastLoss:
             terms["saliency"] = self._saliency(first, second, batch, labels)
             loss = loss + terms["saliency"]
         return {"loss": loss, **terms}
+
+    def _compared(self, maps: CamMaps, view: Tensor) -> tuple[Tensor, Tensor]:
+        size = (view.shape[-2], view.shape[-1])
+        if self.config.compare == "grid":
+            size = (maps.cam.shape[-2], maps.cam.shape[-1])
+        return to_size(maps.cam, size), to_size(maps.refined, size)
 
     def _smaller(self, side: int) -> int:
         return max(round(side * self.config.second_view), 1)
