@@ -13,7 +13,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np import arrayobj
@@ -21,7 +21,8 @@ from numba.np import arrayobj
 BLOCK = 8  # labels are padded to a multiple: AVX registers; inner loops stay plain, or LLVM leaves them scalar
 AHEAD = 12  # how many rows or keys early memory is asked for: it is the slowest part of all this
 FEW = 4  # the same in points
-
+arrays: Any = arrayobj
+tools: Any = cgutils
 config: Any = numba.config
 FAST = {"contract", "nsz", "nnan", "ninf", "reassoc", "arcp"}  # sums may become vector code
 
@@ -54,18 +55,17 @@ def clear(start: int, stop: int, values: np.ndarray) -> None:
     values[start:stop] = 0
 
 
-@intrinsic
-def fetch(typing: Any, array: Any, row: Any) -> Any:
+def _fetch(typing: Any, array: Any, row: Any) -> Any:
     """Asks for the first 128 bytes of a row of an array of rows, which will be needed soon."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = arrayobj.make_array(signature.args[0])(context, builder, arguments[0])
+        values = arrays.make_array(signature.args[0])(context, builder, arguments[0])
         index = context.cast(builder, arguments[1], signature.args[1], types.intp)
-        stride = cgutils.unpack_tuple(builder, values.strides)[0]
+        stride = tools.unpack_tuple(builder, values.strides)[0]
         start = builder.bitcast(values.data, ir.IntType(8).as_pointer())
         start = builder.gep(start, [builder.mul(index, stride)])
         number = ir.IntType(32)
-        prefetch = cgutils.get_or_insert_function(
+        prefetch = tools.get_or_insert_function(
             builder.module,
             ir.FunctionType(ir.VoidType(), [start.type, number, number, number]),
             "llvm.prefetch.p0i8" if not start.type.is_opaque else "llvm.prefetch.p0",
@@ -76,6 +76,9 @@ def fetch(typing: Any, array: Any, row: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, row), build
+
+
+fetch: Any = intrinsic(_fetch)
 
 
 @compiled
