@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from training_tiny import process_context, train, weights
 
 from segproto.errors import ConfigError, SegprotoError
@@ -90,3 +91,13 @@ def test_resume_needs_a_run_of_the_same_recipe(tmp_path: Path) -> None:
     train(tmp_path / "run", "stages.first_steps=2", "train.stages=[first]")
     with pytest.raises(ConfigError, match=r"stages.lr = 0.5: the run in .* has 0.01"):
         train(tmp_path / "run", "stages.first_steps=2", "train.stages=[first]", "stages.lr=0.5", resume=True)
+
+
+def test_resume_of_a_run_older_than_a_setting(tmp_path: Path) -> None:
+    options = ("stages.first_steps=2", "train.stages=[first]")
+    train(tmp_path / "run", *options)
+    file = tmp_path / "run" / "recipe.yaml"
+    stored = yaml.safe_load(file.read_text())
+    del stored["data"]["on_error"]
+    file.write_text(yaml.safe_dump(stored))
+    assert train(tmp_path / "run", *options, resume=True).was_finished

@@ -9,7 +9,7 @@ from typing import Any
 
 from segproto.errors import ConfigError, SegprotoError
 from segproto.training.files import disk_errors, sync_file
-from segproto.training.recipe import Recipe, dump_recipe, load_recipe_dict, resolved
+from segproto.training.recipe import Recipe, dump_recipe, load_recipe_dict, resolved, validate_recipe
 
 OWN = ("recipe.yaml", "metrics.jsonl", "checkpoints", "stages", "model")
 # What may differ on --resume: it changes where and how visibly a run goes on, not what comes out of it.
@@ -52,7 +52,8 @@ def check_resumable(out: Path, recipe: Recipe) -> None:
     path = out / "recipe.yaml"
     if not path.exists():
         raise SegprotoError(f"{out}: no run to resume (no recipe.yaml); start one without --resume")
-    stored, given = _flat(load_recipe_dict(path)), _flat(resolved(recipe))
+    # validated: a setting that came after the run began is at its default in it
+    stored, given = _flat(resolved(validate_recipe(load_recipe_dict(path), type(recipe)))), _flat(resolved(recipe))
     for key in sorted(stored.keys() | given.keys()):
         if key not in FREE and stored.get(key) != given.get(key):
             raise ConfigError(
