@@ -10,23 +10,31 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 
+import segproto
 from segproto.data.build import build_dataset
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, DataError
-from segproto.methods.pixelcontrast import METHOD
+from segproto.methods.pixelcontrast import METHOD, infer
 from segproto.methods.pixelcontrast.build import build
 from segproto.methods.pixelcontrast.config import CamsConfig, PixelcontrastRecipe
 from segproto.methods.pixelcontrast.contrast import ContrastLoss
 from segproto.methods.pixelcontrast.infer import image_cams, image_mask
-from segproto.methods.pixelcontrast.products import read_scores, save_scores
+from segproto.methods.pixelcontrast.products import CAMS, read_maps, read_scores, save_scores
+from segproto.methods.pixelcontrast.steps import alike
 from segproto.methods.pixelcontrast.tagged import with_affinity_labels, with_masks, without_masks
 from segproto.model.cam_head import CamHead
 from segproto.model.segmenter import Segmenter
+from segproto.refine.affinity import cell_pairs
+from segproto.refine.random_walk import dense_affinity
+from segproto.report.steps import step_cases
+from segproto.training.procedures.steps import chosen_images, read_steps
 from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run
 
+SCALEPROTO = METHOD.recipes.parents[1] / "scaleproto" / "recipes"
 SMALL = [
     "data.scenes.size=48",
     "data.scenes.num_train=6",
@@ -102,6 +110,106 @@ def test_damaged_maps_are_named_and_made_again(finished: Path, tmp_path: Path) -
     np.save(tmp_path / "d.npz", np.array({"a": 1}, dtype=object), allow_pickle=True)
     with pytest.raises(DataError):
         read_scores(next(tmp_path.glob("d.npz*")))
+
+
+def test_a_half_written_file_is_named_and_made_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that is taken up after a crash trusts no file that cannot be read, and keeps those that can."""
+    short, names = recipe("train.stages=[contrast, cams]"), build_dataset(recipe().data, "train").names
+    folder, out = tmp_path / "run" / CAMS, tmp_path / "run"
+
+    def crash(*_: object) -> dict[str, Any]:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(infer, "cam_figures", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(METHOD, short, out, quiet=True)
+    half, kept = folder / f"{names[0]}.npz", folder / f"{names[1]}.npz"
+    half.write_bytes(half.read_bytes()[:-100])
+    (folder / f".{names[2]}.npz.77").write_bytes(b"PK")
+    before = kept.stat().st_mtime_ns
+    run(METHOD, short, out, resume=True, quiet=True)
+    assert f"{half}: not a readable npz" in caplog.text
+    assert "it is made again" in caplog.text
+    assert kept.stat().st_mtime_ns == before
+    for name in names[:3]:
+        again, first = read_scores(folder / f"{name}.npz"), read_scores(finished / CAMS / f"{name}.npz")
+        assert torch.equal(again["maps"], first["maps"])
+
+
+def test_maps_of_another_size_are_named(tmp_path: Path) -> None:
+    sample = build_dataset(recipe().data, "train")[0]
+    path = tmp_path / f"{sample.name}.npz"
+    save_scores({"classes": torch.ones(1, dtype=torch.uint8), "maps": torch.ones(1, 40, 48)}, path)
+    with pytest.raises(DataError, match=r"maps of 48x40, the image is 48x48 .* delete it and run the stage"):
+        read_maps(tmp_path, sample)
+    save_scores({"classes": torch.ones(2, dtype=torch.uint8), "maps": torch.ones(1, 48, 48)}, path)
+    with pytest.raises(DataError, match="no map a class"):
+        read_maps(tmp_path, sample)
+
+
+def test_tags_that_cannot_be_used_stop_the_run(tmp_path: Path) -> None:
+    """An image without a tag, a tag that is no class: named before anything is trained."""
+    names, tags = build_dataset(recipe().data, "train").names, tmp_path / "tags.csv"
+    for last, message in (("", f"'{names[-1]}' has no tag"), ("hose", "'hose' is no class; did you mean 'house'")):
+        tags.write_text("".join(f"{name},house\n" for name in names[:-1]) + f"{names[-1]},{last}\n")
+        with pytest.raises(DataError, match=message):
+            run(METHOD, recipe(f"tags={tags}"), tmp_path / (last or "none"), quiet=True)
+    tags.write_text("".join(f"{name},background\n" for name in names))
+    with pytest.raises(DataError, match="no training image has a tag"):
+        run(METHOD, recipe(f"tags={tags}"), tmp_path / "background", quiet=True)
+
+
+def test_the_report_shows_every_step(finished: Path) -> None:
+    steps, images = read_steps(finished / "stages/masks/steps")
+    assert [s.key for s in steps] == ["maps", "cut", "sure", "links", "walk", "mask"]
+    names = build_dataset(recipe().data, "train").names
+    assert list(images) == [names[0], names[2], names[3], names[5]]
+    for name, pictures in images.items():
+        sample = build_dataset(recipe().data, "train")[names.index(name)]
+        assert torch.equal(pictures["truth"], sample.mask)
+        left = torch.from_numpy(np.array(Image.open(finished / "masks/labels" / f"{name}.png")))
+        assert torch.equal(pictures["mask"], left)
+        cams = read_scores(finished / CAMS / f"{name}.npz")
+        torch.testing.assert_close(pictures["maps"], cams["maps"].amax(0))
+        best = cams["classes"][cams["maps"].float().argmax(0)]
+        threshold = result(finished, "cams")["cam_threshold"]
+        assert torch.equal(pictures["cut"], torch.where(cams["maps"].float().amax(0) > threshold, best, 0))
+    classes = Segmenter.load(finished).classes
+    item = step_cases(finished, classes)[1]
+    truth, mask = images[names[2]]["truth"].numpy(), images[names[2]]["mask"].numpy()
+    seen = np.union1d(truth, mask)
+    iou = [((truth == c) & (mask == c)).sum() / ((truth == c) | (mask == c)).sum() for c in seen]
+    assert item["steps"][-1]["iou"] == pytest.approx(np.mean(iou))
+    walk = images[names[2]]["walk"].numpy()
+    moved = item["steps"][-1]["change"]
+    assert moved["better"] == pytest.approx(((walk != truth) & (mask == truth)).mean())
+    assert moved["worse"] == pytest.approx(((walk == truth) & (mask != truth)).mean())
+    html = segproto.write_report(finished, out=finished / "page.html").read_text()
+    assert 'id="steps"' in html
+    assert html.count('class="steps"') == 4
+
+
+def test_chosen_images() -> None:
+    names = ["a", "b", "c", "d"]
+    assert chosen_images(names, 2) == [0, 3]
+    assert chosen_images(names, 9) == [0, 1, 2, 3]
+    assert chosen_images(names, 0) == []
+    assert chosen_images(names, ["c"]) == [2]
+    with pytest.raises(ConfigError, match="no training image is named 'x'"):
+        chosen_images(names, ["x"])
+
+
+def test_mean_affinity_of_a_cell() -> None:
+    g = torch.Generator().manual_seed(0)
+    pairs = cell_pairs(4, 5, 3)
+    values = torch.rand(1, len(pairs), generator=g)
+    dense = dense_affinity(values[0], pairs)
+    there = (dense > 0).float() - torch.eye(20)
+    expected = (dense * there).sum(1) / there.sum(1)
+    torch.testing.assert_close(alike(values, pairs).flatten(), expected)
 
 
 def test_products_of_another_size_are_named(tmp_path: Path) -> None:
@@ -214,6 +322,27 @@ def test_settings_that_cannot_work_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             recipe(bad)
+
+
+def test_an_interpretable_model_follows(tmp_path: Path) -> None:
+    """``then``: the masks made from tags train scaleproto, in the same command."""
+    from tiny_runs import GROUPS
+    from tiny_runs import SMALL as TINY
+
+    value = apply_overrides(
+        load_recipe_dict(SCALEPROTO / "scenes.yaml"), [s for s in [*TINY, *GROUPS] if "scenes" not in s]
+    )
+    value["data"] = {"augment": {"crop": 48}}
+    (tmp_path / "after.yaml").write_text(yaml.safe_dump(value))
+    settings = [*SMALL, "stages.segment.steps=0", "stages.masks.background=0.3", f"then={tmp_path / 'after.yaml'}"]
+    segproto.train("pixelcontrast/scenes", out=tmp_path / "run", overrides=settings, quiet=True)
+    model = Segmenter.load(tmp_path / "run" / "then")
+    names = [c["name"] for c in yaml.safe_load((tmp_path / "run/masks/classes.yaml").read_text())["classes"]]
+    assert list(model.classes.names) == names
+    assert model.head.kind == "grouped"
+    image = build_dataset(recipe().data, "val")[0].image
+    found = segproto.explain(tmp_path / "run" / "then", image.permute(1, 2, 0).numpy())
+    assert found.prediction.shape == (48, 48)
 
 
 @pytest.mark.parametrize("encoder", [{"backbone": "vit_tiny_patch16_224"}, {"backbone": "mobilenetv2_100"}])

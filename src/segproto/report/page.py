@@ -23,6 +23,7 @@ from segproto.report.matched import comparable
 from segproto.report.measures import edit_figures, metric_picture, metric_rows, threshold_charts, threshold_rows
 from segproto.report.runs import Run, write_text
 from segproto.report.settings import data_config
+from segproto.report.steps import step_cases
 from segproto.report.tables import by_class, charts, class_rows, css, stage_rows
 from segproto.report.wording import LEADS, SENTENCES, relation, warnings
 
@@ -59,7 +60,7 @@ def report_page(
     book = FailureBook([])
     cards = gallery.cards(model, gallery.shares_decided(model, dataset, book.visit))
     probes = []
-    for index in gallery.spread_indices(len(dataset), images):
+    for index in gallery.telling_indices(dataset, images):
         sample = dataset[index]
         found = probe_image(explain(model, sample.image), sample.mask)
         probes.append({**found, "name": sample.name})
@@ -84,6 +85,7 @@ def report_page(
             failure_images=book.images,
             failure_count=book.count,
             failure_below=BELOW,
+            steps=step_cases(folder, model.classes),
             relation=relation(model),
             sentence=SENTENCES[relation(model)],
             lead=LEADS[relation(model)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX
 
+HEAT = ((0.0, (12, 7, 50)), (0.35, (120, 28, 109)), (0.7, (237, 105, 37)), (1.0, (252, 255, 164)))
 SHOWN = 720  # longest side of an embedded picture in pixels
 
 
@@ -67,3 +69,15 @@ def outline(mask: Tensor) -> Tensor:
     out[:3, edge] = 255
     out[3, edge] = 230
     return out
+
+
+def heat(values: Tensor) -> Tensor:
+    """Values (h, w) of 0..1, clipped, in colours from dark to bright: uint8 (3, h, w)."""
+    values = values.clamp(0, 1)
+    out = torch.zeros(3, *values.shape)
+    for (low, first), (high, second) in pairwise(HEAT):
+        part = ((values - low) / (high - low)).clamp(0, 1)
+        inside = (values >= low) & (values <= high)
+        mixed = torch.stack([a + (b - a) * part for a, b in zip(first, second, strict=True)])
+        out = torch.where(inside, mixed, out)
+    return out.round().to(torch.uint8)

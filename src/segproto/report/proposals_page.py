@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.encoders.base import Encoder
 from segproto.refine.proposals import Round
 from segproto.report.page import environment
-from segproto.report.pictures import data_uri
+from segproto.report.pictures import data_uri, heat
 from segproto.report.runs import write_text
 from segproto.report.tables import css
 from segproto.training.procedures.propose import (
@@ -30,7 +29,6 @@ from segproto.training.procedures.propose import (
 
 SHOWN_ROUNDS = 60
 SIDE = 360  # longest side of a round's pictures
-HEAT = ((0.0, (12, 7, 50)), (0.35, (120, 28, 109)), (0.7, (237, 105, 37)), (1.0, (252, 255, 164)))
 
 
 def single_image(encoder: Encoder, dataset: SegmentationDataset, config: ProposeConfig, out: Path) -> dict[str, Any]:
@@ -121,15 +119,3 @@ def step(number: int, r: Round, image: Tensor, padded: tuple[int, int]) -> dict[
         "mask": data_uri(masked.round().to(torch.uint8), "jpeg", SIDE),
         "photo": data_uri(image, "jpeg", SIDE),
     }
-
-
-def heat(values: Tensor) -> Tensor:
-    """Cosines (h, w), below 0 as 0, in colours from dark to bright: uint8 (3, h, w)."""
-    values = values.clamp(0, 1)
-    out = torch.zeros(3, *values.shape)
-    for (low, first), (high, second) in pairwise(HEAT):
-        part = ((values - low) / (high - low)).clamp(0, 1)
-        inside = (values >= low) & (values <= high)
-        mixed = torch.stack([a + (b - a) * part for a, b in zip(first, second, strict=True)])
-        out = torch.where(inside, mixed, out)
-    return out.round().to(torch.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from segproto.data.config import AugmentConfig, ExpandedPath
 from segproto.refine.crf import CRF_SETS, CrfSettings
@@ -175,6 +175,7 @@ class MasksConfig(BaseModel):
         background: a constant background instead (published: 0.27).
         crf: after the walk; None = none (published).
         given: folder of published masks (``NAME.png``, or scores ``NAME.npy``) to take instead.
+        shown: training images that the report shows step by step: how many, or their names.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -186,6 +187,7 @@ class MasksConfig(BaseModel):
     background: float | None = Field(None, ge=0, le=1)
     crf: CrfChoice | None = CrfChoice()
     given: ExpandedPath | None = None
+    shown: NonNegativeInt | list[str] = 4
 
 
 class PixelcontrastStages(BaseModel):

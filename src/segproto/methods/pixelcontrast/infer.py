@@ -12,19 +12,19 @@ from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
 from segproto.data.tags import BACKGROUND
-from segproto.methods.pixelcontrast.config import CamsConfig, CrfConfig, PixelcontrastRecipe
-from segproto.methods.pixelcontrast.products import CAMS, MASKS, NPZ, SCORES, read_scores, save_scores
+from segproto.methods.pixelcontrast.config import CamsConfig, CrfChoice, CrfConfig, PixelcontrastRecipe
+from segproto.methods.pixelcontrast.products import CAMS, MASKS, NPZ, SCORES, read_maps, remove_damaged, save_scores
 from segproto.methods.pixelcontrast.published import published_cams, published_mask, published_scores
 from segproto.methods.pixelcontrast.tagged import image_tags, with_masks
 from segproto.metrics.cam_curve import CamCurve, best_point
 from segproto.metrics.segmentation import ConfusionMatrix
 from segproto.model.cam_head import AffineHead, MapHead
 from segproto.model.segmenter import Segmenter
-from segproto.refine.affinity import affinity, cell_pairs
+from segproto.refine.affinity import Pairs, affinity, cell_pairs
 from segproto.refine.crf import dense_crf, unary_from_probabilities
 from segproto.refine.random_walk import random_walk
 from segproto.training.devices import on_first
-from segproto.training.procedures.map_images import fold_images, map_images, result_path
+from segproto.training.procedures.map_images import fold_images, map_images
 from segproto.training.procedures.mask_folder import PNG, add_image, mask_pixels, save_mask, write_classes
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
@@ -49,6 +49,7 @@ def make_cams(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, A
         }
 
     folder = _run(context) / CAMS
+    on_first(context.fabric, lambda: remove_damaged(folder))
     map_images(context.train_set, one, folder, **_mine(context), title="cams", suffix=NPZ, save=save_scores)
     context.fabric.barrier()
     return {"images": len(tags), **cam_figures(context, folder)}
@@ -99,7 +100,7 @@ def cam_figures(context: StageContext, folder: Path) -> dict[str, Any]:
     for index in fold_images(dataset, **_mine(context), title="curve"):
         sample = dataset[index]
         if bool((sample.mask != IGNORE_INDEX).any()):
-            found = read_scores(result_path(folder, sample.name, NPZ))
+            found = read_maps(folder, sample)
             curve.update(found["maps"].float(), found["classes"].long(), sample.mask.long())
     points = curve.compute(_sum(context) if fabric.world_size > 1 else None)
     best = best_point(points)
@@ -116,7 +117,7 @@ def make_scores(context: StageContext, config: CrfConfig) -> dict[str, Any]:
     settings = config.crf.settings()
 
     def one(_index: int, sample: Sample) -> dict[str, Tensor]:
-        found = read_scores(result_path(cams, sample.name, NPZ))
+        found = read_maps(cams, sample)
         if config.given_low is not None and config.given_high is not None:
             folders, known = (config.given_low, config.given_high), context.segmenter.classes.num_classes
             return published_scores(*folders, sample, found["classes"].tolist(), known)
@@ -130,6 +131,7 @@ def make_scores(context: StageContext, config: CrfConfig) -> dict[str, Any]:
         q = dense_crf(images, unary_from_probabilities(both), settings)
         return {"classes": classes, "low": q[0], "high": q[1]}
 
+    on_first(context.fabric, lambda: remove_damaged(folder))
     computed = map_images(context.train_set, one, folder, **_mine(context), title="crf", suffix=NPZ, save=save_scores)
     context.fabric.barrier()
     return {"images": len(context.train_set), "computed": computed}
@@ -152,7 +154,7 @@ def make_masks(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, 
         add_image(root, dataset, index, sample.image)
         if recipe.stages.masks.given is not None:
             return {"mask": published_mask(recipe.stages.masks.given, sample, classes.num_classes)}
-        found = read_scores(result_path(cams, sample.name, NPZ))
+        found = read_maps(cams, sample)
         return {"mask": image_mask(context.segmenter, sample.image, found, recipe)}
 
     map_images(dataset, one, labels, **_mine(context), title="masks", suffix=PNG, save=save_mask)
@@ -174,36 +176,57 @@ def image_mask(model: Segmenter, image: Tensor, found: dict[str, Tensor], recipe
         found: ``classes`` (K,) and ``maps`` (K, H, W) of the CAM stage.
         recipe: of the run.
     """
-    config, device = recipe.stages.masks, next(model.parameters()).device
-    size = (image.shape[1], image.shape[2])
-    maps = found["maps"].float().to(device)
-    if not len(maps):
-        return torch.zeros(size, dtype=torch.uint8)
-    rest = background(maps, config.alpha) if config.background is None else torch.full_like(maps[0], config.background)
-    scores = torch.cat([rest[None], maps])
+    if not len(found["maps"]):
+        return torch.zeros(image.shape[1:], dtype=torch.uint8)
+    config, scores = recipe.stages.masks, first_scores(model, found, recipe)
     if config.walk:
         scores = walked(model, image, scores, recipe)
-    if config.crf is not None:
+    return best_classes(image, scores, found["classes"], config.crf)
+
+
+def first_scores(model: Segmenter, found: dict[str, Tensor], recipe: PixelcontrastRecipe) -> Tensor:
+    """Scores (K+1, H, W) before the random walk: the background, then the K >= 1 maps of an image."""
+    config = recipe.stages.masks
+    maps = found["maps"].float().to(next(model.parameters()).device)
+    rest = background(maps, config.alpha) if config.background is None else torch.full_like(maps[0], config.background)
+    return torch.cat([rest[None], maps])
+
+
+def best_classes(image: Tensor, scores: Tensor, classes: Tensor, crf: CrfChoice | None) -> Tensor:
+    """Of scores (K+1, H, W) the best class of every pixel, uint8 (H, W), after a CRF unless that is None.
+
+    Args:
+        image: uint8 (3, H, W).
+        scores: of the background and of ``classes``.
+        classes: uint8 (K,).
+        crf: its parameters.
+    """
+    if crf is not None:
         unary = unary_from_probabilities(scores[None])
-        best = dense_crf(image[None].to(device), unary, config.crf.settings(), labels=True)[0]
+        best = dense_crf(image[None].to(scores.device), unary, crf.settings(), labels=True)[0]
     else:
         best = scores.argmax(0)
-    table = torch.cat([torch.zeros(1, dtype=torch.uint8), found["classes"]]).to(device)
-    return table[best]
+    return torch.cat([torch.zeros(1, dtype=torch.uint8), classes.cpu()])[best.cpu()]
 
 
 def walked(model: Segmenter, image: Tensor, scores: Tensor, recipe: PixelcontrastRecipe) -> Tensor:
     """Scores (K+1, H, W) after a random walk over the affinities of the feature grid."""
-    config, affine = recipe.stages.masks, recipe.stages.affinity
-    head, size = require_head(model, "masks", AffineHead), (image.shape[1], image.shape[2])
-    u = head.affinity_features(model.features(model.encoder.normalisation(image.to(scores.device))[None])).float()
-    grid = (u.shape[-2], u.shape[-1])
-    pairs = cell_pairs(*grid, affine.radius, complete=affine.complete)
+    config, size = recipe.stages.masks, (image.shape[1], image.shape[2])
+    values, pairs = image_affinities(model, image, recipe)
     height, width = model.encoder.padded_size(*size)
     padded = F.pad(scores, (0, width - size[1], 0, height - size[0]))
-    coarse = F.adaptive_avg_pool2d(padded, grid)[None]
-    out = random_walk(coarse, affinity(u, pairs), pairs, beta=config.beta, log_steps=config.log_steps)
+    coarse = F.adaptive_avg_pool2d(padded, pairs.size)[None]
+    out = random_walk(coarse, values, pairs, beta=config.beta, log_steps=config.log_steps)
     return model.upsample(out, size)[0]
+
+
+def image_affinities(model: Segmenter, image: Tensor, recipe: PixelcontrastRecipe) -> tuple[Tensor, Pairs]:
+    """Affinities (1, E) of the cells of an image uint8 (3, H, W), and their pairs."""
+    head, affine = require_head(model, "masks", AffineHead), recipe.stages.affinity
+    x = model.encoder.normalisation(image.to(next(model.parameters()).device))[None]
+    u = head.affinity_features(model.features(x)).float()
+    pairs = cell_pairs(u.shape[-2], u.shape[-1], affine.radius, complete=affine.complete)
+    return affinity(u, pairs), pairs
 
 
 def mask_figures(context: StageContext, masks: SegmentationDataset) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from segproto.data.base import Sample
 from segproto.data.cams import read_npz
 from segproto.errors import DataError
+from segproto.training.procedures.map_images import result_path
+
+log = logging.getLogger(__name__)
 
 NPZ = ".npz"
 CAMS = Path("stages/cams/maps")
@@ -33,3 +38,40 @@ def read_scores(path: Path) -> dict[str, Tensor]:
     if "classes" not in found:
         raise DataError(f"{path}: holds {', '.join(found) or 'nothing'}; expected classes and maps")
     return found
+
+
+def read_maps(folder: Path, sample: Sample) -> dict[str, Tensor]:
+    """``classes`` (K,) and ``maps`` (K, H, W) of an image, as the CAM stage wrote them.
+
+    Raises:
+        DataError: the file is missing, damaged, or was made of an image of another size.
+    """
+    path = result_path(folder, sample.name, NPZ)
+    found = read_scores(path)
+    maps = found.get("maps")
+    if maps is None or maps.ndim != 3 or len(maps) != len(found["classes"]):
+        raise DataError(f"{path}: holds no map a class; delete it and run the stage that wrote it again")
+    if maps.shape[1:] != sample.image.shape[1:]:
+        got, size = ("x".join(map(str, reversed(shape))) for shape in (maps.shape[1:], sample.image.shape[1:]))
+        raise DataError(
+            f"{path}: maps of {got}, the image is {size} (width x height); delete it and run the stage that wrote it "
+            "again"
+        )
+    return found
+
+
+def remove_damaged(folder: Path) -> list[str]:
+    """Removes npz files that cannot be read, as a crash of the machine leaves them: they are made again.
+
+    Returns:
+        Their names; each is told in a warning.
+    """
+    gone = []
+    for path in sorted(folder.rglob(f"*{NPZ}")):
+        try:
+            read_scores(path)
+        except DataError as error:
+            log.warning("%s; it is made again", str(error).partition("; delete")[0])
+            path.unlink(missing_ok=True)
+            gone.append(path.relative_to(folder).with_suffix("").as_posix())
+    return gone

@@ -9,6 +9,7 @@ from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
 from segproto.methods.pixelcontrast.contrast import affinity_stage, contrast_stage
 from segproto.methods.pixelcontrast.infer import make_cams, make_masks, make_scores
 from segproto.methods.pixelcontrast.products import MASKS
+from segproto.methods.pixelcontrast.steps import keep_steps
 from segproto.methods.pixelcontrast.tagged import with_masks
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.recipe import Recipe
@@ -23,7 +24,7 @@ def stages(recipe: Recipe) -> list[Stage]:
     if s.affinity.steps:
         found.append(Procedure("crf", lambda context: make_scores(context, s.crf)))
         found.append(affinity_stage(recipe))
-    found.append(Procedure("masks", lambda context: make_masks(context, recipe)))
+    found.append(Procedure("masks", lambda context: {**make_masks(context, recipe), **keep_steps(context, recipe)}))
     found.append(segment_stage(recipe))
     return found
 

@@ -1,0 +1,128 @@
+"""What each step makes of a few chosen training images, for the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
+from segproto.methods.pixelcontrast.infer import best_classes, first_scores, image_affinities, image_mask, walked
+from segproto.methods.pixelcontrast.products import CAMS, NPZ, SCORES, read_maps, read_scores
+from segproto.model.segmenter import Segmenter
+from segproto.refine.affinity import Pairs, affinity_targets
+from segproto.training.devices import on_first
+from segproto.training.procedures.map_images import result_path
+from segproto.training.procedures.steps import Step, chosen_images, write_index, write_steps
+from segproto.training.stage import StageContext
+
+MAPS = Step("maps", "Activation", "How strongly the network sees any of the image's tags.", "heat")
+CUT = Step("cut", "Activation, cut", "The strongest tag of each pixel, background below the threshold.", "classes")
+SURE = Step(
+    "sure", "Sure pixels", "Where the CRF says the same with strong and weak background: affinity's labels.", "classes"
+)
+LINKS = Step("links", "Affinity", "How alike a cell and its neighbours are: dark lines stop the walk.", "heat")
+WALK = Step("walk", "Random walk", "The scores after walking over the affinities.", "classes")
+MASK = Step("mask", "Mask", "After the last CRF: what segmenters learn from.", "classes")
+
+
+def steps_of(recipe: PixelcontrastRecipe) -> list[Step]:
+    """The steps that a recipe takes, in order."""
+    s = recipe.stages
+    found = [MAPS, CUT]
+    if s.affinity.steps:
+        found.append(SURE)
+    if s.masks.walk:
+        found += [LINKS, WALK]
+    return found if s.masks.walk and s.masks.crf is None else [*found, MASK]
+
+
+def keep_steps(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
+    """Leaves the steps of the chosen images in the run, for the report."""
+    dataset, run = context.train_set, context.out.parents[1]
+    chosen = chosen_images(dataset.names, recipe.stages.masks.shown)
+    if not chosen or recipe.stages.masks.given is not None:
+        return {}
+
+    def keep() -> None:
+        threshold = best_threshold(run / "stages" / "cams" / "result.json")
+        for index in chosen:
+            sample, name = dataset[index], dataset.names[index]
+            found = read_maps(run / CAMS, sample)
+            scores = read_scores(result_path(run / SCORES, name, NPZ)) if recipe.stages.affinity.steps else None
+            values = image_steps(context.segmenter, sample.image, found, scores, recipe, threshold)
+            write_steps(context.out / "steps", sample, values)
+        write_index(context.out / "steps", steps_of(recipe), [dataset.names[index] for index in chosen])
+
+    on_first(context.fabric, keep)
+    return {"shown": [dataset.names[index] for index in chosen]}
+
+
+def best_threshold(result: Path) -> float:
+    """The threshold that suits the maps best, from the result of their stage; 0.2 where there was no truth."""
+    found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    return float(found.get("cam_threshold", 0.2))
+
+
+@torch.no_grad()
+def image_steps(
+    model: Segmenter,
+    image: Tensor,
+    found: dict[str, Tensor],
+    scores: dict[str, Tensor] | None,
+    recipe: PixelcontrastRecipe,
+    threshold: float,
+) -> dict[str, Tensor]:
+    """The picture of each step.
+
+    Args:
+        model: with a head of maps and affinities.
+        image: uint8 (3, H, W).
+        found: ``classes`` (K,) and ``maps`` (K, H, W) of the CAM stage.
+        scores: ``low`` and ``high`` of the CRF stage; None without it.
+        recipe: of the run.
+        threshold: of the background, for the maps alone.
+
+    Returns:
+        (H, W) by key, uint8 or float.
+    """
+    size, classes, maps = (image.shape[1], image.shape[2]), found["classes"], found["maps"].float()
+    empty = torch.zeros(size)
+    if not len(maps):
+        return {step.key: empty if step.kind == "heat" else empty.byte() for step in steps_of(recipe)}
+    cut = torch.cat([torch.full_like(maps[:1], threshold), maps])
+    pictures = {MAPS.key: maps.amax(0), CUT.key: best_classes(image, cut, classes, None)}
+    if scores is not None:
+        local = affinity_targets(scores["low"][None].float(), scores["high"][None].float())[0]
+        table = torch.full((256,), 255, dtype=torch.uint8)
+        table[: len(classes) + 1] = torch.cat([torch.zeros(1, dtype=torch.uint8), classes])
+        pictures[SURE.key] = table[local]
+    if recipe.stages.masks.walk:
+        values, pairs = image_affinities(model, image, recipe)
+        grid = alike(values**recipe.stages.masks.beta, pairs)
+        pictures[LINKS.key] = F.interpolate(
+            grid[None, None].cpu(), size=model.encoder.padded_size(*size), mode="nearest"
+        )[0, 0, : size[0], : size[1]]
+        out = walked(model, image, first_scores(model, found, recipe), recipe)
+        pictures[WALK.key] = best_classes(image, out, classes, None)
+    pictures[MASK.key] = image_mask(model, image, found, recipe)
+    return {step.key: pictures[step.key] for step in steps_of(recipe)}
+
+
+def alike(values: Tensor, pairs: Pairs) -> Tensor:
+    """Mean affinity (h, w) of each cell with its partners.
+
+    Args:
+        values: (1, E) of ``pairs``.
+        pairs: of the grid.
+    """
+    total, count = (torch.zeros(pairs.size[0] * pairs.size[1], device=values.device) for _ in range(2))
+    for ends in pairs.indices():
+        place = ends.to(values.device)
+        total.index_add_(0, place, values[0])
+        count.index_add_(0, place, torch.ones_like(values[0]))
+    return (total / count.clamp_min(1)).view(pairs.size)

@@ -1,0 +1,91 @@
+"""What each step of a run made of a few chosen images, kept on disk for the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segproto.data.base import Sample
+from segproto.data.cams import read_npz
+from segproto.errors import ConfigError, DataError
+from segproto.training.files import disk_errors, write_json
+
+INDEX = "steps.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        key: of its picture in the files; not ``image`` or ``truth``.
+        title: for people, in a few words.
+        words: one sentence about what is done.
+        kind: ``classes`` (uint8, 255 = undecided) or ``heat`` (0..1).
+    """
+
+    key: str
+    title: str
+    words: str
+    kind: Literal["classes", "heat"]
+
+
+def chosen_images(names: Sequence[str], shown: int | list[str]) -> list[int]:
+    """Indices of the images to keep: named ones, or as many spread over all.
+
+    Raises:
+        ConfigError: a name that is not there.
+    """
+    if isinstance(shown, int):
+        count = min(shown, len(names))
+        return [round(i * (len(names) - 1) / max(count - 1, 1)) for i in range(count)]
+    for name in shown:
+        if name not in names:
+            raise ConfigError(f"stages.masks.shown: no training image is named {name!r}, for example {names[0]!r}")
+    return [names.index(name) for name in shown]
+
+
+def write_steps(folder: Path, sample: Sample, values: Mapping[str, Tensor]) -> None:
+    """One image with its mask and the pictures by the keys of the steps, as ``folder/NAME.npz``."""
+    arrays = {"image": sample.image, "truth": sample.mask, **values}
+    path = folder / f"{sample.name.replace('/', '__')}.npz"
+    with disk_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}")
+        with fresh.open("wb") as file:
+            np.savez_compressed(
+                file,
+                allow_pickle=False,
+                **{
+                    key: (value.half() if value.is_floating_point() else value.to(torch.uint8)).cpu().numpy()
+                    for key, value in arrays.items()
+                },
+            )
+        fresh.replace(path)
+
+
+def write_index(folder: Path, steps: Sequence[Step], names: Sequence[str]) -> None:
+    """The list of the steps and of the images, in order."""
+    write_json(folder / INDEX, {"steps": [asdict(step) for step in steps], "images": list(names)})
+
+
+def read_steps(folder: Path) -> tuple[list[Step], dict[str, dict[str, Tensor]]]:
+    """What :func:`write_index` and :func:`write_steps` left: the steps, and the pictures of each image.
+
+    Raises:
+        DataError: a damaged or missing file.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        steps = [Step(**step) for step in index["steps"]]
+        names = [str(name) for name in index["images"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder / INDEX}: not a readable list of steps ({error}); remove {folder}") from error
+    return steps, {name: read_npz(folder / f"{name.replace('/', '__')}.npz") for name in names}
