@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from segproto import api
@@ -386,6 +387,32 @@ def test_deeplab(
     assert parameters in (None, sum(p.numel() for p in model.parameters()))
     with torch.no_grad():
         close(model.grid_logits(model.encoder.normalisation(PICTURE)[None]), wanted)
+
+
+@pytest.mark.slow
+def test_a_converted_model_is_a_model_like_any_other(tmp_path: Path, wide: tuple[State, Any]) -> None:
+    """It is saved, loaded, predicts, explains and evaluates."""
+    head = heads(fc8=(21, 4096))
+    found = api.convert("eps", write(tmp_path, wide[0] | head), out=tmp_path / "m")
+    (tmp_path / "net.pth").unlink()
+    assert found["kind"] == "model"
+    assert "segproto convert" not in json.dumps(found["notes"])
+    model = Segmenter.load(tmp_path / "m")
+    image = model.encoder.normalisation(PICTURE)[None]
+    with torch.no_grad():
+        close(model.grid_logits(image), conv(wide[1]["conv6"], head, "fc8")[:, [20, *range(20)]])
+        logits = model(image)[0]
+    mask = model.predict(PICTURE)
+    assert torch.equal(mask.long(), logits.argmax(0))
+    ys, xs = torch.tensor([3, 20]), torch.tensor([9, 60])
+    shares = model.explain(PICTURE).evidence(ys, xs, torch.tensor([0, 7]))
+    torch.testing.assert_close(shares.prototypes.sum(1) + shares.offset, logits[[0, 7], ys, xs], rtol=1e-4, atol=1e-4)
+    (tmp_path / "data/images").mkdir(parents=True)
+    (tmp_path / "data/labels").mkdir()
+    Image.fromarray(PICTURE.permute(1, 2, 0).numpy()).save(tmp_path / "data/images/a.png")
+    Image.fromarray(mask.numpy().astype("uint8")).save(tmp_path / "data/labels/a.png")
+    data = {"name": "folder", "root": str(tmp_path / "data"), "classes": "voc", "split": {"val_pattern": "a"}}
+    assert api.evaluate(tmp_path / "m", data=data)["miou"] == 1
 
 
 def mxnet_name(key: str) -> str | None:
