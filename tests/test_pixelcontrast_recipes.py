@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -304,3 +305,18 @@ def test_long_side_and_place_in_the_crop() -> None:
         AugmentConfig(long_side=(5, 4))
     with pytest.raises(ValueError, match="jitter"):
         AugmentConfig(jitter=(0, 0, 0, 0.6))
+
+
+def test_after_the_walk_the_model_is_the_cam_network_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = import_module("segproto.methods.pixelcontrast.stages")
+    monkeypatch.setattr(staging, "make_masks", lambda context, recipe: {"mask_miou": 1})
+    monkeypatch.setattr(staging, "keep_steps", lambda context, recipe: {})
+    monkeypatch.setattr(Segmenter, "load", classmethod(lambda cls, folder: tiny()))
+    model = tiny()
+    model.head = AffinityHead(3, (3, 5, 6, 7), (2, 3, 4))
+    context = SimpleNamespace(segmenter=model, out=tmp_path / "stages/masks")
+    assert staging.masks_of_walk(context, recipe("voc-seam")) == {"mask_miou": 1}
+    assert isinstance(model.head, AffinityHead)  # a run of published maps has no CAM network
+    (tmp_path / "stages/cams/model").mkdir(parents=True)
+    staging.masks_of_walk(context, recipe("voc-seam"))
+    assert isinstance(model.head, TapHead)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from segproto.methods.pixelcontrast.build import begin_segmenter
 from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
@@ -11,9 +12,11 @@ from segproto.methods.pixelcontrast.infer import make_cams, make_masks, make_sco
 from segproto.methods.pixelcontrast.products import MASKS
 from segproto.methods.pixelcontrast.steps import keep_steps
 from segproto.methods.pixelcontrast.tagged import with_masks
+from segproto.model.segmenter import Segmenter
+from segproto.model.tap_head import AffinityHead
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.recipe import Recipe
-from segproto.training.stage import Optimise, Procedure, Stage
+from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -24,9 +27,19 @@ def stages(recipe: Recipe) -> list[Stage]:
     if s.affinity.steps:
         found.append(Procedure("crf", lambda context: make_scores(context, s.crf)))
         found.append(affinity_stage(recipe))
-    found.append(Procedure("masks", lambda context: {**make_masks(context, recipe), **keep_steps(context, recipe)}))
+    found.append(Procedure("masks", lambda context: masks_of_walk(context, recipe)))
     found.append(segment_stage(recipe))
     return found
+
+
+def masks_of_walk(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
+    """Masks, and the steps to those of chosen images; a network of affinities gives way to the CAM network again."""
+    figures = {**make_masks(context, recipe), **keep_steps(context, recipe)}
+    maps = context.out.parent / "cams" / "model"
+    if isinstance(context.segmenter.head, AffinityHead) and maps.is_dir():
+        earlier = Segmenter.load(maps)
+        context.segmenter.encoder, context.segmenter.head = earlier.encoder, earlier.head
+    return figures
 
 
 def segment_stage(recipe: PixelcontrastRecipe) -> Optimise:
