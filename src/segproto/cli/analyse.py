@@ -7,23 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from segproto.cli.arguments import ArraysFolder, DataValues, Device, Image, Json, Nearest, Stage, Target
 from segproto.cli.options import settings
-from segproto.cli.results import Device, Stage, Target
-from segproto.cli.runs import Json
 from segproto.cli.show import percent, print_json, print_table
 from segproto.errors import ConfigError
-
-Out = Annotated[Path, typer.Option(help="Folder for arrays, pictures and JSON.")]
-Values = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...")]
-Image = Annotated[str | None, typer.Option(help="A file, or the name of a validation image; default: the first.")]
 
 
 def patches(
     target: Target,
-    out: Out,
-    values: Values = None,
+    out: ArraysFolder,
+    values: DataValues = None,
     split: Annotated[str, typer.Option(help="train or val.")] = "train",
-    k: Annotated[int, typer.Option("--nearest", min=1, help="Patches a prototype.")] = 3,
+    k: Nearest = 3,
     stage: Stage = None,
     device: Device = None,
     as_json: Json = False,
@@ -41,13 +36,13 @@ def patches(
 
 def pixels(
     target: Target,
-    out: Out,
-    values: Values = None,
+    out: ArraysFolder,
+    values: DataValues = None,
     image: Image = None,
     at: Annotated[list[str] | None, typer.Option(metavar="ROW,COLUMN", help="A pixel; may be repeated.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Random pixels, where --at names none.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the random pixels.")] = 0,
-    k: Annotated[int, typer.Option("--nearest", min=1, help="Prototypes a pixel.")] = 3,
+    k: Nearest = 3,
     stage: Stage = None,
     device: Device = None,
     as_json: Json = False,
@@ -68,8 +63,8 @@ def pixels(
 
 def groups(
     target: Target,
-    out: Out,
-    values: Values = None,
+    out: ArraysFolder,
+    values: DataValues = None,
     image: Annotated[str | None, typer.Option(help="Show its activation maps; default: the patches.")] = None,
     stage: Stage = None,
     device: Device = None,
@@ -88,8 +83,8 @@ def groups(
 
 def samples(
     target: Target,
-    out: Out,
-    values: Values = None,
+    out: ArraysFolder,
+    values: DataValues = None,
     images: Annotated[int, typer.Option(min=1, help="How many validation images.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 42,
     stage: Stage = None,
@@ -105,8 +100,8 @@ def samples(
 def assignments(
     target: Target,
     other: Annotated[Path, typer.Argument(help="Another run or model with the same classes.")],
-    out: Out,
-    values: Values = None,
+    out: ArraysFolder,
+    values: DataValues = None,
     image: Image = None,
     stage: Stage = None,
     device: Device = None,
@@ -122,8 +117,8 @@ def assignments(
 
 def failures(
     target: Target,
-    out: Out,
-    values: Values = None,
+    out: ArraysFolder,
+    values: DataValues = None,
     below: Annotated[float, typer.Option(min=0, max=1, help="IoU of a class in an image that counts as failed.")] = 0.5,
     count: Annotated[int, typer.Option(min=1, help="Cases to draw, the largest first.")] = 8,
     images: Annotated[int, typer.Option(min=1, help="Validation images looked at.")] = 200,

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from segproto.cli.arguments import Json
 from segproto.cli.options import settings
-from segproto.cli.runs import Json
 from segproto.cli.show import print_json
 from segproto.errors import ConfigError
 

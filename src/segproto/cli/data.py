@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segproto.cli.runs import Json, Quiet
+from segproto.cli.arguments import Json, Quiet
 from segproto.cli.show import print_json
 
 Name = Annotated[str, typer.Argument(help="A published data set; see: segproto data list.")]

@@ -7,15 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from segproto.cli.arguments import DataValues, Device, Json, Quiet, Recipe, RunsFolder, Seeds, Stage, Target, Values
 from segproto.cli.options import numbers, settings
-from segproto.cli.results import Device, Stage, Target, plain, spread
-from segproto.cli.runs import Json, Quiet
+from segproto.cli.results import plain, spread
 from segproto.cli.show import percent, print_json, print_table
 from segproto.errors import ConfigError
-
-Seeds = Annotated[str, typer.Option(help="One run a seed and variant, as in 1,2,3.")]
-Recipe = Annotated[str, typer.Argument(help="Name (see: segproto recipes) or a YAML file.")]
-Values = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
 
 
 def edit(
@@ -90,7 +86,7 @@ def changed(name: str, row: dict[str, Any]) -> tuple[str, str, str, str]:
 
 def thresholds(
     target: Target,
-    values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...")] = None,
+    values: DataValues = None,
     at: Annotated[str | None, typer.Option(help="Thresholds, as in 0,0.05,0.1; default: ten from 0 to 0.3.")] = None,
     stage: Annotated[str | None, typer.Option(help="Default: the stage before thresholding.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file; default: RUN/evaluation/thresholds.json.")] = None,
@@ -131,7 +127,7 @@ def decimals(text: str, option: str) -> list[float]:
 
 def entropy(
     recipe: Recipe,
-    out: Annotated[Path, typer.Option(help="Folder of all runs.")],
+    out: RunsFolder,
     values: Values = None,
     seeds: Seeds = "0",
     quiet: Quiet = False,
@@ -146,7 +142,7 @@ def entropy(
 
 def scales(
     recipe: Recipe,
-    out: Annotated[Path, typer.Option(help="Folder of all runs.")],
+    out: RunsFolder,
     values: Values = None,
     seeds: Seeds = "0",
     quiet: Quiet = False,

@@ -7,9 +7,8 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from segproto.cli.arguments import Json, Stage, Target
 from segproto.cli.options import numbers
-from segproto.cli.results import Stage, Target
-from segproto.cli.runs import Json
 from segproto.cli.show import print_json
 from segproto.errors import ConfigError
 

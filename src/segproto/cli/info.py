@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from segproto.cli.arguments import Json
 from segproto.cli.options import settings
-from segproto.cli.runs import Json
 from segproto.cli.show import percent, print_json, print_table
 
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from segproto.cli.arguments import Device, Json, Quiet
 from segproto.cli.options import settings
-from segproto.cli.results import Device
-from segproto.cli.runs import Json, Quiet
 from segproto.cli.show import print_json
 
 

@@ -7,23 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from segproto.cli.arguments import DataValues, Device, Flip, Json, MaxPixels, Scales, Stage, Target, Window
 from segproto.cli.options import factors, settings
-from segproto.cli.runs import Json
 from segproto.cli.show import percent, print_json, print_table
 from segproto.errors import ConfigError
-
-Target = Annotated[Path, typer.Argument(help="A run folder or a model folder.")]
-Window = Annotated[int | None, typer.Option(min=32, help="Side of the sliding window in pixels; bounds memory.")]
-Scales = Annotated[str, typer.Option(help="Input scales averaged, as in 0.75,1,1.25.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
-MaxPixels = Annotated[int | None, typer.Option(help="Allow larger images than 2^28 pixels.")]
-Stage = Annotated[str | None, typer.Option(help="The model a stage left, as in project; default: the last.")]
 
 
 def evaluate(
     target: Annotated[Path | None, typer.Argument(help="A run folder or a model folder.")] = None,
-    values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...")] = None,
+    values: DataValues = None,
     stage: Stage = None,
     split: Annotated[str, typer.Option(help="train or val.")] = "val",
     window: Window = None,

@@ -8,17 +8,15 @@ from typing import Annotated
 
 import typer
 
+from segproto.cli.arguments import Json, Quiet, Values
 from segproto.cli.options import numbers, settings
 from segproto.cli.show import percent, print_json, print_table
 from segproto.errors import ConfigError
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-
 
 def train(
     recipe: Annotated[str | None, typer.Argument(help="Name (see: segproto recipes) or a YAML file.")] = None,
-    values: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    values: Values = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run, exactly.")] = None,
     start: Annotated[Path | None, typer.Option(help="Begin from the weights of this run or model.")] = None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -77,7 +78,7 @@ class Equivariance(Accumulator):
         order = values.argsort(descending=True, stable=True)[:examples].tolist()
         pairs = [self._pair(int(rows[i]), int(columns[i]), float(values[i])) for i in order]
         groups = self._merge(rows[values > threshold], columns[values > threshold])
-        value = share(_distinct(classes[values > threshold]), tested)
+        value, ranks = share(_distinct(classes[values > threshold]), tested), self._ranks()
         return {
             "value": value,
             **({} if tested else {"reason": "no class has prototypes of two scales in the images seen"}),
@@ -85,7 +86,7 @@ class Equivariance(Accumulator):
             "curve": curve,
             "pairs": pairs,
             "groups": groups,
-            "initial_groups": {c: [self._by_scale(g) for g in found] for c, found in groups.items()},
+            "initial_groups": {c: [self._by_scale(g, ranks) for g in found] for c, found in groups.items()},
         }
 
     def _pair(self, p: int, q: int, iou: float) -> dict[str, Any]:
@@ -95,24 +96,31 @@ class Equivariance(Accumulator):
     def _merge(self, rows: Tensor, columns: Tensor) -> dict[int, list[list[int]]]:
         """Pairs that share a prototype become one group."""
         count = len(self.class_of)
-        linked = np.zeros((count, count), dtype=bool)
-        linked[rows.numpy(), columns.numpy()] = True
-        _, label = connected_components(linked, directed=False)
-        members: dict[int, list[int]] = {}
-        for p in sorted({*rows.tolist(), *columns.tolist()}):
-            members.setdefault(int(label[p]), []).append(p)
+        links = coo_matrix((np.ones(len(rows), dtype=bool), (rows.numpy(), columns.numpy())), (count, count))
+        label = torch.from_numpy(connected_components(links, directed=False)[1])  # numbered by their first prototype
+        used = torch.zeros(count, dtype=torch.bool)
+        used[rows] = used[columns] = True
+        members = used.nonzero()[:, 0]
+        sizes = torch.bincount(label[members])
+        found = torch.split(members[label[members].argsort(stable=True)], sizes[sizes > 0].tolist())
         groups: dict[int, list[list[int]]] = {}
-        for group in members.values():
-            groups.setdefault(int(self.class_of[group[0]]), []).append(group)
+        for group in found:
+            groups.setdefault(int(self.class_of[group[0]]), []).append(group.tolist())
         return groups
 
-    def _by_scale(self, group: list[int]) -> list[list[int]]:
+    def _ranks(self) -> Tensor:
+        """(P,) int64: each prototype's number within its class and scale."""
+        kind = self.class_of * self.num_scales + self.scale_of
+        order = kind.argsort(stable=True)
+        sizes = torch.bincount(kind)
+        ranks = torch.empty_like(kind)
+        ranks[order] = torch.arange(len(kind)) - (sizes.cumsum(0) - sizes)[kind[order]]
+        return ranks
+
+    def _by_scale(self, group: list[int], ranks: Tensor) -> list[list[int]]:
         """Prototypes as their rank within class and scale, a list a scale."""
-        lists: list[list[int]] = [[] for _ in range(self.num_scales)]
-        for p in group:
-            own = (self.class_of == self.class_of[p]) & (self.scale_of == self.scale_of[p])
-            lists[int(self.scale_of[p])].append(int(own[:p].sum()))
-        return lists
+        own, scale = ranks[group], self.scale_of[group]
+        return [own[scale == s].tolist() for s in range(self.num_scales)]
 
 
 def _distinct(ids: Tensor) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from segproto.data.images import MAX_PIXELS
 from segproto.errors import ConfigError
 from segproto.model.heads import NearestHead
 from segproto.model.images import ImageLike, MaskWriter, look_at
-from segproto.model.predict import OVERLAP, logit_bands
+from segproto.model.predict import Views, logit_bands
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
 from segproto.prototypes.embedding import class_scores
@@ -42,11 +41,8 @@ def predict_scored(
     segmenter: Segmenter,
     image: ImageLike,
     *,
-    window: int | None = None,
-    overlap: float = OVERLAP,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
     max_pixels: int = MAX_PIXELS,
+    **views: Unpack[Views],
 ) -> tuple[Tensor, Tensor]:
     """The class of every pixel, and how near the nearest of all prototypes is.
 
@@ -59,23 +55,28 @@ def predict_scored(
         ConfigError: the model's head has no such score.
     """
     picture = look_at(image, max_pixels)
-    options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
     masks, scores = [], []
     with evaluating(segmenter):
-        for maps in logit_bands(segmenter, picture, maps=lambda x: scored_maps(segmenter, x), **options):
+        for maps in logit_bands(segmenter, picture, maps=lambda x: scored_maps(segmenter, x), **views):
             masks.append(maps[:-2].max(0)[1].to(label_dtype(len(maps) - 2)).cpu())
             scores.append((maps[-2] / maps[-1]).cpu())
     return torch.cat(masks), torch.cat(scores)
 
 
 def predict_scored_to_png(
-    segmenter: Segmenter, image: ImageLike, mask: Path, score: Path, *, max_pixels: int = MAX_PIXELS, **options: Any
+    segmenter: Segmenter,
+    image: ImageLike,
+    mask: Path,
+    score: Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    **views: Unpack[Views],
 ) -> None:
     """Writes :func:`predict_scored` as two gray PNGs.
 
     The score's gray is ``255 (1 - cosine)``, at most 255: black = a prototype itself, white = nothing alike.
     """
-    found, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **options)
+    found, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **views)
     unlike = ((1 - cosine).clamp(0, 1) * 255).round().to(torch.uint8)
     for path, rows in ((mask, found), (score, unlike)):
         with MaskWriter(path, rows.shape[0], rows.shape[1], rows.dtype == torch.int16) as writer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -30,15 +30,28 @@ WINDOW = 768
 OVERLAP = 0.25
 
 
+class Views(TypedDict, total=False):
+    """How an image is looked at.
+
+    Attributes:
+        window: side of the sliding windows in pixels; None = the whole image at once, where it is not too large.
+        overlap: share of a window that its neighbour sees too, 0..0.9.
+        scales: factors the image is resized by; **logits** are averaged over them, after upsampling.
+        flip: also average with the mirrored image.
+    """
+
+    window: int | None
+    overlap: float
+    scales: Sequence[Scale]
+    flip: bool
+
+
 def predict(
     segmenter: Segmenter,
     image: ImageLike,
     *,
-    window: int | None = None,
-    overlap: float = OVERLAP,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
     max_pixels: int = MAX_PIXELS,
+    **views: Unpack[Views],
 ) -> Tensor:
     """The class of every pixel.
 
@@ -48,11 +61,8 @@ def predict(
     Args:
         segmenter: the model, on any device; its modes are left as they were.
         image: see :func:`segproto.model.images.look_at`.
-        window: side of the windows in pixels.
-        overlap: share of a window that its neighbour sees too, 0..0.9.
-        scales: factors the image is resized by; **logits** are averaged over them, after upsampling.
-        flip: also average with the mirrored image.
         max_pixels: larger images are refused.
+        views: ``window``, ``overlap``, ``scales``, ``flip``: see :class:`Views`.
 
     Returns:
         (H, W) on the CPU, classes 0..C-1: uint8; int16 if there are more than 255.
@@ -65,7 +75,7 @@ def predict(
     mask = torch.empty(picture.height, picture.width, dtype=label_dtype(segmenter.head.num_classes))
     done = 0
     with evaluating(segmenter):
-        for band in predict_bands(segmenter, picture, window=window, overlap=overlap, scales=scales, flip=flip):
+        for band in predict_bands(segmenter, picture, **views):
             mask[done : done + len(band)] = band
             done += len(band)
     return mask
@@ -76,16 +86,13 @@ def predict_to_png(
     image: ImageLike,
     out: Path,
     *,
-    window: int | None = None,
-    overlap: float = OVERLAP,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
     max_pixels: int = MAX_PIXELS,
+    **views: Unpack[Views],
 ) -> None:
     """Writes :func:`predict`'s mask as a gray PNG (16 bits if need be), band by band: it is never held whole."""
     picture, wide = look_at(image, max_pixels), segmenter.head.num_classes > IGNORE_INDEX
     with evaluating(segmenter), MaskWriter(out, picture.height, picture.width, wide) as writer:
-        for band in predict_bands(segmenter, picture, window=window, overlap=overlap, scales=scales, flip=flip):
+        for band in predict_bands(segmenter, picture, **views):
             writer.write(band)
 
 
@@ -105,21 +112,12 @@ def predict_logits(
         return torch.cat([part.cpu() for part in field_logits(fields, (0, picture.height))], 1)
 
 
-def predict_bands(
-    segmenter: Segmenter,
-    picture: Picture,
-    *,
-    window: int | None = None,
-    overlap: float = OVERLAP,
-    scales: Sequence[Scale] = (1.0,),
-    flip: bool = False,
-) -> Iterator[Tensor]:
+def predict_bands(segmenter: Segmenter, picture: Picture, **views: Unpack[Views]) -> Iterator[Tensor]:
     """The mask from the top, in bands of rows, (R, W) on the CPU each; options as :func:`predict`.
 
     Call it under :func:`segproto.model.windows.evaluating`: a generator cannot hold that state itself.
     """
-    options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
-    for logits in logit_bands(segmenter, picture, **options):
+    for logits in logit_bands(segmenter, picture, **views):
         yield logits.max(0)[1].to(label_dtype(len(logits))).cpu()
 
 
@@ -140,7 +138,7 @@ def logit_bands(
     Args:
         segmenter: the model.
         picture: the image.
-        window: side of the windows.
+        window: see :class:`Views`; also the others.
         overlap: of windows.
         scales: of the image; sizes only of one that is seen whole.
         flip: also mirrored.

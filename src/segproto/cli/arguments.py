@@ -1,0 +1,26 @@
+"""Arguments and options that several commands take, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Target = Annotated[Path, typer.Argument(help="A run folder or a model folder.")]
+Recipe = Annotated[str, typer.Argument(help="Name (see: segproto recipes) or a YAML file.")]
+Values = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
+DataValues = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...")]
+Stage = Annotated[str | None, typer.Option(help="The model a stage left, as in project; default: the last.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
+Window = Annotated[int | None, typer.Option(min=32, help="Side of the sliding window in pixels; bounds memory.")]
+Scales = Annotated[str, typer.Option(help="Input scales averaged, as in 0.75,1,1.25.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Allow larger images than 2^28 pixels.")]
+Seeds = Annotated[str, typer.Option(help="One run a seed and variant, as in 1,2,3.")]
+RunsFolder = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
+ArraysFolder = Annotated[Path, typer.Option("--out", help="Folder for arrays, pictures and JSON.")]
+Image = Annotated[str | None, typer.Option(help="A file, or the name of a validation image; default: the first.")]
+Nearest = Annotated[int, typer.Option("--nearest", min=1, help="How many for each.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
