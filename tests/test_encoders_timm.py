@@ -65,6 +65,24 @@ def test_unused_layers_are_dropped_and_structure_alone_can_be_built():
     assert again.state_dict().keys() == build_encoder(EncoderConfig(backbone=VIT, layers=[1])).state_dict().keys()
 
 
+def test_a_local_file_is_never_followed_by_a_download(tmp_path, monkeypatch):
+    asked = []
+    make = timm.create_model
+
+    def watched(name, pretrained=False, **options):
+        asked.append(pretrained)
+        if pretrained:
+            raise ConnectionError("no route\nmore")
+        return make(name, **options)
+
+    torch.save(make(VIT).state_dict(), tmp_path / "vit.pth")
+    monkeypatch.setattr(timm, "create_model", watched)
+    build_encoder(EncoderConfig(backbone=VIT, weights=tmp_path / "vit.pth", pretrained=True))
+    assert not any(asked)
+    with pytest.raises(WeightsError, match=r"downloaded \(no route\); give a local file: encoder.weights=FILE$"):
+        build_encoder(EncoderConfig(backbone=VIT, pretrained=True))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_vit3"])
 def test_vit_at_its_own_size_equals_timms_forward(name):

@@ -44,10 +44,12 @@ class HRNet(Backbone):
             raise ConfigError(f"encoder.backbone={name}: expected one of {', '.join(known)}")
         options: dict[str, Any] = {"features_only": True, "feature_location": "", "out_indices": (1, 2, 3, 4)}
         try:
-            net: Any = timm.create_model(name, pretrained=config.pretrained and load_weights, **options)
+            wanted = config.pretrained and load_weights and config.weights is None
+            net: Any = timm.create_model(name, pretrained=wanted, **options)
         except (OSError, RuntimeError) as error:
-            hint = "set encoder.weights to a local file, or encoder.pretrained=false"
-            raise WeightsError(f"{name}: pretrained weights cannot be had ({error}); {hint}") from error
+            raise WeightsError(
+                f"{name}: its weights cannot be downloaded ({error}); give a local file: encoder.weights=FILE"
+            ) from error
         self.num_features = sum(net.feature_info.channels())
         align_corners(net)
         self.net: nn.Module = net

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from fractions import Fraction
 from math import gcd
 from pathlib import Path
@@ -21,6 +22,7 @@ from segproto.encoders.vit_names import timm_names
 from segproto.encoders.weights import fit, read_state
 from segproto.errors import ConfigError, WeightsError
 
+log = logging.getLogger(__name__)
 PLAIN_VITS = ("vision_transformer", "deit", "eva")  # timm modules: blocks at one resolution
 RESIZABLE = ("swin_transformer", "swin_transformer_v2")  # window networks that must be told to take any size
 
@@ -66,7 +68,7 @@ class TimmBackbone(Backbone):
             near = ", ".join(timm.list_models(f"*{name}*")[:3]) or "timm.list_models() shows all"
             raise ConfigError(f"encoder.backbone={name}: not a timm model ({near})")
         vit = timm.models.is_model_in_modules(name, PLAIN_VITS)
-        net: Any = create(config, config.pretrained and load_weights, vit)
+        net: Any = create(config, config.pretrained and load_weights and config.weights is None, vit)
         self.normalisation = Normalisation(tuple(net.pretrained_cfg["mean"]), tuple(net.pretrained_cfg["std"]))
         if load_weights and config.weights is not None:
             load_backbone(net, config.weights)
@@ -108,6 +110,23 @@ class TimmBackbone(Backbone):
         return swapped
 
 
+def downloaded(net: nn.Module, name: str, options: dict[str, Any]) -> Any:
+    """The same network with its published weights.
+
+    Raises:
+        WeightsError: there are none, or no network.
+    """
+    size = sum(p.numel() * p.element_size() for p in net.parameters()) / 1e6
+    log.warning("encoder.pretrained=true: %s, about %.0f MB, is downloaded unless an earlier run has", name, size)
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0, **options)
+    except Exception as error:  # without weights it was built: the libraries that download have errors of many kinds
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise WeightsError(
+            f"{name}: its weights cannot be downloaded ({said}); give a local file: encoder.weights=FILE"
+        ) from error
+
+
 def create(config: EncoderConfig, pretrained: bool, vit: bool) -> Any:
     """The timm network without classifier, able to take any image size at the wanted output stride."""
     name, stride = config.backbone or "", config.output_stride
@@ -118,14 +137,13 @@ def create(config: EncoderConfig, pretrained: bool, vit: bool) -> Any:
     if stride is not None and not vit:
         options["output_stride"] = stride
     try:
-        net: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        net: Any = timm.create_model(name, num_classes=0, **options)
     except (TypeError, AssertionError, NotImplementedError, ValueError, KeyError) as error:
         if stride is None:
             raise ConfigError(f"encoder.backbone={name}: timm cannot build it ({error})") from error
         raise ConfigError(f"encoder.output_stride={stride}: {stride_hint(name)}") from error
-    except (OSError, RuntimeError) as error:
-        hint = "set encoder.weights to a local file, or encoder.pretrained=false"
-        raise WeightsError(f"{name}: pretrained weights cannot be had ({error}); {hint}") from error
+    if pretrained:
+        net = downloaded(net, name, options)
     if reference:
         net.patch_embed.strict_img_size = False
     if not vit and stride is not None and net.feature_info[-1]["reduction"] != stride:
