@@ -18,7 +18,7 @@ class EncoderConfig(BaseModel):
             image and inner maps that their heads read).
         backbone: the timm model name, for ``name: timm`` and ``hrnet``; ``mit_b0`` .. ``mit_b5`` for ``mit``.
         weights: a local weights file (safetensors or a state dict; ``~`` and ``$VARIABLES`` are filled in), or None.
-        pretrained: ask timm to download its weights (never happens unless set).
+        pretrained: ask timm to download its weights (never happens unless set, nor where ``weights`` is given).
         frozen: the backbone takes no gradient and its norms keep their statistics.
         output_stride: cells of the feature grid a pixel; 8 or 16 for CNNs, 1/2/4 for ``unet``; ViTs: the patch.
         layers: timm features to concatenate (block indices of a ViT, stage indices of a CNN); None = the last.
