@@ -220,6 +220,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.exit_code == 0, run.output
     assert "VOCtrainval_11-May-2012.tar" in run.output
     assert "Flickr" in run.output
+    run = CliRunner().invoke(app, ["data", "list", "em"])
+    assert (run.exit_code, "imagej.net" in run.output, "non-commercial" in run.output) == (0, True, True)
     cityscapes(tmp_path / "root")
     run = CliRunner().invoke(
         app, ["data", "prepare", "cityscapes", "--from", str(tmp_path), "--root", str(tmp_path / "root")]

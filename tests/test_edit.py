@@ -15,6 +15,7 @@ from tiny_segmenters import segmenter
 import segproto
 from segproto.errors import ConfigError
 from segproto.evaluation.rescore import EncoderFeatures, rescore_heads
+from segproto.model.direction_head import DirectionBank, DirectionHead
 from segproto.model.edit import edited, merge_leaders
 from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
@@ -157,6 +158,19 @@ def test_a_nearest_head_scores_by_what_is_left() -> None:
     assert kept == [2, 3, 2, 2, 4, 5, 7, 4, 8, 9, 10, 11]
     with pytest.raises(ConfigError, match="class class1 would have no prototype"):
         edited(model, drop=[4, 5, 6, 7])
+
+
+def test_directions_of_categories_are_not_edited() -> None:
+    """A category is one direction: each way to take one out ends in one line, and the model stays as it was."""
+    model = segmenter("prototype", classes=3)
+    model.head = DirectionHead(DirectionBank(torch.randn(3, 6, generator=torch.Generator().manual_seed(5))))
+    before = model.head.bank.directions.clone()
+    for options in ({"drop": [1]}, {"merge_within": 0.1}):
+        with pytest.raises(ConfigError, match="a directions head has one prototype a class and cannot do without any"):
+            edited(model, **options)
+    with pytest.raises(ConfigError, match="a directions head has no groups to forbid a prototype in"):
+        edited(model, forbid=[(0, 1)])
+    assert torch.equal(model.head.bank.directions, before)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def data_list(
         if "where" not in row:
             continue
         typer.echo(f"{'':<{width}}  {row['where']} ({row['terms']})")
-        if name is not None:
+        if name is not None and "archives" in row:
             for archive in row["archives"]:
                 typer.echo(f"{'':<{width}}  {archive}")
             typer.echo(f"{'':<{width}}  data.variant: {', '.join(row['variants'])}")

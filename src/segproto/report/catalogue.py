@@ -15,6 +15,10 @@ DATA_KINDS = {
     "em": "ISBI-2012 membranes: the two TIFF stacks, or folders of PNGs",
     "camvid": "CamVid with 11 classes",
 }
+DATA_SOURCES = {  # of kinds above: where to get them, under which terms
+    "em": ("https://imagej.net/events/isbi-2012-segmentation-challenge", "non-commercial software; cite its paper"),
+    "camvid": ("http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/", "research; cite its papers"),
+}
 
 
 def shipped() -> dict[str, Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segproto.errors import DataError
-from segproto.report.catalogue import DATA_KINDS, nearest
+from segproto.report.catalogue import DATA_KINDS, DATA_SOURCES, nearest
 
 PathLike = str | Path
 
@@ -24,7 +24,11 @@ def data_sets(name: str | None = None) -> list[dict[str, Any]]:
     from segproto.data.published_sets import PUBLISHED
     from segproto.data.roots import known_root
 
-    rows: list[dict[str, Any]] = [{"name": kind, "title": line} for kind, line in DATA_KINDS.items()]
+    rows: list[dict[str, Any]] = []
+    for kind, line in DATA_KINDS.items():
+        rows.append({"name": kind, "title": line})
+        if kind in DATA_SOURCES:
+            rows[-1]["where"], rows[-1]["terms"] = DATA_SOURCES[kind]
     for known in PUBLISHED.values():
         root = known_root(known.name, known.variable)
         archives = [archive.name + (" (optional)" if archive.optional else "") for archive in known.archives]
