@@ -221,7 +221,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "VOCtrainval_11-May-2012.tar" in run.output
     assert "Flickr" in run.output
     run = CliRunner().invoke(app, ["data", "list", "em"])
-    assert (run.exit_code, "imagej.net" in run.output, "non-commercial" in run.output) == (0, True, True)
+    assert (run.exit_code, "imagej.net" in run.output, "terms on" in run.output) == (0, True, True)
     cityscapes(tmp_path / "root")
     run = CliRunner().invoke(
         app, ["data", "prepare", "cityscapes", "--from", str(tmp_path), "--root", str(tmp_path / "root")]

@@ -16,8 +16,8 @@ DATA_KINDS = {
     "camvid": "CamVid with 11 classes",
 }
 DATA_SOURCES = {  # of kinds above: where to get them, under which terms
-    "em": ("https://imagej.net/events/isbi-2012-segmentation-challenge", "non-commercial software; cite its paper"),
-    "camvid": ("http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/", "research; cite its papers"),
+    "em": ("https://imagej.net/events/isbi-2012-segmentation-challenge", "terms on that page; cite its paper"),
+    "camvid": ("http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/", "terms on that page; cite its papers"),
 }
 
 
