@@ -1,9 +1,10 @@
 """Mask proposals (without CRF) against the plain published algorithm: one image after another, randomised PCA a mask.
 
-    python benchmarks/proposals.py [--images 4] [--threads 2] [--cpu-time]
+    python benchmarks/proposals.py [--images 4] [--threads 2] [--cpu-time] [--photos FOLDER --weights FILE]
 
 320 px at patch 8: 40 x 40 tokens of 384 channels, made of patches that look alike. Both are also run with the same
-directions, and their masks compared.
+directions, and their masks compared. With photos and the weights of a plain ViT of timm (--backbone), also what each
+part of ``segproto propose`` takes an image, CRF included.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import os
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -61,12 +63,46 @@ def seconds(run, images: Tensor, runs: int, clock) -> float:
     return min(times)
 
 
+def parts(folder: Path, weights: Path, backbone: str, count: int, clock) -> dict[str, float]:
+    """Milliseconds an image of each part: up to ``count`` photos, default settings; the first is not timed."""
+    from segproto.data.unlabelled import ImageFolder
+    from segproto.encoders.build import build_encoder
+    from segproto.encoders.config import EncoderConfig
+    from segproto.refine.regions import refine_regions
+    from segproto.training.procedures.propose import shorter_side
+
+    settings = EncoderConfig(backbone=backbone, weights=weights, neck="identity", squash="none", frozen=True)
+    encoder, photos = build_encoder(settings).eval(), ImageFolder(folder)
+    sums: dict[str, float] = {}
+    count = min(count, len(photos) - 1)
+    for index in range(count + 1):
+        stamps = [("", clock())]
+        image = shorter_side(photos[index].image, 320)[None]
+        stamps.append(("reading and resizing", clock()))
+        with torch.no_grad():
+            features = encoder.backbone_features(encoder.normalisation(image))
+        stamps.append(("features", clock()))
+        found = propose(features.float())
+        stamps.append(("proposals", clock()))
+        padded = encoder.padded_size(*image.shape[-2:])
+        refine_regions(image, found.regions, found.counts, padded=padded, settings=None)
+        stamps.append(("enlarging", clock()))
+        refine_regions(image, found.regions, found.counts, padded=padded)
+        stamps.append(("CRF", clock()))
+        for (_, before), (name, after) in pairwise(stamps):
+            sums[name] = sums.get(name, 0) + 1e3 * (after - before) / count * (index > 0)
+    return sums
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cpu-time", action="store_true", help="processor time, for a busy machine; with --threads 1")
+    parser.add_argument("--photos", type=Path, help="a folder of images")
+    parser.add_argument("--weights", type=Path, help="a file for the backbone")
+    parser.add_argument("--backbone", default="vit_tiny_patch16_224")
     args = parser.parse_args()
     clock = time.process_time if args.cpu_time else time.perf_counter
     torch.set_num_threads(args.threads)
@@ -81,6 +117,9 @@ def main() -> None:
         f"load={os.getloadavg()[0]:.2f}, {kind} time: plain {slow * 1e3:.0f} ms, ours {fast * 1e3:.0f} ms an image, "
         f"{slow / fast:.1f}x; same masks with the same directions: {equal}"
     )
+    if args.photos:
+        taken = parts(args.photos, args.weights, args.backbone, 10, clock)
+        print(f"{kind} time a photo: " + ", ".join(f"{name} {value:.0f} ms" for name, value in taken.items()))
 
 
 if __name__ == "__main__":
