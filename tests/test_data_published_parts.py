@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from typer.testing import CliRunner
 
+from segproto.cli.app import app
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
 from segproto.data.parts import read_parts
@@ -66,6 +68,9 @@ def test_pascal(tmp_path: Path, folder: str) -> None:
     assert data.parts(1) is None  # half of the validation images have no part map
     found = verify(DataConfig(name="voc", root=tmp_path))
     assert "val: 1 images with part maps, parts of 2 classes; the published set has 925 and 16" in found.notes
+    run = CliRunner().invoke(app, ["data", "verify", "data.name=voc", f"data.root={tmp_path}"])
+    assert "note: val: 1 images with part maps, parts of 2 classes; the published set has 925 and 16" in run.output
+    assert "void pixels %" in run.output
     tifffile.imwrite(root / folder / "2007_2.tif", np.zeros((2, 2), np.int32))
     assert any("the part map is 2x2 pixels" in line for line in verify(DataConfig(name="voc", root=tmp_path)).problems)
 

@@ -24,6 +24,19 @@ from segproto.model.ood import predict_scored
 IMAGE = torch.randint(0, 256, (3, 40, 52), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+@torch.no_grad()
+def test_looking_at_an_image_leaves_the_model_as_it_was() -> None:
+    """Unlike the release, whose forward pass rewrites its prototypes: no buffer moves, and no label is asked for."""
+    found = model(score="layernorm").eval()
+    found.head.bank.vectors.mul_(1.5)  # not of unit length, as a released file is
+    before = {name: value.clone() for name, value in found.state_dict().items()}
+    first = found.predict(IMAGE)
+    predict_scored(found, IMAGE)
+    assert torch.equal(found.predict(IMAGE), first)
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def plain_score(found, image):
     """The largest cosine of every cell, upsampled."""
     features = found.features(found.encoder.normalisation(image)[None])

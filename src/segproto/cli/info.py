@@ -45,8 +45,11 @@ def data_verify(
     if as_json:
         print_json(found)
     else:
-        print_table(["split", "images"], [(split, str(n)) for split, n in found["counts"].items()])
+        rows = [(split, str(n), percent(found["void"][split])) for split, n in found["counts"].items()]
+        print_table(["split", "images", "void pixels %"], rows)
         print_table(["class", "pixels %"], [(name, percent(share)) for name, share in found["shares"].items()])
+        for note in found["notes"]:
+            typer.echo(f"note: {note}")
     for problem in found["problems"]:
         typer.echo(problem, err=True)
     if found["problems"]:

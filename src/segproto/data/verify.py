@@ -45,6 +45,11 @@ class SplitSummary:
         shares: NDArray[np.float64] = self.pixels / max(int(self.pixels.sum()), 1)
         return shares
 
+    @property
+    def void_share(self) -> float:
+        """Share of all pixels that are void."""
+        return self.void / max(self.void + int(self.pixels.sum()), 1)
+
 
 @dataclass
 class VerifyReport:
@@ -67,12 +72,14 @@ class VerifyReport:
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
-        """The problems, images a split, and each class's share of the labelled pixels of all splits."""
+        """Problems and notes, images a split, its void share, and each class's share of the labelled pixels of all."""
         names = self.classes.names if self.classes is not None else ()
         pixels = [sum(int(s.pixels[c]) for s in self.splits.values()) for c in range(len(names))]
         total = max(sum(pixels), 1)
         return {
             "problems": self.problems,
+            "notes": self.notes,
+            "void": {split: summary.void_share for split, summary in self.splits.items()},
             "counts": {split: summary.images for split, summary in self.splits.items()},
             "shares": {name: count / total for name, count in zip(names, pixels, strict=True)},
         }
@@ -207,7 +214,8 @@ def _check_published(config: DataConfig, report: VerifyReport) -> None:
         expected = known.count(variant, split)
         if expected is not None and summary.images != expected:
             _add(report, f"{split}: {summary.images} images, the published set has {expected}")
-        void = summary.void / max(summary.void + int(summary.pixels.sum()), 1)
-        line = None if config.coarse or report.classes is None else coarse_line(void, report.classes.names)
+        line = None
+        if report.classes is not None and not config.coarse:
+            line = coarse_line(summary.void_share, report.classes.names)
         if summary.readable and line is not None:
             _add(report, f"{split}: {line}")
