@@ -131,6 +131,22 @@ def test_health_names_copies_and_idle_prototypes() -> None:
     assert {p: w for p, w in enumerate(words) if w} == {1: "copy of #0", 5: "decides nothing", 7: UNUSED}
 
 
+def test_examples_are_the_images_with_most_classes() -> None:
+    class Masks:
+        def __init__(self, classes: list[int]) -> None:
+            self.classes = classes
+
+        def __len__(self) -> int:
+            return len(self.classes)
+
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(torch.zeros(3, 4, 4), torch.arange(16).view(4, 4) % self.classes[index], "")
+
+    assert gallery.telling_indices(Masks([1, 4, 2, 3, 5, 1]), 2) == [1, 4]
+    assert gallery.telling_indices(Masks([2, 1]), 3) == [0, 1]
+    assert gallery.telling_indices(Masks([1] * 47 + [9]), 1) == [0]  # the last is not among those looked at
+
+
 def test_measures_show_values_or_reasons(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("method: scaleproto\n")
     run = Run(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -162,6 +163,15 @@ def spread_indices(length: int, count: int) -> list[int]:
     """At most ``count`` indices spread evenly over ``range(length)``."""
     count = min(length, count)
     return [i * length // count for i in range(count)]
+
+
+def telling_indices(dataset: SegmentationDataset, count: int) -> list[int]:
+    """Of each of ``count`` stretches of ``dataset``, the image with the most classes among those that are looked at."""
+    seen = spread_indices(len(dataset), max(count, USAGE_IMAGES))
+    count = min(count, len(seen))
+    classes = {index: len(dataset[index].mask.unique()) for index in seen}
+    cuts = [i * len(seen) // count for i in range(count + 1)]
+    return [max(seen[a:b], key=classes.__getitem__) for a, b in pairwise(cuts)]
 
 
 def scale_names(model: Segmenter) -> list[str]:
