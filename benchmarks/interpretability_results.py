@@ -110,7 +110,8 @@ def at(name: str, *path: Any) -> Callable[[Figures], float | None]:
     def find(found: Figures) -> float | None:
         value = found[name]
         for key in path or ("value",):
-            if value is None or (isinstance(value, dict) and key not in value):
+            missing = key not in value if isinstance(value, dict) else value is None or key >= len(value)
+            if missing:
                 return None
             value = value[key]
         return value
