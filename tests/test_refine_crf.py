@@ -145,6 +145,12 @@ def test_same_bits_for_any_batch_and_threads() -> None:
     assert torch.equal(dense_crf(images[:2], unary[:2], C, threads=2, labels=True), one[:2].argmax(1))
 
 
+def test_no_image() -> None:
+    images, unary = scene(1, 5, 50, 47)
+    assert dense_crf(images[:0], unary[:0], C).shape == (0, 5, 50, 47)
+    assert dense_crf(images[:0], unary[:0], C, labels=True).shape == (0, 50, 47)
+
+
 def test_torch_and_compiled_lattices_agree() -> None:
     images, unary = scene(3, 11, 45, 60)
     torch.testing.assert_close(mean_field(images, unary, C), dense_crf(images, unary, C), atol=2e-5, rtol=0)

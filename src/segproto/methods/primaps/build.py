@@ -31,5 +31,5 @@ def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
 
 
 def category_table(count: int) -> ClassTable:
-    """``category 1`` ... with colours that can be told apart."""
-    return ClassTable(tuple(f"category {i + 1}" for i in range(count)), default_colours(count))
+    """``category 0`` ..., as the numbers in the masks, with colours that can be told apart."""
+    return ClassTable(tuple(f"category {i}" for i in range(count)), default_colours(count))

@@ -51,7 +51,6 @@ def write_gallery(page: Path, model: Segmenter, dataset: SegmentationDataset, be
         rows.append(
             {
                 "name": model.classes.names[k],
-                "value": k,
                 "colour": "#{:02x}{:02x}{:02x}".format(*model.classes.colours[k]),
                 "share": f"{100 * float(shares[k]):.1f}",
                 "images": int(torch.isfinite(best.cosine[k]).sum()),
