@@ -357,3 +357,25 @@ def test_any_timm_backbone(encoder: dict[str, Any]) -> None:
         cams = image_cams(model, torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8), [1, 2], CamsConfig(scales=[1]))
     assert cams.shape == (2, 50, 70)
     assert torch.isfinite(cams).all()
+
+
+@pytest.mark.slow
+def test_from_tags_to_scored_masks(tmp_path: Path) -> None:
+    """The masks of 24 scenes gain at least 5 points over the maps of the network without contrast, at their best.
+
+    A first run learns the tags of 512 scenes, the 24 among them; nothing else is known of any. Measured: 34.6 and 40.5.
+    """
+    one = METHOD.recipes / "scenes-one.yaml"
+
+    def stages(folder: str, *settings: str) -> dict[str, dict[str, Any]]:
+        value = apply_overrides(
+            load_recipe_dict(one), ["train.accelerator=cpu", "train.threads=1", "data.scenes.num_val=8", *settings]
+        )
+        return run(METHOD, validate_recipe(value, METHOD.recipe), tmp_path / folder, quiet=True).stages
+
+    stages("tags", "train.stages=[contrast]")
+    start = ("data.scenes.num_train=24", f"train.start={tmp_path / 'tags/stages/contrast/model'}")
+    baseline = stages("baseline", *start, "train.stages=[cams]")["cams"]["cam_miou"]
+    more = "{steps: 20, contrast: 0.1, er: 1, ecr: 1, lr: {backbone: 5e-4, neck: 5e-4, head: 1e-3}}"
+    masks = stages("masks", *start, f"stages.contrast={more}")["masks"]["mask_miou"]
+    assert masks >= baseline + 0.05, (baseline, masks)
