@@ -75,7 +75,7 @@ def read_cams(path: Path) -> tuple[Tensor, Tensor]:
         raise DataError(
             f"{path}: maps {tuple(maps.shape)} of {classes.numel()} classes; expected finite (K, H, W) of K classes"
         )
-    if len(classes) and (int(classes.min()) < 1 or len(classes.unique()) < len(classes)):
+    if len(classes) and (int(classes.min()) < 1 or len(set(classes.tolist())) < len(classes)):
         raise DataError(
             f"{path}: maps of the classes {classes.tolist()}; expected different ones from 1 (0 is the rest)"
         )

@@ -45,7 +45,8 @@ def case(name: str, steps: list[Step], pictures: dict[str, Tensor], classes: Cla
                 row["change"] = change(image, before, mask, truth, known)
             before = mask if bool((mask != IGNORE_INDEX).all()) else before
         rows.append(row)
-    seen = {int(c) for mask in [truth, *(pictures[s.key] for s in steps if s.kind == "classes")] for c in mask.unique()}
+    masks = [truth, *(pictures[step.key].long() for step in steps if step.kind == "classes")]
+    seen = {c for mask in masks for c in torch.bincount(mask.flatten()).nonzero().flatten().tolist()}
     return {
         "name": name,
         "photo": data_uri(image, side=SIDE),
