@@ -169,7 +169,7 @@ def telling_indices(dataset: SegmentationDataset, count: int) -> list[int]:
     """Of each of ``count`` stretches of ``dataset``, the image with the most classes among those that are looked at."""
     seen = spread_indices(len(dataset), max(count, USAGE_IMAGES))
     count = min(count, len(seen))
-    classes = {index: len(dataset[index].mask.unique()) for index in seen}
+    classes = {index: len(torch.unique(dataset[index].mask)) for index in seen}
     cuts = [i * len(seen) // count for i in range(count + 1)]
     return [max(seen[a:b], key=classes.__getitem__) for a, b in pairwise(cuts)]
 

@@ -68,7 +68,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     return fabric
 
 
-def on_first(fabric: Fabric, action: Callable[[], None]) -> None:
+def on_first(fabric: Fabric, action: Callable[[], object]) -> None:
     """Runs ``action`` in the first process while the others wait; its error is raised in all of them.
 
     Raises:
