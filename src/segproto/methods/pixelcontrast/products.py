@@ -60,18 +60,14 @@ def read_maps(folder: Path, sample: Sample) -> dict[str, Tensor]:
     return found
 
 
-def remove_damaged(folder: Path) -> list[str]:
+def remove_damaged(folder: Path) -> None:
     """Removes npz files that cannot be read, as a crash of the machine leaves them: they are made again.
 
-    Returns:
-        Their names; each is told in a warning.
+    Each is told in a warning.
     """
-    gone = []
     for path in sorted(folder.rglob(f"*{NPZ}")):
         try:
             read_scores(path)
         except DataError as error:
             log.warning("%s; it is made again", str(error).partition("; delete")[0])
             path.unlink(missing_ok=True)
-            gone.append(path.relative_to(folder).with_suffix("").as_posix())
-    return gone
