@@ -250,6 +250,9 @@ def test_data_verify_says_what_is_wrong(cli: Cli, photo: Path) -> None:
     answer = cli("data", "verify", root)
     assert answer.code == 1
     assert "37" in answer.err
+    answer = cli("data", "verify", "data.name=cityscapes", f"data.root={root}")
+    assert (answer.code, answer.out.strip()) == (1, "")  # no tables without rows
+    assert "no val images of cityscapes there" in answer.err
 
 
 def test_doctor_knows_the_versions(cli: Cli) -> None:

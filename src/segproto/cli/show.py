@@ -13,7 +13,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """Prints a table; columns after the first are right-aligned."""
+    """Prints a table; columns after the first are right-aligned. Nothing is printed where there are no rows."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -23,6 +23,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
+    if not table.rows:
+        return
     Console(highlight=False, markup=False).print(table)
 
 
