@@ -280,6 +280,10 @@ def test_forgetting_trains_and_nothing_comes_back(run: Path, tmp_path: Path) -> 
     assert figures["miou"]["after"] == pytest.approx(segproto.evaluate(tmp_path / "forgot")["miou"], abs=1e-9)
     result = json.loads((tmp_path / "forgot" / "stages" / "reproject" / "result.json").read_text())
     assert result["nearest_to_forgotten"] > 1
+    [row] = figures["forgotten"]
+    rows = (distances[0] / marked.radii[0, after.head.bank.scale_of]).sqrt()
+    assert row["prototype"] == 3 and row["nearest"] == int(rows.masked_fill(~alike[0], 1e9).argmin())
+    assert row["times_radius"] == pytest.approx(result["nearest_to_forgotten"])
 
 
 def test_thresholds_equal_scoring_each_model_alone(run: Path) -> None:

@@ -80,6 +80,7 @@ def test_every_metric_is_a_number_or_a_reason(kind) -> None:
     for name, metric in found["metrics"].items():
         assert metric["meaning"]
         assert (metric["value"] is None) == ("reason" in metric), name
+        assert ("null" in metric) == ("null" in json.dumps(metric).replace('"null": "', "") and "reason" not in metric)
     without = {name for name, metric in found["metrics"].items() if metric["value"] is None}
     expected = {
         "prototype": {"group_overlap"},

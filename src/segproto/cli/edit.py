@@ -74,6 +74,11 @@ def print_change(result: dict[str, Any], out: Path) -> None:
     words = "; ".join(result["edits"])
     words = words if len(words) <= 300 else words[:300] + " ..."
     typer.echo(f"{words}. {count['before']} prototypes before, {count['after']} now.")
+    for row in result.get("forgotten", []):
+        typer.echo(
+            f"Forgotten patch of {row['class']} #{row['prototype']}: the most similar prototype is now #{row['nearest']}, "
+            f"{row['times_radius']:.1f} times as far as what counts as that patch."
+        )
     cached = f", {result['images_from_cache']} of {result['images']} images from the cache"
     typer.echo(f"{result['seconds']:.1f} s{cached}. Model in {out}, figures in {result['file']}")
 

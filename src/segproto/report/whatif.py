@@ -55,7 +55,8 @@ def edit(
 
     Returns:
         ``miou``, ``accuracy``, ``per_class`` (each ``before``, ``after``, ``change``), ``edits`` in words, ``kept``
-        (old number of each prototype), ``prototypes``, ``seconds``, ``command``; also in ``out/edit.json``.
+        (old number of each prototype), ``prototypes``, ``seconds``, ``command``; with ``forget`` also ``forgotten``
+        (:func:`segproto.training.procedures.forgetting.nearest_to_forgotten`); also in ``out/edit.json``.
 
     Raises:
         ConfigError: nothing to do, no such prototype or group, or ``out`` is taken.
@@ -67,6 +68,7 @@ def edit(
     from segproto.report.models import ready
     from segproto.report.runs import model_folder, write_json
     from segproto.report.settings import data_config
+    from segproto.training.procedures.forgetting import nearest_to_forgotten
     from segproto.training.progress import Reporter
 
     begin, out = time.perf_counter(), Path(out)
@@ -96,6 +98,7 @@ def edit(
         **change(before, now),
         "edits": after.card["edits"],
         "kept": kept,
+        **({"forgotten": nearest_to_forgotten(after)} if forget else {}),
         "prototypes": {"before": prototypes_of(model), "after": prototypes_of(after)},
         "images": len(dataset),
         "images_from_cache": features.reused,

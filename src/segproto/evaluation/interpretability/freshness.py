@@ -63,7 +63,8 @@ def freshness(
         distances |= _distances(model, dataset, place[name], wanted[name])
         if progress is not None:
             progress(done, len(found))
-    base |= {"missing_images": missing, "largest_distance": max(distances.values(), default=None)}
+    measured = [d for d in distances.values() if d < float("inf")]
+    base |= {"missing_images": missing, "largest_distance": max(measured, default=None)}
     if not isinstance(bank, PrototypeBank):
         return scored(None, "its prototypes are means, not features: the patch is only the nearest one", **base)
     stale = sorted(p for p, d in distances.items() if not d <= TOLERANCE)

@@ -37,3 +37,26 @@ MEANINGS = {
     "cost": "Mean absolute readout weight, numbers stored beyond a plain classifier, and speed: what "
     "explanations cost.",
 }
+
+# Why a metric that was measured may hold ``null`` in its details (a class, prototype, quantile or region).
+UNKNOWN = {
+    "consistency": "the class has no parts in the images seen, or none of its prototypes is in use",
+    "stability": "the class has no parts in the images seen, or none of its prototypes is in use",
+    "group_overlap": "the class has fewer than two groups, or no image shows it",
+    "prototype_overlap": "the class has fewer than two prototypes in use, or no image shows it",
+    "components": "no prototype of this scale is in use, or none is active anywhere",
+    "equivariance": "the class has no prototypes of two scales, or no image shows it",
+    "purity": "the prototype is not in use, or no image shows a part of its class",
+    "pointing": "the prototype is not in use, or no image was looked at",
+    "coverage": "no prototype of the class is in use, or no image shows it",
+    "health": "no prototype of the class is in use, or no image shows it; a gap needs provenance",
+    "distances": "the class has no two prototypes of one scale",
+    "neighbours": "fewer prototypes are in use than k",
+    "nearest": "no image shows the class, or none of its prototypes is in use",
+    "faithfulness": "random regions have no gain: the others are compared with them",
+    "sanity": "nothing varies there, so there is no correlation",
+    "completeness": "no such logit was looked at",
+    "freshness": "the patch of the prototype is unknown, or was not computed anew",
+    "cost": "the paper's count of parameters in use is for prototypes with a readout",
+    "sparsity": "not defined for this kind of head",
+}

@@ -18,7 +18,7 @@ from segproto.evaluation.interpretability.cost import cost_card
 from segproto.evaluation.interpretability.faithfulness import FaithfulnessSuite
 from segproto.evaluation.interpretability.freshness import freshness
 from segproto.evaluation.interpretability.grid_suite import GridSuite
-from segproto.evaluation.interpretability.meanings import MEANINGS
+from segproto.evaluation.interpretability.meanings import MEANINGS, UNKNOWN
 from segproto.evaluation.interpretability.sanity import SanitySuite
 from segproto.evaluation.interpretability.scales import ScaleSuite, scale_rates
 from segproto.evaluation.interpretability.views import View, look, spread
@@ -204,8 +204,17 @@ def _leave_out(config: InterpretabilityConfig, classes: ClassTable) -> Tensor:
 
 
 def explained(name: str, found: dict[str, Any], model: Segmenter, dataset: SegmentationDataset) -> dict[str, Any]:
-    """A metric's figures with its meaning; where it could not be measured, why."""
-    return {**found.get(name, scored(None, _why_not(name, model, dataset))), "meaning": MEANINGS[name]}
+    """A metric's figures with its meaning; where it (``reason``) or a detail of it (``null``) is unknown, why."""
+    figures = found.get(name, scored(None, _why_not(name, model, dataset)))
+    gaps = {"null": UNKNOWN[name]} if "reason" not in figures and has_gaps(figures) else {}
+    return {**figures, **gaps, "meaning": MEANINGS[name]}
+
+
+def has_gaps(value: Any) -> bool:
+    """Whether a ``None`` lies anywhere inside."""
+    if isinstance(value, dict):
+        return any(has_gaps(item) for item in value.values())
+    return value is None or (isinstance(value, list) and any(has_gaps(item) for item in value))
 
 
 def _why_not(name: str, model: Segmenter, dataset: SegmentationDataset) -> str:

@@ -263,12 +263,37 @@ def reproject(context: StageContext) -> dict[str, Any]:
     bank.vectors.copy_(nearest.feature)
     model.provenance, model.patches = trace(model, context.train_set, nearest)
     model.provenance = replace(model.provenance, edits=tuple(model.card.get("edits", ())))
-    marked = Forgotten.of(model, bank)
-    distances, alike = marked.to_prototypes(bank)
-    assert marked.radii is not None
-    ratio = (distances / marked.radii[:, bank.scale_of]).masked_fill(~alike, torch.inf).amin()
     return {
         "prototypes": bank.num_prototypes,
         "projection_gap_mean": float(nearest.distance.sqrt().mean()),
-        "nearest_to_forgotten": float(ratio),
+        "nearest_to_forgotten": min(row["times_radius"] for row in nearest_to_forgotten(model)),
     }
+
+
+@torch.no_grad()
+def nearest_to_forgotten(model: Segmenter) -> list[dict[str, Any]]:
+    """Whether what was forgotten stays away: the prototype of the class that is now most like each forgotten patch.
+
+    Returns:
+        Per patch the model was ever made to forget: ``prototype`` (its number when it was marked), ``class``, ``image``
+        it came from, ``nearest`` (a prototype), its squared ``distance`` from the patch, and ``times_radius``: how many
+        times as far (not squared) that is as the farthest cell of that scale that counts as the patch; above 1 it
+        stays away.
+    """
+    bank = prototype_bank(model)
+    marked = Forgotten.of(model, bank)
+    assert marked.radii is not None
+    distances, alike = marked.to_prototypes(bank)
+    ratio = (distances / marked.radii[:, bank.scale_of]).sqrt()
+    times, nearest = ratio.masked_fill(~alike, torch.inf).min(1)
+    return [
+        {
+            "prototype": item["prototype"],
+            "class": model.classes.names[item["class"]],
+            "image": item["image"],
+            "nearest": int(p),
+            "distance": float(distances[row, p]),
+            "times_radius": float(times[row]),
+        }
+        for row, (item, p) in enumerate(zip(model.card["forgotten"], nearest.tolist(), strict=True))
+    ]
