@@ -152,9 +152,21 @@ def test_aspp_of_reduced_channels():
     torch.testing.assert_close(reduced(x), plain((torch.einsum("oc,bchw->bohw", weight, x) + bias).clamp(min=0)))
 
 
+def test_aspp_of_cells_of_any_size():
+    torch.manual_seed(0)
+    normed, plain = (ASPP(5, 3, rates=(1, 2), layer_norm=flag) for flag in (True, False))
+    plain.load_state_dict(normed.state_dict())
+    x = 30 * torch.randn(2, 5, 6, 7) + torch.randn(1, 5, 1, 1)
+    mean, var = x.mean(1, keepdim=True), x.var(1, correction=0, keepdim=True)
+    torch.testing.assert_close(normed(x), plain((x - mean) / (var + 1e-5).sqrt()))
+    torch.testing.assert_close(normed(7 * x), normed(x), atol=1e-4, rtol=1e-3)
+
+
 def test_settings_that_do_not_go_together():
     with pytest.raises(ConfigError, match=r"encoder\.reduce=8: only aspp reads it"):
         build_encoder(EncoderConfig(name="unet", width=4, neck="identity", reduce=8))
+    with pytest.raises(ConfigError, match=r"encoder\.layer_norm=True: only aspp reads it"):
+        build_encoder(EncoderConfig(name="unet", width=4, neck="identity", layer_norm=True))
     with pytest.raises(ConfigError, match="output_stride=16"):
         build_encoder(EncoderConfig(name="deeplabv2_resnet101", output_stride=16))
     with pytest.raises(ConfigError, match=r"encoder\.layers=\[1\]: only encoder\.name=timm"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -21,6 +22,7 @@ class ASPP(nn.Module):
         rates: dilation rates, one a branch.
         fusion: ``concat`` gives one scale a branch, ``sum`` adds them into a single scale.
         reduce: channels of a 1x1 convolution with ReLU that all branches read; None = none, as published.
+        layer_norm: before all this, a cell's features get mean 0 and variance 1 over the channels (no parameters).
     """
 
     def __init__(
@@ -30,8 +32,10 @@ class ASPP(nn.Module):
         rates: Sequence[int] = (6, 12, 18, 24),
         fusion: Literal["concat", "sum"] = "concat",
         reduce: int | None = None,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.layer_norm = layer_norm
         self.fusion = fusion
         self.scale_dims = (dim,) * len(rates) if fusion == "concat" else (dim,)
         self.branches = [f"c{index}" for index in range(len(rates))]
@@ -44,6 +48,8 @@ class ASPP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, sum(scale_dims), h, w)."""
+        if self.layer_norm:
+            features = F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
         if self.reduce is not None:
             features = torch.relu(self.reduce(features))
         branches = [self.get_submodule(name)(features) for name in self.branches]

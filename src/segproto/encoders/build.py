@@ -38,7 +38,7 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
     backbone = build_backbone(config, load_weights)
     neck: nn.Module
     if config.neck == "aspp":
-        neck = ASPP(backbone.num_features, config.dim, config.rates, config.fusion, config.reduce)
+        neck = ASPP(backbone.num_features, config.dim, config.rates, config.fusion, config.reduce, config.layer_norm)
         scale_dims = neck.scale_dims
     elif config.neck == "codes":
         neck = Codes(backbone.num_features, config.dim, config.code_dropout)
@@ -142,8 +142,9 @@ def check_rates(config: EncoderConfig) -> None:
 
 def refuse_decoder_settings(config: EncoderConfig) -> None:
     """Settings that only the decoders, or only the ASPP, read are an error with other necks."""
-    if config.reduce is not None and config.neck != "aspp":
-        raise ConfigError(f"encoder.reduce={config.reduce}: only aspp reads it, the neck is {config.neck}")
+    for key, value in {"reduce": config.reduce, "layer_norm": config.layer_norm or None}.items():
+        if value is not None and config.neck != "aspp":
+            raise ConfigError(f"encoder.{key}={value}: only aspp reads it, the neck is {config.neck}")
     given = {"auxiliary": config.auxiliary, "projection": config.projection or None}
     for key, value in given.items():
         if value is not None and config.neck not in DECODERS:

@@ -34,6 +34,8 @@ class EncoderConfig(BaseModel):
         code_dropout: of ``codes``: ``off``, in ``training``, or ``always``, as PriMaPs' release left it on.
         reduce: channels of a 1x1 convolution with ReLU before ``aspp``: a neck of many channels gets several times
             cheaper; None = none, as published.
+        layer_norm: before ``aspp`` every cell's features get mean 0 and variance 1 over the channels. For ViTs, whose
+            blocks give values of any size: without it the sigmoid of a short training saturates.
         rates: ASPP dilation rates, one a scale.
         dim: channels a scale.
         fusion: ASPP branches side by side (``concat``: one scale each) or added (``sum``: one scale).
@@ -58,6 +60,7 @@ class EncoderConfig(BaseModel):
     projection: bool = False
     auxiliary: int | None = Field(default=None, ge=0)
     reduce: int | None = Field(default=None, ge=1)
+    layer_norm: bool = False
     rates: list[int] = [6, 12, 18, 24]
     dim: int = Field(64, ge=1)
     fusion: Literal["concat", "sum"] = "concat"
