@@ -12,7 +12,7 @@ from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.encoders.unet import UNet
 from segproto.errors import ConfigError, WeightsError
-from segproto.model.fingerprint import backbone_hash, encoder_hash
+from segproto.model.fingerprint import LATER, NOT_FEATURES, backbone_hash, encoder_hash
 
 
 def narrow(**settings):
@@ -155,3 +155,10 @@ def test_hashes_follow_what_decides_features():
     with torch.no_grad():
         encoder.backbone.outc.conv.bias[-1] *= -1
     assert backbone_hash(encoder) != before[1]
+
+
+def test_a_setting_that_came_later_leaves_the_hashes_of_older_models_alone() -> None:
+    first = {"name", "backbone", "output_stride", "layers", "input_scale", "neck", "rates", "dim", "fusion", "width"}
+    settings = EncoderConfig().model_dump(mode="json")
+    hashed = set(settings) - NOT_FEATURES - {key for key, value in LATER.items() if settings[key] == value}
+    assert hashed == first | {"msc", "squash"}, "name a new setting in LATER with its default, or every model is stale"

@@ -14,7 +14,9 @@ from segproto.encoders.base import Encoder
 
 NOT_FEATURES = {"weights", "pretrained", "frozen"}  # where tensors came from and who trains them, not what they compute
 # Settings that came later: at these values a hash is as before there were such.
-LATER = {"convs": 1, "projection": False, "auxiliary": None, "code_dropout": "off", "reduce": None}
+LATER = {
+    "convs": 1, "projection": False, "auxiliary": None, "code_dropout": "off", "reduce": None, "layer_norm": False,
+}  # fmt: skip
 BACKBONE = {"name", "backbone", "output_stride", "layers", "input_scale", "width"}
 
 
