@@ -102,7 +102,7 @@ class NearestPatches:
     def _tile(self, image: Tensor, p: int, n: int) -> Tile:
         label, own = int(self.label[p, n]), int(require_bank(self.model).class_of[p])
         found = "void" if label == IGNORE_INDEX else self.model.classes.names[label]
-        caption = f"{found}, distance {float(self.distance[p, n]):.2g}\n{self.dataset.names[int(self.image[p, n])]}"
+        caption = f"{found}, {float(self.distance[p, n]):.2g} away\n{self.dataset.names[int(self.image[p, n])]}"
         y0, x0, y1, x1 = self.box[p, n].tolist()
         return Tile(patch_picture(image, (y0, x0, y1, x1)), caption, OWN if label == own else OTHER)
 

@@ -57,27 +57,40 @@ def draw_sheet(rows: Sequence[Row], out: Path, side: int = 128) -> None:
     font, bold = ImageFont.load_default(FONT), ImageFont.load_default(FONT + 2)
     sides = [row.side or side for row in rows]
     width = max((len(row.tiles) * (s + GAP) for row, s in zip(rows, sides, strict=True)), default=0)
-    height = [TITLE + (s + CAPTION if row.tiles else 0) + GAP for row, s in zip(rows, sides, strict=True)]
+    tall = [tallest(row, s) for row, s in zip(rows, sides, strict=True)]
+    height = [TITLE + (t + CAPTION if row.tiles else 0) + GAP for row, t in zip(rows, tall, strict=True)]
     page = Image.new("RGB", (max(width + GAP, 420), sum(height) + GAP), PAGE)
     draw, top = ImageDraw.Draw(page), GAP
-    for row, length, space in zip(rows, sides, height, strict=True):
+    for row, length, deep, space in zip(rows, sides, tall, height, strict=True):
         draw.text((GAP, top), row.title, INK, bold)
         for i, tile in enumerate(row.tiles):
             left, picture = GAP + i * (length + GAP), to_picture(tile.picture)
             factor = length / max(picture.size)
-            size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+            size = fitted(picture.size, length)
             kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC
-            place = (left + (length - size[0]) // 2, top + TITLE + (length - size[1]) // 2)
+            place = (left + (length - size[0]) // 2, top + TITLE + (deep - size[1]) // 2)
             page.paste(picture.resize(size, kind), place)
             if tile.frame is not None:
                 above = top + TITLE - 2
-                draw.rectangle([left - 2, above, left + length + 1, above + length + 3], None, tile.frame, 3)
+                draw.rectangle([left - 2, above, left + length + 1, above + deep + 3], None, tile.frame, 3)
             for line, words in enumerate(tile.caption.split("\n")[:2]):
                 shown = fitting(words, font, length + GAP - 4)
-                draw.text((left, top + TITLE + length + 3 + line * (FONT + 3)), shown, SOFT, font)
+                draw.text((left, top + TITLE + deep + 3 + line * (FONT + 3)), shown, SOFT, font)
         top += space
     out.parent.mkdir(parents=True, exist_ok=True)
     page.save(out)
+
+
+def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height of a picture enlarged or shrunk until its longest side is ``side``."""
+    factor = side / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def tallest(row: Row, side: int) -> int:
+    """Height that the pictures of a row need."""
+    sizes = [to_picture(tile.picture).size for tile in row.tiles]
+    return max((fitted(size, side)[1] for size in sizes), default=side)
 
 
 def fitting(words: str, font: Any, width: int) -> str:
