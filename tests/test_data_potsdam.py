@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import random
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from segproto.data import inflate
+from segproto.data.archives import Tree, ZipMember
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
 from segproto.data.crops import LABELLED, Crop, potsdam_tiles
@@ -43,24 +48,43 @@ def survey(
     return picture, numbers
 
 
-def published(picture: np.ndarray, numbers: np.ndarray, row: int, column: int) -> tuple[np.ndarray, np.ndarray]:
-    """The whole file halved, then cut, as the published tiles were made; pixel by pixel means."""
+def halved(picture: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The whole file halved before it is cut, as the published tiles were made; pixel by pixel means."""
     height, width = picture.shape[:2]
     small = np.floor(picture.reshape(height // 2, 2, width // 2, 2, 4).mean((1, 3)) + 0.5)
-    cut = np.s_[row * 200 : row * 200 + 200, column * 200 : column * 200 + 200]
-    return small[cut][..., :3], numbers[::2, ::2][cut]
+    return small[..., :3], numbers[::2, ::2]
 
 
-@pytest.mark.parametrize("stored", STORED, ids=["strips", "tiles", "single rows", "one piece"])
-def test_tiles_are_those_of_the_halved_picture(tmp_path: Path, stored: dict) -> None:
-    whole = {area: survey(tmp_path, area, i, **stored) for i, area in enumerate(("2_10", "6_7"))}
+def pack(root: Path, kind: int) -> None:
+    """Each folder as the zip archive it comes in."""
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        with zipfile.ZipFile(root / f"{folder.name}.zip", "w", kind) as archive:
+            for file in sorted(folder.iterdir()):
+                archive.write(file, f"{folder.name}/{file.name}")
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("stored", "packed"),
+    [*((stored, None) for stored in STORED), *zip(STORED, (8, 0, 8, 8), strict=True), (STORED[3], 0)],
+    ids=[f"{kind} {place}" for place in ("in files", "in zip") for kind in ("strips", "tiles", "rows", "one piece")]
+    + ["one piece stored"],
+)
+def test_tiles_are_those_of_the_halved_picture(
+    tmp_path: Path, stored: dict, packed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inflate, "STEP", 100_000)
+    whole = {area: halved(*survey(tmp_path, area, i, **stored)) for i, area in enumerate(("2_10", "6_7"))}
+    if packed is not None:
+        pack(tmp_path, packed)
     merged = np.array([0, 1, 2, 2, 0, 1])  # roads and cars, buildings and clutter, vegetation and trees
     seen = []
     for split in ("train", "val"):
         data = build_dataset(DataConfig(name="potsdam", root=tmp_path), split)
         for index, name in enumerate(data.names):
             area, row, column = name.rsplit("_", 2)
-            picture, numbers = published(*whole[area], int(row), int(column))
+            cut = np.s_[int(row) * 200 :, int(column) * 200 :]
+            picture, numbers = (values[cut][:200, :200] for values in whole[area])
             sample = data[index]
             np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), picture)
             np.testing.assert_array_equal(sample.mask.numpy(), merged[numbers])
@@ -93,12 +117,12 @@ def test_the_counts_of_the_published_set(tmp_path: Path, monkeypatch: pytest.Mon
         for ending in ("RGB", "label"):
             (tmp_path / f"top_potsdam_{area}_{ending}.tif").touch()
     monkeypatch.setattr("segproto.data.crops.grid", lambda file: (15, 15))
-    train, val = (potsdam_tiles(tmp_path, split) for split in ("train", "val"))
+    train, val = (potsdam_tiles(Tree(tmp_path), split) for split in ("train", "val"))
     assert (len(train[0]), len(val[0])) == (4545, 855)
     assert not set(train[0]) & set(val[0])
     assert train[0].keys() == train[1].keys()
     assert {name.rsplit("_", 2)[0] for name in [*train[0], *val[0]]} == LABELLED
-    assert list(potsdam_tiles(tmp_path, "val")[0]) == list(val[0])
+    assert list(potsdam_tiles(Tree(tmp_path), "val")[0]) == list(val[0])
     first = [name for name in [*train[0], *val[0]] if name.startswith("2_10_")]
     assert len(first) == 225
 
@@ -125,3 +149,47 @@ def test_odd_files(tmp_path: Path) -> None:
     label.touch()
     with pytest.raises(DataError, match=r"RGBIR\.tif: cannot be read as a TIFF"):
         build_dataset(DataConfig(name="potsdam", root=tmp_path), "train")
+
+
+def test_reading_anywhere_in_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflate, "STEP", 50_000)
+    rng = np.random.default_rng(0)
+    content = np.repeat(rng.integers(0, 256, 40_000, dtype=np.uint8), rng.integers(1, 30, 40_000)).tobytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("b", b"before")
+        archive.writestr("a", content)
+        archive.writestr("c", b"")
+    stream = inflate.MemberStream(ZipMember(tmp_path / "a.zip", "a"))
+    places = [*random.Random(0).sample(range(len(content)), 60), 0, len(content) - 5, len(content), len(content) + 9]
+    for place in places:
+        stream.seek(place)
+        assert stream.read(1000) == content[place : place + 1000]
+        assert stream.read(70_000) == content[place + 1000 : place + 71_000]
+    assert stream.seek(-7, 2) == len(content) - 7
+    assert stream.seek(3, 1) == stream.tell() == len(content) - 4
+    assert len(stream.states) > 5
+    assert inflate.MemberStream(ZipMember(tmp_path / "a.zip", "c")).read() == b""
+
+
+@pytest.mark.parametrize(("place", "value", "line"), [(6, 1, "is encrypted"), (8, 12, "in an unusual way")])
+def test_archives_that_cannot_be_read_in_place(tmp_path: Path, place: int, value: int, line: str) -> None:
+    survey(tmp_path, "2_10", 0, (1, 1))
+    pack(tmp_path, zipfile.ZIP_DEFLATED)
+    path = tmp_path / "4_Ortho_RGBIR.zip"
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\1\2") + place + 2] = value
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=line):
+        build_dataset(DataConfig(name="potsdam", root=tmp_path), "train")
+
+
+def test_a_damaged_archive(tmp_path: Path) -> None:
+    survey(tmp_path, "2_10", 0, (1, 1), rowsperstrip=1)
+    pack(tmp_path, zipfile.ZIP_DEFLATED)
+    path = tmp_path / "4_Ortho_RGBIR.zip"
+    content = bytearray(path.read_bytes())
+    name = "4_Ortho_RGBIR/top_potsdam_2_10_RGBIR.tif"
+    content[30 + len(name) : 40 + len(name)] = b"\xff" * 10
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"RGBIR\.tif: cannot be read as a TIFF \(damaged at byte 0"):
+        Crop(ZipMember(path, name), 0, 0).image()

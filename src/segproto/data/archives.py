@@ -102,7 +102,8 @@ class Tree:
     def files(self, folder: str, ending: str) -> dict[str, Path | ZipMember]:
         """Files below ``folder`` whose path ends in ``ending``: name (without both) to file, in name order.
 
-        What is unpacked goes before what lies in an archive; a folder above ``folder`` in the archive is ignored.
+        ``""`` is the root. What is unpacked goes before what lies in an archive, where a folder above ``folder`` is
+        ignored.
         """
         unpacked = dict(self._unpacked(folder, ending)) if self.root.is_dir() else {}
         found = unpacked or {name: file for path in self.zips for name, file in _members(path, folder, ending)}
@@ -119,7 +120,7 @@ class Tree:
 
 
 def _members(path: Path, folder: str, ending: str) -> Iterator[tuple[str, Path | ZipMember]]:
-    mark = f"/{folder.strip('/')}/"
+    mark = f"/{folder.strip('/')}/" if folder else "/"
     for name in archive(path).namelist():
         where = f"/{name}".find(mark)
         if where >= 0 and name.endswith(ending) and not name.rpartition("/")[2].startswith("."):

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segproto.data.archives import Stat, Tree, ZipMember
+from segproto.data.inflate import open_stream
 from segproto.errors import DataError
 
 SIDE = 200  # of a tile; a square of twice this side is read
@@ -32,12 +34,12 @@ class Crop:
     """One tile of a TIFF file; stands where a path of a picture is expected.
 
     Attributes:
-        file: the TIFF.
+        file: the TIFF, which may lie in a zip archive.
         row: of the tile, from 0.
         column: of the tile.
     """
 
-    file: Path
+    file: Path | ZipMember
     row: int
     column: int
 
@@ -54,7 +56,7 @@ class Crop:
     def stem(self) -> str:
         return f"{self.file.stem}_{self.row}_{self.column}"
 
-    def stat(self) -> os.stat_result:
+    def stat(self) -> os.stat_result | Stat:
         """Of the whole file."""
         return self.file.stat()
 
@@ -89,14 +91,17 @@ class Crop:
         return COLOURS[bits @ np.array([4, 2, 1], np.uint8)]
 
 
-def read_rows(file: Path, top: int, stop: int) -> NDArray[Any]:
+def read_rows(file: Path | ZipMember, top: int, stop: int) -> NDArray[Any]:
     """Rows ``top..stop - 1`` of a TIFF, (rows, width, channels); only the strips that hold them are decoded."""
     import tifffile
 
-    with tifffile.TiffFile(file) as tiff:
+    with tifffile.TiffFile(open_stream(file)) as tiff:
         page = tiff.pages.first
-        if page.is_memmappable:
-            return np.array(tifffile.memmap(file, mode="r")[top:stop])
+        if page.is_final and page.dtype is not None:  # neither compressed nor in pieces
+            row = page.nbytes // page.shape[0]
+            tiff.filehandle.seek(page.dataoffsets[0] + top * row)
+            content = tiff.filehandle.read(max(0, min(stop, page.shape[0]) - top) * row)
+            return np.frombuffer(content, page.dtype.newbyteorder(tiff.byteorder)).reshape(-1, *page.shape[1:])
         if page.is_tiled or page.planarconfig != tifffile.PLANARCONFIG.CONTIG:
             return whole(file, file.stat().st_mtime_ns)[top:stop]
         rows = page.rowsperstrip
@@ -114,28 +119,30 @@ def read_rows(file: Path, top: int, stop: int) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=1)
-def whole(file: Path, age: int) -> NDArray[Any]:
+def whole(file: Path | ZipMember, age: int) -> NDArray[Any]:
     """All of a TIFF that cannot be read in parts."""
     import tifffile
 
-    return np.asarray(tifffile.imread(file))
+    with tifffile.TiffFile(open_stream(file)) as tiff:
+        return np.asarray(tiff.pages.first.asarray())
 
 
-def potsdam_tiles(root: Path, split: str) -> tuple[dict[str, Crop], dict[str, Crop]]:
+def potsdam_tiles(tree: Tree, split: str) -> tuple[dict[str, Crop], dict[str, Crop]]:
     """Tiles of Potsdam's original files and of their labels, by name ``AREA_ROW_COLUMN``.
 
     The 24 areas whose labels were published first are cut into 15x15 tiles, row by row, in the order of their files'
     names; 855 of the 5,400 tiles are validation. The published draw had no seed; this one has seed 42.
 
     Args:
-        root: holds ``top_potsdam_*_RGBIR.tif`` (or ``_RGB.tif``) and ``top_potsdam_*_label.tif``, in any folders.
+        tree: holds ``top_potsdam_*_RGBIR.tif`` (or ``_RGB.tif``) and ``top_potsdam_*_label.tif``, in any folders or
+            zip archives.
         split: ``train`` or ``val``.
 
     Returns:
         Images and masks; empty if there are no such files.
     """
-    labels = areas(root, "label")
-    pictures = areas(root, "RGBIR") or areas(root, "RGB")
+    labels = areas(tree, "label")
+    pictures = areas(tree, "RGBIR") or areas(tree, "RGB")
     names = [area for area in pictures if area in labels and area in LABELLED]
     sides = {area: grid(pictures[area]) for area in names}
     tiles = [(area, r, c) for area in names for r in range(sides[area][0]) for c in range(sides[area][1])]
@@ -148,14 +155,14 @@ def potsdam_tiles(root: Path, split: str) -> tuple[dict[str, Crop], dict[str, Cr
     return images, masks
 
 
-def areas(root: Path, ending: str) -> dict[str, Path]:
+def areas(tree: Tree, ending: str) -> dict[str, Path | ZipMember]:
     """Area (``2_10``) to the file of it with this ending, in the order of the files' names."""
-    found = sorted(root.rglob(f"top_potsdam_*_{ending}.tif"), key=lambda file: file.name)
+    found = sorted(tree.files("", f"_{ending}.tif").values(), key=lambda file: file.name)
     matches = [(re.fullmatch(rf"top_potsdam_(\d+_\d+)_{ending}\.tif", file.name), file) for file in found]
     return {match[1]: file for match, file in matches if match}
 
 
-def grid(file: Path) -> tuple[int, int]:
+def grid(file: Path | ZipMember) -> tuple[int, int]:
     """Rows and columns of tiles in a file.
 
     Raises:
@@ -164,7 +171,7 @@ def grid(file: Path) -> tuple[int, int]:
     import tifffile
 
     try:
-        with tifffile.TiffFile(file) as tiff:
+        with tifffile.TiffFile(open_stream(file)) as tiff:
             height, width = tiff.pages.first.shape[:2]
     except _BROKEN as error:
         raise DataError(f"{file}: cannot be read as a TIFF ({error})") from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from segproto.data.archives import Tree, ZipMember
 from segproto.data.base import IGNORE_INDEX, ClassTable
 from segproto.data.classes import EXAMPLES, read_classes
 from segproto.data.crops import potsdam_tiles
-from segproto.data.images import read_objects
+from segproto.data.images import IMAGE_SUFFIXES, read_objects
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
 from segproto.data.published import Archive, Found, Published, PublishedParts
@@ -120,13 +120,16 @@ def find_cityscapes_coarse(tree: Tree, split: str, variant: str) -> Found:
 
 def find_voc(tree: Tree, split: str, variant: str) -> Found:
     """VOC 2012 with SBD's labels as PNG (``SegmentationClassAug``) or as SBD's own MATLAB files."""
-    images = tree.files("JPEGImages", ".jpg")
-    masks = tree.files("SegmentationClass", ".png")
-    lists = {name: read_names(tree, f"ImageSets/Segmentation/{name}.txt") for name in ("train", "val")}
+    if not (images := tree.files("JPEGImages", ".jpg")):
+        return Found({}, {})
+    places = ("ImageSets/Segmentation", "ImageSets/SegmentationAug")
+    lists = {name: read_names(tree, *(f"{place}/{name}.txt" for place in places)) for name in ("train", "val")}
+    augmented = tree.files("SegmentationClassAug", ".png")
+    masks = {**augmented, **tree.files("SegmentationClass", ".png")}
     if split == "val" or variant == "train":
         return Found(images, masks, lists[split])
-    augmented = tree.files("SegmentationClassAug", ".png") or tree.files("dataset/cls", ".mat")
-    augmented = augmented or tree.files("benchmark_RELEASE/dataset/cls", ".mat")
+    folders = ("dataset/cls", "benchmark_RELEASE/dataset/cls")
+    augmented = augmented or next((files for folder in folders if (files := tree.files(folder, ".mat"))), {})
     held_out = set(lists["val"])
     names = sorted({*lists["train"], *(name for name in augmented if name not in held_out and name in images)})
     return Found(images, {**augmented, **masks}, names)
@@ -163,28 +166,35 @@ def find_coco(tree: Tree, split: str, variant: str) -> Found:
 def find_potsdam(tree: Tree, split: str, variant: str) -> Found:
     """200x200 tiles in MATLAB files, or cut from the original TIFF files."""
     if not (images := tree.files("imgs", ".mat")):
-        tiles, masks = potsdam_tiles(tree.root, split) if tree.root.is_dir() else ({}, {})
-        if tree.zips and not tiles:
-            raise DataError(f"{tree.root}: TIFF files are not read inside archives; segproto data prepare potsdam")
-        return Found(tiles, masks)
+        return Found(*potsdam_tiles(tree, split))
     names = read_names(tree, "labelled_train.txt" if split == "train" else "labelled_test.txt")
     return Found(images, tree.files("gt", ".mat"), names)
 
 
-def read_names(tree: Tree, path: str) -> list[str]:
+def read_names(tree: Tree, *paths: str) -> list[str]:
     """The names in a list of the data set, wherever above the root its folder starts.
+
+    A line is a name, or an image file with or without others after it.
+
+    Args:
+        tree: where to look.
+        paths: of the list; the first that is there is read.
 
     Raises:
         DataError: there is no such list.
     """
-    folder, _, name = path.rpartition("/")
-    found: dict[str, Path | ZipMember] = tree.files(folder, name) if folder else {}
-    file = found.get("", tree.root / path)
+    found: list[Path | ZipMember] = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        found += [file for before, file in tree.files(folder, name).items() if not before.rpartition("/")[2]]
+    file = found[0] if found else tree.root / paths[0]
     try:
         text = file.open_binary().read().decode() if isinstance(file, ZipMember) else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{tree.root / path}: the list of image names cannot be read ({error})") from None
-    return [line.split()[0] for line in text.splitlines() if line.strip()]
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{file}: the list of image names cannot be read ({reason})") from None
+    files = [PurePosixPath(line.split()[0]) for line in text.splitlines() if line.strip()]
+    return [file.stem if file.suffix in IMAGE_SUFFIXES else file.name for file in files]
 
 
 def _maps(**makers: Callable[[], LabelMap]) -> dict[str, Callable[[], LabelMap]]:
@@ -301,6 +311,7 @@ PUBLISHED: dict[str, Published] = {
             _maps(_3=potsdam_3),
             {"train": 4545, "val": 855},
             find_potsdam,
+            "potsdam",
         ),
     )
 }

@@ -1,0 +1,121 @@
+"""Reading anywhere inside a file that lies in a zip archive, without unpacking all that is before it each time."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from bisect import bisect_right
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from segproto.data.archives import ZipMember, archive
+
+STEP = 8 << 20  # bytes between two places that reading can start from; each costs some 45 KB of memory
+CHUNK = 1 << 14  # compressed bytes taken at once
+BUFFER = 1 << 20
+State = tuple[int, int, Any]  # bytes unpacked so far, place in the archive, what decompresses from there
+
+
+class MemberStream(io.RawIOBase):
+    """A file of a zip archive as a stream with cheap seeking, for one thread; forked workers may go on with it.
+
+    The first pass over the file keeps the state of the decompression every :data:`STEP` bytes.
+
+    Args:
+        member: stored or deflated, not encrypted.
+
+    Raises:
+        ValueError: compressed in another way, or encrypted.
+        OSError: the archive is damaged.
+    """
+
+    def __init__(self, member: ZipMember) -> None:
+        info = archive(member.archive).getinfo(member.member)
+        if info.flag_bits & 1:
+            raise ValueError(f"{member.archive.name} is encrypted; unpack it with the password its owner gives")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{member.archive.name} is compressed in an unusual way; unpack it")
+        self.name = str(member)
+        self.size, self.stored = info.file_size, info.compress_type == zipfile.ZIP_STORED
+        self.place = 0
+        self.file = os.open(member.archive, os.O_RDONLY)
+        header = os.pread(self.file, 30, info.header_offset)
+        names = sum(struct.unpack("<26xHH", header)) if len(header) == 30 else 0
+        self.start = info.header_offset + 30 + names
+        self.states: list[State] = [(0, self.start, zlib.decompressobj(-zlib.MAX_WBITS))]
+        self.latest = self.states[0]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence])
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self.size - self.place))
+        content = self.copy(self.place, count) if self.stored else self.inflate(self.place, count)
+        view[: len(content)] = content
+        self.place += len(content)
+        return len(content)
+
+    def copy(self, start: int, count: int) -> bytes:
+        """Bytes ``start .. start + count - 1`` of a file that is not compressed."""
+        return os.pread(self.file, count, self.start + start)
+
+    def inflate(self, start: int, count: int) -> bytes:
+        """Bytes ``start .. start + count - 1`` of the unpacked file.
+
+        Raises:
+            OSError: it is damaged there.
+        """
+        if not count:
+            return b""
+        known = self.states[bisect_right(self.states, start, key=lambda entry: entry[0]) - 1]
+        at, read, state = self.latest if known[0] < self.latest[0] <= start else known
+        state, parts = state.copy(), []
+        while at < start + count:
+            self.latest = (at, read, state.copy())
+            packed = os.pread(self.file, CHUNK, read)
+            try:
+                content = state.decompress(packed)
+            except zlib.error as error:
+                raise OSError(f"damaged at byte {at} ({error})") from error
+            if not packed or (not content and state.eof):
+                raise OSError(f"ends at byte {at} of {self.size}")
+            parts.append(content[max(0, start - at) : start + count - at])
+            at, read = at + len(content), read + len(packed)
+            if at - self.states[-1][0] >= STEP:
+                self.states.append((at, read, state.copy()))
+        return b"".join(parts)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self.file)
+        super().close()
+
+
+@lru_cache(maxsize=128)
+def member_stream(member: ZipMember, age: int) -> io.BufferedReader:
+    """The stream of a file, kept open; ``age`` of its archive tells a replaced one."""
+    return io.BufferedReader(MemberStream(member), BUFFER)
+
+
+def open_stream(file: Path | ZipMember) -> Path | io.BufferedReader:
+    """What a reader of large files is given: a path, or a stream into the archive, at its start."""
+    if not isinstance(file, ZipMember):
+        return file
+    stream = member_stream(file, file.stat().st_mtime_ns)
+    stream.seek(0)
+    return stream
