@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 import segproto
-from segproto.data.build import build_dataset
+from segproto.data.build import build_dataset, list_folder
 from segproto.data.classes import find_classes, read_classes
 from segproto.data.config import DataConfig
 from segproto.data.pairs import read_list
@@ -113,7 +113,7 @@ def check_prototypes(method, name, recipe):
         assert (finetune.steps, finetune.accumulate) == (STEPS["finetune"][column], ACCUMULATE[column])
         assert (finetune.l1, finetune.patience, finetune.schedule) == (L1[column], PATIENCE[column], "constant")
         assert {part: lr for part, lr in finetune.lr.model_dump().items() if lr} == {"readout": 1e-5}
-    images = Path("ImageSets/SegmentationAug/train.txt") if name == "voc" else None
+    images = Path("ImageSets/Segmentation/train.txt") if name == "voc" else None
     assert stages.project.images == images
     assert stages.project.absent == ("drop" if name == "coco_stuff" else "refuse")
     if method == "protoseg":
@@ -148,13 +148,13 @@ def make_cityscapes(root):
         (root / f"gtFine/{split}/{city}/{stem}_gtFine_polygons.json").write_text("{}")
 
 
-def make_voc(root, line="/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png"):
+def make_voc(root, line="/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png", folder="SegmentationAug"):
     splits = {"train_aug": ["2007_000032", "2008_000001"], "train": ["2007_000032"], "val": ["2007_000033"]}
     for name in ("2007_000032", "2008_000001", "2007_000033", "2009_999999"):
         write(root / f"JPEGImages/{name}.jpg")
         if name != "2009_999999":  # most images of VOC have no mask
             write(root / f"SegmentationClassAug/{name}.png", [0, 1, 20, 255, 255, 15])
-    lists = root / "ImageSets/SegmentationAug"
+    lists = root / "ImageSets" / folder
     lists.mkdir(parents=True, exist_ok=True)
     for split, names in splits.items():
         (lists / f"{split}.txt").write_text("".join(line.format(name) + "\n" for name in names))
@@ -195,10 +195,32 @@ def test_official_trees_open_with_the_recipes(method, name, tmp_path):
         assert [dataset[i].mask.flatten().tolist() for i in range(len(dataset))] == [classes] * len(dataset)
 
 
+@pytest.mark.parametrize("folder", ["Segmentation", "SegmentationAug"])
 @pytest.mark.parametrize("line", ["{0}", "{0}.jpg", "JPEGImages/{0}.jpg SegmentationClassAug/{0}.png"])
-def test_lists_of_voc_in_other_forms(line, tmp_path):
-    make_voc(tmp_path, line)
+def test_lists_of_voc_in_other_forms(line, folder, tmp_path):
+    make_voc(tmp_path, line, folder)
     assert build_dataset(shipped("scaleproto", "voc", f"data.root={tmp_path}").data, "val").names == ("2007_000033",)
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_the_root_of_a_recipe_is_set_once(name, tmp_path, monkeypatch):
+    """By a variable, or (where that is not set) by the user's file; lists of a stage lie there too."""
+    variable = {"cityscapes": "CITYSCAPES", "voc": "VOC", "ade20k": "ADE20K", "coco_stuff": "COCO"}[name]
+    make, train, _, _ = TREES[name]
+    make(tmp_path / "data")
+    monkeypatch.setenv("SEGPROTO_CONFIG", str(tmp_path / "data.yaml"))
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(
+        DataError, match=rf"where {name} lies is not set: data.root=DIR, \${variable}, or '{name}: DIR'"
+    ):
+        build_dataset(shipped("scaleproto", name).data, "train")
+    (tmp_path / "data.yaml").write_text(f"{name}: {tmp_path / 'data'}\n")
+    config = shipped("scaleproto", name).data
+    assert list(build_dataset(config, "train").names) == train
+    assert list_folder(config) == tmp_path / "data"
+    monkeypatch.setenv(variable, str(tmp_path / "data"))
+    (tmp_path / "data.yaml").unlink()
+    assert list(build_dataset(shipped("scaleproto", name).data, "train").names) == train
 
 
 def test_lists_of_two_files_keep_subfolders_and_names_with_spaces(tmp_path):

@@ -57,12 +57,12 @@ def data_verify(
 
 
 def named(value: str) -> str:
-    """A bare word as a setting: the name of a published data set, or else a folder."""
-    from segproto.data.published_sets import PUBLISHED
+    """A bare word as a setting: the name of a data set, or else a folder."""
+    from segproto.data.build import DATASETS
 
     if "=" in value:
         return value
-    return f"data.name={value}" if value in PUBLISHED and not Path(value).is_dir() else f"data.root={value}"
+    return f"data.name={value}" if value in DATASETS and not Path(value).is_dir() else f"data.root={value}"
 
 
 def doctor(as_json: Json = False) -> None:

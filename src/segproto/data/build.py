@@ -27,6 +27,14 @@ def data_root(config: DataConfig) -> Path:
     return config.root
 
 
+def list_folder(config: DataConfig) -> Path | None:
+    """Where lists of image names that a recipe gives lie: the data folder; None for generated data."""
+    from segproto.data.published import published_root
+    from segproto.data.published_sets import PUBLISHED
+
+    return published_root(config, PUBLISHED[config.name]) if config.name in PUBLISHED else config.root
+
+
 def _folder(config: DataConfig, split: str) -> SegmentationDataset:
     from segproto.data.folder import open_folder
 

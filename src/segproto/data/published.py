@@ -124,18 +124,19 @@ class Published:
 
 
 def published_root(config: DataConfig, known: Published) -> Path:
-    """``data.root``, else the root set once for this data set.
+    """``data.root``, else (also if that is a variable which is not set) the root set once for this data set.
 
     Raises:
         DataError: none is set, or it is no folder.
     """
-    root = config.root or known_root(known.name, known.variable)
+    given = None if config.root is None or str(config.root).startswith("$") else config.root
+    root = given or known_root(known.name, known.variable)
     if root is None:
         places = f"data.root=DIR, ${known.variable}, or '{known.name}: DIR' in {user_file()}"
         raise DataError(f"where {known.name} lies is not set: {places}; to get it: segproto data list {known.name}")
     if not root.is_dir():
         raise DataError(f"data.root={root} is not a folder; to unpack archives: segproto data prepare {known.name}")
-    return root
+    return root / known.inner if known.inner and (root / known.inner).is_dir() else root
 
 
 def open_published(config: DataConfig, split: str, known: Published) -> PairDataset:
@@ -146,7 +147,6 @@ def open_published(config: DataConfig, split: str, known: Published) -> PairData
     """
     variant = known.variant(config.variant)
     root = published_root(config, known)
-    root = root / known.inner if (root / known.inner).is_dir() else root
     find = known.find_coarse if config.coarse and known.find_coarse is not None else known.find
     found = find(Tree(root), split, variant)
     pairs = Pairs(dict(found.images), dict(found.masks))  # type: ignore[arg-type]
@@ -158,9 +158,7 @@ def open_published(config: DataConfig, split: str, known: Published) -> PairData
     return PairDataset(split, names, pairs, labels, open_parts(known, Tree(root), split, labels))
 
 
-def open_parts(
-    known: Published, tree: Tree, split: str, labels: LabelMap
-) -> tuple[PartTable, dict[str, Path]] | None:
+def open_parts(known: Published, tree: Tree, split: str, labels: LabelMap) -> tuple[PartTable, dict[str, Path]] | None:
     """The part table and the part maps of a split; None where there are none."""
     if known.parts is None or not (files := known.parts.find(tree, split)):
         return None

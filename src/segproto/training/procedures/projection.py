@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.build import list_folder
 from segproto.data.subset import Subset
 from segproto.errors import DataError
 from segproto.model.evidence import bank_of
@@ -77,7 +78,7 @@ def searched_images(context: StageContext, images: Path | None) -> tuple[Segment
         return context.train_set, cache
     data = context.recipe.data
     beside = data.classes.parent if data.classes is not None and data.classes.suffix else None
-    places = [place for place in (beside, data.root, Path()) if place is not None]
+    places = [place for place in (beside, list_folder(data), Path()) if place is not None]
     path = next((place / images for place in places if (place / images).is_file()), places[0] / images)
     chosen = listed(context.train_set, path)
     return chosen, None if cache is None else SubsetFeatures(cache, chosen.indices)
