@@ -150,6 +150,28 @@ def test_no_instance_iou_where_instances_are_unknown(tmp_path: Path) -> None:
         score(data, data[0].mask)
 
 
+@pytest.mark.parametrize("ending", ["_leftImg8bit", "_pred", "_gtFine_labelIds", ""])
+def test_a_folder_of_masks_is_scored_on_the_official_folder(tmp_path: Path, ending: str) -> None:
+    frames(tmp_path)
+    data = build_dataset(DataConfig(name="cityscapes", root=tmp_path), "val")
+    pred = data[0].mask.clone()
+    pred[2:4, 2:4], pred[1, :5], pred[0] = 0, 12, 5
+    for name in data.names:
+        write(tmp_path / f"masks/{name}{ending}.png", pred.numpy())
+        write(tmp_path / f"gtFine/val/{name}_gtFine_color.png", np.zeros((8, 8, 4), np.uint8))
+    expected = score(data, pred)
+    found = score_masks(tmp_path / "masks", tmp_path / "gtFine" / "val")
+    assert {key: found[key] for key in expected} == expected
+    assert found["per_class"][12]["iiou"] == pytest.approx(2 * CITYSCAPES_SIZES["rider"] / (4 * 3930.4788056518 + 10))
+    arguments = ["evaluate", "--masks", str(tmp_path / "masks"), "--gt", str(tmp_path / "gtFine/val")]
+    assert "instance IoU %" in CliRunner().invoke(app, arguments).stdout
+    next((tmp_path / "gtFine").rglob("*000001*instanceIds.png")).unlink()
+    assert "iiou" not in score_masks(tmp_path / "masks", tmp_path / "gtFine" / "val")
+    write(next((tmp_path / "gtFine").rglob("*instanceIds.png")), np.zeros((3, 3), np.uint16))
+    with pytest.raises(DataError, match=r"_instanceIds.png: is 3 x 3 pixels, its labels 8 x 8"):
+        score_masks(tmp_path / "masks", tmp_path / "gtFine" / "val")
+
+
 class Frames(SegmentationDataset):
     """As many classes as the tiny model; a tenth of each mask is void."""
 

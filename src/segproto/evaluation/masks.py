@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from segproto.data.archives import ZipMember
 from segproto.data.base import IGNORE_INDEX, ClassTable
 from segproto.data.coarse import refuse_names
 from segproto.data.images import MASK_SUFFIXES, read_indices
+from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import read_list
 from segproto.data.palette import default_colours
+from segproto.data.published_sets import shipped
 from segproto.errors import DataError
 from segproto.evaluation.tally import report
+from segproto.metrics.instances import instance_iou, instance_shares
 from segproto.metrics.segmentation import confusion_matrix
 
 
@@ -32,6 +38,8 @@ def score_masks(
     """Scores the masks under one folder against those of the same name under another.
 
     A name is the path below the folder without its suffix. 255 in a scored mask means "undecided" and counts as wrong.
+    Cityscapes' ``gtFine/val`` may be given as it is: its label ids are read as the 19 classes, names are those of the
+    frames (``CITY/CITY_SEQ_FRAME``, with or without ``_leftImg8bit``), with instances there is the instance IoU.
 
     Args:
         masks: folder of masks to score: classes 0..C-1 and 255, one channel or palette indices.
@@ -50,6 +58,9 @@ def score_masks(
         DataError: in one line, for a missing folder or partner, unequal sizes, a foreign value, or coarse labels.
     """
     scored, truth = mask_files(masks, "--masks"), mask_files(gt, "--gt")
+    if official := {frame(name): path for name, path in truth.items() if path.name.endswith(LABELS)}:
+        scored, truth = {frame(name): path for name, path in scored.items()}, official
+        classes = shipped("cityscapes") if classes is None else classes
     names = read_list(list_file) if list_file is not None else list(truth)
     for folder, found in ((masks, scored), (gt, truth)):
         missing = [name for name in names if name not in found]
@@ -65,6 +76,7 @@ def score_masks(
     known = table.num_classes if isinstance(table, ClassTable) else table
     size = max(256, known or 0)
     counts, void_pixels = torch.zeros(size, size, dtype=torch.int64), 0
+    shares, with_instances = torch.zeros(2, size, dtype=torch.float64), 0
     for name in names:
         prediction = read_mask(scored[name], known)
         target = labels.read(truth[name]).numpy() if labels else read_mask(truth[name], known, void)
@@ -76,6 +88,9 @@ def score_masks(
         valid = target != IGNORE_INDEX
         void_pixels += int((~valid).sum())
         counts += confusion_matrix(torch.from_numpy(prediction[valid]), torch.from_numpy(target[valid]), size, -1)
+        if file := instance_file(truth[name]):
+            shares += found_instances(prediction, target, file, size)
+            with_instances += 1
     if known is None:
         used = (counts.sum(0) + counts.sum(1))[:IGNORE_INDEX].nonzero()
         known = int(used.max()) + 1 if len(used) else 1
@@ -83,9 +98,14 @@ def score_masks(
         table = ClassTable(tuple(str(i) for i in range(known)), default_colours(known))
     undecided = counts[:known, IGNORE_INDEX].clone()
     counts[:, IGNORE_INDEX] = 0
+    counts = counts[:known, :known]
+    sizes = torch.tensor([CITYSCAPES_SIZES.get(name, float("nan")) for name in table.names], dtype=torch.float64)
+    complete = with_instances == len(names) and not sizes.isnan().all()
+    iiou = instance_iou(shares[:, :known], counts, sizes) if complete else None
     return {
-        **report(counts[:known, :known], table, undecided, void=void_pixels),
+        **report(counts, table, undecided, void=void_pixels, instance_iou=iiou),
         "images": len(names),
+        "labels": str(gt),
         "undecided": int(undecided.sum()),
         "without_gt": [name for name in scored if name not in truth],
     }
@@ -99,6 +119,23 @@ def mask_files(folder: Path, option: str) -> dict[str, Path]:
     if not paths:
         raise DataError(f"{folder}: holds no mask file ({', '.join(sorted(MASK_SUFFIXES))})")
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def frame(name: str) -> str:
+    """A frame of Cityscapes by the name of its picture, its labels or its prediction."""
+    return re.sub(r"_(leftImg8bit|pred|gt(Fine|Coarse)_labelIds|labelIds)$", "", name)
+
+
+def found_instances(prediction: NDArray[np.int64], target: NDArray[Any], file: Path | ZipMember, size: int) -> Tensor:
+    """:func:`segproto.metrics.instances.instance_shares` of one image, with the instances of a file.
+
+    Raises:
+        DataError: naming the file: unreadable or of another size.
+    """
+    instances = read_instances(file)
+    if instances.shape != target.shape:
+        raise DataError(f"{file}: is {_size(instances.numpy())} pixels, its labels {_size(target)}")
+    return instance_shares(torch.from_numpy(prediction), torch.from_numpy(target), instances, size)
 
 
 def read_mask(path: Path, num_classes: int | None, void: int = IGNORE_INDEX) -> NDArray[np.int64]:
