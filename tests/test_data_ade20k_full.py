@@ -55,7 +55,7 @@ def test_masks_of_the_full_vocabulary(tmp_path: Path, layout: str) -> None:
     found = verify(DataConfig(name="ade20k_full", root=tmp_path))
     assert found.splits["val"].void == 2
     assert found.splits["val"].pixels[[0, 254, 255, 256, 847]].tolist() == [1, 1, 0, 1, 1]
-    assert "1 classes occur in no published label: (void)" in found.notes
+    assert "1 of the classes in no published label: (void)" in found.notes
     assert "val: 1 images, the published set has 2000" in found.problems
     assert tags_of_masks(data).nonzero()[:, 1].tolist() == [0, 254, 256, 847]
 

@@ -208,11 +208,29 @@ def test_archives_write_nothing_outside(tmp_path: Path) -> None:
         tar.add(tmp_path / "x", arcname="../../evil.txt")
     for name in ("a.zip", "a.tar"):
         with pytest.raises(DataError, match="would be written outside"):
-            unpack(tmp_path / name, tmp_path / "root", "", 1)
+            unpack(tmp_path / name, tmp_path / "root", "", 1, print)
     (tmp_path / "b.tar").write_bytes(b"no archive")
     with pytest.raises(DataError, match="cannot be unpacked"):
-        unpack(tmp_path / "b.tar", tmp_path / "root", "", 1)
+        unpack(tmp_path / "b.tar", tmp_path / "root", "", 1, print)
     assert not (tmp_path / "evil.txt").exists()
+
+
+def test_long_archives_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segproto.data.prepare.TOLD", 4)
+    for i in range(10):
+        png(tmp_path / f"all/{i}.png", np.full((2, 2), i))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "all", arcname="all")
+    zipped(tmp_path / "all", tmp_path / "a.zip")
+    for name, jobs, expected in (
+        ("a.zip", 1, ["a.zip: 4 of 10 files", "a.zip: 8 of 10 files"]),
+        ("a.zip", 2, ["a.zip: 4 of 10 files", "a.zip: 8 of 10 files"]),
+        ("a.tar", 1, ["a.tar: 4 files", "a.tar: 8 files"]),
+    ):
+        lines: list[str] = []
+        root = tmp_path / f"{name}{jobs}"
+        assert unpack(tmp_path / name, root, "all", jobs, lines.append) == (10, 0)
+        assert (lines, len(list(root.glob("*.png")))) == (expected, 10)
 
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +264,7 @@ def test_classes_that_no_label_has_are_a_note(tmp_path: Path) -> None:
         png(tmp_path / f"annotations/{split}2017/1.png", np.array([[v for v in range(182) if v not in COCO_UNUSED]]))
     found = verify(DataConfig(name="coco_stuff", root=tmp_path))
     assert [line for line in found.problems if "pixel" in line] == []
-    assert found.notes == ["11 classes occur in no published label: " + found.notes[0].partition(": ")[2]]
+    assert found.notes == ["11 of the classes in no published label: " + found.notes[0].partition(": ")[2]]
     assert found.notes[0].partition(": ")[2].startswith("street sign, hat, shoe")
     png(tmp_path / "annotations/train2017/1.png", np.zeros((1, 171)))
     lines = verify(DataConfig(name="coco_stuff", root=tmp_path)).problems
@@ -283,8 +301,13 @@ def test_predictions_for_the_servers(tmp_path: Path) -> None:
         picture = Image.open(io.BytesIO(found.read(found.namelist()[0])))
         assert np.asarray(picture).tolist() == [[1, 2, 12, 19]]
     png(masks / "x.png", np.array([[19]]))
+    before = (tmp_path / "a.zip").read_bytes()
     with pytest.raises(DataError, match=r"x\.png: value 19 is none of the 19 classes"):
         submit("cityscapes", masks, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == before
+    run = CliRunner().invoke(app, ["data", "submit", "voc", str(masks), "--out", str(tmp_path / "a.tgz")])
+    assert "2 masks" in run.output
+    assert "the test set has 1456 images" in run.output
     with pytest.raises(DataError, match=r"ending in \.tgz"):
         submit("voc", masks, tmp_path / "a.zip")
     with pytest.raises(DataError, match="no server takes"):

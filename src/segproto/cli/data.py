@@ -69,3 +69,5 @@ def data_submit(
 
     found = api.data_submit(name, masks, out=out)
     typer.echo(f"{found['out']}: {found['masks']} masks")
+    if found["masks"] != found["test_images"]:
+        typer.echo(f"the test set has {found['test_images']} images: the server will refuse this one", err=True)

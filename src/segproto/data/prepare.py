@@ -9,7 +9,8 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import starmap
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from segproto.errors import DataError
 
 Tell = Callable[[str], None]
 CHUNK = 1 << 20
+TOLD = 500  # files between two lines of progress
 
 
 def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: Tell) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: 
     for archive, path in found.items():
         if path is not None:
             check_digest(archive, path, tell)
-            written, kept = unpack(path, root / archive.into, known.inner, jobs)
+            written, kept = unpack(path, root / archive.into, known.inner, jobs, tell)
             tell(f"{path.name}: {written} files unpacked, {kept} were there")
     return completeness(known, root)
 
@@ -75,8 +77,10 @@ def check_digest(archive: Archive, path: Path, tell: Tell) -> None:
         raise DataError(f"{path}: {kind} is {found}, expected {wanted}; download it again")
 
 
-def unpack(path: Path, root: Path, inner: str, jobs: int) -> tuple[int, int]:
+def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> tuple[int, int]:
     """Files written and files that were there with their full size; safe to interrupt and repeat.
+
+    ``tell`` gets a line every now and then.
 
     Raises:
         DataError: damaged, or a member that would lie outside the root.
@@ -84,18 +88,25 @@ def unpack(path: Path, root: Path, inner: str, jobs: int) -> tuple[int, int]:
     root.mkdir(parents=True, exist_ok=True)
     try:
         if not zipfile.is_zipfile(path):
-            return unpack_tar(path, root, inner)
+            return unpack_tar(path, root, inner, tell)
         with zipfile.ZipFile(path) as archive:
             members = [info.filename for info in archive.infolist() if not info.is_dir()]
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be unpacked ({error})") from error
-    parts = [members[i::jobs] for i in range(jobs) if members[i::jobs]]
-    if jobs == 1 or len(parts) == 1:
-        results = [unpack_members(path, root, inner, part) for part in parts]
-    else:
-        with ProcessPoolExecutor(jobs) as pool:
-            results = list(pool.map(unpack_members, *zip(*[(path, root, inner, part) for part in parts], strict=True)))
-    return sum(r[0] for r in results), sum(r[1] for r in results)
+    for member in members:
+        inside(root, member, inner, path)
+    size = max(1, min(TOLD, -(-len(members) // jobs)))
+    parts = [(path, root, inner, members[i : i + size]) for i in range(0, len(members), size)]
+    written = kept = 0
+    with ProcessPoolExecutor(jobs) if min(jobs, len(parts)) > 1 else nullcontext() as pool:
+        results = (
+            starmap(unpack_members, parts) if pool is None else pool.map(unpack_members, *zip(*parts, strict=True))
+        )
+        for fresh, old in results:
+            written, kept = written + fresh, kept + old
+            if TOLD < len(members) > written + kept:
+                tell(f"{path.name}: {written + kept:,} of {len(members):,} files")
+    return written, kept
 
 
 def unpack_members(path: Path, root: Path, inner: str, members: list[str]) -> tuple[int, int]:
@@ -115,7 +126,7 @@ def unpack_members(path: Path, root: Path, inner: str, members: list[str]) -> tu
     return written, len(members) - written
 
 
-def unpack_tar(path: Path, root: Path, inner: str) -> tuple[int, int]:
+def unpack_tar(path: Path, root: Path, inner: str, tell: Tell) -> tuple[int, int]:
     """All regular files of a tar archive, in its order; links and devices are left out."""
     written = kept = 0
     with tarfile.open(path) as archive:
@@ -130,6 +141,8 @@ def unpack_tar(path: Path, root: Path, inner: str) -> tuple[int, int]:
             assert source is not None
             write(source, target)
             written += 1
+            if (written + kept) % TOLD == 0:
+                tell(f"{path.name}: {written + kept:,} files")
     return written, kept
 
 

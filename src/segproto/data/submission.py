@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segproto.data.images import read_stored
+from segproto.data.prepare import part_of
 from segproto.data.published_sets import shipped
 from segproto.errors import DataError
 
+TEST_IMAGES = {"cityscapes": 1525, "voc": 1456, "ade20k": 3352}
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
@@ -39,14 +41,14 @@ def submit(name: str, masks: Path, out: Path) -> int:
     files = sorted(masks.rglob("*.png"))
     if not files:
         raise DataError(f"{masks}: holds no masks (PNG); make them with: segproto predict MODEL IMAGES --out DIR")
-    out.parent.mkdir(parents=True, exist_ok=True)
     members = (encode(file) for file in files)
-    if ending == ".zip":
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:  # PNG is compressed already
-            for member, content in members:
-                target.writestr(member, content)
-    else:
-        write_tar(out, members)
+    with part_of(out) as fresh:
+        if ending == ".zip":
+            with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as target:  # PNG is compressed already
+                for member, content in members:
+                    target.writestr(member, content)
+        else:
+            write_tar(fresh, members)
     return len(files)
 
 

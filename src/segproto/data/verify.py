@@ -169,7 +169,7 @@ def _check_presence(report: VerifyReport, unused: tuple[int, ...]) -> None:
         return
     if unused:
         names = ", ".join(report.classes.names[c] for c in unused)
-        report.notes.append(f"{len(unused)} classes occur in no published label: {names}")
+        report.notes.append(f"{len(unused)} of the classes in no published label: {names}")
     for split, summary in report.splits.items():
         for c, (name, pixels) in enumerate(zip(report.classes.names, summary.pixels, strict=True)):
             if summary.readable and pixels == 0 and c not in unused:

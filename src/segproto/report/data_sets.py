@@ -94,11 +94,12 @@ def data_submit(name: str, masks: PathLike, *, out: PathLike) -> dict[str, Any]:
         out: the archive to write.
 
     Returns:
-        ``out`` and ``masks``, their number.
+        ``out``, ``masks`` (their number) and ``test_images`` (how many the server expects).
 
     Raises:
         DataError: no such server, no masks, or values outside the classes.
     """
-    from segproto.data.submission import submit
+    from segproto.data.submission import TEST_IMAGES, submit
 
-    return {"out": str(out), "masks": submit(name, Path(masks), Path(out))}
+    count = submit(name, Path(masks), Path(out))
+    return {"out": str(out), "masks": count, "test_images": TEST_IMAGES[name]}
