@@ -98,6 +98,9 @@ def test_what_cannot_be_converted_is_told(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, file)
     with pytest.raises(WeightsError, match="prototype_vectors is missing; the file has weight"):
         PROTOSEG.convert(file, Options())
+    file.write_bytes(b"\x80\x02csomebody.net\nNet\n)\x81}X\x01\x00\x00\x00aK\x01sb.")
+    with pytest.raises(WeightsError, match=r"a\.pth: expected a pickled torch module, found somebody\.net\.Net"):
+        PROTOSEG.convert(file, Options())
     torch.save([1], file)
     with pytest.raises(WeightsError, match="expected tensors by name, found list"):
         PROTOSEG.convert(file, Options())

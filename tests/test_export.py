@@ -163,6 +163,9 @@ def test_hub(tmp_path: Path) -> None:
         api.hub_pull("me/net", out=out, client=hub)
     with pytest.raises(ConfigError, match="expected USER/NAME"):
         api.hub_push(tmp_path / "model", repo="net", client=hub)
+    with pytest.raises(ConfigError, match=r"hub, me/other: .*No such file .*to log in"):
+        api.hub_pull("me/other", out=tmp_path / "third", client=hub)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "hub", "model"]
     (tmp_path / "hub" / "me" / "net" / "model.json").unlink()
     with pytest.raises(WeightsError, match="no model"):
         api.hub_pull("me/net", out=tmp_path / "third", client=hub)

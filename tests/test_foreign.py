@@ -59,7 +59,7 @@ def test_whole_module_becomes_its_state(tmp_path: Path, options: dict[str, Any],
     assert found.class_name == "somebody.elses.code.Net"
     assert found.attributes["ranges"] == {0: (0, 3)}
     torch.testing.assert_close(found.attributes["classes"], torch.eye(2))
-    state = foreign.module_state(found)
+    state = foreign.module_state(found, tmp_path / "a.pth")
     assert list(state) == list(wanted)
     for name, tensor in wanted.items():
         torch.testing.assert_close(state[name], tensor)

@@ -143,7 +143,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "overlapping entries": (overlapping, "larger than the file"),
     "path traversal": (traversal, "outside the archive"),
     "legacy tar": (legacy_tar, "tar archive"),
-    "truncated": (truncated, "not read"),
+    "truncated": (truncated, "is cut off or damaged (File is not a zip file); download it again"),
     "truncated stream": (truncated_stream, "are left; the file is truncated"),
     "huge bytes": (lambda p: p.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 45) + b"x."), "truncated"),
     "text": (lambda p: p.write_text("just some text"), "not read"),

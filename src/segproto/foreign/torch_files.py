@@ -24,7 +24,7 @@ def read_zip(path: Path) -> Any:
     Raises:
         Refusal: no such archive; entries that are compressed, overlap, or lie outside of it.
     """
-    with zipfile.ZipFile(path) as archive:
+    with opened(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         check_entries(entries, path.stat().st_size)
         pickles = [name for name in entries if name.endswith("/data.pkl")]
@@ -36,6 +36,18 @@ def read_zip(path: Path) -> Any:
         storages = ZipStorages(archive, entries, f"{root}data/")
         content = archive.read(pickles[0])
         return load(BoundedStream(io.BytesIO(content), len(content)), storages.get)
+
+
+def opened(path: Path) -> zipfile.ZipFile:
+    """A zip archive (one that was cut off lacks the directory at its end).
+
+    Raises:
+        Refusal: its directory cannot be read.
+    """
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise Refusal(f"a zip archive that is cut off or damaged ({error}); download it again") from error
 
 
 def check_entries(entries: dict[str, zipfile.ZipInfo], size: int) -> None:
@@ -63,7 +75,8 @@ class ZipStorages:
         info = self.entries.get(self.root + wanted.key)
         if info is None or info.file_size != wanted.bytes:
             found = "is not there" if info is None else f"has {info.file_size}"
-            raise Refusal(f"tensor storage {wanted.key[:20]} should have {wanted.bytes} bytes and {found}")
+            wrong = f"tensor storage {wanted.key[:20]} should have {wanted.bytes} bytes and {found}"
+            raise Refusal(f"{wrong}; the file is damaged")
         if wanted.key not in self.known:
             content = bytearray(self.archive.read(info))
             self.known[wanted.key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0).byte()

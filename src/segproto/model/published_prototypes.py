@@ -43,7 +43,7 @@ def convert_pickled(path: Path, options: Options, source: Source, method: str, *
     """
     value = foreign.read(path)
     record = value if isinstance(value, Record) else Record("a state dict")
-    keys = KeyMap(foreign.module_state(value) if isinstance(value, Record) else value, path)
+    keys = KeyMap(foreign.module_state(value, path) if isinstance(value, Record) else value, path)
     check_kind(record, path, multi_scale)
     bank = prototype_bank(record, keys, len(RATES) if multi_scale else 1)
     encoder = published_encoder(record, keys, bank.num_scales)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, SegprotoError
 
 if TYPE_CHECKING:
     from segproto.model.export import Format
@@ -66,7 +68,7 @@ def push(target: PathLike, *, repo: str, stage: str | None = None, private: bool
         The repository's address.
 
     Raises:
-        ConfigError: no such repository name, or the extra ``hub`` is missing.
+        ConfigError: no such repository name, the extra ``hub`` is missing, or the hub refuses.
         WeightsError: no model there.
     """
     check_repo(repo)
@@ -75,8 +77,9 @@ def push(target: PathLike, *, repo: str, stage: str | None = None, private: bool
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
         (Path(folder) / "model" / "README.md").write_text(model_card(model, repo))
-        hub.create_repo(repo, private=private, exist_ok=True)
-        hub.upload_folder(repo_id=repo, folder_path=str(Path(folder) / "model"), allow_patterns=FILES)
+        with hub_errors(repo):
+            hub.create_repo(repo, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=repo, folder_path=str(Path(folder) / "model"), allow_patterns=FILES)
     return f"https://huggingface.co/{repo}"
 
 
@@ -93,7 +96,7 @@ def pull(repo: str, *, out: PathLike, revision: str | None = None, client: Any =
         ``out``.
 
     Raises:
-        ConfigError: ``out`` is taken, or the extra ``hub`` is missing.
+        ConfigError: ``out`` is taken, the extra ``hub`` is missing, or the hub refuses.
         WeightsError: the repository holds no model of segproto.
     """
     out = Path(out)
@@ -103,7 +106,8 @@ def pull(repo: str, *, out: PathLike, revision: str | None = None, client: Any =
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         hub = client or hub_client()
-        hub.snapshot_download(repo_id=repo, revision=revision, local_dir=folder, allow_patterns=FILES)
+        with hub_errors(repo):
+            hub.snapshot_download(repo_id=repo, revision=revision, local_dir=folder, allow_patterns=FILES)
         open_model(folder).save(out)
     return out
 
@@ -120,6 +124,22 @@ def check_repo(repo: str) -> None:
     """``user/name``."""
     if repo.count("/") != 1 or not all(repo.split("/")):
         raise ConfigError(f"repository {repo!r}: expected USER/NAME")
+
+
+@contextmanager
+def hub_errors(repo: str) -> Iterator[None]:
+    """What the hub's client raises (no network, no such repository, not logged in) as one line.
+
+    Raises:
+        ConfigError: with the client's first words.
+    """
+    try:
+        yield
+    except (SegprotoError, MemoryError):
+        raise
+    except Exception as error:
+        words = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"hub, {repo}: {words[:200]} (to log in: hf auth login)") from error
 
 
 def hub_client() -> Any:
