@@ -23,13 +23,13 @@ from segproto.report.exporting import export
 from segproto.report.exporting import pull as hub_pull
 from segproto.report.exporting import push as hub_push
 from segproto.report.proposing import propose
-from segproto.report.scoring import score_cams, truth_labels
+from segproto.report.scoring import evaluate, score_cams, truth_labels
 from segproto.report.whatif import edit
 
 __all__ = [  # verbs that live elsewhere
     "ablate_entropy", "ablate_scales", "ablate_thresholds", "analyse", "conversion_sources", "convert",
-    "data_prepare", "data_sets", "data_submit", "doctor", "edit", "export", "hub_pull", "hub_push", "propose",
-    "recipe_text", "recipes", "score_cams"]  # fmt: skip
+    "data_prepare", "data_sets", "data_submit", "doctor", "edit", "evaluate", "export", "hub_pull", "hub_push",
+    "propose", "recipe_text", "recipes", "score_cams"]  # fmt: skip
 
 if TYPE_CHECKING:
     from segproto.model.explain import Explanation
@@ -126,48 +126,6 @@ def train_seeds(
         train(recipe, out=Path(out) / f"seed{seed}", overrides=[*settings, f"train.seed={seed}"], **options)
         for seed in seeds
     ]
-
-
-def evaluate(
-    target: PathLike,
-    *,
-    stage: str | None = None,
-    split: str = "val",
-    overrides: Sequence[str] = (),
-    data: Mapping[str, Any] | None = None,
-    window: int | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    device: str | None = None,
-    out: PathLike | None = None,
-    interpretability: bool = False,
-) -> dict[str, Any]:
-    """Accuracy at the labels' own size, without augmentation; on request also the interpretability metrics.
-
-    Args:
-        target: a run or model folder; without ``data`` and overrides the run's own data are used.
-        stage: of a run: evaluate the model this stage left.
-        split: ``train`` or ``val``.
-        overrides: ``data.key=value`` and ``interpretability.key=value`` settings.
-        data: the same as a mapping.
-        window: side of a sliding window in pixels; bounds memory.
-        scales: input scales averaged.
-        flip: average with the mirrored image.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None = cuda if there is one.
-        out: JSON file. Default, for a run's last model or a ``stage`` of it, on its own data and without window, scales
-            and flip: ``RUN/evaluation/<split>[-<stage>].json``; in all other cases none.
-        interpretability: measure it, too (implied by ``data.parts`` among the settings), and keep the figures of a
-            run's own data in ``RUN/evaluation/<split>[-<stage>]-interpretability.json``.
-
-    Returns:
-        ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file`` and, if
-        asked for, ``interpretability``.
-    """
-    from segproto.report.evaluating import evaluate as run
-
-    options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "device": device, "out": out}
-    chosen: dict[str, Any] = {"stage": stage, "split": split, "overrides": overrides, "data": data}
-    return run(Path(target), interpretability=interpretability, **chosen, **options)
 
 
 def score_masks(

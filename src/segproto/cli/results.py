@@ -21,6 +21,13 @@ def evaluate(
     window: Window = None,
     scales: Scales = "1",
     flip: Flip = False,
+    crf: Annotated[
+        str | None, typer.Option(help="Also score after a dense CRF, a published set A..E (DeepLab: E).")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder for the masks, in SPLIT/ and (--crf) SPLIT-crf/.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Images without labels: with --save, their masks in test/ and test-crf/.")
+    ] = None,
     device: Device = None,
     out: Annotated[
         Path | None, typer.Option(help="JSON file; default: in RUN/evaluation/ if only --stage or --split is given.")
@@ -33,7 +40,9 @@ def evaluate(
         bool, typer.Option("--curve", help="With --cams: print every threshold; with --out also a PNG beside it.")
     ] = False,
     gt: Annotated[Path | None, typer.Option(help="Ground truth for --masks or --cams, same file names.")] = None,
-    names: Annotated[Path | None, typer.Option("--list", help="Score only the names in this file.")] = None,
+    names: Annotated[
+        Path | None, typer.Option("--list", help="Score (of --test: write) only the names in this file.")
+    ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="classes.yaml of --gt; default: GT/classes.yaml, if any.")
     ] = None,
@@ -69,6 +78,10 @@ def evaluate(
             window=window,
             scales=factors(scales, "--scales"),
             flip=flip,
+            crf=crf,
+            save=save,
+            test=test,
+            names=names,
             device=device,
             out=out,
             interpretability=interpretability,
@@ -97,12 +110,19 @@ def print_figures(figures: dict[str, Any]) -> None:
     head, keys = ["class", "IoU %"], ["iou"]
     if "iiou" in figures:
         head, keys = [*head, "instance IoU %"], [*keys, "iiou"]
-    rows = [(row["name"], *(percent(row[key]) for key in keys)) for row in figures["per_class"]]
-    rows.append(("mean (mIoU)", percent(figures["miou"]), *(percent(figures[key]) for key in keys[1:])))
-    empty = [""] * len(keys[1:])
-    rows.append(("pixel accuracy", percent(figures["accuracy"]), *empty))
+    columns = [(figures, key) for key in keys]
+    if "crf" in figures:
+        head, columns = [*head, "IoU % after CRF"], [*columns, (figures["crf"], "iou")]
+    rows = [
+        (row["name"], *(percent(found["per_class"][i][key]) for found, key in columns))
+        for i, row in enumerate(figures["per_class"])
+    ]
+    means = {"iou": "miou", "iiou": "iiou"}
+    rows.append(("mean (mIoU)", *(percent(found[means[key]]) for found, key in columns)))
+    accuracies = [percent(found["accuracy"]) if key == "iou" else "" for found, key in columns]
+    rows.append(("pixel accuracy", *accuracies))
     if "void" in figures:
-        rows.append(("void pixels", percent(figures["void"]), *empty))
+        rows.append(("void pixels", percent(figures["void"]), *[""] * len(columns[1:])))
     print_table(head, rows)
     if figures.get("labels"):
         typer.echo(f"labels: {figures['labels']}")

@@ -14,12 +14,14 @@ from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.errors import ConfigError, DataError
 from segproto.evaluation.tally import Tally, report
 from segproto.metrics.matching import hungarian
+from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
 from segproto.model.features import BackboneFeatures
 from segproto.model.field import Field
-from segproto.model.images import MaskWriter, look_at
+from segproto.model.images import look_at
 from segproto.model.predict import OVERLAP, predict_bands
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating, field_mask
+from segproto.refine.crf import CrfSettings
 
 
 def validate(
@@ -32,6 +34,7 @@ def validate(
     overlap: float = OVERLAP,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    crf: CrfSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
     rank: int = 0,
     world: int = 1,
@@ -50,28 +53,25 @@ def validate(
         overlap: share of a window that its neighbour sees too.
         scales: test-time scales.
         flip: test-time mirroring.
+        crf: also score the masks after a dense CRF; images are then seen whole.
         progress: called with (images done, images) of this process.
         rank: this process scores images ``rank, rank + world, ...``.
         world: processes.
         reduce: sums a tensor over processes; needed if ``world > 1``.
-        save_masks: folder for the predictions, ``<name>.png``, gray.
+        save_masks: folder for the predictions, ``<name>.png``, gray; those after a CRF go to ``<folder>-crf``.
 
     Returns:
         JSON-ready: ``miou``, ``accuracy``, ``void`` (share of the pixels that do not count), ``per_class`` (name, iou,
         pixels), ``confusion`` (rows = true class), ``images``, ``labels`` (where the masks come from), ``seconds``; if
-        the instances of all images are known ``iiou``, for each class too.
+        the instances of all images are known ``iiou``, for each class too; with a CRF the same of it as ``crf``.
 
     Raises:
         DataError: if the data set has other classes than the model, is empty or all void, or a file cannot be
             read: a score over fewer images than asked for would be another score, so none is skipped.
-        ValueError: for a cache together with input_size, window, scales or flip.
-        ConfigError: for input_size together with window or scales.
+        ValueError: for a cache together with input_size, window, scales, flip or a CRF.
+        ConfigError: for input_size together with window or scales, or a CRF with a window.
     """
-    if input_size is not None and (window is not None or tuple(scales) != (1.0,)):
-        raise ConfigError("data.input_size fixes what the model sees: leave out window and scales, or set it to null")
-    plain = input_size is None and window is None and tuple(scales) == (1.0,) and not flip
-    if cache is not None and not plain:
-        raise ValueError("cached features are of whole images at scale 1: no input_size, window, scales or flip")
+    _check_views(cache is not None, input_size is not None, crf is not None, window, scales, flip)
     classes = dataset.classes
     if len(dataset) == 0:
         raise DataError(f"the {dataset.split} split is empty: nothing to evaluate")
@@ -83,38 +83,56 @@ def validate(
         )
     start = time.perf_counter()
     device = next(segmenter.parameters()).device
-    tally = Tally(dataset, max(classes.num_classes, segmenter.head.num_classes), device, instances=not found)
+    rows = max(classes.num_classes, segmenter.head.num_classes)
+    tallies = [Tally(dataset, rows, device, instances=not found) for _ in range(1 if crf is None else 2)]
     indices = range(rank, len(dataset), world)
     options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
     with evaluating(segmenter):
         for done, index in enumerate(indices, 1):
             sample = dataset[index]
+            if input_size is not None:
+                options["scales"] = [seen_size(sample.image.shape[-2:], input_size)]
+            predictions: Sequence[Tensor]
             if cache is not None:
-                prediction = _from_cache(segmenter, cache, index, sample)
+                predictions = [_from_cache(segmenter, cache, index, sample)]
+            elif crf is not None:
+                predictions = masks_with_crf(segmenter, sample.image, crf, scales=options["scales"], flip=flip)
             else:
-                if input_size is not None:
-                    options["scales"] = [seen_size(sample.image.shape[-2:], input_size)]
-                bands = predict_bands(segmenter, look_at(sample.image), **options)
-                prediction = torch.cat(list(bands))
-            tally.add(index, sample, prediction)
+                predictions = [torch.cat(list(predict_bands(segmenter, look_at(sample.image), **options)))]
+            for tally, prediction in zip(tallies, predictions, strict=True):
+                tally.add(index, sample, prediction)
             if save_masks is not None:
-                (height, width), wide = prediction.shape, prediction.dtype == torch.int16
-                with MaskWriter(save_masks / f"{sample.name}.png", height, width, wide) as writer:
-                    writer.write(prediction)
+                for prediction, folder in zip(predictions, (save_masks, crf_folder(save_masks)), strict=False):
+                    write_mask(prediction, folder / f"{sample.name}.png")
             if progress is not None:
                 progress(done, len(indices))
-    counts = tally.reduced(reduce)
+    scores = [_scores(tally, segmenter, reduce) for tally in tallies]
+    size = {"images": len(dataset), "labels": dataset.label_source, "seconds": round(time.perf_counter() - start, 3)}
+    return {**scores[0], **size, **({} if crf is None else {"crf": scores[1]})}
+
+
+def _check_views(cached: bool, sized: bool, crf: bool, window: int | None, scales: Sequence[float], flip: bool) -> None:
+    """Refuses ways to look at an image that do not go together."""
+    if sized and (window is not None or tuple(scales) != (1.0,)):
+        raise ConfigError("data.input_size fixes what the model sees: leave out window and scales, or set it to null")
+    if crf and window is not None:
+        raise ConfigError("a CRF sees the image whole: leave out window or the CRF")
+    if cached and (sized or window is not None or tuple(scales) != (1.0,) or flip or crf):
+        raise ValueError("cached features are of whole images at scale 1: no input_size, window, scales, flip or CRF")
+
+
+def _scores(tally: Tally, segmenter: Segmenter, reduce: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:
+    """The figures of what was counted, over all processes."""
+    dataset, counts = tally.dataset, tally.reduced(reduce)
     if not counts.any():
         raise DataError(
             f"no labelled pixel in the validation images (split {dataset.split}, {len(dataset)} of them): all "
             "is void; check the class values and void in classes.yaml, and data.split"
         )
-    seconds = time.perf_counter() - start
-    size = {"images": len(dataset), "labels": dataset.label_source, "seconds": round(seconds, 3)}
     void = int(tally.void)
-    if found:
-        return {**matched_report(counts, classes, segmenter.classes, void), **size}
-    return {**report(counts, classes, void=void, instance_iou=tally.instance_scores(counts)), **size}
+    if segmenter.found_categories:
+        return matched_report(counts, dataset.classes, segmenter.classes, void)
+    return report(counts, dataset.classes, void=void, instance_iou=tally.instance_scores(counts))
 
 
 def matched_report(

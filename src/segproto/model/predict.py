@@ -97,7 +97,7 @@ def predict_to_png(
 
 
 def predict_logits(
-    segmenter: Segmenter, image: ImageLike, *, scales: Sequence[float] = (1.0,), flip: bool = False
+    segmenter: Segmenter, image: ImageLike, *, scales: Sequence[Scale] = (1.0,), flip: bool = False
 ) -> Tensor:
     """Logits (C, H, W) on the CPU of an image small enough to be seen at once.
 
