@@ -255,6 +255,38 @@ def test_maps_of_one_scale_are_the_heads_own() -> None:
     assert image_cams(model, sample.image, [], CamsConfig()).shape == (0, 48, 48)
 
 
+@pytest.mark.parametrize("source", ["refined", "raw"])
+def test_a_tagged_class_that_no_map_shows_keeps_its_best_pixels(source: str) -> None:
+    """Class 3 is denied everywhere (negative raw maps), class 4 beaten by class 2 everywhere; published: both lost."""
+    r = recipe()
+    model, sample = model_of(r), build_dataset(r.data, "train")[0]
+    head = model.head
+    assert isinstance(head, CamHead)
+
+    def found(lost: str) -> torch.Tensor:
+        config = CamsConfig(scales=[1.0], source=source, lost=lost)  # type: ignore[arg-type]
+        return image_cams(model, sample.image, [2, 3, 4], config)
+
+    with torch.no_grad():
+        head.classifier.weight[2] = (head.classifier.weight[2].abs() + 1) / 1000  # features are >= 0
+        head.classifier.weight[3] = -head.classifier.weight[3].abs()
+        head.classifier.weight[4] = head.classifier.weight[2] / 2
+        x = model.encoder.normalisation(sample.image)[None]
+        maps, mirrored = (head.maps(model.features(v)).cam for v in (x, x.flip(3)))
+        total = (model.upsample(maps, (48, 48)) + model.upsample(mirrored, (48, 48)).flip(3))[0, 2:5]
+        kept, published = found("mean"), found("empty")
+    assert float(total[1].amax()) < 0
+    assert float(total[2].amin()) >= 0
+    assert not published[1].any()
+    assert bool(published[2].any()) == (source == "raw")
+    wanted = total.clone()
+    wanted[1] = (total[1] - total[1].mean()).relu()
+    low, high = wanted.amin((1, 2), keepdim=True), wanted.amax((1, 2), keepdim=True)
+    wanted = ((wanted - low - 1e-5) / (high - low + 1e-5)).clamp_min(0)
+    torch.testing.assert_close(kept[1:], wanted[1:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(kept[0], published[0])
+
+
 def test_an_image_without_tags_is_background() -> None:
     r = recipe()
     found = {"classes": torch.zeros(0, dtype=torch.uint8), "maps": torch.zeros(0, 48, 48)}

@@ -68,6 +68,7 @@ def test_seam_settings(name: str) -> None:
     assert a.complete is not published
     assert a.radius == 5
     assert (s.cams.scales, s.cams.source) == ([0.5, 1, 1.5, 2], "refined")
+    assert s.cams.lost == ("empty" if published else "mean")
     assert (s.crf.low, s.crf.high, s.crf.crf.name, s.crf.crf.settings().iterations) == (4, 24, "C", 10)
     assert (s.masks.walk, s.masks.beta, s.masks.log_steps) == (True, 8, 6)
     assert s.masks.background == (0.27 if published else None)
@@ -104,6 +105,58 @@ def test_eps_settings(name: str) -> None:
     assert (s.masks.walk, s.masks.alpha, s.masks.background) == (False, 8, None)
     assert (s.masks.crf.name, s.masks.crf.settings().iterations) == ("C", 5)
     assert r.then == "blackbox/deeplabv2-resnet101" + ("-published" if published else "")
+
+
+@pytest.mark.parametrize("name", ["voc-eps-plain", "voc-eps-plain-published"])
+def test_plain_eps_settings(name: str) -> None:
+    """halbielee/EPS, script/voc12_eps.sh and the defaults of its main.py."""
+    r = recipe(name)
+    c, published = r.stages.contrast, name.endswith("published")
+    assert (r.network, r.train.batch_size, r.data.augment.long_side, r.data.augment.crop) == ("eps", 8, (256, 512), 448)
+    assert (c.steps, c.horizon, c.schedule, c.weight_decay, c.overlap) == (20_000, None, "poly", 5e-4, 0.4)
+    assert (c.second_view, c.er, c.ecr, c.contrast) == (None, 0, 0, 0)
+    assert c.saliency is not None
+    assert (c.lr.backbone, c.lr.head) == ((0.01, 0.1) if published else (0.001, 0.01))
+    assert c.momentum == (5e-4 if published else 0.9)
+    assert r.stages.cams.source == "softmax"
+
+
+def test_plain_eps_is_one_view_of_raw_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tags' cross-entropy and the saliency's squared error, against loops over images in float64."""
+    building = import_module("segproto.methods.pixelcontrast.build")
+    monkeypatch.setattr(building, "build_encoder", lambda config: tiny().encoder)
+    r = recipe("voc-eps-plain")
+    head = building.build(r, CLASSES).head
+    assert (head.refine, head.fc_proj, head.dropout7.p, head.shows) == (False, None, 0, "logits")
+    model = tiny(refine=False, shows="logits")
+    loss = ContrastLoss(r)
+    loss.rows, loss.tags = {"a": 0, "b": 1}, torch.tensor([[1.0, 1, 0], [1.0, 0, 1]])
+    images, levels = torch.rand(2, 3, 64, 64) * 3, torch.randint(0, 255, (2, 64, 64))
+    found = loss(model, Batch(masks=levels, images=images, names=("a", "b")))
+    cam = model.head.maps(model.features(images)).cam.detach().double()  # type: ignore[union-attr, operator]
+    tags, saliency = [], []
+    for n, own in enumerate((1, 2)):
+        for c in (1, 2):
+            p = 1 / (1 + (-cam[n, c].mean()).exp())
+            tags.append(-(p if c == own else 1 - p).log())
+        p, s = cam[n].softmax(0), levels[n, ::8, ::8].double() / 254
+        hard = p[own].round()
+        salient = (hard * s.round()).sum() / (hard + 1e-4).sum() > 0.4
+        front, back = (p[own], p[0]) if salient else (torch.zeros_like(p[0]), p[0] + p[own])
+        saliency.append(((0.5 * front + 0.5 * (1 - back) - s) ** 2).mean())
+    assert found.keys() == {"loss", "tags", "saliency"}
+    assert found["tags"].item() == pytest.approx(float(torch.stack(tags).mean()), abs=1e-5)
+    assert found["saliency"].item() == pytest.approx(float(torch.stack(saliency).mean()), abs=1e-5)
+    torch.testing.assert_close(found["loss"], found["tags"] + found["saliency"])
+
+
+def test_one_view_alone_compares_nothing() -> None:
+    with pytest.raises(ConfigError, match="nothing to compare; set er=0, ecr=0, contrast=0"):
+        recipe("folder", "stages.contrast.second_view=null")
+    alone = "stages.contrast={steps: 1, second_view: null, er: 0, ecr: 0, contrast: 0, lr: {head: 1e-3}}"
+    with pytest.raises(ConfigError, match=r"trains no pixel correlation; set cams\.source=raw"):
+        recipe("folder", alone)
+    assert recipe("folder", alone, "stages.cams.source=raw").stages.contrast.second_view is None
 
 
 @pytest.mark.parametrize("name", ["deeplabv1-resnet38", "deeplabv1-resnet101", "deeplabv2-resnet101"])

@@ -26,7 +26,8 @@ def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
     if isinstance(recipe, PixelcontrastRecipe) and recipe.network == "seam":
         head = TapHead(classes.num_classes)
     if isinstance(recipe, PixelcontrastRecipe) and recipe.network == "eps":
-        head = TapHead(classes.num_classes, dropout=0.0, shows="logits")
+        pairs = recipe.stages.contrast.second_view is not None  # plain EPS refines and contrasts nothing
+        head = TapHead(classes.num_classes, 128 if pairs else 0, refine=pairs, dropout=0.0, shows="logits")
     return Segmenter(encoder, head, classes)
 
 

@@ -60,7 +60,8 @@ class ContrastConfig(TrainedStage):
     """Training of the CAM network.
 
     Attributes:
-        second_view: sides of the second view over those of the first (published: 128 of 448).
+        second_view: sides of the second view over those of the first (published: 128 of 448); None = no second view,
+            only tags (and ``saliency``) of the raw maps: a plain CAM network, and EPS.
         compare: views are compared, and classes pooled, on the ``grid`` or at the size of the ``image`` (SEAM).
         winners_over: the class that is never put out by others in place of the background (the release of EPS: 1).
         er: weight of the equivariant regularisation.
@@ -75,7 +76,7 @@ class ContrastConfig(TrainedStage):
         overlap: with saliency, a class counts as salient if more of its cells than this are.
     """
 
-    second_view: float = Field(0.5, gt=0, lt=1)
+    second_view: float | None = Field(0.5, gt=0, lt=1)
     compare: Literal["grid", "image"] = "grid"
     winners_over: int | None = Field(None, ge=0)
     er: float = Field(1.0, ge=0)
@@ -88,6 +89,13 @@ class ContrastConfig(TrainedStage):
     saliency: ExpandedPath | None = None
     overlap: float = Field(0.4, ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _compares(self) -> ContrastConfig:
+        needy = [name for name in ("er", "ecr", "contrast") if self.second_view is None and getattr(self, name) > 0]
+        if needy:
+            raise ValueError(f"second_view = null leaves nothing to compare; set {', '.join(f'{n}=0' for n in needy)}")
+        return self
+
 
 class CamsConfig(BaseModel):
     """CAM inference.
@@ -95,6 +103,8 @@ class CamsConfig(BaseModel):
     Attributes:
         scales: of the image; at each the image and its mirror image are summed.
         source: maps ``refined`` by pixel correlation, ``raw``, or ``softmax`` of raw maps (EPS).
+        lost: of a tagged class whose map is nowhere positive: its raw map above the map's own mean, or ``empty``, no
+            pixel at all (published).
         given: folder of published maps (``NAME.npy``) to take instead of the network's.
     """
 
@@ -102,6 +112,7 @@ class CamsConfig(BaseModel):
 
     scales: list[float] = [0.5, 1.0, 1.5, 2.0]
     source: Literal["refined", "raw", "softmax"] = "refined"
+    lost: Literal["mean", "empty"] = "mean"
     given: ExpandedPath | None = None
 
 
@@ -201,6 +212,14 @@ class PixelcontrastStages(BaseModel):
     affinity: AffinityConfig = AffinityConfig()
     masks: MasksConfig = MasksConfig()
     segment: LinearOptimise = OptimiseConfig()
+
+    @model_validator(mode="after")
+    def _trained_maps(self) -> PixelcontrastStages:
+        if self.contrast.second_view is None and self.contrast.steps > 0 and self.cams.source == "refined":
+            raise ValueError(
+                "contrast.second_view = null trains no pixel correlation; set cams.source=raw (or softmax)"
+            )
+        return self
 
 
 class PixelcontrastRecipe(Recipe):

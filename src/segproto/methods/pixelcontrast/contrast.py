@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.pixel_contrast import contrast_losses, view_of
 from segproto.refine.affinity import affinity, affinity_loss, cell_pairs, pair_labels
-from segproto.refine.seam import saliency_loss, to_size, view_losses
+from segproto.refine.seam import saliency_loss, tag_loss, to_size, view_losses
 from segproto.training.procedures.optimise import NORMS, pad_masks
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import Optimise, ParamGroup
@@ -123,6 +123,8 @@ class ContrastLoss:
         assert batch.images is not None
         images, config = batch.images, self.config
         labels = self._labels(batch, head.num_classes).to(images.device)
+        if config.second_view is None:
+            return self._one_view(head.maps(model.features(images)).cam.float(), batch, labels)
         small = to_size(images, (self._smaller(images.shape[2]), self._smaller(images.shape[3])))
         first, second = (_float(head.maps(model.features(view))) for view in (images, small))
         compared = (*self._compared(first, images), *self._compared(second, small))
@@ -133,9 +135,17 @@ class ContrastLoss:
             terms |= found
             loss = loss + config.contrast * torch.stack(list(found.values())).sum()
         if config.saliency is not None:
-            terms["saliency"] = self._saliency(first, second, batch, labels)
+            maps = [first.cam, second.cam, first.refined, second.refined]
+            terms["saliency"] = self._saliency(maps, batch, labels) / 2
             loss = loss + terms["saliency"]
         return {"loss": loss, **terms}
+
+    def _one_view(self, cam: Tensor, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
+        """Tags and saliency of raw maps alone (Lee et al. 2021, eq. 6)."""
+        terms = {"tags": tag_loss(cam, labels)}
+        if self.config.saliency is not None:
+            terms["saliency"] = self._saliency([cam], batch, labels)
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
     def _compared(self, maps: CamMaps, view: Tensor) -> tuple[Tensor, Tensor]:
         size = (view.shape[-2], view.shape[-1])
@@ -144,7 +154,7 @@ class ContrastLoss:
         return to_size(maps.cam, size), to_size(maps.refined, size)
 
     def _smaller(self, side: int) -> int:
-        return max(round(side * self.config.second_view), 1)
+        return max(round(side * (self.config.second_view or 1)), 1)
 
     def _labels(self, batch: Batch, num_classes: int) -> Tensor:
         if not batch.names:  # the estimate of memory before the stage
@@ -167,11 +177,10 @@ class ContrastLoss:
         ]
         return contrast_losses(views[0], views[1], temperature=config.temperature)
 
-    def _saliency(self, first: CamMaps, second: CamMaps, batch: Batch, labels: Tensor) -> Tensor:
+    def _saliency(self, maps: Sequence[Tensor], batch: Batch, labels: Tensor) -> Tensor:
         levels = torch.where(batch.masks == IGNORE_INDEX, 0, batch.masks)[:, None].float() / LEVELS
-        maps = (first.cam, second.cam, first.refined, second.refined)
         terms = [saliency_loss(m, levels, labels, background=0, overlap=self.config.overlap) for m in maps]
-        return torch.stack(terms).sum() / 2
+        return torch.stack(terms).sum()
 
 
 def pair_loss(model: Segmenter, batch: Batch, config: AffinityConfig) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,30 +67,78 @@ def image_cams(model: Segmenter, image: Tensor, classes: list[int], config: Cams
         classes: K of 1..C-1.
         config: scales, which maps.
     """
-    head = require_head(model, "cams", MapHead)
-    device = next(model.parameters()).device
     size = (image.shape[1], image.shape[2])
-    total = torch.zeros(len(classes), *size, device=device)
+    total = torch.zeros(len(classes), *size, device=next(model.parameters()).device)
     if not classes:
         return total
-    normalised = model.encoder.normalisation(image.to(device))[None]
-    for scale in config.scales:
+    add_views(total, range(len(classes)), model, image, classes, config.scales, config.source)
+    if config.source == "softmax":
+        return total / (total.amax((1, 2), keepdim=True) + EPSILON)
+    if config.lost == "mean":
+        find_lost(total, model, image, classes, config)
+    total = total.relu_()
+    low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
+    return ((total - low - EPSILON) / (high - low + EPSILON)).clamp_min(0)
+
+
+def add_views(
+    total: Tensor,
+    rows: Sequence[int],
+    model: Segmenter,
+    image: Tensor,
+    classes: Sequence[int],
+    scales: Sequence[float],
+    source: str,
+) -> None:
+    """Adds the maps of an image and of its mirror image, at all scales and upsampled, to rows of ``total``.
+
+    Args:
+        total: (K, H, W), changed in place.
+        rows: k of 0..K-1.
+        model: with a :class:`MapHead`.
+        image: uint8 (3, H, W).
+        classes: k of 1..C-1, one a row.
+        scales: of the image.
+        source: which maps, see :class:`CamsConfig`.
+    """
+    place = torch.as_tensor(list(rows), device=total.device)
+    head = require_head(model, "cams", MapHead)
+    size = (image.shape[1], image.shape[2])
+    normalised = model.encoder.normalisation(image.to(total.device))[None]
+    for scale in scales:
         scaled = (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
         x = normalised
         if scaled != size:
             x = F.interpolate(x, size=scaled, mode="bicubic", align_corners=False, antialias=True)
         maps = head.maps(model.features(torch.cat([x, x.flip(3)])))
-        grid = (maps.refined if config.source == "refined" else maps.cam).float()
-        grid = (grid.softmax(1) if config.source == "softmax" else grid)[:, classes]
+        grid = (maps.refined if source == "refined" else maps.cam).float()
+        grid = (grid.softmax(1) if source == "softmax" else grid)[:, list(classes)]
         for turned in (False, True):
             full = model.upsample(grid[int(turned), None], scaled)
             full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)[0]
-            total += full.flip(2) if turned else full
-    if config.source == "softmax":
-        return total / (total.amax((1, 2), keepdim=True) + EPSILON)
-    total = total.relu()
-    low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
-    return ((total - low - EPSILON) / (high - low + EPSILON)).clamp_min(0)
+            total.index_add_(0, place, full.flip(2) if turned else full)
+
+
+def find_lost(total: Tensor, model: Segmenter, image: Tensor, classes: list[int], config: CamsConfig) -> None:
+    """Gives classes without any positive value the raw maps they have, above their mean, in place.
+
+    The tag says that the class is there, that is, that its map has a positive mean; where the network denies it, or
+    gives every pixel to another class (the pixel correlation sees the winners only), the map still tells which pixels
+    speak for the class the most.
+
+    Args:
+        total: (K, H, W) sums over the views.
+        model: with a :class:`MapHead`.
+        image: uint8 (3, H, W).
+        classes: K of 1..C-1.
+        config: of the maps.
+    """
+    lost = [k for k, high in enumerate(total.amax((1, 2)).tolist()) if high <= 0]
+    if lost and config.source == "refined":
+        total[lost] = 0
+        add_views(total, lost, model, image, [classes[k] for k in lost], config.scales, "raw")
+    for k in lost:
+        total[k] -= total[k].mean() * (total[k].amax() <= 0)
 
 
 def cam_figures(context: StageContext, folder: Path) -> dict[str, Any]:
