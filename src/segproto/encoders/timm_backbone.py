@@ -118,6 +118,9 @@ def downloaded(net: nn.Module, name: str, options: dict[str, Any]) -> Any:
     """
     size = sum(p.numel() * p.element_size() for p in net.parameters()) / 1e6
     log.warning("encoder.pretrained=true: %s, about %.0f MB, is downloaded unless an earlier run has", name, size)
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # its dozen lines on every retry say less than the one error below
     try:
         return timm.create_model(name, pretrained=True, num_classes=0, **options)
     except Exception as error:  # without weights it was built: the libraries that download have errors of many kinds
@@ -125,6 +128,8 @@ def downloaded(net: nn.Module, name: str, options: dict[str, Any]) -> Any:
         raise WeightsError(
             f"{name}: its weights cannot be downloaded ({said}); give a local file: encoder.weights=FILE"
         ) from error
+    finally:
+        hub.setLevel(level)
 
 
 def create(config: EncoderConfig, pretrained: bool, vit: bool) -> Any:
