@@ -271,12 +271,22 @@ def test_forgetting_trains_and_nothing_comes_back(run: Path, tmp_path: Path) -> 
     distances, alike = marked.to_prototypes(after.head.bank)
     assert marked.radii is not None
     assert bool((distances > marked.radii[:, after.head.bank.scale_of])[alike].all())
-    source = before.provenance.sources[3]
+    source, own = before.provenance.sources[3], int(after.head.bank.class_of[3])
     assert source is not None
     assert (source.image, source.cell) not in [
-        (s.image, s.cell) for p, s in enumerate(after.provenance.sources) if s and after.head.bank.class_of[p] == 0
+        (s.image, s.cell) for p, s in enumerate(after.provenance.sources) if s and after.head.bank.class_of[p] == own
     ]
     assert torch.allclose(after.head.grouping.dense().sum(1), torch.ones(1), atol=0.3)
+    others, columns = after.head.bank.class_of != own, after.head.grouping.class_of_group != own
+    assert torch.equal(after.head.bank.vectors[others], before.head.bank.vectors[others])
+    for p in others.nonzero()[:, 0].tolist():
+        old, new = before.provenance.sources[p], after.provenance.sources[p]
+        assert old is not None and new is not None
+        assert (new.image, new.cell) == (old.image, old.cell)
+        assert after.patches[new.patch] == before.patches[old.patch]
+    assert torch.equal(after.head.grouping.dense()[columns], before.head.grouping.dense()[columns])
+    assert torch.equal(after.head.readout[:, columns], before.head.readout[:, columns])
+    assert not torch.equal(after.head.readout[:, ~columns], before.head.readout[:, ~columns])
     assert figures["miou"]["after"] == pytest.approx(segproto.evaluate(tmp_path / "forgot")["miou"], abs=1e-9)
     result = json.loads((tmp_path / "forgot" / "stages" / "reproject" / "result.json").read_text())
     assert result["nearest_to_forgotten"] > 1

@@ -71,7 +71,6 @@ def forget_stages(config: ForgetConfig, variant: DiversityConfig, tau: Threshold
     """
     if not config.prototypes:
         return []
-    loss = ForgetLoss(config, variant)
     retune = config.model_copy(
         update={"steps": config.retune_steps, "lr": config.lr.model_copy(update={"prototypes": 0.0})}
     )
@@ -79,19 +78,14 @@ def forget_stages(config: ForgetConfig, variant: DiversityConfig, tau: Threshold
     def last(context: StageContext) -> dict[str, Any]:
         return threshold(context, tau) if tau and isinstance(context.segmenter.head, GroupedHead) else {}
 
+    first, second = OwnClassLoss(config, variant, penalised=True), OwnClassLoss(retune, variant)
     return [
         Procedure("mark", lambda context: mark(context, config)),
-        replace(optimise_stage("forget", config, variant), loss=loss, after_step=project_if_grouped),
+        replace(optimise_stage("forget", config, variant), loss=first, after_step=first.put_back),
         Procedure("reproject", reproject),
-        replace(optimise_stage("retune", retune, variant), after_step=project_if_grouped),
+        replace(optimise_stage("retune", retune, variant), loss=second, after_step=second.put_back),
         *([Procedure("rethreshold", last)] if tau else []),
     ]
-
-
-def project_if_grouped(model: Segmenter) -> None:
-    """Group weights back onto the simplex, where there are groups."""
-    if isinstance(model.head, GroupedHead):
-        model.head.grouping.project_()
 
 
 def prototype_bank(model: Segmenter) -> PrototypeBank:
@@ -130,6 +124,9 @@ def mark(context: StageContext, config: ForgetConfig) -> dict[str, Any]:
     words = f"made to forget the patches of prototypes {', '.join(map(str, config.prototypes))}"
     model.card["edits"] = [*model.card.get("edits", []), words]
     if model.provenance is not None:
+        rest = (~torch.isin(bank.class_of, Forgotten.of(model, bank).class_of)).tolist()
+        sources = model.provenance.to_json()["sources"]
+        model.card["resting"] = [source if rests else None for source, rests in zip(sources, rest, strict=True)]
         model.provenance = replace(model.provenance, edits=(*model.provenance.edits, words))
     return {"prototypes": bank.num_prototypes, "marked": list(config.prototypes), "radii": radii.tolist()}
 
@@ -224,21 +221,57 @@ def require_elsewhere(model: Segmenter, bank: PrototypeBank, nearest: RunningNea
         )
 
 
-class ForgetLoss(StageLoss):
-    """The stage's loss and the penalty: how like the forgotten patches the most similar prototype of the class is."""
+class OwnClassLoss(StageLoss):
+    """The stage's loss, of which only the classes with something to forget learn.
+
+    The other classes' prototypes, groups and readout columns are put back after every step, so that forgetting one
+    texture does not retrain the model.
+
+    Args:
+        config: loss weights, and which parts train.
+        variant: of the diversity loss.
+        penalised: add how like the forgotten patches the most similar prototype of the class is.
+    """
 
     config: ForgetConfig
 
-    def __init__(self, config: ForgetConfig, variant: DiversityConfig) -> None:
+    def __init__(self, config: ForgetConfig, variant: DiversityConfig, penalised: bool = False) -> None:
         super().__init__(config, variant)
+        self.penalised = penalised
         self._marked: tuple[PrototypeBank, Forgotten] | None = None
+        self._others: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
         terms, bank = super().__call__(model, batch), prototype_bank(model)
-        if self._marked is None or self._marked[0] is not bank:
+        if self._marked is None or self._marked[0] is not bank:  # before the first step, also of a resumed stage
             self._marked = bank, Forgotten.of(model, bank)
+            self._others = others_of(model, self._marked[1].class_of)
+        if not self.penalised:
+            return terms
         terms["similarity_to_forgotten"] = penalty(self._marked[1], bank)
         return {**terms, "loss": terms["loss"] + self.config.weight * terms["similarity_to_forgotten"]}
+
+    @torch.no_grad()
+    def put_back(self, model: Segmenter) -> None:
+        """After a step: group weights back onto the simplex, and all that rests to what it was."""
+        if isinstance(model.head, GroupedHead):
+            model.head.grouping.project_()
+        for parameter, before, rests in self._others:
+            parameter.copy_(torch.where(rests, before, parameter))
+
+
+def others_of(model: Segmenter, classes: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What belongs to other classes than these: each parameter, a copy of it, and a mask (broadcast) of what rests."""
+    head, bank = model.head, prototype_bank(model)
+    assert isinstance(head, PrototypeHead | GroupedHead)
+    rests = ~torch.isin(bank.class_of, classes)
+    found: list[tuple[Tensor, Tensor]] = [(bank.vectors, rests[:, None])]
+    if isinstance(head, GroupedHead):
+        groups = ~torch.isin(head.grouping.class_of_group, classes)
+        found += [(head.grouping.weights, groups[:: head.groups, None, None]), (head.readout, groups)]
+    else:
+        found.append((head.readout, rests))
+    return [(parameter, parameter.detach().clone(), mask) for parameter, mask in found]
 
 
 def penalty(marked: Forgotten, bank: PrototypeBank) -> Tensor:
@@ -253,21 +286,33 @@ def penalty(marked: Forgotten, bank: PrototypeBank) -> Tensor:
 
 @torch.no_grad()
 def reproject(context: StageContext) -> dict[str, Any]:
-    """Projects prototypes onto training patches again; none like a forgotten patch of their class can be chosen."""
+    """Projects the classes' prototypes onto training patches again; none like a forgotten patch can be chosen."""
     model = context.segmenter
     bank = prototype_bank(model)
     nearest = nearest_allowed(context, model)
-    require_elsewhere(model, bank, nearest, torch.arange(bank.num_prototypes, device=bank.vectors.device))
+    moved = torch.isin(bank.class_of, Forgotten.of(model, bank).class_of)
+    require_elsewhere(model, bank, nearest, moved.nonzero()[:, 0])
+    nearest.image[~moved.to(nearest.image.device)] = -1
     if context.extra.get("train_cache") is not None:
         recompute(model, context.train_set, nearest)
-    bank.vectors.copy_(nearest.feature)
-    model.provenance, model.patches = trace(model, context.train_set, nearest)
-    model.provenance = replace(model.provenance, edits=tuple(model.card.get("edits", ())))
+    bank.vectors.copy_(torch.where(moved[:, None], nearest.feature, bank.vectors))
+    retrace(context, nearest)
     return {
         "prototypes": bank.num_prototypes,
-        "projection_gap_mean": float(nearest.distance.sqrt().mean()),
+        "projection_gap_mean": float(nearest.distance[moved].sqrt().mean()),
         "nearest_to_forgotten": min(row["times_radius"] for row in nearest_to_forgotten(model)),
     }
+
+
+def retrace(context: StageContext, nearest: RunningNearest) -> None:
+    """Sources and pictures: of prototypes found anew (``image`` of the others is -1) theirs, else those before."""
+    model, place = context.segmenter, {name: i for i, name in enumerate(context.train_set.names)}
+    for p, item in enumerate(model.card.pop("resting", [])):
+        if item is not None and item["image"] in place:
+            nearest.image[p], nearest.distance[p] = place[item["image"]], item["distance"]
+            nearest.cell[p], nearest.grid[p] = (torch.tensor(item[key]) for key in ("cell", "grid"))
+    model.provenance, model.patches = trace(model, context.train_set, nearest)
+    model.provenance = replace(model.provenance, edits=tuple(model.card.get("edits", ())))
 
 
 @torch.no_grad()

@@ -121,7 +121,7 @@ def recompute(model: Segmenter, dataset: SegmentationDataset, nearest: RunningNe
     """Takes the found cells' features from the images again: those of a cache are rounded to 16 bits."""
     bank = model.head.bank
     assert isinstance(bank, PrototypeBank)
-    for index in sorted(set(nearest.image.tolist())):
+    for index in sorted(set(nearest.image.tolist()) - {-1}):
         chosen = (nearest.image == index).nonzero()[:, 0]
         row, column = nearest.cell[chosen].T
         cells = image_features(model, dataset, index)[0, :, row, column].T
