@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 WIDTH, HEIGHT = 640, 220
@@ -49,6 +49,12 @@ def read_chart(
         if key in line and "step" in line and math.isfinite(float(line[key]))
     ]
     return Chart(thin(points), spans, reference, dots) if len(points) > 1 else None
+
+
+def in_percent(chart: Chart) -> Chart:
+    """A chart of shares, as percentages."""
+    reference = None if chart.reference is None else (chart.reference[0], 100 * chart.reference[1])
+    return replace(chart, points=[(x, 100 * y) for x, y in chart.points], reference=reference)
 
 
 def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

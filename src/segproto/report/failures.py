@@ -17,6 +17,7 @@ from segproto.report.pictures import data_uri
 BELOW = 0.5  # IoU of a class in one image that counts as failed
 SHOWN, PROTOTYPES, SIDE = 6, 4, 320
 CONTEXT = 12  # pixels around the failed class
+ORANGE = (230.0, 159.0, 0.0)  # Okabe and Ito
 LEAST = 0.002  # of the image: smaller mistakes are left to the figures
 
 
@@ -55,7 +56,7 @@ def case(failure: Failure, explanation: Explanation) -> dict[str, Any]:
         {"role": role, "class_id": e.class_id, "name": e.class_name, "logit": e.logit, "rows": rows(e, most)}
         for role, e in (("truth", true), ("answer", wrong))
     ]
-    photo, marked = pictures(failure, explanation.image.cpu())
+    photo, marked, landscape = pictures(failure, explanation.image.cpu())
     return {
         "image": failure.name,
         "true": classes.names[failure.true_class],
@@ -66,6 +67,7 @@ def case(failure: Failure, explanation: Explanation) -> dict[str, Any]:
         "missed": failure.pixels / failure.true_pixels,
         "photo": photo,
         "marked": marked,
+        "landscape": landscape,
         "sides": sides,
     }
 
@@ -83,18 +85,23 @@ def rows(side: Evidence, most: float) -> list[dict[str, Any]]:
     ]
 
 
-def pictures(failure: Failure, image: Tensor) -> tuple[str, str]:
-    """The part of the photo around the failed class, plain, and with everything but the missed pixels darkened."""
+def pictures(failure: Failure, image: Tensor) -> tuple[str, str, bool]:
+    """The part of the photo around the failed class, plain, and in grey with the missed pixels in orange.
+
+    Returns:
+        Both as data URIs, and whether they are much wider than high.
+    """
     ys, xs = failure.inside.nonzero(as_tuple=True)
     height, width = failure.inside.shape
     margin = CONTEXT + int(max(ys.max() - ys.min(), xs.max() - xs.min())) // 4
     y0, y1 = max(0, int(ys.min()) - margin), min(height, int(ys.max()) + 1 + margin)
     x0, x1 = max(0, int(xs.min()) - margin), min(width, int(xs.max()) + 1 + margin)
     crop, missed, inside = (t[..., y0:y1, x0:x1] for t in (image, failure.missed, failure.inside))
-    dark = torch.where(missed, crop.float(), 0.3 * crop.float().mean(0, keepdim=True) + 20).to(torch.uint8)
-    edge = borders(inside)
-    dark[:, edge] = 255
-    return data_uri(enlarged(crop), side=SIDE), data_uri(enlarged(dark), side=SIDE)
+    grey = 0.5 * crop.float().mean(0, keepdim=True)
+    marked = torch.where(missed, grey + 0.6 * torch.tensor(ORANGE).view(3, 1, 1), grey + 24).clamp(0, 255)
+    marked[:, borders(inside)] = 255
+    landscape = crop.shape[-1] > 1.25 * crop.shape[-2]
+    return data_uri(enlarged(crop), side=SIDE), data_uri(enlarged(marked.to(torch.uint8)), side=SIDE), landscape
 
 
 def borders(mask: Tensor) -> Tensor:

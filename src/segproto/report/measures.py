@@ -72,12 +72,12 @@ def threshold_charts(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """mIoU and prototypes in use against the threshold, as SVG."""
     if len(rows) < 2:
         return []
-    drawn = {"miou": ("mIoU", "{:.2f}"), "prototypes_used": ("Prototypes in use", "{:.0f}")}
+    drawn = {"miou": ("mIoU (%)", 100), "prototypes_used": ("Prototypes in use", 1)}
     out = []
-    for key, (title, form) in drawn.items():
-        points = [(float(row["tau"]), float(row[key])) for row in rows if row[key] is not None]
+    for key, (title, times) in drawn.items():
+        points = [(float(row["tau"]), times * float(row[key])) for row in rows if row[key] is not None]
         if len(points) > 1:
-            out.append((title, svg(Chart(points, [], dots=True), title, form)))
+            out.append((title, svg(Chart(points, [], dots=True), title, "{:g}")))
     return out
 
 

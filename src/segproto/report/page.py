@@ -193,7 +193,8 @@ def data_words(data: dict[str, Any]) -> str:
     """The data set in a few words."""
     if data["name"] == "scenes":
         return f"generated scenes, {data['scenes']['num_train']} to train, {data['scenes']['num_val']} to validate"
-    return f"{data['name']}, {Path(data['root']).name}" if data.get("root") else str(data["name"])
+    folder = Path(data["root"]).name if data.get("root") else data["name"]
+    return str(data["name"]) if folder == data["name"] else f"{data['name']}, {folder}"
 
 
 def duration(seconds: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from segproto.data.base import ClassTable
 from segproto.model.segmenter import Segmenter
 from segproto.report import gallery
-from segproto.report.curves import read_chart, svg
+from segproto.report.curves import in_percent, read_chart, svg
 from segproto.report.runs import Run
 
 
@@ -94,10 +94,14 @@ def charts(run: Run, other: Run | None) -> list[tuple[str, str]]:
     limit = other.figures()["miou"] if other is not None else None
     reference = (other.method, limit) if other is not None and limit is not None else None
     found = [
-        ("Validation mIoU", read_chart(run.metrics, "val_miou", reference, dots=True)),
-        ("Training loss", read_chart(run.metrics, "loss")),
+        ("Validation mIoU (%)", "{:g}", read_chart(run.metrics, "val_miou", reference, dots=True)),
+        ("Training loss", "{:.2f}", read_chart(run.metrics, "loss")),
     ]
-    return [(title, svg(chart, title)) for title, chart in found if chart is not None]
+    return [
+        (title, svg(in_percent(chart) if "%" in title else chart, title, form))
+        for title, form, chart in found
+        if chart is not None
+    ]
 
 
 def by_class(model: Segmenter, cards: list[gallery.Card]) -> list[dict[str, Any]]:
