@@ -163,7 +163,7 @@ def held_out(method: str, run: Path, root: Path, seed: int, settings: list[str])
 
 
 def one(
-    out: Path, net: str, seed: int, steps: int, every: int, only: list[str], settings: list[str]
+    out: Path, net: str, seed: int, steps: int, every: int, methods: list[str], settings: list[str]
 ) -> dict[str, float]:
     """All figures of a seed, in percent."""
     home = out / f"{net}-{seed}"
@@ -195,14 +195,12 @@ def one(
     third = once(home / "walk.json", lambda: step_figure(full, True))
     figures = {"cam_baseline": first["miou"], "cam": second["miou"], "walk": third["miou"], "crf": second["masks"]}
     for name, masks in (("", full / "masks" / "labels"), ("_supervised", None)):
-        if "held" not in only:
-            continue
         root = folder_of((home if masks else out) / f"data{name}", train, val, masks)
-        for method, short in SHORT.items():
+        for method in methods:
             key = f"{method}{name}"
             made = once(
                 home / f"{key}.json",
-                lambda m=method, k=key, r=root, more=short: held_out(m, home / k, r, seed, [*frozen, *more]),
+                lambda m=method, k=key, r=root: held_out(m, home / k, r, seed, [*frozen, *SHORT[m]]),
             )
             figures[key] = made["miou"]
     figures["crf_alone"] = once(home / "crf_alone.json", lambda: step_figure(full, False))["miou"]
@@ -216,7 +214,7 @@ def main() -> None:
     parser.add_argument("--net", choices=["vit", "mobilenet"], default="vit")
     parser.add_argument("--steps", type=int, default=150, help="of the CAM network; the affinities take half as many")
     parser.add_argument("--every", type=int, default=2, help="Take every n-th wide training image.")
-    parser.add_argument("--only", nargs="+", default=["maps", "held"], help="maps: nothing is trained on the masks")
+    parser.add_argument("--methods", nargs="*", default=list(SHORT), help="what is trained on the masks")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE for the runs from tags")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -225,7 +223,7 @@ def main() -> None:
     remember(out / "remembered" / args.net)
     found = []
     for seed in args.seeds:
-        found.append(one(out, args.net, seed, args.steps, args.every, args.only, args.settings))
+        found.append(one(out, args.net, seed, args.steps, args.every, args.methods, args.settings))
         print(f"seed {seed}: " + ", ".join(f"{key} {value:.1f}" for key, value in found[-1].items()), flush=True)
     print(f"\n| MSRC-21, frozen {args.net} | mIoU, {len(found)} seeds |\n|---|---|")
     for key, words in ROWS.items():
