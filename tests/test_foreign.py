@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from segproto import foreign
@@ -63,6 +64,12 @@ def test_whole_module_becomes_its_state(tmp_path: Path, options: dict[str, Any],
     assert list(state) == list(wanted)
     for name, tensor in wanted.items():
         torch.testing.assert_close(state[name], tensor)
+
+
+def test_safetensors_are_read_too(tmp_path: Path) -> None:
+    save_file({"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.int64)}, tmp_path / "a.bin")
+    found = foreign.read(tmp_path / "a.bin")
+    assert (found["a"].tolist(), found["b"].dtype, set(found)) == ([0, 1, 2], torch.int64, {"a", "b"})
 
 
 @pytest.mark.parametrize("protocol", range(6))

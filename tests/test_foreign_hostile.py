@@ -138,6 +138,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "__import__": (lambda p: plain(p, Call(builtins.__import__, "antigravity")), "builtins.__import__"),
     "inst opcode": (lambda p: p.write_bytes(b"(S'touch x'\nios\nsystem\n."), "names os.system"),
     "dotted name": (lambda p: p.write_bytes(b"\x80\x04\x8c\x05torch\x8c\x09os.system\x93."), "names torch.os.system"),
+    "extension registry": (lambda p: p.write_bytes(b"\x80\x02\x82\x01."), "uses EXT1"),
+    "newobj_ex": (lambda p: p.write_bytes(b"\x80\x04csubprocess\nPopen\n)}\x92."), "names subprocess.Popen"),
     "absurd storage": (absurd_storage, "should have 4503599627370496 bytes and has 32"),
     "zip bomb": (bomb, "compressed"),
     "overlapping entries": (overlapping, "larger than the file"),
@@ -147,6 +149,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated stream": (truncated_stream, "are left; the file is truncated"),
     "huge bytes": (lambda p: p.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 45) + b"x."), "truncated"),
     "text": (lambda p: p.write_text("just some text"), "not read"),
+    "picture": (
+        lambda p: p.write_bytes(b"\xff\xd8\xff\xe0picture"),
+        "neither a torch file, pickle, safe",
+    ),
+    "torn safetensors": (
+        lambda p: p.write_bytes(struct.pack("<Q", 40) + b'{"a":{"dtype":"F32","shape":[9],"x":1}}' + bytes(9)),
+        "damaged safetensors",
+    ),
     "empty": (lambda p: p.write_bytes(b""), "empty"),
     "no zip": (lambda p: zipfile.ZipFile(p, "w").writestr("a.txt", "a"), "not read"),
     "unhashable key": (lambda p: p.write_bytes(b"\x80\x02}]K\x01s."), "a list as a key"),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pickletools
 import struct
 import tarfile
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from segproto.foreign.arrays import parse_mxnet, parse_npy
 from segproto.foreign.guard import guarded
@@ -16,7 +21,7 @@ ZIP, NPY, MXNET = b"PK\x03\x04", b"\x93NUMPY", struct.pack("<Q", 0x112)
 
 
 def read(path: str | Path) -> Any:
-    """Reads a torch file (zip or stream), a plain pickle, an npy file or MXNet parameters; runs nothing of it.
+    """Reads a torch file (zip or stream), a pickle, safetensors, an npy file or MXNet parameters; runs nothing of it.
 
     Args:
         path: the file.
@@ -45,6 +50,24 @@ def read_any(path: Path) -> Any:
             return parse_mxnet(file)
         if not start:
             raise Refusal("the file is empty")
+        if file.seek(8) and file.read(1) == b"{" and struct.unpack("<Q", start)[0] < path.stat().st_size:
+            return read_safetensors(path)
+        file.seek(0)
+        if start[:1].decode("latin1") not in pickletools.code2op:
+            kinds = "neither a torch file, pickle, safetensors, npy nor MXNet file"
+            raise Refusal(f"{kinds} (it starts with {start[:4]!r})")
         if start[0] != 0x80 and tarfile.is_tarfile(path):
             raise Refusal("a tar archive, as torch wrote before 0.1.10; load it with an old torch and save it again")
         return read_stream(file)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name.
+
+    Raises:
+        Refusal: damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise Refusal(f"damaged safetensors ({error}); download it again") from error
