@@ -76,8 +76,8 @@ def print_change(result: dict[str, Any], out: Path) -> None:
     typer.echo(f"{words}. {count['before']} prototypes before, {count['after']} now.")
     for row in result.get("forgotten", []):
         typer.echo(
-            f"Forgotten patch of {row['class']} #{row['prototype']}: the most similar prototype is now #{row['nearest']}, "
-            f"{row['times_radius']:.1f} times as far as what counts as that patch."
+            f"Forgotten patch of {row['class']} #{row['prototype']}: the prototype most like it is now "
+            f"#{row['nearest']}, {row['times_radius']:.2f} times as far as what counts as that patch."
         )
     cached = f", {result['images_from_cache']} of {result['images']} images from the cache"
     typer.echo(f"{result['seconds']:.1f} s{cached}. Model in {out}, figures in {result['file']}")

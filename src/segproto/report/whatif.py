@@ -161,6 +161,7 @@ def train_to_forget(
     from segproto.report.runs import run_of
     from segproto.report.settings import resolve
     from segproto.training.procedures.forgetting import STAGES, prototype_bank, source_to_forget
+    from segproto.training.recipe import resolved
     from segproto.training.runner import run
 
     folder = run_of(target)
@@ -171,7 +172,10 @@ def train_to_forget(
         source_to_forget(model, bank, number)
     recipe, marked = folder / "recipe.yaml", f"stages.forget.prototypes=[{','.join(map(str, forget))}]"
     sections = {"train": {"start": str(start.absolute())}}
-    method, config = resolve(recipe, sections, [marked, *settings])
+    joint = resolved(resolve(recipe, {}, [])[1])["stages"]["joint"]
+    alike = [f"stages.forget.{key}={joint[key]}" for key in ("cross_entropy", "schedule")]
+    settings = [marked, *alike, *settings]
+    method, config = resolve(recipe, sections, settings)
     names = [stage.name for stage in method.stages(config) if stage.name in STAGES]
-    method, config = resolve(recipe, sections, [marked, f"train.stages=[{','.join(names)}]", *settings])
+    method, config = resolve(recipe, sections, [f"train.stages=[{','.join(names)}]", *settings])
     run(method, config, out, quiet=quiet)

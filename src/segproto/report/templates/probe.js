@@ -117,7 +117,7 @@
     for (let i = 0; i < bytes.length; i++) {
       const level = (bytes.charCodeAt(i) / 255) * 4, low = Math.min(3, Math.floor(level)), part = level - low;
       for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = stops[low][c] * (1 - part) + stops[low + 1][c] * part;
-      pixels.data[4 * i + 3] = 205;
+      pixels.data[4 * i + 3] = 125 + 25 * level; // level is 0..4: the photo stays visible where the image is unlike
     }
     context.putImageData(pixels, 0, 0);
   }
