@@ -281,7 +281,8 @@ def test_forgetting_trains_and_nothing_comes_back(run: Path, tmp_path: Path) -> 
     assert torch.equal(after.head.bank.vectors[others], before.head.bank.vectors[others])
     for p in others.nonzero()[:, 0].tolist():
         old, new = before.provenance.sources[p], after.provenance.sources[p]
-        assert old is not None and new is not None
+        assert old is not None
+        assert new is not None
         assert (new.image, new.cell) == (old.image, old.cell)
         assert after.patches[new.patch] == before.patches[old.patch]
     assert torch.equal(after.head.grouping.dense()[columns], before.head.grouping.dense()[columns])
@@ -292,7 +293,8 @@ def test_forgetting_trains_and_nothing_comes_back(run: Path, tmp_path: Path) -> 
     assert result["nearest_to_forgotten"] > 1
     [row] = figures["forgotten"]
     rows = (distances[0] / marked.radii[0, after.head.bank.scale_of]).sqrt()
-    assert row["prototype"] == 3 and row["nearest"] == int(rows.masked_fill(~alike[0], 1e9).argmin())
+    assert row["prototype"] == 3
+    assert row["nearest"] == int(rows.masked_fill(~alike[0], 1e9).argmin())
     assert row["times_radius"] == pytest.approx(result["nearest_to_forgotten"])
 
 
