@@ -54,7 +54,7 @@ ROWS = {
 
 
 SHORT = {  # fewer steps than the recipes': the same for masks from tags and true ones
-    "blackbox": ["stages.joint.steps=200"],
+    "blackbox": ["stages.joint.steps=120"],
     "scaleproto": [
         "stages.linear.steps=80",
         "stages.joint.steps=200",
