@@ -165,18 +165,19 @@ def test_roots_are_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "data.yaml").write_text(f"cityscapes: {tmp_path}/city\n")
     assert len(build_dataset(DataConfig(name="cityscapes"), "val")) == 1
     monkeypatch.setenv("CITYSCAPES", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="nowhere is not a folder"):
+    with pytest.raises(DataError, match=r"nowhere \(from \$CITYSCAPES or .*\) is not a folder; to unpack .*: segproto"):
         build_dataset(DataConfig(name="cityscapes"), "val")
     with pytest.raises(DataError, match=r"data\.variant=20: cityscapes has 19, 27"):
         build_dataset(DataConfig(name="cityscapes", variant="20"), "val")
+    assert DataConfig(name="cityscapes", variant=27).variant == "27"  # as a command line gives it
     with pytest.raises(ValueError, match="variant is for published sets"):
         DataConfig(name="scenes", variant="27")
 
 
-def small_set(archive: Archive) -> Published:
+def small_set(*archives: Archive) -> Published:
     known = PUBLISHED["cityscapes"]
     return Published(
-        "cityscapes", "t", "CITYSCAPES", "https://x", "terms", (archive,), known.variants, {"val": 1}, known.find
+        "cityscapes", "t", "CITYSCAPES", "https://x", "terms", archives, known.variants, {"val": 1}, known.find
     )
 
 
@@ -196,6 +197,11 @@ def test_prepare_resumes_and_checks(tmp_path: Path) -> None:
     wrong = Published(**{**known.__dict__, "archives": (Archive("all.zip", "gtFine", "md5:00"),)})
     with pytest.raises(DataError, match="expected 00; download it again"):
         prepare(wrong, [tmp_path], tmp_path / "root", 1, lines.append)
+    with pytest.raises(DataError, match=r"--from .*gone\.zip: no such file or folder"):
+        prepare(known, [tmp_path / "gone.zip"], tmp_path / "root", 1, lines.append)
+    sets = small_set(Archive("other.zip", "nothing"), Archive("more.zip", "nothing", optional=True))
+    with pytest.raises(DataError, match=r"cityscapes: other\.zip not found; get it from https://x"):
+        prepare(sets, [tmp_path], tmp_path / "root", 1, lines.append)
     with pytest.raises(DataError, match=r"other\.zip not found; get it from https://x"):
         prepare(small_set(Archive("other.zip", "nothing")), [tmp_path], tmp_path / "root", 1, lines.append)
 
@@ -240,7 +246,12 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Flickr" in run.output
     run = CliRunner().invoke(app, ["data", "list", "em"])
     assert (run.exit_code, "imagej.net" in run.output, "terms on" in run.output) == (0, True, True)
+    run = CliRunner().invoke(app, ["data", "verify", "citscapes"])
+    assert "'citscapes' is neither a folder nor a data set; did you mean cityscapes?" in str(run.exception)
     cityscapes(tmp_path / "root")
+    root = f"data.root={tmp_path / 'root'}"
+    run = CliRunner().invoke(app, ["data", "verify", "cityscapes", root, "data.variant=27"])
+    assert "train: 2 images, the published set has 2975" in run.output
     run = CliRunner().invoke(
         app, ["data", "prepare", "cityscapes", "--from", str(tmp_path), "--root", str(tmp_path / "root")]
     )

@@ -18,6 +18,8 @@ from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, WeightsError
+from segproto.model.cam_head import CamHead
+from segproto.model.direction_head import DirectionBank, DirectionHead
 from segproto.model.export import Graph, export
 from segproto.model.export_check import check_program
 from segproto.model.heads import LinearHead, NearestHead, PrototypeHead
@@ -26,17 +28,23 @@ from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
 
 TABLE = ClassTable(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 9, 9)))
-HEADS = ("linear", "prototype", "grouped", "nearest")
+HEADS = ("linear", "prototype", "grouped", "nearest", "directions", "maps")  # of every method
 
 
 def segmenter(kind: str) -> Segmenter:
     """A strided convolution and a head of that kind."""
-    if kind != "nearest":
+    if kind in ("linear", "prototype", "grouped"):
         model = tiny_segmenters.segmenter(kind, classes=3)
     else:
         torch.manual_seed(1)
         encoder = tiny_segmenters.encoder()
-        model = Segmenter(encoder, NearestHead(CosineBank(torch.randn(3, 2, encoder.num_features))), TABLE).eval()
+        width = encoder.num_features
+        heads = {
+            "nearest": lambda: NearestHead(CosineBank(torch.randn(3, 2, width))),
+            "directions": lambda: DirectionHead(DirectionBank(torch.randn(3, width), torch.tensor([1.0, 2.0, 0.5]))),
+            "maps": lambda: CamHead(width, 3),
+        }
+        model = Segmenter(encoder, heads[kind](), TABLE).eval()
     model.card = {"method": kind, "miou": 0.5}
     return model
 
@@ -48,7 +56,7 @@ def test_torch_graph_of_every_head(kind: str, tmp_path: Path) -> None:
     outputs = dict(zip(card["outputs"], program(torch.zeros(1, 3, 70, 101, dtype=torch.uint8)), strict=True))
     assert outputs["logits"].shape == (1, 3, 70, 101)
     assert outputs["mask"].shape == (1, 70, 101)
-    assert ("activations" in outputs) == (kind != "linear")
+    assert ("activations" in outputs) == (kind not in ("linear", "maps"))
     assert len({tuple(size) for size in card["check"]["sizes"]}) == 2
 
 
@@ -60,6 +68,8 @@ def test_onnx_graph_of_every_head(kind: str, tmp_path: Path) -> None:
     assert card["check"]["equal_mask_pixels"] >= 0.9999
     assert card["check"]["largest_difference"]["logits"] <= 1e-4
     assert card["check"]["largest_difference"]["distances"] <= 1e-4
+    if kind in ("nearest", "directions"):  # cosines
+        assert 0 < card["check"]["largest_difference"]["activations"] <= 1e-4
     stored = onnx.load(tmp_path / "a.onnx")
     assert {o.domain: o.version for o in stored.opset_import}[""] == card["opset"]
     assert [o.name for o in stored.graph.output] == card["outputs"]
@@ -92,6 +102,15 @@ def test_a_wrong_graph_is_found(tmp_path: Path) -> None:
     with torch.no_grad():
         model.head.readout.add_(0.01 * torch.randn_like(model.head.readout))
     with pytest.raises(WeightsError, match="answers otherwise than the model"):
+        check_program(model, Graph(model), tmp_path / "a.pt2", "torch", [(64, 64)])
+
+
+def test_wrong_activations_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = segmenter("directions")
+    export(model, tmp_path / "a.pt2", "torch")
+    cosines = model.head.activations
+    monkeypatch.setattr(model.head, "activations", lambda features: cosines(features) + 1e-3)
+    with pytest.raises(WeightsError, match=r"answers otherwise than the model .*activations 0\.001"):
         check_program(model, Graph(model), tmp_path / "a.pt2", "torch", [(64, 64)])
 
 

@@ -57,12 +57,20 @@ def data_verify(
 
 
 def named(value: str) -> str:
-    """A bare word as a setting: the name of a data set, or else a folder."""
+    """A bare word as a setting: the name of a data set, or else a folder.
+
+    Raises:
+        DataError: it is neither.
+    """
     from segproto.data.build import DATASETS
+    from segproto.errors import DataError
+    from segproto.report.catalogue import nearest
 
     if "=" in value:
         return value
-    return f"data.name={value}" if value in DATASETS and not Path(value).is_dir() else f"data.root={value}"
+    if not Path(value).is_dir() and value not in DATASETS:
+        raise DataError(f"{value!r} is neither a folder nor a data set; {nearest(value, DATASETS)}")
+    return f"data.root={value}" if Path(value).is_dir() else f"data.name={value}"
 
 
 def doctor(as_json: Json = False) -> None:

@@ -201,7 +201,7 @@ class DataConfig(BaseModel):
         "folder", "images", "scenes", "em", "camvid",
         "cityscapes", "voc", "ade20k", "ade20k_full", "coco_stuff", "potsdam",
     ] = "folder"  # fmt: skip
-    variant: str | None = None
+    variant: str | None = Field(default=None, coerce_numbers_to_str=True)
     root: ExpandedPath | None = None
     images: str = "images"
     labels: str = "labels"

@@ -39,10 +39,12 @@ def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: 
     Raises:
         DataError: an archive that is missing, damaged or not the published one, or that would write outside the root.
     """
+    if gone := [source for source in sources if not source.exists()]:
+        raise DataError(f"--from {gone[0]}: no such file or folder")
     found = {archive: find_archive(archive, sources) for archive in known.archives}
     missing = [a.name for a, path in found.items() if path is None and not a.optional and not (root / a.holds).is_dir()]
     if not any(found.values()) and not any((root / a.holds).is_dir() for a in known.archives):
-        missing = [a.name for a in known.archives]
+        missing = [a.name for a in known.archives if not a.optional] or [a.name for a in known.archives]
     if missing:
         raise DataError(
             f"{known.name}: {', '.join(missing)} not found; get it from {known.where} and name it by --from"

@@ -118,6 +118,11 @@ class Published:
             raise DataError(f"data.variant={wanted}: {self.name} has {', '.join(self.variants)}")
         return wanted or next(iter(self.variants))
 
+    @property
+    def prepare(self) -> str:
+        """The command that unpacks its archives, up to the root."""
+        return f"segproto data prepare {self.name} --from ARCHIVES --root"
+
     def count(self, variant: str, split: str) -> int | None:
         """Images of a complete split; None if unknown."""
         return self.counts.get(f"{variant}/{split}", self.counts.get(split))
@@ -135,7 +140,8 @@ def published_root(config: DataConfig, known: Published) -> Path:
         places = f"data.root=DIR, ${known.variable}, or '{known.name}: DIR' in {user_file()}"
         raise DataError(f"where {known.name} lies is not set: {places}; to get it: segproto data list {known.name}")
     if not root.is_dir():
-        raise DataError(f"data.root={root} is not a folder; to unpack archives: segproto data prepare {known.name}")
+        name = f"data.root={root}" if given else f"{root} (from ${known.variable} or {user_file()})"
+        raise DataError(f"{name} is not a folder; to unpack archives: {known.prepare} {root}")
     return root / known.inner if known.inner and (root / known.inner).is_dir() else root
 
 
@@ -153,7 +159,10 @@ def open_published(config: DataConfig, split: str, known: Published) -> PairData
     names = list(found.images) if found.names is None else found.names
     if not names:
         need = ", ".join(archive.name for archive in known.archives if not archive.optional)
-        raise DataError(f"{root}: no {split} images of {known.name} there; it needs {need} (segproto data prepare)")
+        raise DataError(
+            f"{root}: no {split} images of {known.name} there; it needs {need or 'archives of ' + known.where},"
+            f" as they are or unpacked: {known.prepare} {root}"
+        )
     labels = known.variants[variant]()
     return PairDataset(split, names, pairs, labels, open_parts(known, Tree(root), split, labels))
 

@@ -153,14 +153,20 @@ def find_ade20k_full(tree: Tree, split: str, variant: str) -> Found:
 def find_coco(tree: Tree, split: str, variant: str) -> Found:
     """Photos of 2017 with stuffthingmaps; 27 groups by the curated lists; or the 10k set."""
     if variant == "10k":
+        if not (images := tree.files("images", ".jpg")):
+            return Found({}, {})
         listed = read_names(tree, f"imageLists/{'train' if split == 'train' else 'test'}.txt")
-        return Found(tree.files("images", ".jpg"), tree.files("annotations", ".mat"), listed)
+        return Found(images, tree.files("annotations", ".mat"), listed)
     folder = f"{split}2017"
     images = tree.files(f"images/{folder}", ".jpg") or tree.files(folder, ".jpg")
+    if not images:
+        return Found({}, {})
     places = (f"annotations/{folder}", f"stuffthingmaps/{folder}", folder)
     masks = next((found for place in places if (found := tree.files(place, ".png"))), {})
-    names = read_names(tree, f"curated/{folder}/Coco164kFull_Stuff_Coarse_7.txt") if variant == "27" else None
-    return Found(images, masks, names)
+    if variant != "27":
+        return Found(images, masks)
+    hint = "; it comes with the archive of PiCIE and STEGO (curated)"
+    return Found(images, masks, read_names(tree, f"curated/{folder}/Coco164kFull_Stuff_Coarse_7.txt", hint=hint))
 
 
 def find_potsdam(tree: Tree, split: str, variant: str) -> Found:
@@ -171,7 +177,7 @@ def find_potsdam(tree: Tree, split: str, variant: str) -> Found:
     return Found(images, tree.files("gt", ".mat"), names)
 
 
-def read_names(tree: Tree, *paths: str) -> list[str]:
+def read_names(tree: Tree, *paths: str, hint: str = "") -> list[str]:
     """The names in a list of the data set, wherever above the root its folder starts.
 
     A line is a name, or an image file with or without others after it.
@@ -179,6 +185,7 @@ def read_names(tree: Tree, *paths: str) -> list[str]:
     Args:
         tree: where to look.
         paths: of the list; the first that is there is read.
+        hint: where to get it.
 
     Raises:
         DataError: there is no such list.
@@ -192,7 +199,7 @@ def read_names(tree: Tree, *paths: str) -> list[str]:
         text = file.open_binary().read().decode() if isinstance(file, ZipMember) else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{file}: the list of image names cannot be read ({reason})") from None
+        raise DataError(f"{file}: the list of image names cannot be read ({reason}){hint}") from None
     files = [PurePosixPath(line.split()[0]) for line in text.splitlines() if line.strip()]
     return [file.stem if file.suffix in IMAGE_SUFFIXES else file.name for file in files]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segproto.errors import ConfigError, WeightsError
 from segproto.model.segmenter import Segmenter
 
-DISTANCE_TOLERANCE = 1e-4
+DISTANCE_TOLERANCE = 1e-4  # also of cosines
 LOGIT_TOLERANCE = 1e-4  # of the sum of absolute contributions
 NEAR = 1e-3  # nearer than this the logarithm magnifies rounding
 AGREEMENT = 0.9999
@@ -51,7 +51,9 @@ def check_program(
         equal += int((found["mask"] == wanted["mask"]).sum())
         total += wanted["mask"].numel()
     share = equal / total
-    if worst["distances"] > DISTANCE_TOLERANCE or worst["logits"] > LOGIT_TOLERANCE or share < AGREEMENT:
+    cosines = 0.0 if "distances" in names else worst["activations"]  # logarithms follow from distances
+    far = max(worst["distances"], cosines) > DISTANCE_TOLERANCE
+    if far or worst["logits"] > LOGIT_TOLERANCE or share < AGREEMENT:
         figures = ", ".join(f"{name} {value:.2g}" for name, value in worst.items())
         raise WeightsError(f"{out}: {runtime} answers otherwise than the model (largest: {figures}; masks {share:.4%})")
     return {"largest_difference": worst, "equal_mask_pixels": share, "sizes": sizes, "runtime": runtime}
