@@ -17,6 +17,7 @@ from segproto.foreign.guard import guarded
 from segproto.foreign.records import Refusal
 from segproto.foreign.torch_files import read_stream, read_zip
 
+OPCODES = frozenset(opcode.code for opcode in pickletools.opcodes)
 ZIP, NPY, MXNET = b"PK\x03\x04", b"\x93NUMPY", struct.pack("<Q", 0x112)
 
 
@@ -53,7 +54,7 @@ def read_any(path: Path) -> Any:
         if file.seek(8) and file.read(1) == b"{" and struct.unpack("<Q", start)[0] < path.stat().st_size:
             return read_safetensors(path)
         file.seek(0)
-        if start[:1].decode("latin1") not in pickletools.code2op:
+        if start[:1].decode("latin1") not in OPCODES:
             kinds = "neither a torch file, pickle, safetensors, npy nor MXNet file"
             raise Refusal(f"{kinds} (it starts with {start[:4]!r})")
         if start[0] != 0x80 and tarfile.is_tarfile(path):
