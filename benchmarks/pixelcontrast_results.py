@@ -1,10 +1,10 @@
-"""From image-level labels to masks on MSRC-21: every step, and segmenters trained on the masks beside supervised ones.
+"""From image-level labels to masks on photos: every step, and segmenters trained on the masks beside supervised ones.
 
-    python benchmarks/pixelcontrast_results.py --out DIR [--seeds 1 2 3] [--steps 150] [--net mobilenet --seeds 1]
+    python benchmarks/pixelcontrast_results.py --out DIR [--data clothes] [--net mobilenet] [--seeds 1 2 3]
 
-Needs $SEGPROTO_DATA. Grass, sky, road and water are one background: tags cannot tell classes apart that are nearly
-everywhere. Masks are used for the tags and for the figures alone. The backbone is frozen and was trained with labels.
-Only training images that are wider than high are taken (maps of one size are remembered), and every second of them.
+Needs $SEGPROTO_DATA. Masks are used for the tags, for the figures and for one number: how strong the background is
+(see ``backgrounds``). The backbone is frozen and was trained with labels. Of MSRC-21 only training images that are
+wider than high are taken (maps of one size are remembered), and every second of either set.
 Each run goes on where it was interrupted and is done once; each leaves a JSON in DIR, and the table is of these.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -24,11 +25,11 @@ import yaml
 from folded_mobilenet import unfold
 from PIL import Image
 from remember import remember
+from tagged_sets import DATA, tagged_set
 
 import segproto
 from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
-from segproto.data.config import DataConfig
 from segproto.data.subset import Subset
 from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
 from segproto.methods.pixelcontrast.infer import best_classes, first_scores, walked
@@ -37,8 +38,7 @@ from segproto.metrics.segmentation import ConfusionMatrix
 from segproto.model.segmenter import Segmenter
 from segproto.report.settings import resolve
 
-BACKGROUND = "{background: [grass, sky, road, water]}"
-WEIGHTS = Path(os.path.expandvars("$SEGPROTO_DATA/weights"))
+WEIGHTS = DATA / "weights"
 RUN = ["train.threads=1", "train.accelerator=cpu", "encoder.pretrained=false"]
 ROWS = {
     "cam_baseline": "CAM, no contrast, best threshold (train)",
@@ -92,21 +92,29 @@ def trained(recipe: str, run: Path, settings: list[str]) -> dict[str, dict]:
     return segproto.train(recipe, out=run, overrides=settings, quiet=True).stages
 
 
-def tagged(steps: int, seed: int, root: Path) -> list[str]:
+def backgrounds(threshold: float) -> list[str]:
+    """Settings of ``(1 - max)^alpha``, from where the maps without contrast are best cut.
+
+    The alpha that crosses the maps there, and a stronger and a weaker background for the affinities, as far from it as
+    the published ones (chosen by masks of training images, too) are from each other.
+    """
+    alpha = math.log(threshold) / math.log(1 - threshold)
+    return [f"stages.masks.alpha={alpha:.2f}", f"stages.crf.low={0.8 * alpha:.2f}", f"stages.crf.high={4 * alpha:.2f}"]
+
+
+def tagged(steps: int, seed: int, root: Path, size: tuple[int, int]) -> list[str]:
     """Settings of the runs from tags.
 
     Whole images, mirrored or not, so that each is seen by the backbone once. The grid is a third as fine as the
-    published one (20 cells across): so are the pairs and the walk. The backgrounds cross the maps about where the
-    baseline's of seed 1 were best, 0.36; the published ones were chosen so, too, by masks of training images.
+    published one (20 cells across): so are the pairs and the walk.
     """
     lr = "{neck: 2e-3, head: 2e-3}"
     return [
         *RUN, f"data.root={root}", f"train.seed={seed}",
-        "encoder.input_scale=1", "encoder.reduce=96", "data.augment={crop: [240, 320], scale: [1, 1]}",
+        "encoder.input_scale=1", "encoder.reduce=96", f"data.augment={{crop: {list(size)}, scale: [1, 1]}}",
         f"stages.contrast.steps={steps}", f"stages.contrast.lr={lr}",
         f"stages.affinity.steps={steps // 2}", f"stages.affinity.lr={lr}", "stages.affinity.radius=3",
-        "stages.segment.steps=0", "stages.cams.scales=[1.0]", "stages.crf.low=2", "stages.crf.high=8",
-        "stages.masks.alpha=2.5", "stages.masks.log_steps=4", "stages.masks.shown=8",
+        "stages.segment.steps=0", "stages.cams.scales=[1.0]", "stages.masks.log_steps=4", "stages.masks.shown=8",
     ]  # fmt: skip
 
 
@@ -163,25 +171,20 @@ def held_out(method: str, run: Path, root: Path, seed: int, settings: list[str])
 
 
 def one(
-    out: Path, net: str, seed: int, steps: int, every: int, methods: list[str], settings: list[str]
+    out: Path, data: str, net: str, seed: int, steps: int, every: int, methods: list[str], settings: list[str]
 ) -> dict[str, float]:
     """All figures of a seed, in percent."""
     home = out / f"{net}-{seed}"
     home.mkdir(parents=True, exist_ok=True)
     base, full = home / "baseline", home / "contrast"
-    whole = DataConfig(
-        name="folder", root=WEIGHTS.parent / "msrc21", classes="msrc21", merge=yaml.safe_load(BACKGROUND)
-    )
-    train, val = (build_dataset(whole, split) for split in ("train", "val"))
-    wide = [i for i in range(len(train)) if train[i].image.shape[2] == 320]  # one size of batches: maps are remembered
-    train = Subset(train, wide[::every])
+    train, val, size = tagged_set(data, every, out)
     frozen = backbone(net, out)
     # a stage ends with a validation, which no figure here comes from: two images are enough
     tags = folder_of(out / "data_tags", train, Subset(val, range(2)), None)
-    own = [*frozen, *tagged(steps, seed, tags), *settings]
+    own = [*frozen, *tagged(steps, seed, tags, size)]
 
     def cams(recipe: str, run: Path, more: list[str]) -> dict:
-        found = trained(recipe, run, [*own, *more])
+        found = trained(recipe, run, [*own, *more, *settings])
         masks = found.get("masks", {})
         return {
             "miou": found["cams"]["cam_miou"],
@@ -191,7 +194,7 @@ def one(
 
     only_maps = ["train.stages=[contrast,cams]"]
     first = once(home / "cam_baseline.json", lambda: cams("pixelcontrast/folder-baseline", base, only_maps))
-    second = once(home / "cam.json", lambda: cams("pixelcontrast/folder", full, []))
+    second = once(home / "cam.json", lambda: cams("pixelcontrast/folder", full, backgrounds(first["threshold"])))
     third = once(home / "walk.json", lambda: step_figure(full, True))
     figures = {"cam_baseline": first["miou"], "cam": second["miou"], "walk": third["miou"], "crf": second["masks"]}
     for name, masks in (("", full / "masks" / "labels"), ("_supervised", None)):
@@ -210,10 +213,11 @@ def one(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", choices=["msrc", "clothes"], default="msrc", help="one DIR each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--net", choices=["vit", "mobilenet"], default="vit")
     parser.add_argument("--steps", type=int, default=150, help="of the CAM network; the affinities take half as many")
-    parser.add_argument("--every", type=int, default=2, help="Take every n-th wide training image.")
+    parser.add_argument("--every", type=int, default=2, help="Take every n-th training image.")
     parser.add_argument("--methods", nargs="*", default=list(SHORT), help="what is trained on the masks")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE for the runs from tags")
     args = parser.parse_args()
@@ -223,9 +227,9 @@ def main() -> None:
     remember(out / "remembered" / args.net)
     found = []
     for seed in args.seeds:
-        found.append(one(out, args.net, seed, args.steps, args.every, args.methods, args.settings))
+        found.append(one(out, args.data, args.net, seed, args.steps, args.every, args.methods, args.settings))
         print(f"seed {seed}: " + ", ".join(f"{key} {value:.1f}" for key, value in found[-1].items()), flush=True)
-    print(f"\n| MSRC-21, frozen {args.net} | mIoU, {len(found)} seeds |\n|---|---|")
+    print(f"\n| {args.data}, frozen {args.net} | mIoU, {len(found)} seeds |\n|---|---|")
     for key, words in ROWS.items():
         values = [figures[key] for figures in found if key in figures]
         if not values:
