@@ -137,6 +137,7 @@ def score_masks(
     void: int = 255,
     coarse: bool = False,
     out: PathLike | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Scores a folder of masks, ours or not, against ground truth of the same file names.
 
@@ -148,12 +149,16 @@ def score_masks(
         void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
         coarse: allow Cityscapes' coarse labels as ``gt``.
         out: JSON file to write.
+        quiet: no progress.
     """
     from segproto.evaluation.masks import score_masks as score
     from segproto.report.runs import keep
+    from segproto.training.progress import Reporter
 
     labels, list_file = truth_labels(gt, classes), None if names is None else Path(names)
-    figures = score(Path(masks), Path(gt), classes=labels, list_file=list_file, void=void, coarse=coarse)
+    options: dict[str, Any] = {"classes": labels, "list_file": list_file, "void": void, "coarse": coarse}
+    with Reporter(active=not quiet).bar("score", 1) as bar:
+        figures = score(Path(masks), Path(gt), progress=bar, **options)
     return keep(figures | {"command": sys.argv}, out)
 
 
@@ -169,11 +174,13 @@ def predict(
     max_pixels: int | None = None,
     ood: PathLike | None = None,
     device: str | None = None,
+    quiet: bool = False,
 ) -> list[Path]:
     """Writes a mask (PNG, mode L, class indices) for an image, or for each image of a folder.
 
     ``ood`` is a folder for out-of-distribution scores (:func:`segproto.model.ood.predict_scored_to_png`), of the same
-    names; ``device`` is as in :func:`evaluate`; a loaded model stays where it is unless one is named.
+    names; ``device`` is as in :func:`evaluate`; a loaded model stays where it is unless one is named; ``quiet``
+    shows no progress.
 
     Returns:
         The files written, in order of the names.
@@ -188,7 +195,7 @@ def predict(
     model = ready(target, stage, device)
     pairs = images_and_masks(Path(images), Path(out))
     options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "max_pixels": max_pixels or MAX_PIXELS}
-    with Reporter().bar("predict", len(pairs)) as bar:
+    with Reporter(active=not quiet).bar("predict", len(pairs)) as bar:
         for done, (file, mask) in enumerate(pairs, 1):
             if ood is None:
                 predict_to_png(model, file, mask, **options)
@@ -239,6 +246,7 @@ def write_report(
     out: PathLike | None = None,
     images: int = 3,
     device: str | None = None,
+    quiet: bool = False,
 ) -> Path:
     """One self-contained HTML page about a run.
 
@@ -248,13 +256,16 @@ def write_report(
         out: the file; default ``RUN/report.html``.
         images: how many validation images to explain.
         device: as in :func:`evaluate`.
+        quiet: no progress.
     """
     from segproto.report.models import placed
     from segproto.report.page import report_page
+    from segproto.training.progress import Reporter, reporting
 
     path = Path(out) if out is not None else Path(run) / "report.html"
     other, place = None if compare is None else Path(compare), lambda model: placed(model, device)
-    report_page(Path(run), path, compare=other, images=images, place=place)
+    with reporting(Reporter(active=not quiet)):
+        report_page(Path(run), path, compare=other, images=images, place=place)
     return path
 
 
@@ -288,21 +299,27 @@ def quickstart(*, out: PathLike = "runs/quickstart", quiet: bool = False) -> dic
         say(text)
         beside = [] if method == "blackbox" else [f"compare={folders['blackbox'].absolute()}"]
         train(f"{method}/scenes", out=folders[method], quiet=quiet, overrides=beside)
-        evaluate(folders[method])
+        evaluate(folders[method], quiet=quiet)
     say("explaining three images, writing the report")
-    report = write_report(folders["scaleproto"], out=out / "report.html")
+    report = write_report(folders["scaleproto"], out=out / "report.html", quiet=quiet)
     compare(list(folders.values()), out=out / "compare.json")
     figures = {method: Run(folder).figures() for method, folder in folders.items()}
     return {"runs": figures, "report": str(report), "seconds": round(time.perf_counter() - begin, 1)}
 
 
-def data_verify(*, overrides: Sequence[str] = (), data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Checks every pair of a data set, given by ``data.key=value`` (or ``key=value``) settings or a mapping.
+def data_verify(
+    *, overrides: Sequence[str] = (), data: Mapping[str, Any] | None = None, quiet: bool = False
+) -> dict[str, Any]:
+    """Checks every pair of a data set, given by ``data.key=value`` (or ``key=value``) settings or a mapping; ``quiet``
+    shows no progress.
 
     Returns:
         ``problems`` (a line each), ``counts`` (images a split), ``shares`` (of labelled pixels, a class, all splits).
     """
     from segproto.data.verify import verify
     from segproto.report.settings import data_config
+    from segproto.training.progress import Reporter
 
-    return verify(data_config(None, data or {}, overrides)).to_json()
+    config = data_config(None, data or {}, overrides)
+    with Reporter(active=not quiet).bar("verify", 1) as bar:
+        return verify(config, bar.part).to_json()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segproto.cli.arguments import ArraysFolder, DataValues, Device, Image, Json, Nearest, Stage, Target
+from segproto.cli.arguments import ArraysFolder, DataValues, Device, Image, Json, Nearest, Quiet, Stage, Target
 from segproto.cli.options import settings
 from segproto.cli.show import percent, print_json, print_table
 from segproto.errors import ConfigError
@@ -21,10 +21,11 @@ def patches(
     k: Nearest = 3,
     stage: Stage = None,
     device: Device = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Nearest training (or validation) patches of each prototype."""
-    found = run("patches", target, out, values, stage, device, as_json, split=split, k=k)
+    found = run("patches", target, out, values, stage, device, as_json, split=split, k=k, quiet=quiet)
     if not as_json:
         rows = [
             (f"{row['class']} #{row['prototype']}", str(sum(n["class"] == row["class"] for n in row["nearest"])))
@@ -89,10 +90,11 @@ def samples(
     seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 42,
     stage: Stage = None,
     device: Device = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Activation maps of sample images, a group and a scale each."""
-    found = run("samples", target, out, values, stage, device, as_json, images=images, seed=seed)
+    found = run("samples", target, out, values, stage, device, as_json, images=images, seed=seed, quiet=quiet)
     if not as_json:
         typer.echo(f"{len(found['cases'])} images in {out}")
 
@@ -125,10 +127,11 @@ def failures(
     ignore: Annotated[list[str] | None, typer.Option(help="A wrong class not worth showing (background).")] = None,
     stage: Stage = None,
     device: Device = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Where a class is missed: what spoke for the truth and what for the mistake."""
-    options = {"below": below, "count": count, "images": images, "ignore": ignore or ()}
+    options = {"below": below, "count": count, "images": images, "ignore": ignore or (), "quiet": quiet}
     found = run("failures", target, out, values, stage, device, as_json, **options)
     if not as_json:
         rows = [

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segproto.cli.arguments import Json
+from segproto.cli.arguments import Json, Quiet
 from segproto.cli.options import settings
 from segproto.cli.show import percent, print_json, print_table
 
@@ -36,12 +36,13 @@ def data_verify(
         list[str],
         typer.Argument(metavar="NAME|DIR|KEY=VALUE...", help="A set, a folder, or as in data.name=em data.root=DIR."),
     ],
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Check every image and mask; exit 1 with one line a problem."""
     from segproto import api
 
-    found = api.data_verify(overrides=settings([named(v) for v in values]))
+    found = api.data_verify(overrides=settings([named(v) for v in values]), quiet=quiet)
     if as_json:
         print_json(found)
     else:

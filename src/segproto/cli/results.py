@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segproto.cli.arguments import DataValues, Device, Flip, Json, MaxPixels, Scales, Stage, Target, Window
+from segproto.cli.arguments import DataValues, Device, Flip, Json, MaxPixels, Quiet, Scales, Stage, Target, Window
 from segproto.cli.options import factors, settings
 from segproto.cli.show import percent, print_json, print_table
 from segproto.errors import ConfigError
@@ -52,6 +52,7 @@ def evaluate(
         bool,
         typer.Option("--interpretability", help="Also the interpretability metrics; data.parts=TABLE names parts."),
     ] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Score a model, or any folder of masks."""
@@ -59,14 +60,15 @@ def evaluate(
 
     if curve and cams is None:
         raise ConfigError("--curve needs --cams DIR")
+    scored: dict[str, Any] = {"names": names, "classes": classes, "void": void, "out": out, "quiet": quiet}
     if cams is not None:
         if gt is None or masks is not None or target is not None:
             raise ConfigError("scoring maps takes --cams DIR and --gt DIR, and neither --masks nor a model")
-        figures = api.score_cams(cams, gt=gt, names=names, classes=classes, void=void, curve=curve, out=out)
+        figures = api.score_cams(cams, gt=gt, curve=curve, **scored)
     elif masks is not None or gt is not None:
         if masks is None or gt is None or target is not None:
             raise ConfigError("scoring masks takes --masks DIR and --gt DIR, and no model")
-        figures = api.score_masks(masks, gt=gt, names=names, classes=classes, void=void, coarse=coarse, out=out)
+        figures = api.score_masks(masks, gt=gt, coarse=coarse, **scored)
     elif target is None:
         raise ConfigError("expected a run or a model, or --masks DIR --gt DIR")
     else:
@@ -85,6 +87,7 @@ def evaluate(
             device=device,
             out=out,
             interpretability=interpretability,
+            quiet=quiet,
         )
     if as_json:
         print_json(figures)
@@ -162,6 +165,7 @@ def predict(
     ood: Annotated[
         Path | None, typer.Option(help="Folder for how unlike all prototypes each pixel is (nonparametric), as gray.")
     ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write a mask for each image."""
@@ -178,6 +182,7 @@ def predict(
         max_pixels=max_pixels,
         ood=ood,
         device=device,
+        quiet=quiet,
     )
     if as_json:
         print_json([str(path) for path in written])
@@ -241,12 +246,13 @@ def report(
     out: Annotated[Path | None, typer.Option(help="HTML file; default: RUN/report.html.")] = None,
     images: Annotated[int, typer.Option(min=0, max=12, help="Validation images to explain.")] = 3,
     device: Device = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     from segproto import api
 
-    path = api.write_report(run, compare=compare, out=out, images=images, device=device)
+    path = api.write_report(run, compare=compare, out=out, images=images, device=device, quiet=quiet)
     print_json({"report": str(path)}) if as_json else typer.echo(f"Open {path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,11 +86,18 @@ class VerifyReport:
         }
 
 
-def verify(config: DataConfig) -> VerifyReport:
+Progress = Callable[[str, int, int], None]
+
+
+def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport:
     """Reads every pair: sizes, values outside the classes, unreadable files, missing partners, classes without a pixel.
 
     A class without a pixel is a problem in the training split (it can get no prototype) and a note in validation.
     Problems with the data are lines of the report; nothing is raised for them.
+
+    Args:
+        config: of the data.
+        progress: called with (what, images done, images).
     """
     report = VerifyReport()
     for split in SPLITS:
@@ -99,12 +107,20 @@ def verify(config: DataConfig) -> VerifyReport:
             _add(report, str(error))
             continue
         report.classes = dataset.classes
-        report.splits[split] = _summarise(dataset, report)
+        report.splits[split] = _summarise(dataset, report, progress)
         if split == "val":
-            _check_parts(config, dataset, report)
+            _check_parts(config, dataset, report, progress)
     _check_presence(report, unused_classes(config))
     _check_published(config, report)
     return report
+
+
+def _told(dataset: SegmentationDataset, what: str, progress: Progress | None) -> Iterator[int]:
+    """The indices of all images; ``progress`` is told of each that is done."""
+    for index in range(len(dataset)):
+        yield index
+        if progress is not None:
+            progress(what, index + 1, len(dataset))
 
 
 def _add(report: VerifyReport, line: str) -> None:
@@ -135,10 +151,10 @@ def _partner_problems(pairs: Pairs, names: list[str]) -> list[str]:
     ]
 
 
-def _summarise(dataset: SegmentationDataset, report: VerifyReport) -> SplitSummary:
+def _summarise(dataset: SegmentationDataset, report: VerifyReport, progress: Progress | None) -> SplitSummary:
     count = dataset.classes.num_classes
     summary = SplitSummary(len(dataset), np.zeros(count, np.int64), np.zeros(count, np.int64))
-    for index in range(len(dataset)):
+    for index in _told(dataset, dataset.split, progress):
         try:
             mask = dataset[index].mask.numpy()
         except DataError as error:
@@ -177,7 +193,9 @@ def _check_presence(report: VerifyReport, unused: tuple[int, ...]) -> None:
                 lines.append(f"class {name!r} has no pixel in the {split} split")
 
 
-def _check_parts(config: DataConfig, dataset: SegmentationDataset, report: VerifyReport) -> None:
+def _check_parts(
+    config: DataConfig, dataset: SegmentationDataset, report: VerifyReport, progress: Progress | None
+) -> None:
     """A note of how many validation images and classes have parts, beside the published numbers."""
     from segproto.data.published_sets import PUBLISHED
 
@@ -185,7 +203,7 @@ def _check_parts(config: DataConfig, dataset: SegmentationDataset, report: Verif
     if known is None or known.parts is None or not isinstance(dataset, PairDataset) or not dataset.part_names:
         return
     shown: set[str] = set()
-    for index in range(len(dataset)):
+    for index in _told(dataset, "parts", progress):
         try:
             found = dataset.parts(index)
         except DataError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def score_cams(
     list_file: Path | None = None,
     void: int = IGNORE_INDEX,
     thresholds: Sequence[float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Every image is read once, whatever the number of thresholds (:class:`segproto.metrics.cam_curve.CamCurve`).
 
@@ -38,6 +39,7 @@ def score_cams(
         list_file: the names to score, one a line; None = every image that has maps and a true mask.
         void: the void value of ``gt``.
         thresholds: of the background; None = 0.00, 0.01 .. 0.59 as published.
+        progress: called with (images done, images).
 
     Returns:
         As :func:`segproto.evaluation.masks.score_masks` at the best threshold, with ``threshold``, ``curve`` (a row a
@@ -57,7 +59,7 @@ def score_cams(
     table = classes.table if isinstance(classes, LabelMap) else classes
     known = table.num_classes if isinstance(table, ClassTable) else table
     curve = CamCurve(known or IGNORE_INDEX, None if thresholds is None else torch.tensor(sorted(set(thresholds))))
-    for name in names:
+    for done, name in enumerate(names, 1):
         own, maps = read_cams(found[name])
         mask = labels.read(truth[name]).long() if labels else torch.from_numpy(read_mask(truth[name], known, void))
         if maps.shape[1:] != mask.shape:
@@ -66,6 +68,8 @@ def score_cams(
         if len(own) and int(own.max()) >= curve.num_classes:
             raise DataError(f"{found[name]}: a map of class {int(own.max())}, expected 1..{curve.num_classes - 1}")
         curve.update(maps, own, mask)
+        if progress is not None:
+            progress(done, len(names))
     if known is None:
         used = (curve.counts.sum((0, 2)) + curve.counts.sum((1, 2))).nonzero()
         known = max(int(used.max()) + 1, 2) if len(used) else 2

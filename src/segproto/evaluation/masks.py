@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def score_masks(
     list_file: Path | None = None,
     void: int = IGNORE_INDEX,
     coarse: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Scores the masks under one folder against those of the same name under another.
 
@@ -49,6 +51,7 @@ def score_masks(
         list_file: the names to score, one a line; None = every mask in ``gt``.
         void: the void value of ``gt``.
         coarse: allow Cityscapes' coarse labels as ``gt``, whose scores are not comparable.
+        progress: called with (images done, images).
 
     Returns:
         As :func:`segproto.evaluation.validate.validate`, with ``undecided`` (pixels of 255 where the truth is a class)
@@ -77,7 +80,7 @@ def score_masks(
     size = max(256, known or 0)
     counts, void_pixels = torch.zeros(size, size, dtype=torch.int64), 0
     shares, with_instances = torch.zeros(2, size, dtype=torch.float64), 0
-    for name in names:
+    for done, name in enumerate(names, 1):
         prediction = read_mask(scored[name], known)
         target = labels.read(truth[name]).numpy() if labels else read_mask(truth[name], known, void)
         if prediction.shape != target.shape:
@@ -91,6 +94,8 @@ def score_masks(
         if file := instance_file(truth[name]):
             shares += found_instances(prediction, target, file, size)
             with_instances += 1
+        if progress is not None:
+            progress(done, len(names))
     if known is None:
         used = (counts.sum(0) + counts.sum(1))[:IGNORE_INDEX].nonzero()
         known = int(used.max()) + 1 if len(used) else 1

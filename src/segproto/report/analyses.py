@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ def analyse(
     stage: str | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
+    quiet: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """One of the papers' analyses, as ``arrays.safetensors``, ``analysis.json`` and pictures in a folder.
@@ -37,6 +38,7 @@ def analyse(
         stage: of a run: the model this stage left.
         overrides: ``data.key=value`` settings.
         device: as in :func:`segproto.evaluate`.
+        quiet: no progress.
         **options: of the analysis. Images are named by file, or by name in the validation split; default: its first.
 
     Returns:
@@ -46,11 +48,13 @@ def analyse(
         ConfigError: an unknown analysis, or a model that it does not apply to.
     """
     from segproto.report.models import ready
+    from segproto.training.progress import Reporter, reporting
 
     if what not in ANALYSES:
         raise ConfigError(f"analysis {what!r} is unknown; expected one of {', '.join(ANALYSES)}")
     source = Source(Path(target), overrides)
-    return ANALYSES[what](ready(target, stage, device), source, Path(out), **options)
+    with reporting(Reporter(active=not quiet)):
+        return ANALYSES[what](ready(target, stage, device), source, Path(out), **options)
 
 
 class Source:
@@ -97,10 +101,10 @@ class Source:
 def patches(model: Segmenter, source: Source, out: Path, *, split: str = "train", k: int = 3) -> dict[str, Any]:
     """Nearest training or validation patches of each prototype."""
     from segproto.evaluation.analyses.nearest_patches import nearest_patches
-    from segproto.training.progress import Reporter
+    from segproto.training.progress import current
 
     dataset = source.split(split)
-    with Reporter().bar("nearest patches", len(dataset)) as bar:
+    with current().bar("nearest patches", len(dataset)) as bar:
         found = nearest_patches(model, dataset, k, bar)
     found.save(out)
     return found.to_json()
@@ -148,7 +152,7 @@ def samples(model: Segmenter, source: Source, out: Path, *, images: int = 4, see
     require_bank(model)
     dataset, chosen = source.spread(images, seed)
     cases = []
-    for index in chosen:
+    for index in told("samples", chosen):
         sample = dataset[index]
         why = renamed(explain(model, sample.image), sample.name)
         cases.append(save_sample_maps(why, sample_maps(why, sample.mask), out / folder_name(sample.name)))
@@ -193,7 +197,7 @@ def failures(
     skip = [names.index(name) for name in ignore]
     dataset, chosen = source.spread(images)
     found = []
-    for index in chosen:
+    for index in told("look for failures", chosen):
         sample = dataset[index]
         answer = explain(model, sample.image).prediction
         found += find_failures(answer, sample.mask, len(names), sample.name, below, skip)
@@ -204,6 +208,16 @@ def failures(
         folder = out / f"{place + 1:02d}-{folder_name(failure.name)}-{folder_name(pair)}"
         cases.append(save_failure(renamed(explain(model, sample.image), sample.name), failure, folder))
     return {"images": len(chosen), "below": below, "found": len(found), "cases": cases}
+
+
+def told(title: str, indices: Sequence[int]) -> Iterator[int]:
+    """The indices, with a progress bar."""
+    from segproto.training.progress import current
+
+    with current().bar(title, len(indices)) as bar:
+        for done, index in enumerate(indices, 1):
+            yield index
+            bar(done, len(indices))
 
 
 def explained(model: Segmenter, source: Source, image: str | None) -> Any:

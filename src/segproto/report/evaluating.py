@@ -20,7 +20,7 @@ from segproto.report.interpret import changes_data, data_overrides, interpret_mo
 from segproto.report.models import ready
 from segproto.report.runs import evaluation_file, images_and_masks, keep
 from segproto.report.settings import data_config
-from segproto.training.progress import Reporter
+from segproto.training.progress import current
 
 
 def evaluate(
@@ -50,7 +50,7 @@ def evaluate(
     model = ready(target, stage, device)
     config = data_config(target, data or {}, data_overrides(overrides))
     dataset = build_dataset(config, split)
-    with Reporter().bar("evaluate", len(dataset)) as bar:
+    with current().bar("evaluate", len(dataset)) as bar:
         seen: dict[str, Any] = {"window": window, "scales": tuple(scales), "flip": flip}
         folder = None if save is None else Path(save) / split
         figures = validate(
@@ -105,7 +105,7 @@ def write_test(
         crf: of the CRF; None = none.
         seen: window, scales, flip.
     """
-    with Reporter().bar("test", len(jobs)) as bar:
+    with current().bar("test", len(jobs)) as bar:
         for done, (file, mask) in enumerate(jobs.items(), 1):
             if input_size is not None:
                 picture = look_at(file)

@@ -125,7 +125,10 @@ def picture(model: Segmenter, prototype: int) -> str | None:
 
 
 def shares_decided(
-    model: Segmenter, dataset: SegmentationDataset, visit: Callable[[Explanation, Sample], None] | None = None
+    model: Segmenter,
+    dataset: SegmentationDataset,
+    visit: Callable[[Explanation, Sample], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor | None:
     """(P,): of the looked-at pixels given to a prototype's class, the share it contributes most to.
 
@@ -133,6 +136,7 @@ def shares_decided(
         model: the model.
         dataset: up to ``USAGE_IMAGES`` images spread over it are looked at.
         visit: also called with each explanation and its sample, so that nothing is explained twice.
+        progress: called with (images done, images).
 
     Returns:
         None for the black box, of which nothing is looked at.
@@ -141,7 +145,8 @@ def shares_decided(
     if bank is None:
         return None
     wins, pixels = torch.zeros(bank.num_prototypes), torch.zeros(bank.num_classes)
-    for index in spread_indices(len(dataset), USAGE_IMAGES):
+    chosen = spread_indices(len(dataset), USAGE_IMAGES)
+    for done, index in enumerate(chosen, 1):
         sample = dataset[index]
         explanation = explain(model, sample.image)
         best, winner = winners(explanation)
@@ -149,6 +154,8 @@ def shares_decided(
         pixels += torch.bincount(best, minlength=bank.num_classes)
         if visit is not None:
             visit(explanation, sample)
+        if progress is not None:
+            progress(done, len(chosen))
     return wins / pixels[bank.class_of.cpu()].clamp(min=1)
 
 

@@ -82,23 +82,15 @@ def interpret_model(
     """
     from segproto.evaluation.interpretability.plots import draw
     from segproto.evaluation.interpretability.run import interpret
-    from segproto.training.progress import Reporter
+    from segproto.training.progress import current
 
     config = interpretability_config(overrides)
     try:
         sources = build_dataset(data, "train") if config.wants("freshness") else None
     except DataError:
         sources = None  # the figures say so
-    with Reporter().bar("interpretability", 1) as bar:
-        shown = {"title": ""}
-
-        def progress(title: str, done: int, total: int) -> None:
-            if title != shown["title"]:
-                shown["title"] = title
-                bar.note(title)
-            bar(done, total)
-
-        figures = interpret(model, dataset, config, sources=sources, progress=progress)
+    with current().bar("interpretability", 1) as bar:
+        figures = interpret(model, dataset, config, sources=sources, progress=bar.part)
     figures |= {"split": dataset.split, "stage": stage, "parts": None if data.parts is None else str(data.parts)}
     plain = evaluation_file(target, dataset.split, stage) if keep_file else None
     if plain is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from segproto.report.settings import data_config
 from segproto.report.steps import step_cases
 from segproto.report.tables import by_class, charts, class_rows, css, stage_rows
 from segproto.report.wording import LEADS, SENTENCES, relation, warnings
+from segproto.training.progress import current
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -58,12 +60,15 @@ def report_page(
     other = other_run(run, compare)
     dataset = comparable(build_dataset(data_config(folder, {}, ()), "val"), run, model)
     book = FailureBook([])
-    cards = gallery.cards(model, gallery.shares_decided(model, dataset, book.visit))
-    probes = []
-    for index in gallery.telling_indices(dataset, images):
-        sample = dataset[index]
-        found = probe_image(explain(model, sample.image), sample.mask)
-        probes.append({**found, "name": sample.name})
+    with current().bar("report", 1) as bar:
+        look = partial(bar.part, "look at images")
+        cards = gallery.cards(model, gallery.shares_decided(model, dataset, book.visit, look))
+        probes, chosen = [], gallery.telling_indices(dataset, images)
+        for done, index in enumerate(chosen, 1):
+            sample = dataset[index]
+            found = probe_image(explain(model, sample.image), sample.mask)
+            probes.append({**found, "name": sample.name})
+            bar.part("explain", done, len(chosen))
     html = (
         environment()
         .get_template("report.html.j2")

@@ -30,6 +30,7 @@ def evaluate(
     device: str | None = None,
     out: str | Path | None = None,
     interpretability: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Accuracy at the labels' own size, without augmentation; on request also the interpretability metrics.
 
@@ -51,17 +52,20 @@ def evaluate(
             scales, flip and CRF: ``RUN/evaluation/<split>[-<stage>].json``; in all other cases none.
         interpretability: measure it, too (implied by ``data.parts`` among the settings), and keep the figures of a
             run's own data in ``RUN/evaluation/<split>[-<stage>]-interpretability.json``.
+        quiet: no progress.
 
     Returns:
         ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file`` and, if
         asked for, ``crf`` (the figures after it), ``test_images`` (how many) and ``interpretability``.
     """
     from segproto.report.evaluating import evaluate as run
+    from segproto.training.progress import Reporter, reporting
 
     options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "device": device, "out": out}
     options |= {"crf": crf, "save": save, "test": test, "names": names}
     chosen: dict[str, Any] = {"stage": stage, "split": split, "overrides": overrides, "data": data}
-    return run(Path(target), interpretability=interpretability, **chosen, **options)
+    with reporting(Reporter(active=not quiet)):
+        return run(Path(target), interpretability=interpretability, **chosen, **options)
 
 
 def score_cams(
@@ -73,6 +77,7 @@ def score_cams(
     void: int = 255,
     curve: bool = False,
     out: str | Path | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Scores a folder of class activation maps at all background thresholds, in one pass.
 
@@ -84,14 +89,16 @@ def score_cams(
         void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
         curve: also draw the curve, as a PNG beside ``out``.
         out: JSON file to write.
+        quiet: no progress.
     """
     from segproto.evaluation.cams import plot_curve
     from segproto.evaluation.cams import score_cams as score
+    from segproto.training.progress import Reporter
 
     labels, list_file = truth_labels(gt, classes), None if names is None else Path(names)
-    figures = keep(
-        score(Path(cams), Path(gt), classes=labels, list_file=list_file, void=void) | {"command": sys.argv}, out
-    )
+    with Reporter(active=not quiet).bar("score", 1) as bar:
+        figures = score(Path(cams), Path(gt), classes=labels, list_file=list_file, void=void, progress=bar)
+    figures = keep(figures | {"command": sys.argv}, out)
     if curve and out is not None:
         plot_curve(figures, Path(out).with_suffix(".png"))
     return figures

@@ -25,6 +25,11 @@ class Bar:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total)
 
+    def part(self, title: str, done: int, total: int) -> None:
+        """Sets it to one of several parts of the work, whose name is shown at its end."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total, note=title)
+
     def note(self, text: str) -> None:
         """Shows a few words at the end of the bar."""
         if self._progress is not None and self._task is not None:
