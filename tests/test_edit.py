@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -296,6 +297,50 @@ def test_forgetting_trains_and_nothing_comes_back(run: Path, tmp_path: Path) -> 
     assert row["prototype"] == 3
     assert row["nearest"] == int(rows.masked_fill(~alike[0], 1e9).argmin())
     assert row["times_radius"] == pytest.approx(result["nearest_to_forgotten"])
+
+
+@pytest.mark.parametrize("where", ["training", "scoring"])
+def test_an_interrupted_run_that_forgets_leaves_its_record_when_resumed(
+    where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segproto.report import whatif
+    from segproto.training import runner
+
+    settings = ["stages.forget.steps=2", "stages.forget.retune_steps=2"]
+    whole = segproto.edit(run, out=tmp_path / "whole", forget=[3], overrides=settings, quiet=True)
+    stop = {"training": (runner.Loop, "run"), "scoring": (whatif, "scored")}[where]
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*stop, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            segproto.edit(run, out=tmp_path / "cut", forget=[3], overrides=settings, quiet=True)
+    assert not (tmp_path / "cut" / "edit.json").exists()
+    segproto.train(resume=tmp_path / "cut", quiet=True)
+    found = json.loads((tmp_path / "cut" / "edit.json").read_text())
+    same = [key for key in whole if key not in ("seconds", "command", "images_from_cache", "file")]
+    assert {key: found[key] for key in same} == {key: whole[key] for key in same}
+    first = (tmp_path / "cut" / "edit.json").stat().st_mtime_ns
+    segproto.train(resume=tmp_path / "cut", quiet=True)
+    assert (tmp_path / "cut" / "edit.json").stat().st_mtime_ns == first
+    segproto.train(resume=run, quiet=True)
+    assert not (run / "edit.json").exists()
+
+
+def test_a_record_without_its_model_before_is_left_out_with_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["stages.forget.steps=2", "stages.forget.retune_steps=2"]
+    before = tmp_path / "before"
+    shutil.copytree(run, before)
+    segproto.edit(before, out=tmp_path / "forgot", forget=[3], overrides=settings, quiet=True)
+    (tmp_path / "forgot" / "edit.json").unlink()
+    shutil.rmtree(before)
+    segproto.train(resume=tmp_path / "forgot")
+    assert "no longer there" in capsys.readouterr().err
+    assert not (tmp_path / "forgot" / "edit.json").exists()
 
 
 def test_thresholds_equal_scoring_each_model_alone(run: Path) -> None:

@@ -24,7 +24,7 @@ from segproto.report.exporting import pull as hub_pull
 from segproto.report.exporting import push as hub_push
 from segproto.report.proposing import propose
 from segproto.report.scoring import evaluate, score_cams, truth_labels
-from segproto.report.whatif import edit
+from segproto.report.whatif import edit, record_of_resumed
 
 __all__ = [  # verbs that live elsewhere
     "ablate_entropy", "ablate_scales", "ablate_thresholds", "analyse", "conversion_sources", "convert",
@@ -100,6 +100,8 @@ def train(
         sections = {**sections, "train": {**sections.get("train", {}), **given}}
         method, config = resolve(recipe, sections, overrides)
     result = run(method, config, folder, resume=resume is not None, quiet=quiet)
+    if resume is not None:
+        record_of_resumed(folder, config, result.seconds, quiet)
     return result if config.then is None else train_on_masks(config.then, folder, quiet)
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from segproto.errors import ConfigError
 
 if TYPE_CHECKING:
+    from segproto.data.base import SegmentationDataset
     from segproto.model.segmenter import Segmenter
+    from segproto.training.recipe import Recipe
 
 PathLike = str | Path
 
@@ -62,14 +64,11 @@ def edit(
         ConfigError: nothing to do, no such prototype or group, or ``out`` is taken.
     """
     from segproto.data.build import build_dataset
-    from segproto.evaluation.rescore import EncoderFeatures, change, rescore_heads
     from segproto.model.artefact import find_model
     from segproto.model.edit import WITHIN, edited
     from segproto.report.models import ready
-    from segproto.report.runs import model_folder, write_json
+    from segproto.report.runs import model_folder
     from segproto.report.settings import data_config
-    from segproto.training.procedures.forgetting import nearest_to_forgotten
-    from segproto.training.progress import Reporter
 
     begin, out = time.perf_counter(), Path(out)
     require_free(out)
@@ -88,25 +87,69 @@ def edit(
         after, kept = edited(model, drop=drop, forbid=pairs, merge_within=limit, renormalise=renormalise)
         settings = list(overrides)
     dataset = build_dataset(data_config(Path(target), {}, settings), "val")
+    figures = scored(model, after, dataset, quiet, told=bool(forget))
+    if not forget:
+        after.card |= {"miou": figures["miou"]["after"], "edited_from": str(Path(target).absolute())}
+        after.save(out)
+    return record(out, figures | {"kept": kept}, time.perf_counter() - begin)
+
+
+def scored(
+    model: Segmenter, after: Segmenter, dataset: SegmentationDataset, quiet: bool, *, told: bool
+) -> dict[str, Any]:
+    """What an edit changed on these images, in figures; ``told``: also whether what was forgotten stays away."""
+    from segproto.evaluation.rescore import EncoderFeatures, change, rescore_heads
+    from segproto.training.procedures.forgetting import nearest_to_forgotten
+    from segproto.training.progress import Reporter
+
     features = EncoderFeatures(model, dataset, cache_root())
     with Reporter(active=not quiet).bar("score", len(dataset)) as bar:
         before, now = rescore_heads(features, [model.head, after.head], bar)
-    after.card |= {"miou": now["miou"], "edited_from": str(Path(target).absolute())}
-    if not forget:
-        after.save(out)
-    figures = {
+    return {
         **change(before, now),
         "edits": after.card["edits"],
-        "kept": kept,
-        **({"forgotten": nearest_to_forgotten(after)} if forget else {}),
+        **({"forgotten": nearest_to_forgotten(after)} if told else {}),
         "prototypes": {"before": prototypes_of(model), "after": prototypes_of(after)},
         "images": len(dataset),
         "images_from_cache": features.reused,
-        "seconds": round(time.perf_counter() - begin, 3),
-        "command": sys.argv,
     }
-    write_json(out / "edit.json", figures)
-    return figures | {"file": str(out / "edit.json")}
+
+
+def record(out: Path, figures: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The figures with time and command, also in ``out/edit.json``."""
+    from segproto.report.runs import write_json
+
+    found = {"kept": None, **figures, "seconds": round(seconds, 3), "command": sys.argv}
+    write_json(out / "edit.json", found)
+    return found | {"file": str(out / "edit.json")}
+
+
+def record_of_resumed(out: Path, recipe: Recipe, spent: float, quiet: bool) -> None:
+    """Writes ``edit.json`` of a run that was interrupted in the middle of forgetting and is now at its end.
+
+    Other runs, and those that have one, are left alone.
+
+    Args:
+        out: the run.
+        recipe: its own.
+        spent: seconds it took.
+        quiet: no progress.
+    """
+    from segproto.data.build import build_dataset
+    from segproto.report.models import ready
+    from segproto.training.progress import Reporter
+    from segproto.training.recipe import resolved
+
+    forget = resolved(recipe).get("stages", {}).get("forget", {}).get("prototypes")
+    if not forget or recipe.train.start is None or (out / "edit.json").exists():
+        return
+    begin, say = time.perf_counter(), Reporter(active=not quiet).line
+    if not recipe.train.start.exists():
+        say(f"{out}: no edit.json was written: {recipe.train.start}, the model before, is no longer there")
+        return
+    model, after = ready(recipe.train.start, None, None), ready(out, None, None)
+    figures = scored(model, after, build_dataset(recipe.data, "val"), quiet, told=True)
+    say(f"what forgetting changed: {record(out, figures, spent + time.perf_counter() - begin)['file']}")
 
 
 def prototypes_of(model: Segmenter) -> int:
