@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+FIGURE = 16  # characters of a short cell, as in 48.90 ± 1.23
+GAP = 2  # blanks after a column
+
 
 def print_json(value: Any) -> None:
     """Prints JSON on stdout."""
@@ -13,19 +16,57 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """Prints a table; columns after the first are right-aligned. Nothing is printed where there are no rows."""
+    """Prints a table; columns after the first are right-aligned. Nothing is printed where there are no rows.
+
+    Where the terminal is narrow, headings and sentences wrap between words, names and figures do not.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    if not table.rows:
+    cells = [list(row) for row in rows]
+    if not cells:
         return
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    widths = column_widths([list(column) for column in zip(columns, *cells, strict=True)], console.width)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold", width=width)
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """How many characters each column gets of a line of ``room``.
+
+    What is too long is broken between words: first headings and cells of more than ``FIGURE`` characters, then all but
+    the first column; the cells of that one are cut only if the line is still too short.
+
+    Args:
+        columns: the heading of each and its cells.
+        room: characters of a line.
+    """
+    from rich.cells import cell_len
+
+    def widest(texts: Iterable[str]) -> int:
+        return max((cell_len(text) for text in texts), default=0)
+
+    def unbroken(place: int, limit: int) -> int:
+        heading, *cells = columns[place]
+        kept = ([cell] if place == 0 or cell_len(cell) <= limit else cell.split() for cell in cells)
+        return max(widest(heading.split()), widest(part for parts in kept for part in parts))
+
+    widths = [widest(column) for column in columns]
+    excess = sum(widths) + GAP * len(widths) + 1 - room
+    for limit in (FIGURE, 0):
+        least = [unbroken(place, limit) for place in range(len(columns))]
+        while excess > 0 and widths != least:
+            place = max(range(len(widths)), key=lambda i: widths[i] - least[i])
+            widths[place] -= 1
+            excess -= 1
+    widths[0] -= min(max(excess, 0), max(widths[0] - FIGURE // 2, 0))
+    return widths
 
 
 def percent(value: float | None) -> str:
