@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import segproto
 from segproto.data.build import build_dataset
@@ -102,7 +105,15 @@ def test_damaged_maps_are_named_and_made_again(finished: Path, tmp_path: Path) -
     broken.write_bytes(whole.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"a\.npz: not a readable npz .* delete it"):
         read_scores(broken)
-    with pytest.raises(DataError, match="No such file"):
+    save_scores({"classes": torch.ones(2, dtype=torch.uint8), "maps": torch.rand(2, 9, 9)}, broken)
+    small = broken.read_bytes()
+    for place in range(len(small)):  # nothing but DataError gets through, whatever byte a crash has changed
+        damaged = bytearray(small)
+        damaged[place] ^= 0x55
+        broken.write_bytes(damaged)
+        with suppress(DataError):
+            read_scores(broken)
+    with pytest.raises(DataError, match=r"b\.npz: no such file; run the stage"):
         read_scores(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", other=np.zeros(3))
     with pytest.raises(DataError, match="expected classes and maps"):
@@ -192,6 +203,17 @@ def test_the_report_shows_every_step(finished: Path) -> None:
     assert html.count('class="steps"') == 4
 
 
+def test_a_walk_over_affinities_learnt_elsewhere(finished: Path, tmp_path: Path) -> None:
+    """Such a run has no scores after a CRF, and shows no step of them."""
+    start = f"train.start={finished / 'stages/affinity/model'}"
+    run(METHOD, recipe(start, "train.stages=[cams, masks]"), tmp_path / "run", quiet=True)
+    steps, cases = read_steps(tmp_path / "run/stages/masks/steps")
+    assert [step.key for step in steps] == ["maps", "cut", "links", "walk", "mask"]
+    for name in cases:
+        again, first = (np.asarray(Image.open(o / f"masks/labels/{name}.png")) for o in (tmp_path / "run", finished))
+        assert (again == first).mean() > 0.99
+
+
 def test_chosen_images() -> None:
     names = ["a", "b", "c", "d"]
     assert chosen_images(names, 2) == [0, 3]
@@ -227,9 +249,13 @@ def test_products_of_another_size_are_named(tmp_path: Path) -> None:
 def test_no_label_reaches_the_first_stages(tmp_path: Path) -> None:
     dataset = build_dataset(recipe().data, "train")
     assert (without_masks(dataset, None)[0].mask == 255).all()
-    with pytest.raises(DataError, match=r"saliency map of '.*' is missing"):
-        without_masks(dataset, tmp_path)[0]
-    Image.fromarray(np.full((48, 48), 128, np.uint8)).save(tmp_path / f"{dataset.names[0]}.png")
+    for name in dataset.names[:-1]:
+        Image.fromarray(np.full((48, 48), 128, np.uint8)).save(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match=rf"saliency map of '{dataset.names[-1]}' is missing, 1 of 6 are"):
+        without_masks(dataset, tmp_path)  # before the first batch, not when its turn comes
+    Image.fromarray(np.full((40, 48), 128, np.uint8)).save(tmp_path / f"{dataset.names[-1]}.png")
+    with pytest.raises(DataError, match="the image is 48x48, what was made of it is 48x40"):
+        without_masks(dataset, tmp_path)[5]
     assert set(without_masks(dataset, tmp_path)[0].mask.unique().tolist()) == {round(128 * 254 / 255)}
 
 
@@ -285,6 +311,53 @@ def test_a_tagged_class_that_no_map_shows_keeps_its_best_pixels(source: str) -> 
     wanted = ((wanted - low - 1e-5) / (high - low + 1e-5)).clamp_min(0)
     torch.testing.assert_close(kept[1:], wanted[1:], atol=1e-4, rtol=0)
     torch.testing.assert_close(kept[0], published[0])
+
+
+class Alive(TorchDispatchMode):
+    """Bytes of the maps of ``classes`` channels that live at the same time, at most."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes, self.most = classes, 0
+        self.seen: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.seen.append(weakref.ref(out))
+        tensors = [t for t in (ref() for ref in self.seen) if t is not None]
+        self.seen = [weakref.ref(t) for t in tensors]
+        maps = {t.untyped_storage().data_ptr(): t for t in tensors if t.ndim >= 3 and t.shape[-3] == self.classes}
+        self.most = max(self.most, sum(t.untyped_storage().nbytes() for t in maps.values()))
+        return out
+
+
+@pytest.mark.parametrize("source", ["refined", "softmax"])
+def test_maps_of_larger_scales_are_summed_in_two_copies(source: str) -> None:
+    """As upsampled to the scaled image and from there to the image, without ever holding more than two full maps."""
+    r, scales, classes = recipe(), [0.5, 1.0, 1.7, 2.0], [1, 2, 3, 4, 5]
+    model, image = model_of(r), torch.randint(0, 256, (3, 45, 70), dtype=torch.uint8)
+    head = model.head
+    assert isinstance(head, CamHead)
+    config = CamsConfig(scales=scales, source=source, lost="empty")  # type: ignore[arg-type]
+    with torch.no_grad():
+        total = torch.zeros(5, 45, 70)
+        for scale in scales:
+            size = (round(45 * scale), round(70 * scale))
+            x = model.encoder.normalisation(image)[None]
+            if size != (45, 70):
+                x = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+            for turned in (False, True):
+                maps = head.maps(model.features(x.flip(3) if turned else x))
+                grid = maps.refined if source == "refined" else maps.cam.softmax(1)
+                full = F.interpolate(model.upsample(grid[:, classes], size), size=(45, 70), mode="bilinear")[0]
+                total += full.flip(2) if turned else full
+        with Alive(5) as alive:
+            got = image_cams(model, image, classes, config)
+    assert alive.most <= 2.2 * total.nbytes
+    low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
+    expected = total / (high + 1e-5) if source == "softmax" else (total - low - 1e-5) / (high - low + 1e-5)
+    torch.testing.assert_close(got, expected.clamp_min(0), atol=2e-5, rtol=0)
 
 
 def test_an_image_without_tags_is_background() -> None:
@@ -351,6 +424,8 @@ def test_settings_that_cannot_work_are_refused() -> None:
         ("train.cache_features=true", "two views"),
         ("stages.contrast.lr={backbone: 0, neck: 0, head: 0}", "learning rate above 0"),
         ("stages.masks.beta=0", "beta"),
+        ("stages.affinity.steps=0", "no affinities are learnt to walk over"),
+        ("train.stages=[contrast, cams, masks]", "no affinities are learnt to walk over"),
     ):
         with pytest.raises(ConfigError, match=message):
             recipe(bad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from segproto import foreign
 from segproto.errors import DataError, WeightsError
 
 CAM_SUFFIXES = (".npz", ".npy")
+_BROKEN = (OSError, ValueError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def cam_files(folder: Path) -> dict[str, Path]:
@@ -45,7 +47,9 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: torch.from_numpy(file[key]) for key in file.files}
-    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run the stage that writes it") from None
+    except _BROKEN as error:  # RuntimeError: zip files of other versions, or encrypted
         raise DataError(
             f"{path}: not a readable npz ({error}); delete it and run the stage that wrote it again"
         ) from error

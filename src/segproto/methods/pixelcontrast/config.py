@@ -249,6 +249,14 @@ class PixelcontrastRecipe(Recipe):
                 f"network = {self.network}: these heads read ResNet-38's maps; set encoder.name=resnet38d_taps "
                 "encoder.neck=identity encoder.squash=none, or network=plain"
             )
+        stages, run = self.stages, self.train.stages
+        walks = stages.masks.walk and stages.masks.given is None and (run is None or "masks" in run)
+        learns = stages.affinity.steps > 0 and (run is None or "affinity" in run)
+        if walks and not learns and self.train.start is None:
+            raise ValueError(
+                "stages.masks.walk = true: no affinities are learnt to walk over; set stages.affinity.steps, "
+                "train.start=MODEL of a run that learnt them, or stages.masks.walk=false"
+            )
         if self.data.name == "images":
             raise ValueError(
                 "data.name = images: classes are needed; use data.name=folder with a classes.yaml and tags"

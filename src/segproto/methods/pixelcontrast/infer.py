@@ -59,7 +59,7 @@ def make_cams(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, A
 def image_cams(model: Segmenter, image: Tensor, classes: list[int], config: CamsConfig) -> Tensor:
     """Maps (K, H, W) in 0..1 of an image's classes: the sum over scales and mirror images, by each map's own range.
 
-    At most two full-size copies of the K maps are held at a time.
+    At most two full-size copies of the K maps are held at a time, also at scales above 1.
 
     Args:
         model: with a :class:`MapHead`.
@@ -71,37 +71,34 @@ def image_cams(model: Segmenter, image: Tensor, classes: list[int], config: Cams
     total = torch.zeros(len(classes), *size, device=next(model.parameters()).device)
     if not classes:
         return total
-    add_views(total, range(len(classes)), model, image, classes, config.scales, config.source)
+    add_views(total, model, image, classes, config.scales, config.source)
     if config.source == "softmax":
-        return total / (total.amax((1, 2), keepdim=True) + EPSILON)
+        return total.div_(total.amax((1, 2), keepdim=True) + EPSILON)
     if config.lost == "mean":
         find_lost(total, model, image, classes, config)
     total = total.relu_()
     low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
-    return ((total - low - EPSILON) / (high - low + EPSILON)).clamp_min(0)
+    return total.sub_(low).sub_(EPSILON).div_(high - low + EPSILON).clamp_min_(0)
 
 
 def add_views(
     total: Tensor,
-    rows: Sequence[int],
     model: Segmenter,
     image: Tensor,
     classes: Sequence[int],
     scales: Sequence[float],
     source: str,
 ) -> None:
-    """Adds the maps of an image and of its mirror image, at all scales and upsampled, to rows of ``total``.
+    """Adds the maps of an image and of its mirror image, at all scales and upsampled, to ``total``.
 
     Args:
         total: (K, H, W), changed in place.
-        rows: k of 0..K-1.
         model: with a :class:`MapHead`.
         image: uint8 (3, H, W).
-        classes: k of 1..C-1, one a row.
+        classes: K of 1..C-1.
         scales: of the image.
         source: which maps, see :class:`CamsConfig`.
     """
-    place = torch.as_tensor(list(rows), device=total.device)
     head = require_head(model, "cams", MapHead)
     size = (image.shape[1], image.shape[2])
     normalised = model.encoder.normalisation(image.to(total.device))[None]
@@ -113,10 +110,33 @@ def add_views(
         maps = head.maps(model.features(torch.cat([x, x.flip(3)])))
         grid = (maps.refined if source == "refined" else maps.cam).float()
         grid = (grid.softmax(1) if source == "softmax" else grid)[:, list(classes)]
-        for turned in (False, True):
-            full = model.upsample(grid[int(turned), None], scaled)
-            full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)[0]
-            total.index_add_(0, place, full.flip(2) if turned else full)
+        down, across = resampling(model, (grid.shape[2], grid.shape[3]), scaled, size)
+        down = down.expand(len(total), -1, -1)
+        for part, columns in zip(grid, (across, across.flip(0)), strict=True):
+            total.baddbmm_(down, part @ columns.T)
+
+
+def resampling(
+    model: Segmenter, grid: tuple[int, int], scaled: tuple[int, int], size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Weights (H, h) and (W, w) that upsample maps from the grid to the scaled image, and from there to the image.
+
+    Both are linear and work along rows and columns apart, so the maps at the scaled image's size, which may be larger
+    than the image's, need not be made.
+
+    Args:
+        model: whose grid covers the padded image.
+        grid: (h, w).
+        scaled: height and width of the image that the model saw.
+        size: (H, W) of the image itself.
+    """
+    padded, device = model.encoder.padded_size(*scaled), next(model.parameters()).device
+    found = []
+    for cells, side, seen, wanted in zip(grid, padded, scaled, size, strict=True):
+        each = torch.eye(cells, device=device)[None]
+        each = F.interpolate(each, size=side, mode="linear", align_corners=False)[..., :seen]
+        found.append(F.interpolate(each, size=wanted, mode="linear", align_corners=False)[0].T)
+    return found[0], found[1]
 
 
 def find_lost(total: Tensor, model: Segmenter, image: Tensor, classes: list[int], config: CamsConfig) -> None:
@@ -135,8 +155,9 @@ def find_lost(total: Tensor, model: Segmenter, image: Tensor, classes: list[int]
     """
     lost = [k for k, high in enumerate(total.amax((1, 2)).tolist()) if high <= 0]
     if lost and config.source == "refined":
-        total[lost] = 0
-        add_views(total, lost, model, image, [classes[k] for k in lost], config.scales, "raw")
+        raw = torch.zeros_like(total[lost])
+        add_views(raw, model, image, [classes[k] for k in lost], config.scales, "raw")
+        total[lost] = raw
     for k in lost:
         total[k] -= total[k].mean() * (total[k].amax() <= 0)
 

@@ -30,11 +30,11 @@ WALK = Step("walk", "Random walk", "The scores after walking over the affinities
 MASK = Step("mask", "Mask", "After the last CRF: what segmenters learn from.", "classes")
 
 
-def steps_of(recipe: PixelcontrastRecipe) -> list[Step]:
-    """The steps that a recipe takes, in order."""
+def steps_of(recipe: PixelcontrastRecipe, *, scored: bool) -> list[Step]:
+    """The steps that a recipe takes, in order; ``scored``: there are scores after a CRF, from the ``crf`` stage."""
     s = recipe.stages
     found = [MAPS, CUT]
-    if s.affinity.steps:
+    if scored:
         found.append(SURE)
     if s.masks.walk:
         found += [LINKS, WALK]
@@ -44,6 +44,7 @@ def steps_of(recipe: PixelcontrastRecipe) -> list[Step]:
 def keep_steps(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
     """Leaves the steps of the chosen images in the run, for the report."""
     dataset, run = context.train_set, context.out.parents[1]
+    scored = (run / SCORES).is_dir()  # not in a run that begins with trained affinities
     chosen = chosen_images(dataset.names, recipe.stages.masks.shown)
     if not chosen or recipe.stages.masks.given is not None:
         return {}
@@ -53,10 +54,11 @@ def keep_steps(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, 
         for index in chosen:
             sample, name = dataset[index], dataset.names[index]
             found = read_maps(run / CAMS, sample)
-            scores = read_scores(result_path(run / SCORES, name, NPZ)) if recipe.stages.affinity.steps else None
+            scores = read_scores(result_path(run / SCORES, name, NPZ)) if scored else None
             values = image_steps(context.segmenter, sample.image, found, scores, recipe, threshold)
             write_steps(context.out / "steps", sample, values)
-        write_index(context.out / "steps", steps_of(recipe), [dataset.names[index] for index in chosen])
+        names = [dataset.names[index] for index in chosen]
+        write_index(context.out / "steps", steps_of(recipe, scored=scored), names)
 
     on_first(context.fabric, keep)
     return {"shown": [dataset.names[index] for index in chosen]}
@@ -90,10 +92,11 @@ def image_steps(
     Returns:
         (H, W) by key, uint8 or float.
     """
+    steps = steps_of(recipe, scored=scores is not None)
     size, classes, maps = (image.shape[1], image.shape[2]), found["classes"], found["maps"].float()
     empty = torch.zeros(size)
     if not len(maps):
-        return {step.key: empty if step.kind == "heat" else empty.byte() for step in steps_of(recipe)}
+        return {step.key: empty if step.kind == "heat" else empty.byte() for step in steps}
     cut = torch.cat([torch.full_like(maps[:1], threshold), maps])
     pictures = {MAPS.key: maps.amax(0), CUT.key: best_classes(image, cut, classes, None)}
     if scores is not None:
@@ -110,7 +113,7 @@ def image_steps(
         out = walked(model, image, first_scores(model, found, recipe), recipe)
         pictures[WALK.key] = best_classes(image, out, classes, None)
     pictures[MASK.key] = image_mask(model, image, found, recipe)
-    return {step.key: pictures[step.key] for step in steps_of(recipe)}
+    return {step.key: pictures[step.key] for step in steps}
 
 
 def alike(values: Tensor, pairs: Pairs) -> Tensor:

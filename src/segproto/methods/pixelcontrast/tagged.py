@@ -60,15 +60,20 @@ def without_masks(dataset: SegmentationDataset, saliency: Path | None) -> Segmen
     """Images with void masks, so that no stage sees a label by mistake; or with their saliency in the mask.
 
     Raises:
-        DataError: an image without a saliency map.
+        DataError: images without a saliency map, all looked for at once; later, one of another size than its image.
     """
+    if saliency is not None:
+        missing = [name for name in dataset.names if not (saliency / f"{name}{PNG}").is_file()]
+        if missing:
+            raise DataError(
+                f"{saliency / missing[0]}{PNG}: the saliency map of {missing[0]!r} is missing, {len(missing)} of "
+                f"{len(dataset)} are; add them, or leave these images out of the data"
+            )
 
     def mask(_index: int, sample: Sample) -> Tensor:
         if saliency is None:
             return torch.full(sample.image.shape[1:], IGNORE_INDEX, dtype=torch.uint8)
         path = saliency / f"{sample.name}{PNG}"
-        if not path.exists():
-            raise DataError(f"{path}: the saliency map of {sample.name!r} is missing")
         return (read_image(path).float().mean(0) * (LEVELS / 255)).round().to(torch.uint8)
 
     return OtherMasks(dataset, mask)
