@@ -139,7 +139,7 @@ def test_mistakes_are_one_clear_line(root, tmp_path_factory):
     assert "same name" in complaint(root=root)
     (root / "images/a/pic0.jpg").unlink()
     (root / "labels/a/pic0.png").unlink()
-    assert "no mask file for 'a/pic0'" in complaint(root=root, split={"val_pattern": "^b"})
+    assert "images/a/pic0.png: has no mask; expected" in complaint(root=root, split={"val_pattern": "^b"})
 
 
 def test_mask_of_another_size_is_named(root):

@@ -63,14 +63,18 @@ def named(value: str) -> str:
     Raises:
         DataError: it is neither.
     """
+    import difflib
+
     from segproto.data.build import DATASETS
     from segproto.errors import DataError
-    from segproto.report.catalogue import nearest
 
     if "=" in value:
         return value
     if not Path(value).is_dir() and value not in DATASETS:
-        raise DataError(f"{value!r} is neither a folder nor a data set; {nearest(value, DATASETS)}")
+        near = difflib.get_close_matches(value, DATASETS, n=1, cutoff=0.7)
+        other = "expected a folder with images/, labels/ and classes.yaml, or a name that segproto data list shows"
+        hint = f"did you mean {near[0]}?" if near else other
+        raise DataError(f"{value!r} is neither a folder nor a data set; {hint}")
     return f"data.root={value}" if Path(value).is_dir() else f"data.name={value}"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from segproto.data.archives import ZipMember
@@ -83,6 +83,15 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
     return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+
+
+def orientation(path: Path) -> int:
+    """The EXIF orientation a picture file names, 1..8, which is nowhere applied; 1 = upright, also without one."""
+    if isinstance(path, Crop) or path.suffix == ".mat":
+        return 1
+    with open_picture(path) as picture:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return found if found in range(1, 9) else 1
 
 
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:

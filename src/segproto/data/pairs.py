@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
-from segproto.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image
+from segproto.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, orientation, read_image
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
 from segproto.data.labels import LabelMap
 from segproto.data.parts import PartTable
@@ -26,11 +26,22 @@ class Pairs:
         images: name (relative path without suffix) to image file, in name order.
         masks: name to mask file.
         doubles: one line for each file whose name another file already has.
+        mask_folder: where a mask is looked for, if that is one folder.
+        mask_suffix: what the stem of its file ends in after the name.
     """
 
     images: dict[str, Path] = field(default_factory=dict)
     masks: dict[str, Path] = field(default_factory=dict)
     doubles: list[str] = field(default_factory=list)
+    mask_folder: Path | None = None
+    mask_suffix: str = ""
+
+    def without_mask(self, name: str) -> str:
+        """What is wrong with an image that has no mask."""
+        if self.mask_folder is None:
+            return f"{self.images[name]}: has no mask"
+        wanted = self.mask_folder / f"{name}{self.mask_suffix}.png"
+        return f"{self.images[name]}: has no mask; expected {wanted} (or .tif, .bmp): add it, or remove the image"
 
 
 def _scan(folder: Path, suffixes: frozenset[str], ending: str, doubles: list[str]) -> dict[str, Path]:
@@ -63,7 +74,7 @@ def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix:
     for folder, key in ((images, "data.images"), (labels, "data.labels")):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; set {key} to the folder's name under data.root")
-    pairs = Pairs()
+    pairs = Pairs(mask_folder=labels, mask_suffix=label_suffix)
     pairs.images = _scan(images, IMAGE_SUFFIXES, image_suffix, pairs.doubles)
     pairs.masks = _scan(labels, MASK_SUFFIXES, label_suffix, pairs.doubles)
     if images == labels and label_suffix:
@@ -125,6 +136,16 @@ def _image_of_two(line: str) -> str | None:
     return "/".join(parts[1:]) or parts[0]
 
 
+def size_advice(image: Path, swapped: bool) -> str:
+    """How to mend a mask of another size than its image; ``swapped``: height and width are exchanged."""
+    if swapped and (turned := orientation(image)) > 4:
+        return (
+            f"{image} has EXIF orientation {turned}, which is not applied: save it with its pixels turned upright and "
+            "without the orientation"
+        )
+    return "expected one size: draw or save the mask at the image's own size"
+
+
 class PairDataset(SegmentationDataset):
     """Image files and mask files.
 
@@ -150,8 +171,10 @@ class PairDataset(SegmentationDataset):
         for kind, files in (("image", pairs.images), ("mask", pairs.masks)):
             missing = [name for name in names if name not in files]
             if missing:
-                others = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
-                raise DataError(f"{split}: no {kind} file for {missing[0]!r}{others}; see `segproto data verify`")
+                first = missing[0]
+                line = pairs.without_mask(first) if kind == "mask" else f"{split}: no image file for {first!r}"
+                others = f" ({len(missing) - 1} others have none either)" if len(missing) > 1 else ""
+                raise DataError(f"{line}{others}; `segproto data verify` lists all")
         self.split = split
         self.names = tuple(names)
         self.labels = labels
@@ -164,7 +187,8 @@ class PairDataset(SegmentationDataset):
         image, mask = read_image(self._images[index]), self.labels.read(self._masks[index])
         if image.shape[1:] != mask.shape:
             (ih, iw), (mh, mw) = image.shape[1:], mask.shape
-            raise DataError(f"{self._masks[index]}: the mask is {mw}x{mh} pixels (width x height), its image {iw}x{ih}")
+            line = f"{self._masks[index]}: the mask is {mw}x{mh} pixels (width x height), its image {iw}x{ih}"
+            raise DataError(f"{line}; {size_advice(self._images[index], (mh, mw) == (iw, ih))}")
         return Sample(image, mask, self.names[index])
 
     def path(self, index: int) -> Path | None:

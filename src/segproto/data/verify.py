@@ -16,6 +16,7 @@ from segproto.data.classes import find_classes, read_classes
 from segproto.data.coarse import coarse_line
 from segproto.data.config import DataConfig
 from segproto.data.folder import split_names, split_pairs, split_rule
+from segproto.data.images import orientation
 from segproto.data.pairs import PairDataset, Pairs
 from segproto.errors import DataError
 
@@ -107,7 +108,7 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
             _add(report, str(error))
             continue
         report.classes = dataset.classes
-        report.splits[split] = _summarise(dataset, report, progress)
+        report.splits[split] = _summarise(config, dataset, report, progress)
         if split == "val":
             _check_parts(config, dataset, report, progress)
     _check_presence(report, unused_classes(config))
@@ -145,14 +146,24 @@ def _open_split(config: DataConfig, split: str, report: VerifyReport) -> Segment
 def _partner_problems(pairs: Pairs, names: list[str]) -> list[str]:
     return [
         *pairs.doubles,
-        *(f"{pairs.images[name]}: has no mask" for name in names if name in pairs.images and name not in pairs.masks),
-        *(f"{path}: has no image" for name, path in pairs.masks.items() if name not in pairs.images),
-        *(f"{name!r} is listed but there is no such image" for name in names if name not in pairs.images),
+        *(pairs.without_mask(name) for name in names if name in pairs.images and name not in pairs.masks),
+        *(
+            f"{path}: has no image of its name; add it, or remove the mask"
+            for name, path in pairs.masks.items()
+            if name not in pairs.images
+        ),
+        *(
+            f"{name!r} is listed but there is no such image; add it, or take it off the list"
+            for name in names
+            if name not in pairs.images
+        ),
     ]
 
 
-def _summarise(dataset: SegmentationDataset, report: VerifyReport, progress: Progress | None) -> SplitSummary:
-    count = dataset.classes.num_classes
+def _summarise(
+    config: DataConfig, dataset: SegmentationDataset, report: VerifyReport, progress: Progress | None
+) -> SplitSummary:
+    count, turned = dataset.classes.num_classes, []
     summary = SplitSummary(len(dataset), np.zeros(count, np.int64), np.zeros(count, np.int64))
     for index in _told(dataset, dataset.split, progress):
         try:
@@ -164,11 +175,18 @@ def _summarise(dataset: SegmentationDataset, report: VerifyReport, progress: Pro
         void, pixels[IGNORE_INDEX] = int(pixels[IGNORE_INDEX]), 0
         if void == mask.size:
             report.notes.append(f"{dataset.path(index) or dataset.names[index]}: its mask is void everywhere")
+        if config.name == "folder" and (path := dataset.path(index)) is not None and orientation(path) > 1:
+            turned.append(path)
         summary.readable += 1
         summary.pixels += pixels[:count]
         summary.present += pixels[:count] > 0
         summary.void += void
         summary.sizes[(mask.shape[0], mask.shape[1])] += 1
+    if turned:
+        report.notes.append(
+            f"{dataset.split}: EXIF orientation in {len(turned)} of the images, first {turned[0]}; it is not applied: "
+            "pixels count as they are stored, so see that the masks were drawn on these"
+        )
     return summary
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 from fractions import Fraction
 from math import gcd
@@ -44,6 +45,14 @@ class Taps(nn.Module):
         return maps
 
 
+def near_models(name: str) -> str:
+    """Names that begin with, contain or resemble a name that timm does not know."""
+    known = timm.list_models()
+    begun = [model for model in known if model.startswith(name)]
+    near = begun or [model for model in known if name in model] or difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(near[:3])}?" if name and near else "timm.list_models() shows all"
+
+
 class TimmBackbone(Backbone):
     """A timm network, its input scale and the layers whose maps are concatenated.
 
@@ -65,8 +74,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         name = config.backbone
         if name is None or not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name}*")[:3]) or "timm.list_models() shows all"
-            raise ConfigError(f"encoder.backbone={name}: not a timm model ({near})")
+            raise ConfigError(f"encoder.backbone={name}: not a timm model; {near_models(name or '')}")
         vit = timm.models.is_model_in_modules(name, PLAIN_VITS)
         net: Any = create(config, config.pretrained and load_weights and config.weights is None, vit)
         self.normalisation = Normalisation(tuple(net.pretrained_cfg["mean"]), tuple(net.pretrained_cfg["std"]))

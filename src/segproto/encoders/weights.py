@@ -30,7 +30,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
         value = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such weights file; set encoder.weights to one that exists") from error
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+    except pickle.UnpicklingError as error:  # torch's own words advise to run what is in the file
+        hint = "give such a file; published checkpoints that hold more are read by segproto convert (see --list)"
+        raise WeightsError(f"{path}: not a safetensors file or plain state dict of tensors; {hint}") from error
+    except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path}: not a safetensors file or plain state dict ({reason})") from error
     for name in CONTAINERS:

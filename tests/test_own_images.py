@@ -1,0 +1,142 @@
+"""Own images of every kind that a camera or a tool leaves: read, or refused in a line that helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segproto.data.build import build_dataset
+from segproto.data.config import DataConfig
+from segproto.data.images import orientation
+from segproto.data.verify import VerifyReport, verify
+from segproto.errors import ConfigError, DataError, WeightsError
+
+SIZES = {"0001": (32, 24), "0002": (40, 30), "0003": (26, 34), "0004": (64, 43), "0005": (30, 30), "0006": (50, 33)}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """JPEGs of mixed sizes: one gray, one turned by EXIF; a PNG with transparency and one of 16 bits."""
+    root, noise = tmp_path / "photos", np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, (width, height) in SIZES.items():
+        pixels = Image.fromarray(noise.integers(0, 255, (height, width, 3), np.uint8))
+        if name == "0002":
+            pixels.convert("L").save(root / "images" / f"{name}.jpg")
+        elif name == "0003":
+            pixels.save(root / "images" / f"{name}.jpg", exif=exif)
+        elif name == "0004":
+            pixels.putalpha(200)
+            pixels.save(root / "images" / f"{name}.png")
+        elif name == "0005":
+            wide = np.asarray(pixels.convert("L")).astype(np.uint16) * 257
+            Image.fromarray(wide).save(root / "images" / f"{name}.png")
+        else:
+            pixels.save(root / "images" / f"{name}.jpg")
+        mask = np.full((height, width), 2, np.uint8)
+        mask[: height // 2] = 1
+        Image.fromarray(mask).save(root / "labels" / f"{name}.png")
+    (root / "classes.yaml").write_text("classes: [{name: sky, values: 1}, {name: road, values: 2}]\nvoid: [0]\n")
+    return root
+
+
+def checked(root: Path) -> VerifyReport:
+    return verify(DataConfig(root=root))
+
+
+def test_all_kinds_of_images_are_read_and_a_turned_one_is_noted(photos: Path) -> None:
+    report = checked(photos)
+    assert report.ok, report.problems
+    [note] = report.notes
+    assert "in 1 of the images" in note
+    assert str(photos / "images" / "0003.jpg") in note
+    assert "EXIF" in note
+    found = {}
+    for split in ("train", "val"):
+        dataset = build_dataset(DataConfig(root=photos), split)
+        found |= {sample.name: sample.image for sample in (dataset[i] for i in range(len(dataset)))}
+    assert {name: tuple(image.shape) for name, image in found.items()} == {n: (3, h, w) for n, (w, h) in SIZES.items()}
+    assert torch.equal(found["0005"][0], found["0005"][2])
+    assert all(image.dtype == torch.uint8 and image.float().std() > 10 for image in found.values())
+
+
+def test_every_mistake_names_file_value_expectation_and_remedy(photos: Path) -> None:
+    labels = photos / "labels"
+    Image.open(labels / "0001.png").resize((16, 12), 0).save(labels / "0001.png")
+    (labels / "0002.png").unlink()
+    Image.open(labels / "0003.png").transpose(Image.Transpose.ROTATE_270).save(labels / "0003.png")
+    mask = np.array(Image.open(labels / "0006.png"))
+    mask[:3, :4] = 37
+    Image.fromarray(mask).save(labels / "0006.png")
+    Image.new("L", (4, 4), 1).save(labels / "0009.png")
+    report = checked(photos)
+    expected = {
+        "0001.png": ["16x12", "32x24", "image's own size"],
+        "0002.jpg": ["has no mask", str(labels / "0002.png"), "add it"],
+        "0003.png": ["34x26", "26x34", "0003.jpg has EXIF orientation 6", "upright"],
+        "0006.png": ["value 37", "12 pixels", "1=sky, 2=road", "classes.yaml"],
+        "0009.png": ["has no image", "remove the mask"],
+    }
+    assert len(report.problems) == len(expected)
+    for file, words in expected.items():
+        [line] = [line for line in report.problems if line.startswith(str(photos)) and file in line.split(": ")[0]]
+        assert all(word in line for word in words), line
+        assert "\n" not in line
+
+
+def test_training_refuses_a_missing_mask_with_its_name_and_place(photos: Path) -> None:
+    (photos / "labels" / "0002.png").unlink()
+    split = {"val_pattern": "0006"}
+    with pytest.raises(DataError) as caught:
+        build_dataset(DataConfig(root=photos, split=split), "train")
+    for words in (str(photos / "images" / "0002.jpg"), str(photos / "labels" / "0002.png"), "segproto data verify"):
+        assert words in str(caught.value)
+    config = DataConfig(root=photos, split=split, label_suffix="_mask")
+    with pytest.raises(DataError, match=r"0001_mask\.png .*4 others have none either"):
+        build_dataset(config, "train")
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_orientations(value: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
+    assert orientation(tmp_path / "a.jpg") == value
+
+
+def test_a_folder_that_is_not_there_is_taken_for_a_folder() -> None:
+    from segproto.cli.info import named
+
+    with pytest.raises(DataError, match=r"'fotos' is neither .* expected a folder with images/, labels/"):
+        named("fotos")
+
+
+def test_weights_of_another_kind_are_refused_without_bad_advice(tmp_path: Path) -> None:
+    from segproto.encoders.weights import read_state
+
+    (tmp_path / "a.pth").write_text("classes: [a, b]\n")
+    torch.save({"state": object}, tmp_path / "b.pth")
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(WeightsError) as caught:
+            read_state(tmp_path / name)
+        assert "segproto convert" in str(caught.value)
+        assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("vit_tiny", "vit_tiny_patch16_224"), ("vit_tiny_patch61_224", "vit_tiny_patch16_224"), ("resnet5", "resnet50")],
+)
+def test_a_backbone_that_timm_does_not_know_brings_near_names(name: str, near: str) -> None:
+    from segproto.encoders.config import EncoderConfig
+    from segproto.encoders.timm_backbone import TimmBackbone
+
+    with pytest.raises(ConfigError, match=near):
+        TimmBackbone(EncoderConfig(name="timm", backbone=name), load_weights=False)
