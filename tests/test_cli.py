@@ -224,6 +224,19 @@ def test_seeds_make_a_run_each(cli: Cli, tmp_path: Path) -> None:
     assert row["miou"]["std"] == pytest.approx(np.std(row["miou"]["values"], ddof=1))
 
 
+def test_of_several_processes_one_speaks(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import distributed
+
+    from segproto.training.runner import RunResult
+
+    done = RunResult(tmp_path, {"miou": 0.5}, {}, 1.0)
+    monkeypatch.setattr(api, "train_seeds", lambda *_, **__: [done])
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        assert ("50.00" in cli("train", "x", "--out", tmp_path).out) == (rank == 0)
+
+
 def test_resume_and_a_taken_folder(cli: Cli, runs: Path) -> None:
     assert cli("train", "--resume", runs / "blackbox", "--quiet").code == 0
     taken = cli("train", "blackbox/scenes", *SMALL, "--out", runs / "blackbox", "--quiet")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segproto.data.base import ClassTable
+from segproto.data.base import ClassTable, Sample
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig, ScenesConfig
 from segproto.data.tags import read_tags, tags_of_masks
@@ -42,6 +42,27 @@ def test_tags_by_commas_semicolons_and_bars(tmp_path: Path) -> None:
 def test_bad_tags_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_tags(write(tmp_path / "t.csv", text), CLASSES, ["a"])
+
+
+def test_dots_in_names(tmp_path: Path) -> None:
+    """Only the suffix of an image file may be left out: ``a.1`` is not ``a``."""
+    file = write(tmp_path / "t.csv", "a.1,cat\na.2.JPG,dog\nb.c,dog\n")
+    assert read_tags(file, CLASSES, ["a.1", "a.2", "b.c"]).tolist() == [[1, 1, 0], [1, 0, 1], [1, 0, 1]]
+    with pytest.raises(DataError, match="2 of 2 images have no line, first 'a'; add them, as in: a,dog"):
+        read_tags(file, CLASSES, ["a", "b"])
+
+
+def test_a_void_mask_tells_no_tag() -> None:
+    dataset = build_dataset(scenes(), "train")
+    sample = dataset[3]
+
+    class Void(type(dataset)):  # type: ignore[misc]
+        def __getitem__(self, index: int) -> Sample:
+            return sample._replace(mask=torch.full_like(sample.mask, 255)) if index == 3 else super().__getitem__(index)
+
+    dataset.__class__ = Void
+    with pytest.raises(DataError, match="train_00003: its mask is void everywhere, so the image has no tag"):
+        tags_of_masks(dataset)
 
 
 def test_a_missing_or_binary_file(tmp_path: Path) -> None:

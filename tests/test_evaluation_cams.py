@@ -85,6 +85,23 @@ def test_an_image_of_background_alone(folders: Path) -> None:
     assert found["accuracy"] == pytest.approx((gt == 0).sum() / (gt != 255).sum())
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_an_array_of_all_classes_is_as_the_dict(folders: Path, channels: int) -> None:
+    """Without or with the background's channel first; absent classes are -1, as published."""
+    before = score_cams(folders / "cams", folders / "gt", classes=4)
+    path = folders / "cams" / "deep" / "b.npy"
+    value = np.load(path, allow_pickle=True).item()
+    whole = np.full((channels, 10, 14), -1, np.float32)
+    for key, own in value.items():
+        whole[channels - 3 + key] = own
+    np.save(path, whole)
+    assert score_cams(folders / "cams", folders / "gt", classes=4)["curve"] == before["curve"]
+    with pytest.raises(DataError, match=rf"b\.npy: an array of {channels} maps; name the classes"):
+        score_cams(folders / "cams", folders / "gt")
+    with pytest.raises(DataError, match=rf"b\.npy: an array of {channels} maps; expected 8, one a class"):
+        score_cams(folders / "cams", folders / "gt", classes=9)
+
+
 def test_bad_maps_are_named(folders: Path) -> None:
     def refused(words: str) -> None:
         with pytest.raises(DataError, match=words):
@@ -106,6 +123,8 @@ def test_bad_maps_are_named(folders: Path) -> None:
     refused(r"a\.npz: holds other; expected classes and maps")
     np.savez(path, classes=np.array([{}]), maps=maps)
     refused(r"a\.npz: not a readable npz")
+    np.savez(path, classes=np.ones(1, np.uint8), maps=np.full((1, 9, 14), 200, np.uint8))
+    refused(r"a\.npz: maps with values up to 200; expected 0\.\.1")
     path.write_bytes(whole)
     np.save(folders / "cams" / "c.npy", {0: maps[0]})  # type: ignore[arg-type]
     refused("has maps twice")

@@ -105,6 +105,7 @@ class Attack:
         ({3: np.zeros((5, 6))}, r"has the classes \[4\], the image's tags are \[1\]"),
         (np.zeros((7, 5, 6)), r"holds an array of shape \(7, 5, 6\); expected maps by class, or an array of 20"),
         ({}, "holds a dict"),
+        ({0: np.full((5, 6), 200, np.uint8)}, r"maps with values up to 200; expected 0\.\.1"),
         ({0: Attack()}, "os.system|posix.system"),
     ],
 )

@@ -40,11 +40,20 @@ def train(
         results = api.train_seeds(
             recipe, out=out, seeds=chosen, start=start, devices=devices, overrides=settings(values), quiet=quiet
         )
+    if not first_process():  # of several that repeat this command; their figures are the same
+        return
     if as_json:
         print_json([asdict(result) for result in results])
         return
     rows = [(str(r.out), percent(r.figures.get("miou")), f"{r.seconds:.0f}") for r in results]
     print_table(["run", "mIoU %", "seconds"], rows)
+
+
+def first_process() -> bool:
+    """Whether this process is the one that speaks; a run on several devices has one for each."""
+    from torch import distributed
+
+    return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def quickstart(

@@ -14,6 +14,7 @@ from segproto import foreign
 from segproto.errors import DataError, WeightsError
 
 CAM_SUFFIXES = (".npz", ".npy")
+HIGHEST = 1.01  # of a map; published ones are at most 1 but for rounding
 _BROKEN = (OSError, ValueError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -55,12 +56,24 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def read_cams(path: Path) -> tuple[Tensor, Tensor]:
+def require_range(path: Path, maps: Tensor) -> None:
+    """Refuses maps that are no shares of their maximum: a threshold would mean something else to each.
+
+    Raises:
+        DataError: values above 1; those below 0, which published files have, are no pixels of the class.
+    """
+    if maps.numel() and (highest := float(maps.max())) > HIGHEST:
+        raise DataError(f"{path}: maps with values up to {highest:.4g}; expected 0..1, each divided by its maximum")
+
+
+def read_cams(path: Path, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
     """The maps of one image, whoever wrote them.
 
     Args:
         path: an npz with ``classes`` (numbers from 1, 0 is the background) and ``maps``; or an npy with a dict, whose
-            keys count the classes from 0 without the background (wseg, SEAM, PSA).
+            keys count the classes from 0 without the background (wseg, SEAM, PSA), or with an array of all classes,
+            with or without the background first.
+        num_classes: C, which an array needs to be understood.
 
     Returns:
         Classes int64 (K,) ascending, 1..; maps float32 (K, H, W).
@@ -74,7 +87,7 @@ def read_cams(path: Path) -> tuple[Tensor, Tensor]:
             raise DataError(f"{path}: holds {', '.join(found) or 'nothing'}; expected classes and maps")
         classes, maps = found["classes"].long(), found["maps"].float()
     else:
-        classes, maps = _from_dict(path)
+        classes, maps = _from_npy(path, num_classes)
     if maps.ndim != 3 or classes.shape != maps.shape[:1] or not bool(torch.isfinite(maps).all()):
         raise DataError(
             f"{path}: maps {tuple(maps.shape)} of {classes.numel()} classes; expected finite (K, H, W) of K classes"
@@ -83,15 +96,24 @@ def read_cams(path: Path) -> tuple[Tensor, Tensor]:
         raise DataError(
             f"{path}: maps of the classes {classes.tolist()}; expected different ones from 1 (0 is the rest)"
         )
+    require_range(path, maps)
     order = classes.argsort()
     return classes[order], maps[order]
 
 
-def _from_dict(path: Path) -> tuple[Tensor, Tensor]:
+def _from_npy(path: Path, num_classes: int | None) -> tuple[Tensor, Tensor]:
     try:
-        value = foreign.read_npy_dict(path)
+        value = foreign.read(path)
     except WeightsError as error:
         raise DataError(str(error)) from None
+    if isinstance(value, np.ndarray) and value.ndim == 3:
+        if num_classes is None:
+            raise DataError(f"{path}: an array of {len(value)} maps; name the classes (--classes)")
+        if len(value) not in (num_classes - 1, num_classes):
+            raise DataError(f"{path}: an array of {len(value)} maps; expected {num_classes - 1}, one a class")
+        value = dict(enumerate(value[len(value) - num_classes + 1 :]))
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: a {type(value).__name__}; expected a dict of maps by class, or an array of all maps")
     if not all(isinstance(key, int) and isinstance(item, np.ndarray) for key, item in value.items()):
         raise DataError(f"{path}: expected a dict of class numbers and maps")
     if len({item.shape for item in value.values()}) > 1:

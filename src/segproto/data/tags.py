@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
+from segproto.data.images import IMAGE_SUFFIXES
 from segproto.data.published_tags import read_annotations, read_label_vectors
 from segproto.errors import DataError
 
@@ -54,7 +55,7 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
     wanted = set(names)
     for number, row in lines:
         image = row[0].strip()
-        for name in {image, str(PurePosixPath(image).with_suffix(""))} if image else set():
+        for name in {image, _stem(image)} if image else set():
             if name in found:
                 raise DataError(f"{path}, line {number}: {image!r} has tags twice; keep one line an image")
             found[name] = [_class_of(tag, classes, path, number) for tag in _split(row[1:])]
@@ -65,17 +66,35 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
                 )
     missing = [name for name in names if name not in found]
     if missing:
-        raise DataError(f"{path}: {len(missing)} of {len(names)} images have no line, first {missing[0]!r}; add them")
+        raise DataError(
+            f"{path}: {len(missing)} of {len(names)} images have no line, first {missing[0]!r}; add them, as in: "
+            f"{missing[0]},{classes.names[-1]}"
+        )
     return _table([found[name] for name in names], classes.num_classes)
 
 
 def tags_of_masks(dataset: SegmentationDataset) -> Tensor:
-    """(N, C) float32: the classes in each mask, and 1 for the background; read once, for data that has masks."""
+    """(N, C) float32: the classes in each mask, and 1 for the background; read once, for data that has masks.
+
+    Raises:
+        DataError: a mask that is void everywhere, which tells no tag.
+    """
     rows = []
-    for index in range(len(dataset)):
+    for index, name in enumerate(dataset.names):
         mask = dataset[index].mask.flatten().long()
         rows.append(mask[mask != IGNORE_INDEX].unique().tolist())  # type: ignore[no-untyped-call]
+        if not rows[-1]:
+            raise DataError(
+                f"{dataset.path(index) or name}: its mask is void everywhere, so the image has no tag; set "
+                "tags=FILE.csv, or leave the image out of the data"
+            )
     return _table(rows, dataset.classes.num_classes)
+
+
+def _stem(image: str) -> str:
+    """A name without the suffix of an image file; what follows another dot belongs to the name."""
+    path = PurePosixPath(image)
+    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else image
 
 
 def _table(rows: list[list[int]], count: int) -> Tensor:

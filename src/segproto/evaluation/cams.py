@@ -60,7 +60,7 @@ def score_cams(
     known = table.num_classes if isinstance(table, ClassTable) else table
     curve = CamCurve(known or IGNORE_INDEX, None if thresholds is None else torch.tensor(sorted(set(thresholds))))
     for done, name in enumerate(names, 1):
-        own, maps = read_cams(found[name])
+        own, maps = read_cams(found[name], known)
         mask = labels.read(truth[name]).long() if labels else torch.from_numpy(read_mask(truth[name], known, void))
         if maps.shape[1:] != mask.shape:
             sizes = [" x ".join(map(str, shape)) for shape in (maps.shape[1:], mask.shape)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segproto import foreign
 from segproto.data.base import IGNORE_INDEX, Sample
+from segproto.data.cams import require_range
 from segproto.data.images import read_indices
 from segproto.errors import DataError, WeightsError
 
@@ -79,7 +80,7 @@ def published_cams(folder: Path, sample: Sample, tags: list[int], num_classes: i
         num_classes: C.
 
     Raises:
-        DataError: as :func:`read_published`; other classes than the tags'; another size than the image's.
+        DataError: as :func:`read_published`; other classes than the tags'; another size than the image's; values above 1.
     """
     path = published_file(folder, sample.name, ".npy")
     found = read_published(path, num_classes, first=1)
@@ -89,6 +90,7 @@ def published_cams(folder: Path, sample: Sample, tags: list[int], num_classes: i
         return {"classes": torch.zeros(0, dtype=torch.uint8), "maps": torch.zeros(0, *sample.image.shape[1:])}
     maps = torch.stack([found[c] for c in tags])
     require_size(path, maps, sample)
+    require_range(path, maps)
     return {"classes": torch.tensor(tags, dtype=torch.uint8), "maps": maps.clamp(0, 1)}
 
 
@@ -116,6 +118,7 @@ def published_scores(low: Path, high: Path, sample: Sample, classes: list[int], 
             raise DataError(f"{path}: has the classes {list(found)}, of {wanted} the class {missing[0]} is missing")
         maps.append(torch.stack([found[c] for c in wanted]))
         require_size(path, maps[-1], sample)
+        require_range(path, maps[-1])
     return {"classes": torch.tensor(wanted, dtype=torch.uint8), "low": maps[0], "high": maps[1]}
 
 
