@@ -140,3 +140,44 @@ def test_a_backbone_that_timm_does_not_know_brings_near_names(name: str, near: s
 
     with pytest.raises(ConfigError, match=near):
         TimmBackbone(EncoderConfig(name="timm", backbone=name), load_weights=False)
+
+
+def test_a_folder_is_no_picture_and_a_missing_one_is_said_to_be_missing(tmp_path: Path) -> None:
+    from segproto.data.images import read_image
+    from segproto.report.runs import images_below
+
+    with pytest.raises(DataError, match="is a folder; expected one picture file"):
+        read_image(tmp_path)
+    with pytest.raises(DataError, match="imgs: no such file or folder; expected an image"):
+        images_below(tmp_path / "imgs")
+    with pytest.raises(DataError, match="no image there"):
+        images_below(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("classes:\n  a: 1\n  b: 2\n", ["classes: expected classes: [{name: ..., values: 1}, ...]"]),
+        ("classes: []\n", ["classes: expected at least 1 class, as in classes: [{name: ..., values: 1}, ...]"]),
+        ("classes: [a, 1]\n", ["classes.0: expected classes: [{name: ..., values: 1}, ...]"]),
+        ("classes: [a, b]\nsplit: {val_fraction: 20}\n", ["split.val_fraction: expected less than 1, found 20"]),
+        ("classes:\n- {name: a, value: 1}\n", ["unknown key 'classes.0.value'; did you mean 'values'?"]),
+        ("classes:\n- {name: a, values: 1}\n- {name: b, values: 1}\n", ["value 1 belongs to both 'a' and 'b'"]),
+    ],
+)
+def test_mistakes_in_the_class_table(content: str, words: list[str], tmp_path: Path) -> None:
+    from segproto.data.classes import read_classes
+
+    (tmp_path / "classes.yaml").write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_classes(tmp_path / "classes.yaml")
+    assert str(caught.value).startswith(f"{tmp_path / 'classes.yaml'}: ")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_text_that_yaml_takes_for_a_number_is_to_be_quoted() -> None:
+    from segproto.report.settings import data_config
+
+    with pytest.raises(ConfigError, match=r"data\.split\.val_pattern = 6: expected text, .* quote it: 'data\.split"):
+        data_config(None, {}, ["data.root=x", "split.val_pattern=0006"])
+    assert data_config(None, {}, ["data.root=x", 'split.val_pattern="0006"']).split.val_pattern == "0006"

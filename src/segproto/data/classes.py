@@ -180,7 +180,14 @@ def _first_error(error: ValidationError) -> str:
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a typo also makes a key missing
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return f"{place}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        words = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        if first["type"] == "too_short":
+            words = f"expected at least 1 class, as in {_SCHEMA}"
+        elif first["type"] in ("list_type", "model_type"):
+            words = f"expected {_SCHEMA}"
+        elif first["type"] != "value_error" and isinstance(first["input"], int | float | str):
+            words += f", found {first['input']!r}"
+        return f"{place}: {words}".removeprefix(": ")
     models: dict[int, type[BaseModel]] = {1: ClassesFile, 2: SplitConfig}
     model = models.get(len(first["loc"]), ClassEntry)
     near = difflib.get_close_matches(str(first["loc"][-1]), list(model.model_fields), n=1, cutoff=0.5)

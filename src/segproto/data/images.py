@@ -44,6 +44,8 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Ima
             picture = Image.open(path.open_binary() if isinstance(path, ZipMember) else path)
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
+        except IsADirectoryError:
+            raise DataError(f"{path}: is a folder; expected one picture file") from None
         except _BROKEN as error:
             raise DataError(f"{path}: cannot be read as a picture ({_reason(error)})") from error
         finally:

@@ -85,7 +85,7 @@ def score_masks(
         target = labels.read(truth[name]).numpy() if labels else read_mask(truth[name], known, void)
         if prediction.shape != target.shape:
             raise DataError(
-                f"{scored[name]} is {_size(prediction)} pixels, {truth[name]} is {_size(target)}; "
+                f"{scored[name]} is {_size(prediction)} pixels, {truth[name]} is {_size(target)} (height x width); "
                 "expected masks at the ground truth's own size"
             )
         valid = target != IGNORE_INDEX

@@ -44,6 +44,8 @@ def images_below(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder; expected an image or a folder of images")
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise DataError(f"{path}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")

@@ -23,6 +23,9 @@ def explain_error(error: Mapping[str, Any], value: Any, model: type[BaseModel]) 
         return f"{key}: unknown key{suggestion([str(p) for p in path], model)}"
     if error["type"] == "missing":
         return f"{key}: missing; set it in the recipe or with {key}=VALUE"
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        kind = "yes or no" if isinstance(error["input"], bool) else "a number"
+        return f"{key} = {error['input']!r}: expected text, YAML reads this as {kind}; quote it: '{key}=\"...\"'"
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     expected = message if error["type"] == "value_error" else f"expected {message}"
     return f"{key} = {error['input']!r}: {expected}"
