@@ -95,12 +95,15 @@ def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | No
     graph, encoder = Graph(model).eval(), model.encoder
     reason = needs_size(model)
     if size is None and reason is not None:
-        raise ConfigError(f"{reason}: give --size H,W")
+        height, width = model.encoder.padded_size(512, 512)
+        raise ConfigError(f"{reason}: give --size H,W of your pictures, as in --size {height},{width}")
     least = None if size else smallest_side(model)
     multiple = encoder.stride_multiple
     if size and size != encoder.padded_size(*size):
         at_least = f", at least {encoder.smallest}" if encoder.smallest > 1 else ""
-        raise ConfigError(f"--size {size[0]},{size[1]}: the encoder takes multiples of {multiple}{at_least}")
+        fits = ",".join(map(str, encoder.padded_size(*size)))
+        line = f"--size {size[0]},{size[1]}: the encoder takes multiples of {multiple}{at_least}"
+        raise ConfigError(f"{line}; the next that fits is --size {fits}")
     step = max(32 // multiple, 1) * multiple
     example = size or (smallest_side(model), smallest_side(model) + step)
     program, multiple = trace(graph, example, least)
