@@ -120,7 +120,7 @@ def test_resampled_positions_need_a_size(tmp_path: Path) -> None:
     model = Segmenter(encoder, LinearHead(encoder.num_features, 3), TABLE)
     with pytest.raises(ConfigError, match="give --size H,W of your pictures, as in --size 512,512"):
         export(model, tmp_path / "a.pt2", "torch")
-    with pytest.raises(ConfigError, match="--size 40,64: .* multiples of 16; the next that fits is --size 48,64"):
+    with pytest.raises(ConfigError, match=r"--size 40,64: .* multiples of 16; the next that fits is --size 48,64"):
         export(model, tmp_path / "a.pt2", "torch", (40, 64))
     card = export(model, tmp_path / "a.pt2", "torch", (32, 64))
     assert card["size"]["fixed"] == (32, 64)

@@ -181,3 +181,21 @@ def test_text_that_yaml_takes_for_a_number_is_to_be_quoted() -> None:
     with pytest.raises(ConfigError, match=r"data\.split\.val_pattern = 6: expected text, .* quote it: 'data\.split"):
         data_config(None, {}, ["data.root=x", "split.val_pattern=0006"])
     assert data_config(None, {}, ["data.root=x", 'split.val_pattern="0006"']).split.val_pattern == "0006"
+
+
+def test_images_that_moved_are_named_to_every_verb(photos: Path, tmp_path: Path) -> None:
+    import segproto
+
+    small = ["encoder.name=unet", "encoder.backbone=null", "encoder.layers=null", "encoder.frozen=false"]
+    small += ["encoder.layer_norm=false", "encoder.output_stride=4", "encoder.width=4", "encoder.rates=[1]"]
+    small += ["encoder.dim=8", "encoder.reduce=null", "train.cache_features=false", "train.batch_size=2"]
+    small += ["stages.joint.steps=2", "data.augment.crop=32", f"data.root={photos}"]
+    run = tmp_path / "run"
+    segproto.train("blackbox/folder", out=run, overrides=small, quiet=True)
+    photos.rename(tmp_path / "moved")
+    for verb in (segproto.evaluate, segproto.write_report):
+        with pytest.raises(DataError, match=r"photos is not a folder; set data\.root=DIR"):
+            verb(run)
+    there = [f"data.root={tmp_path / 'moved'}"]
+    assert segproto.evaluate(run, overrides=there)["images"] == 1
+    assert segproto.write_report(run, overrides=there, images=1).is_file()

@@ -247,6 +247,7 @@ def write_report(
     compare: PathLike | None = None,
     out: PathLike | None = None,
     images: int = 3,
+    overrides: Sequence[str] = (),
     device: str | None = None,
     quiet: bool = False,
 ) -> Path:
@@ -257,6 +258,7 @@ def write_report(
         compare: a run to stand beside; default: the one its recipe names.
         out: the file; default ``RUN/report.html``.
         images: how many validation images to explain.
+        overrides: ``data.key=value`` settings, as where the images have moved to.
         device: as in :func:`evaluate`.
         quiet: no progress.
     """
@@ -267,7 +269,7 @@ def write_report(
     path = Path(out) if out is not None else Path(run) / "report.html"
     other, place = None if compare is None else Path(compare), lambda model: placed(model, device)
     with reporting(Reporter(active=not quiet)):
-        report_page(Path(run), path, compare=other, images=images, place=place)
+        report_page(Path(run), path, compare=other, images=images, overrides=overrides, place=place)
     return path
 
 

@@ -242,6 +242,7 @@ def parse_region(text: str | None) -> tuple[int, int, int, int] | None:
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
+    values: DataValues = None,
     compare: Annotated[Path | None, typer.Option(help="A run to stand beside, usually the black box.")] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file; default: RUN/report.html.")] = None,
     images: Annotated[int, typer.Option(min=0, max=12, help="Validation images to explain.")] = 3,
@@ -252,7 +253,8 @@ def report(
     """Write one self-contained HTML page about a run."""
     from segproto import api
 
-    path = api.write_report(run, compare=compare, out=out, images=images, device=device, quiet=quiet)
+    options: dict[str, Any] = {"compare": compare, "out": out, "images": images, "device": device, "quiet": quiet}
+    path = api.write_report(run, overrides=settings(values), **options)
     print_json({"report": str(path)}) if as_json else typer.echo(f"Open {path}")
 
 

@@ -23,7 +23,7 @@ def data_root(config: DataConfig) -> Path:
     if "$" in str(config.root):
         raise DataError(f"data.root={config.root} holds an environment variable that is not set")
     if not config.root.is_dir():
-        raise DataError(f"data.root={config.root} is not a folder")
+        raise DataError(f"data.root={config.root} is not a folder; set data.root=DIR to where the files are")
     return config.root
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ def report_page(
     *,
     compare: Path | None = None,
     images: int = 3,
+    overrides: Sequence[str] = (),
     place: Callable[[Segmenter], Segmenter] = lambda model: model,
 ) -> None:
     """Writes the report of a run.
@@ -50,6 +51,7 @@ def report_page(
         out: the HTML file.
         compare: a run to stand beside; None = the one its recipe names, if that is still there.
         images: validation images to explain.
+        overrides: ``data.key=value`` settings.
         place: moves the model to where it shall compute.
 
     Raises:
@@ -58,7 +60,7 @@ def report_page(
     run = Run(folder)
     model = place(Segmenter.load(folder))
     other = other_run(run, compare)
-    dataset = comparable(build_dataset(data_config(folder, {}, ()), "val"), run, model)
+    dataset = comparable(build_dataset(data_config(folder, {}, overrides), "val"), run, model)
     book = FailureBook([])
     with current().bar("report", 1) as bar:
         look = partial(bar.part, "look at images")
