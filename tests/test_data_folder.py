@@ -35,6 +35,29 @@ def names(config: DataConfig) -> tuple[set[str], set[str]]:
     return set(build_dataset(config, "train").names), set(build_dataset(config, "val").names)
 
 
+def test_images_without_masks(tmp_path: Path) -> None:
+    """``labels: null``: all images unless there is a rule for the split."""
+    for name in ("a", "b", "c"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "classes.yaml").write_text("classes: [ground, cat]\n")
+    plain = {"name": "folder", "root": tmp_path, "labels": None}
+    found = build_dataset(DataConfig(**plain), "train")
+    assert (found.names, found.classes.names) == (("a", "b", "c"), ("ground", "cat"))
+    assert (found[1].mask == 255).all()
+    (tmp_path / "some.txt").write_text("c\na\n")
+    by_list = DataConfig(**plain, split={"train_list": "some.txt"})
+    assert build_dataset(by_list, "train").names == ("c", "a")
+    assert build_dataset(by_list, "val").names == ("b",)
+    (tmp_path / "some.txt").write_text("c\nd\n")
+    with pytest.raises(DataError, match="no image file for 'd'"):
+        build_dataset(by_list, "train")
+    with pytest.raises(ValueError, match="labels = null"):
+        DataConfig(name="voc", labels=None)
+    with pytest.raises(DataError, match=r"labels: no such folder.*or to null if there are tags alone"):
+        build_dataset(DataConfig(name="folder", root=tmp_path), "train")
+
+
 def test_samples_are_the_files(root):
     data = build_dataset(DataConfig(root=root, split={"val_pattern": "^b/"}), "train")
     assert data.names == tuple(f"a/pic{i}" for i in range(0, 10, 2))

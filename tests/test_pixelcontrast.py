@@ -173,6 +173,31 @@ def test_tags_that_cannot_be_used_stop_the_run(tmp_path: Path) -> None:
         run(METHOD, recipe(f"tags={tags}"), tmp_path / "background", quiet=True)
 
 
+def test_images_with_tags_alone(tmp_path: Path) -> None:
+    """No folder of masks at all: every image trains and nothing is scored; without tags, or with another method, no."""
+    scenes = build_dataset(recipe().data, "train")
+    root, names = tmp_path / "photos", scenes.classes.names
+    (root / "images").mkdir(parents=True)
+    for index, name in enumerate(scenes.names):
+        Image.fromarray(scenes[index].image.permute(1, 2, 0).numpy()).save(root / "images" / f"{name}.png")
+    (root / "classes.yaml").write_text(yaml.safe_dump({"classes": list(names)}))
+    (root / "tags.csv").write_text("".join(f"{name}.png,{names[1 + i % 2]}\n" for i, name in enumerate(scenes.names)))
+    data = f"data={{name: folder, root: {root}, labels: null, augment: {{crop: 48}}}}"
+    more = [setting for setting in SMALL if not setting.startswith("data.")]
+    value = apply_overrides({**load_recipe_dict(METHOD.recipes / "scenes.yaml"), "data": {}}, [*more, data])
+    with pytest.raises(DataError, match="mask is void everywhere, so the image has no tag"):
+        run(METHOD, validate_recipe(value, METHOD.recipe), tmp_path / "untagged", quiet=True)
+    value["tags"] = str(root / "tags.csv")
+    done = run(METHOD, validate_recipe(value, METHOD.recipe), tmp_path / "run", quiet=True)
+    assert {path.stem for path in (tmp_path / "run/masks/labels").iterdir()} == set(scenes.names)
+    assert not {"cam_miou", "mask_miou", "miou"} & {key for stage in done.stages.values() for key in stage}
+    assert read_steps(tmp_path / "run/stages/masks/steps")[1].keys() <= set(scenes.names)
+    with pytest.raises(ConfigError, match=r"is for methods that learn from tags; scaleproto needs data\.labels"):
+        segproto.train(
+            "scaleproto/folder", out=tmp_path / "other", overrides=[data, "train.cache_features=false"], quiet=True
+        )
+
+
 def test_the_report_shows_every_step(finished: Path) -> None:
     steps, images = read_steps(finished / "stages/masks/steps")
     assert [s.key for s in steps] == ["maps", "cut", "sure", "links", "walk", "mask"]

@@ -38,5 +38,5 @@ def open_camvid(config: DataConfig, root: Path, split: str) -> PairDataset:
     Raises:
         DataError: naming what is missing.
     """
-    pairs = find_pairs(root / config.images, root / config.labels)
+    pairs = find_pairs(root / config.images, root / (config.labels or "labels"))
     return PairDataset(split, read_list(root / f"{split}.txt"), pairs, LABELS)

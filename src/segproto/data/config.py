@@ -170,7 +170,8 @@ class DataConfig(BaseModel):
         variant: of a published set: its classes or training split, as in ``27`` for Cityscapes; None: the usual one.
         root: the data folder; ``~`` and environment variables are filled in. Not used by ``scenes``.
         images: folder of the images, relative to ``root``; ``{split}`` in it stands for the split's folder.
-        labels: folder of the masks, the same way.
+        labels: folder of the masks, the same way; None: there are none, only images and classes (``folder`` only, for
+            methods that learn from tags). Without a rule for a split all images then train.
         image_suffix: end of image file stems that does not belong to the name (``_leftImg8bit``).
         label_suffix: end of mask file stems that does not belong to the name (``_mask``).
         classes: a ``classes.yaml`` or the name of a shipped one (``cityscapes``, ``voc`` ...); None:
@@ -204,7 +205,7 @@ class DataConfig(BaseModel):
     variant: str | None = Field(default=None, coerce_numbers_to_str=True)
     root: ExpandedPath | None = None
     images: str = "images"
-    labels: str = "labels"
+    labels: str | None = "labels"
     image_suffix: str = ""
     label_suffix: str = ""
     classes: ClassesPath | None = None
@@ -223,6 +224,11 @@ class DataConfig(BaseModel):
     input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     augment: AugmentConfig = AugmentConfig()
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether any image may have a mask."""
+        return self.name != "images" and self.labels is not None
+
     @model_validator(mode="after")
     def _folder_options(self) -> DataConfig:
         if self.name != "folder":
@@ -230,6 +236,8 @@ class DataConfig(BaseModel):
             for key, value in given.items():
                 if value is not None:
                     raise ValueError(f"{key} is for name: folder; {self.name} brings its own")
+        if self.labels is None and (self.name != "folder" or self.image_suffix or self.parts is not None):
+            raise ValueError("labels = null: is for name: folder, without image_suffix and parts")
         if self.variant is not None and self.name in ("folder", "images", "scenes", "em", "camvid"):
             raise ValueError(f"variant is for published sets; {self.name} has none")
         return self

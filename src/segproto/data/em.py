@@ -44,7 +44,7 @@ def open_em(config: DataConfig, root: Path, split: str) -> SegmentationDataset:
         return StackDataset(split, root, volume, labels, chosen)
     if not (root / config.images).is_dir():
         raise DataError(f"{root}: holds neither {VOLUME} and {VOLUME_LABELS} nor a folder {config.images!r} of slices")
-    pairs = find_pairs(root / config.images, root / config.labels)
+    pairs = find_pairs(root / config.images, root / (config.labels or "labels"))
     names = list(pairs.images)
     chosen = _indices(len(names), config.split_seed, split)
     return PairDataset(split, [names[i] for i in chosen], pairs, LABELS)

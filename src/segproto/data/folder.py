@@ -7,22 +7,27 @@ from pathlib import Path
 
 import numpy as np
 
+from segproto.data.base import SegmentationDataset
 from segproto.data.classes import Classes, find_classes, read_classes
 from segproto.data.coarse import refuse_names
 from segproto.data.config import DataConfig, SplitConfig
 from segproto.data.pairs import PairDataset, Pairs, find_pairs, find_part_maps, read_list
 from segproto.data.parts import PartTable, read_parts
+from segproto.data.subset import keep_only
+from segproto.data.unlabelled import ImageFolder
 from segproto.errors import DataError
 
 _DEFAULT_FRACTION = 0.2
 
 
-def open_folder(config: DataConfig, root: Path, split: str) -> PairDataset:
-    """The images and masks of one split of a folder with a ``classes.yaml``.
+def open_folder(config: DataConfig, root: Path, split: str) -> SegmentationDataset:
+    """The images and masks of one split of a folder with a ``classes.yaml``; void masks if it is to have none.
 
     Raises:
         DataError: in one line: what is missing or contradictory.
     """
+    if config.labels is None:
+        return open_unmasked(config, root, split)
     if split == "val":
         refuse_coarse(config)
     classes = read_classes(find_classes(config.classes, root))
@@ -33,6 +38,21 @@ def open_folder(config: DataConfig, root: Path, split: str) -> PairDataset:
     names = split_names(rule, list(pairs.images), split, (classes.path.parent, root))
     parts = None if config.parts is None else split_parts(config, root, rule, split, classes)
     return PairDataset(split, names, pairs, classes.labels, parts)
+
+
+def open_unmasked(config: DataConfig, root: Path, split: str) -> SegmentationDataset:
+    """The images of one split with void masks: all of them if there is no rule for the split, as none can be scored."""
+    classes = read_classes(find_classes(config.classes, root))
+    given, rule = config.split or classes.split, split_rule(config, root, classes)
+    whole = ImageFolder(root / split_folder(config.images, rule, split), split)
+    whole.classes = classes.labels.table
+    if rule.val_fraction is not None and (given is None or not given.has_rule):
+        return whole
+    names = split_names(rule, list(whole.names), split, (classes.path.parent, root))
+    place = {name: index for index, name in enumerate(whole.names)}
+    if unknown := [name for name in names if name not in place]:
+        raise DataError(f"{split}: no image file for {unknown[0]!r} in {root / config.images}")
+    return keep_only(whole, [place[name] for name in names])
 
 
 def split_parts(
@@ -84,7 +104,13 @@ def split_rule(config: DataConfig, root: Path, classes: Classes) -> SplitConfig:
 
 
 def split_pairs(config: DataConfig, root: Path, rule: SplitConfig, split: str) -> Pairs:
-    """The files a split is chosen from: all of them, or those of its folder if the split is by folder."""
+    """The files a split is chosen from: all of them, or those of its folder if the split is by folder.
+
+    Raises:
+        DataError: there are to be no masks, or a folder is missing.
+    """
+    if config.labels is None:
+        raise DataError("data.labels = null: there are no masks to pair with the images")
     images, labels = (split_folder(folder, rule, split) for folder in (config.images, config.labels))
     return find_pairs(root / images, root / labels, config.image_suffix, config.label_suffix)
 

@@ -73,7 +73,8 @@ def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix:
     """
     for folder, key in ((images, "data.images"), (labels, "data.labels")):
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; set {key} to the folder's name under data.root")
+            other = ", or to null if there are tags alone (pixelcontrast)" if folder == labels else ""
+            raise DataError(f"{folder}: no such folder; set {key} to the folder's name under data.root{other}")
     pairs = Pairs(mask_folder=labels, mask_suffix=label_suffix)
     pairs.images = _scan(images, IMAGE_SUFFIXES, image_suffix, pairs.doubles)
     pairs.masks = _scan(labels, MASK_SUFFIXES, label_suffix, pairs.doubles)

@@ -15,6 +15,7 @@ import torch
 from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.subset import keep_only, readable
+from segproto.errors import ConfigError
 from segproto.model.cache import FeatureCache
 from segproto.model.figures import group_figures, number_figures
 from segproto.training import checkpoint
@@ -101,7 +102,10 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
 def prepare(method: Method, recipe: Recipe, out: Path, stages: list[Stage], fabric: Fabric, reporter: Reporter) -> Job:
     """Data, model and the place to go on from. The folder is taken only once all of them are there."""
     train_set = build_dataset(recipe.data, "train")
-    val_set = None if recipe.data.name == "images" else build_dataset(recipe.data, "val")
+    if recipe.data.labels is None and method.supervision != "image-level labels":
+        other = "data.name=images for images alone" if method.supervision == "none" else "data.labels to their folder"
+        raise ConfigError(f"data.labels = null: is for methods that learn from tags; {method.name} needs {other}")
+    val_set = build_dataset(recipe.data, "val") if recipe.data.has_masks else None
     if recipe.data.on_error == "skip":
         train_set = screened(train_set, fabric, reporter)
     path = checkpoint.latest(out / "checkpoints")

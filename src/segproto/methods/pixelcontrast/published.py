@@ -80,7 +80,8 @@ def published_cams(folder: Path, sample: Sample, tags: list[int], num_classes: i
         num_classes: C.
 
     Raises:
-        DataError: as :func:`read_published`; other classes than the tags'; another size than the image's; values above 1.
+        DataError: as :func:`read_published`; other classes than the tags', another size than the image's, or
+            values above 1.
     """
     path = published_file(folder, sample.name, ".npy")
     found = read_published(path, num_classes, first=1)
