@@ -199,3 +199,12 @@ def test_images_that_moved_are_named_to_every_verb(photos: Path, tmp_path: Path)
     there = [f"data.root={tmp_path / 'moved'}"]
     assert segproto.evaluate(run, overrides=there)["images"] == 1
     assert segproto.write_report(run, overrides=there, images=1).is_file()
+
+
+def test_a_frozen_backbone_without_weights_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    from segproto.encoders.build import build_encoder
+    from segproto.encoders.config import EncoderConfig
+
+    settings = {"name": "unet", "output_stride": 4, "width": 4, "neck": "identity", "squash": "none", "frozen": True}
+    build_encoder(EncoderConfig.model_validate(settings))
+    assert "warning: the frozen backbone has random weights and will not learn; set encoder.weights=FILE" in caplog.text

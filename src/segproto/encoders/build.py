@@ -61,7 +61,10 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
     encoder = Encoder(backbone, neck, scale_dims, backbone.normalisation, config, **limits)
     if config.frozen:
         if load_weights and config.weights is None and not config.pretrained:
-            log.warning("a frozen backbone with random weights: set encoder.weights=FILE or encoder.pretrained=true")
+            log.warning(
+                "warning: the frozen backbone has random weights and will not learn; "
+                "set encoder.weights=FILE or encoder.pretrained=true"
+            )
         encoder.freeze_backbone()
     return encoder
 
