@@ -37,7 +37,6 @@ from segproto.training.procedures.steps import chosen_images, read_steps
 from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run
 
-SCALEPROTO = METHOD.recipes.parents[1] / "scaleproto" / "recipes"
 SMALL = [
     "data.scenes.size=48",
     "data.scenes.num_train=6",
@@ -456,22 +455,26 @@ def test_settings_that_cannot_work_are_refused() -> None:
             recipe(bad)
 
 
-def test_an_interpretable_model_follows(tmp_path: Path) -> None:
-    """``then``: the masks made from tags train scaleproto, in the same command."""
-    from tiny_runs import GROUPS
-    from tiny_runs import SMALL as TINY
-
-    value = apply_overrides(
-        load_recipe_dict(SCALEPROTO / "scenes.yaml"), [s for s in [*TINY, *GROUPS] if "scenes" not in s]
-    )
+@pytest.mark.parametrize(
+    ("method", "kind"), [("scaleproto", "grouped"), ("protoseg", "prototype"), ("nonparametric", "nearest")]
+)
+def test_an_interpretable_model_follows(method: str, kind: str, tmp_path: Path) -> None:
+    """``then``: the masks made from tags train another method, in the same command."""
+    value = load_recipe_dict(METHOD.recipes.parents[1] / method / "recipes" / "scenes.yaml")
+    value = apply_overrides(value, [s for s in SMALL if s.startswith(("encoder.", "train."))])
     value["data"] = {"augment": {"crop": 48}}
+    if method == "nonparametric":
+        value.setdefault("model", {})["score_norm"] = "scale"  # two classes are left in these masks
+    for stage in value["stages"].values():
+        if "steps" in stage:
+            stage["steps"] = 2
     (tmp_path / "after.yaml").write_text(yaml.safe_dump(value))
     settings = [*SMALL, "stages.segment.steps=0", "stages.masks.background=0.3", f"then={tmp_path / 'after.yaml'}"]
     segproto.train("pixelcontrast/scenes", out=tmp_path / "run", overrides=settings, quiet=True)
     model = Segmenter.load(tmp_path / "run" / "then")
     names = [c["name"] for c in yaml.safe_load((tmp_path / "run/masks/classes.yaml").read_text())["classes"]]
     assert list(model.classes.names) == names
-    assert model.head.kind == "grouped"
+    assert model.head.kind == kind
     image = build_dataset(recipe().data, "val")[0].image
     found = segproto.explain(tmp_path / "run" / "then", image.permute(1, 2, 0).numpy())
     assert found.prediction.shape == (48, 48)
