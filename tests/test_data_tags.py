@@ -33,6 +33,7 @@ def test_tags_by_commas_semicolons_and_bars(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a,cta\n", r"line 1: the tag 'cta' is no class; did you mean 'cat'\?"),
+        ("a,CAT\n", r"the tag 'CAT' is no class; did you mean 'cat'\?"),
         ("a,zzz\n", "classes: background, cat, dog"),
         ("a,\n", "line 1: 'a' has no tag; give it one"),
         ("b,cat\n", "1 of 1 images have no line, first 'a'"),
@@ -42,6 +43,13 @@ def test_tags_by_commas_semicolons_and_bars(tmp_path: Path) -> None:
 def test_bad_tags_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_tags(write(tmp_path / "t.csv", text), CLASSES, ["a"])
+
+
+def test_quoted_cells(tmp_path: Path) -> None:
+    """``a,"cat,dog"`` is two tags; a class may have a comma in its name."""
+    classes = ClassTable(("background", "cat", "dog", "door, double"), ((0, 0, 0),) * 4)
+    file = write(tmp_path / "t.csv", 'a,"cat,dog"\nb,"door, double",cat\n')
+    assert read_tags(file, classes, ["a", "b"]).tolist() == [[1, 1, 1, 0], [1, 1, 0, 1]]
 
 
 def test_dots_in_names(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
         for name in {image, _stem(image)} if image else set():
             if name in found:
                 raise DataError(f"{path}, line {number}: {image!r} has tags twice; keep one line an image")
-            found[name] = [_class_of(tag, classes, path, number) for tag in _split(row[1:])]
+            found[name] = [_class_of(tag, classes, path, number) for tag in _split(row[1:], classes)]
             if not found[name] and name in wanted:
                 raise DataError(
                     f"{path}, line {number}: {image!r} has no tag; give it one ({classes.names[BACKGROUND]!r} if it "
@@ -104,13 +104,15 @@ def _table(rows: list[list[int]], count: int) -> Tensor:
     return table
 
 
-def _split(cells: list[str]) -> list[str]:
-    return [tag.strip() for cell in cells for tag in re.split(r"[;|]", cell) if tag.strip()]
+def _split(cells: list[str], classes: ClassTable) -> list[str]:
+    """The tags in the cells of a line; a quoted cell may hold commas, between tags or in the name of a class."""
+    parts = [[cell] if cell.strip() in classes.names else re.split(r"[;|,]", cell) for cell in cells]
+    return [tag.strip() for part in parts for tag in part if tag.strip()]
 
 
 def _class_of(tag: str, classes: ClassTable, path: Path, number: int) -> int:
     if tag in classes.names:
         return classes.names.index(tag)
-    near = get_close_matches(tag, classes.names, 1)
+    near = [n for n in classes.names if n.lower() == tag.lower()] or get_close_matches(tag, classes.names, 1)
     hint = f"; did you mean {near[0]!r}?" if near else f" (classes: {', '.join(classes.names)})"
     raise DataError(f"{path}, line {number}: the tag {tag!r} is no class{hint}")
