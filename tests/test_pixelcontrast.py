@@ -77,6 +77,8 @@ def result(out: Path, stage: str) -> dict[str, Any]:
 def test_every_product_is_there_and_scored(finished: Path) -> None:
     dataset = build_dataset(recipe().data, "train")
     assert len(result(finished, "cams")["curve"]) == 60
+    for stage in ("cams", "crf"):  # 6 images have maps; "images" are those of the validation beside it
+        assert (result(finished, stage)["train_images"], result(finished, stage)["images"]) == (6, 2)
     assert 0 <= result(finished, "cams")["cam_miou"] <= 1
     for index, name in enumerate(dataset.names):
         size = tuple(dataset[index].mask.shape)

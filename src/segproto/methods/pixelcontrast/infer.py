@@ -52,7 +52,7 @@ def make_cams(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, A
     on_first(context.fabric, lambda: remove_damaged(folder))
     map_images(context.train_set, one, folder, **_mine(context), title="cams", suffix=NPZ, save=save_scores)
     context.fabric.barrier()
-    return {"images": len(tags), **cam_figures(context, folder)}
+    return {"train_images": len(tags), **cam_figures(context, folder)}
 
 
 @torch.no_grad()
@@ -203,7 +203,7 @@ def make_scores(context: StageContext, config: CrfConfig) -> dict[str, Any]:
     on_first(context.fabric, lambda: remove_damaged(folder))
     computed = map_images(context.train_set, one, folder, **_mine(context), title="crf", suffix=NPZ, save=save_scores)
     context.fabric.barrier()
-    return {"images": len(context.train_set), "computed": computed}
+    return {"train_images": len(context.train_set), "computed": computed}
 
 
 def background(maps: Tensor, alpha: float) -> Tensor:
