@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from segproto.cli.edit import show
+from segproto.cli.runs import results_of
 from segproto.cli.show import column_widths, print_table
 
 
@@ -64,3 +65,15 @@ def test_no_room_is_given_away() -> None:
 def test_nothing_to_show_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["a", "b"], [])
     assert capsys.readouterr().out == ""
+
+
+def test_runs_that_make_maps_and_masks_show_their_figures() -> None:
+    stages = {
+        "contrast": {"miou": 0.1},
+        "cams": {"cam_miou": 0.4, "miou": 0.1},
+        "masks": {"mask_miou": 0.5, "miou": 0.2},
+    }
+    found = results_of(stages["masks"], stages)
+    assert found == {"mIoU %": 0.2, "maps, train %": 0.4, "masks, train %": 0.5}
+    assert results_of({"miou": 0.3}, {"joint": {"miou": 0.3}}) == {"mIoU %": 0.3}
+    assert results_of({}, {"linear": {}}) == {"mIoU %": None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,8 @@ from segproto.cli.arguments import Json, Quiet, Values
 from segproto.cli.options import numbers, settings
 from segproto.cli.show import percent, print_json, print_table
 from segproto.errors import ConfigError
+
+PRODUCTS = {"maps, train %": "cam_miou", "masks, train %": "mask_miou"}  # of methods that make them on the way
 
 
 def train(
@@ -45,8 +47,21 @@ def train(
     if as_json:
         print_json([asdict(result) for result in results])
         return
-    rows = [(str(r.out), percent(r.figures.get("miou")), f"{r.seconds:.0f}") for r in results]
-    print_table(["run", "mIoU %", "seconds"], rows)
+    figures = [results_of(result.figures, result.stages) for result in results]
+    headings = [
+        heading for heading in ("mIoU %", *PRODUCTS) if heading == "mIoU %" or any(heading in f for f in figures)
+    ]
+    rows = [
+        (str(r.out), *(percent(f.get(heading)) for heading in headings), f"{r.seconds:.0f}")
+        for r, f in zip(results, figures, strict=True)
+    ]
+    print_table(["run", *headings, "seconds"], rows)
+
+
+def results_of(last: dict[str, Any], stages: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """The model's mIoU on validation images, and those of maps and masks made of the training images, by heading."""
+    made = {heading: s[key] for heading, key in PRODUCTS.items() for s in stages.values() if key in s}
+    return {"mIoU %": last.get("miou"), **made}
 
 
 def first_process() -> bool:

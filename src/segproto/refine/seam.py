@@ -150,8 +150,7 @@ def pixel_correlation(maps: Tensor, embeddings: Tensor, *, block: int = 1024) ->
 
 
 def salient_shares(probabilities: Tensor, saliency: Tensor) -> Tensor:
-    """The share of each class's cells (probability over a half) that is salient: (N, C, h, w), (N, 1, h, w) to (N, C).
-    """
+    """The salient share of each class's cells (probability over a half): (N, C, h, w), (N, 1, h, w) to (N, C)."""
     hard = probabilities.round()
     return (hard * saliency.round()).sum((2, 3)) / (hard + 1e-4).sum((2, 3))
 

@@ -158,4 +158,3 @@ def group_rows(explanation: Explanation, failure: Failure) -> list[Row]:
             tiles.append(Tile(heat_overlay(image, level, limits=(0, 1)), f"group {g + 1}"))
         rows.append(Row(f"groups of {names[c]}, where the truth is {names[failure.true_class]}", tiles))
     return rows
-

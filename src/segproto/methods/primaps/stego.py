@@ -101,9 +101,7 @@ class StegoLoss:
             found = []
             for _ in range(NEGATIVES):
                 rows = derangement(count, torch.randperm(count)).to(images.device)
-                pair = correspondence_loss(
-                    (own, own[rows]), (code, code[rows]), (here, there), config.random.shift
-                )
+                pair = correspondence_loss((own, own[rows]), (code, code[rows]), (here, there), config.random.shift)
                 found.append(pair)
             terms["random"] = torch.stack(found).mean()
         weights = {"self": config.itself.weight, "knn": config.knn.weight, "random": config.random.weight}
