@@ -501,7 +501,7 @@ def test_any_timm_backbone(encoder: dict[str, Any]) -> None:
 @pytest.mark.data
 @pytest.mark.skipif("SEGPROTO_DATA" not in os.environ, reason="SEGPROTO_DATA is not set")
 def test_from_24_tagged_scenes_to_scored_masks(tmp_path: Path) -> None:
-    """The masks of 24 scenes, of which nothing but tags is known, gain at least 5 points over the maps without contrast.
+    """The masks of 24 scenes, of which only tags are known, gain at least 5 points over the maps without contrast.
 
     Measured: docs/results.md.
     """
