@@ -34,6 +34,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.refine.affinity import cell_pairs
 from segproto.refine.random_walk import dense_affinity
 from segproto.report.steps import step_cases
+from segproto.report.wording import warnings
 from segproto.training.procedures.steps import chosen_images, read_steps
 from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run
@@ -228,6 +229,9 @@ def test_the_report_shows_every_step(finished: Path) -> None:
     html = segproto.write_report(finished, out=finished / "page.html").read_text()
     assert 'id="steps"' in html
     assert html.count('class="steps"') == 4
+    assert f"<b>{100 * result(finished, 'masks')['mask_miou']:.1f}<small> %</small></b><span>mIoU of the masks" in html
+    assert "once a tag says" not in html
+    assert "once a tag says" in warnings(Segmenter.load(finished / "stages/cams/model"))[0]
 
 
 def test_a_walk_over_affinities_learnt_elsewhere(finished: Path, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def report_page(
             title=heading(run),
             version=__version__,
             figures=run.figures(),
+            made=run.made(),
             other=None if other is None else {"name": other.method, **other.figures()},
             facts=facts(run, model),
             classes=class_rows(run, other, model, cards),

@@ -182,6 +182,14 @@ class Run:
             "group_average": counts.get("group_average"),
         }
 
+    def made(self) -> list[dict[str, Any]]:
+        """The mIoU of what the run made of the training images, where they have masks: ``words`` and ``miou``."""
+        words = {
+            "cam_miou": "mIoU of the activation maps of the training images, best cut",
+            "mask_miou": "mIoU of the masks made of the training images",
+        }
+        return [{"words": words[key], "miou": stage[key]} for stage in self.stages for key in words if key in stage]
+
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, None if the file is not there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from segproto.model.cam_head import MapHead
 from segproto.model.direction_head import DirectionHead
 from segproto.model.evidence import bank_of
 from segproto.model.fingerprint import encoder_hash
@@ -35,11 +36,17 @@ def relation(model: Segmenter) -> Relation:
 
 
 def warnings(model: Segmenter) -> list[str]:
-    """What a reader must know before believing the page: edits by hand, and patches that are out of date."""
+    """What a reader must know before believing the page: edits by hand, patches that are out of date, maps."""
     found = []
     edits = list(model.card.get("edits", []))
     if edits:
         found.append("This model was changed by hand after training: " + "; ".join(edits) + ".")
+    if isinstance(model.head, MapHead):
+        found.append(
+            "This network draws where a class is once a tag says that it is there. Without tags, as in the figures and "
+            "images below, it takes every class that it half believes in: judge the masks it helped to make (Step by "
+            "step), and train a segmenter on them."
+        )
     known = model.provenance if relation(model) != "unknown" else None
     if known is not None and known.encoder_hash != encoder_hash(model.encoder):
         found.append(
