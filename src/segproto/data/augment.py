@@ -51,8 +51,32 @@ def _taps(source: int, target: int, start: int, length: int) -> tuple[Tensor, Te
     return low, (low + 1).clamp_(max=source - 1), (place - low).float()
 
 
+def bicubic_window(levels: Tensor, size: tuple[int, int], window: tuple[int, int, int, int]) -> Tensor:
+    """A window of a map of amounts, resized bicubically as Pillow does (with antialiasing).
+
+    Args:
+        levels: (H, W), of 0..254.
+        size: (height, width) of the whole resized map.
+        window: (top, left, height, width) within it.
+
+    Returns:
+        int64 (height, width), rounded.
+    """
+    top, left, height, width = window
+    if size != tuple(levels.shape):
+        levels = F.interpolate(levels[None, None].float(), size=size, mode="bicubic", antialias=True)[0, 0]
+        levels = levels.round_().clamp_(0, IGNORE_INDEX - 1)
+    return levels[top : top + height, left : left + width].long()
+
+
 def augment(
-    image: Tensor, mask: Tensor, config: AugmentConfig, generator: torch.Generator, normalisation: Normalise
+    image: Tensor,
+    mask: Tensor,
+    config: AugmentConfig,
+    generator: torch.Generator,
+    normalisation: Normalise,
+    *,
+    levels: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One random variant of an image and its mask.
 
@@ -62,6 +86,7 @@ def augment(
         config: what may change.
         generator: the only source of randomness.
         normalisation: uint8 (3, h, w) to float; its zero is the mean colour, used for padding.
+        levels: the mask holds amounts 0..254, resized bicubically, instead of classes.
 
     Returns:
         float (3, h, w) and int64 (h, w), of the crop's size if there is one.
@@ -84,9 +109,12 @@ def augment(
         shift = int(more[1] * (2 * config.brightness + 1)) - config.brightness
         seen = (seen.to(torch.int16) + shift).clamp_(0, 255).to(torch.uint8)
     part = normalisation(recoloured(seen, config, generator))
-    rows = nearest_table(mask.shape[0], h)[top : top + in_h]
-    columns = nearest_table(mask.shape[1], w)[left : left + in_w]
-    labels = mask[rows][:, columns].long()
+    if levels:
+        labels = bicubic_window(mask, (h, w), (top, left, in_h, in_w))
+    else:
+        rows = nearest_table(mask.shape[0], h)[top : top + in_h]
+        columns = nearest_table(mask.shape[1], w)[left : left + in_w]
+        labels = mask[rows][:, columns].long()
     room_y, room_x = crop_h - in_h, crop_w - in_w
     free = config.padding == "anywhere"  # an image smaller than the crop has not used its draw yet
     above, before = (int(d * (room + 1)) if free else 0 for d, room in zip(draw[1:3], (room_y, room_x), strict=True))

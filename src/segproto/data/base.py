@@ -59,11 +59,13 @@ class SegmentationDataset(ABC):
         classes: the class table.
         names: one unique name an image (the relative path without suffix for files).
         split: ``train`` or ``val``.
+        levels: masks hold amounts 0..254 instead of classes, and are resized bicubically.
     """
 
     classes: ClassTable
     names: Sequence[str]
     split: str
+    levels: bool = False
 
     def __len__(self) -> int:
         return len(self.names)

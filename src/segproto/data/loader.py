@@ -77,7 +77,9 @@ class _Positions(Dataset[_Item]):
                     break
                 continue
             generator = _generator(self.seed, _AUGMENT, position)
-            image, mask = augment(sample.image, sample.mask, self.config, generator, self.normalisation)
+            image, mask = augment(
+                sample.image, sample.mask, self.config, generator, self.normalisation, levels=self.dataset.levels
+            )
             return _Item(image, mask, sample.name, tuple(complaints))
         return _Item(torch.empty(0), torch.empty(0), "", tuple(complaints))
 

@@ -73,6 +73,7 @@ class ContrastConfig(TrainedStage):
         masked: prototypes from images that have the class, and the background's where no class scores; false =
             published.
         saliency: folder of saliency maps, one an image by its name (EPS); None = without.
+        saliency_resize: to the ``nearest`` pixel, or ``bicubic`` (published), where the image is resized.
         overlap: with saliency, a class counts as salient if more of its cells than this are.
     """
 
@@ -87,6 +88,7 @@ class ContrastConfig(TrainedStage):
     background_score: float = Field(0.2, ge=0, lt=1)
     masked: bool = True
     saliency: ExpandedPath | None = None
+    saliency_resize: Literal["nearest", "bicubic"] = "nearest"
     overlap: float = Field(0.4, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -169,10 +171,12 @@ class AffinityConfig(TrainedStage):
     Attributes:
         radius: pairs are closer than this many cells.
         complete: all pairs of the grid; false = published, without those at the border.
+        labels: of the pixels at the cells' ``centres``, or of scores ``averaged`` over each cell (published).
     """
 
     radius: int = Field(5, ge=2)
     complete: bool = True
+    labels: Literal["centres", "averaged"] = "centres"
 
 
 class MasksConfig(BaseModel):

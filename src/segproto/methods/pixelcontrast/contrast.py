@@ -18,7 +18,14 @@ from segproto.methods.pixelcontrast.config import (
     TrainedStage,
 )
 from segproto.methods.pixelcontrast.products import SCORES
-from segproto.methods.pixelcontrast.tagged import LEVELS, image_tags, with_affinity_labels, without_masks
+from segproto.methods.pixelcontrast.tagged import (
+    LEVELS,
+    averaged_labels,
+    image_tags,
+    with_affinity_labels,
+    with_positions,
+    without_masks,
+)
 from segproto.model.cam_head import AffineHead, CamMaps, MapHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
@@ -40,13 +47,8 @@ def contrast_stage(recipe: PixelcontrastRecipe) -> Optimise:
 def affinity_stage(recipe: PixelcontrastRecipe) -> Optimise:
     """The affinities learn from sure pixels of the CAMs."""
     config = recipe.stages.affinity
-    stage = _stage(
-        "affinity",
-        config,
-        lambda model, batch: pair_loss(model, batch, config),
-        lambda dataset, out: with_affinity_labels(dataset, out / SCORES),
-        affinity=True,
-    )
+    loss = PairLoss(config)
+    stage = _stage("affinity", config, loss, loss.prepare, affinity=True)
     alone = recipe.network != "plain"
     return replace(stage, begin=lambda model: begin_affinity(model, recipe)) if alone else stage
 
@@ -116,7 +118,7 @@ class ContrastLoss:
         """Reads the tags once; the images then have no masks any more."""
         self.tags = image_tags(self.recipe, dataset)
         self.rows = {name: row for row, name in enumerate(dataset.names)}
-        return without_masks(dataset, self.config.saliency)
+        return without_masks(dataset, self.config.saliency, bicubic=self.config.saliency_resize == "bicubic")
 
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
         head = require_head(model, "contrast", MapHead)
@@ -183,15 +185,35 @@ class ContrastLoss:
         return torch.stack(terms).sum()
 
 
-def pair_loss(model: Segmenter, batch: Batch, config: AffinityConfig) -> dict[str, Tensor]:
-    """Balanced cross-entropy of the affinities of pairs of sure cells."""
-    head = require_head(model, "affinity", AffineHead)
-    assert batch.images is not None
-    u = head.affinity_features(model.features(batch.images)).float()
-    size = (u.shape[-2], u.shape[-1])
-    pairs = cell_pairs(*size, config.radius, complete=config.complete)
-    labels = resize_labels(pad_masks(model, batch), size)
-    return {"loss": affinity_loss(affinity(u, pairs), *pair_labels(labels, pairs))}
+class PairLoss:
+    """Balanced cross-entropy of the affinities of pairs of sure cells.
+
+    Args:
+        config: of the stage.
+    """
+
+    def __init__(self, config: AffinityConfig) -> None:
+        self.config = config
+        self.scores = Path()
+
+    def prepare(self, dataset: SegmentationDataset, out: Path) -> SegmentationDataset:
+        """The images with labels of their pixels; with the pixels' places where scores are averaged over cells."""
+        self.scores = out / SCORES
+        masks = with_positions if self.config.labels == "averaged" else with_affinity_labels
+        return masks(dataset, self.scores)
+
+    def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
+        head = require_head(model, "affinity", AffineHead)
+        assert batch.images is not None
+        u = head.affinity_features(model.features(batch.images)).float()
+        size = (u.shape[-2], u.shape[-1])
+        pairs = cell_pairs(*size, self.config.radius, complete=self.config.complete)
+        masks = pad_masks(model, batch)
+        if self.config.labels == "averaged" and batch.names:  # the estimate of memory before the stage has none
+            labels = averaged_labels(masks, batch.names, self.scores, size)
+        else:
+            labels = resize_labels(masks, size)
+        return {"loss": affinity_loss(affinity(u, pairs), *pair_labels(labels, pairs))}
 
 
 def _float(maps: CamMaps) -> CamMaps:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
@@ -13,6 +14,7 @@ from segproto.data.images import read_image, read_indices
 from segproto.data.tags import read_tags, tags_of_masks
 from segproto.errors import DataError
 from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
+from segproto.methods.pixelcontrast.products import NPZ, read_scores
 from segproto.refine.affinity import affinity_targets
 from segproto.training.procedures.map_images import result_path
 from segproto.training.procedures.mask_folder import PNG
@@ -56,8 +58,10 @@ def image_tags(recipe: PixelcontrastRecipe, dataset: SegmentationDataset) -> Ten
     return tags
 
 
-def without_masks(dataset: SegmentationDataset, saliency: Path | None) -> SegmentationDataset:
+def without_masks(dataset: SegmentationDataset, saliency: Path | None, *, bicubic: bool = False) -> SegmentationDataset:
     """Images with void masks, so that no stage sees a label by mistake; or with their saliency in the mask.
+
+    ``bicubic``: how saliency is resized with the image; else to the nearest pixel.
 
     Raises:
         DataError: images without a saliency map, all looked for at once; later, one of another size than its image.
@@ -76,7 +80,9 @@ def without_masks(dataset: SegmentationDataset, saliency: Path | None) -> Segmen
         path = saliency / f"{sample.name}{PNG}"
         return (read_image(path).float().mean(0) * (LEVELS / 255)).round().to(torch.uint8)
 
-    return OtherMasks(dataset, mask)
+    found = OtherMasks(dataset, mask)
+    found.levels = bicubic and saliency is not None
+    return found
 
 
 def with_masks(dataset: SegmentationDataset, labels: Path) -> SegmentationDataset:
@@ -86,13 +92,54 @@ def with_masks(dataset: SegmentationDataset, labels: Path) -> SegmentationDatase
 
 def with_affinity_labels(dataset: SegmentationDataset, scores: Path) -> SegmentationDataset:
     """Images with the labels that affinity is learnt from (:func:`segproto.refine.affinity.affinity_targets`)."""
-    from segproto.methods.pixelcontrast.products import NPZ, read_scores
 
     def mask(_index: int, sample: Sample) -> Tensor:
-        found = read_scores(result_path(scores, sample.name, NPZ))
-        local = affinity_targets(found["low"][None].float(), found["high"][None].float())[0]
-        table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
-        table[: len(found["classes"])] = found["classes"].byte()
-        return table[local]
+        classes, (low, high) = affinity_scores(scores, sample.name)
+        return global_labels(affinity_targets(low[None], high[None])[0], classes)
 
     return OtherMasks(dataset, mask)
+
+
+def with_positions(dataset: SegmentationDataset, scores: Path) -> SegmentationDataset:
+    """Images whose masks are the pixels' places in their scores, ``-1 - (row * W + column)``."""
+
+    def mask(_index: int, sample: Sample) -> Tensor:
+        _, values = affinity_scores(scores, sample.name)
+        return -1 - torch.arange(values[0, 0].numel()).view(values.shape[2:])
+
+    return OtherMasks(dataset, mask)
+
+
+def averaged_labels(positions: Tensor, names: Sequence[str], scores: Path, size: tuple[int, int]) -> Tensor:
+    """Labels to learn affinity from, of scores averaged over each cell as published; outside the image they are 0.
+
+    Args:
+        positions: int64 (B, H, W) of :func:`with_positions` after the augmentation; 255 = outside the image.
+        names: of the B images.
+        scores: folder of the CRF stage.
+        size: (h, w) of the grid that covers ``positions``.
+
+    Returns:
+        int64 (B, h, w), 255 = void.
+    """
+    found = [affinity_scores(scores, name) for name in names]
+    labels = torch.full((len(names), *size), IGNORE_INDEX, device=positions.device)
+    for own, place, (classes, values) in zip(labels, positions, found, strict=True):
+        flat = values.to(place.device).flatten(2)
+        seen = flat[:, :, (-1 - place).clamp_min(0)] * (place < 0)
+        low, high = F.adaptive_avg_pool2d(seen, size)
+        own.copy_(global_labels(affinity_targets(low[None], high[None])[0], classes))
+    return labels
+
+
+def affinity_scores(folder: Path, name: str) -> tuple[Tensor, Tensor]:
+    """Classes uint8 (K+1,) of an image, and its float scores (2, K+1, H, W): with a strong and a weak background."""
+    found = read_scores(result_path(folder, name, NPZ))
+    return found["classes"].byte(), torch.stack([found["low"], found["high"]]).float()
+
+
+def global_labels(local: Tensor, classes: Tensor) -> Tensor:
+    """Labels (h, w) by place among an image's ``classes`` to those of the data set, uint8; 255 stays void."""
+    table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8, device=local.device)
+    table[: len(classes)] = classes.to(local.device)
+    return table[local]
