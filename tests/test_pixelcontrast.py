@@ -195,6 +195,18 @@ def test_images_with_tags_alone(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "run/masks/labels").iterdir()} == set(scenes.names)
     assert not {"cam_miou", "mask_miou", "miou"} & {key for stage in done.stages.values() for key in stage}
     assert read_steps(tmp_path / "run/stages/masks/steps")[1].keys() <= set(scenes.names)
+    with pytest.raises(DataError, match=r"its images have no masks: nothing to score; name images that have"):
+        segproto.evaluate(tmp_path / "run", quiet=True)
+    html = segproto.write_report(tmp_path / "run", out=tmp_path / "page.html").read_text()
+    assert "not scored: its images have no masks" in html
+    assert "not trained on" not in html
+    assert "Truth</button>" not in html
+    found = segproto.data_verify(overrides=["data.name=folder", f"data.root={root}", "data.labels=null"], quiet=True)
+    assert (found["problems"], found["counts"]) == ([], {"train": 6})
+    assert found["notes"] == ["data.labels = null: there are no masks, the images alone were checked"]
+    (root / "images/broken.png").write_bytes(b"no image")
+    found = segproto.data_verify(overrides=["data.name=folder", f"data.root={root}", "data.labels=null"], quiet=True)
+    assert len(found["problems"]) == 1
     with pytest.raises(ConfigError, match=r"is for methods that learn from tags; scaleproto needs data\.labels"):
         segproto.train(
             "scaleproto/folder", out=tmp_path / "other", overrides=[data, "train.cache_features=false"], quiet=True
@@ -228,6 +240,8 @@ def test_the_report_shows_every_step(finished: Path) -> None:
     assert moved["worse"] == pytest.approx(((walk == truth) & (mask != truth)).mean())
     html = segproto.write_report(finished, out=finished / "page.html").read_text()
     assert 'id="steps"' in html
+    assert "not trained on" in html
+    assert "Truth</button>" in html
     assert html.count('class="steps"') == 4
     assert f"<b>{100 * result(finished, 'masks')['mask_miou']:.1f}<small> %</small></b><span>mIoU of the masks" in html
     assert "once a tag says" not in html

@@ -94,14 +94,15 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
     """Reads every pair: sizes, values outside the classes, unreadable files, missing partners, classes without a pixel.
 
     A class without a pixel is a problem in the training split (it can get no prototype) and a note in validation.
+    Of a folder that is to have no masks (``labels: null``) the training images alone are read.
     Problems with the data are lines of the report; nothing is raised for them.
 
     Args:
         config: of the data.
         progress: called with (what, images done, images).
     """
-    report = VerifyReport()
-    for split in SPLITS:
+    report, masked = VerifyReport(), config.labels is not None
+    for split in SPLITS if masked else ("train",):
         try:
             dataset = _open_split(config, split, report)
         except DataError as error:
@@ -111,7 +112,10 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
         report.splits[split] = _summarise(config, dataset, report, progress)
         if split == "val":
             _check_parts(config, dataset, report, progress)
-    _check_presence(report, unused_classes(config))
+    if masked:
+        _check_presence(report, unused_classes(config))
+    else:
+        report.notes.append("data.labels = null: there are no masks, the images alone were checked")
     _check_published(config, report)
     return report
 
@@ -131,7 +135,7 @@ def _add(report: VerifyReport, line: str) -> None:
 
 def _open_split(config: DataConfig, split: str, report: VerifyReport) -> SegmentationDataset:
     """Like ``build_dataset``, but a folder's missing partners become lines and the rest is still checked."""
-    if config.name != "folder":
+    if config.name != "folder" or config.labels is None:
         return build_dataset(config, split)
     root = data_root(config)
     classes = read_classes(find_classes(config.classes, root))
@@ -173,7 +177,7 @@ def _summarise(
             continue
         pixels = np.bincount(mask.ravel(), minlength=max(256, count))
         void, pixels[IGNORE_INDEX] = int(pixels[IGNORE_INDEX]), 0
-        if void == mask.size:
+        if void == mask.size and config.labels is not None:
             report.notes.append(f"{dataset.path(index) or dataset.names[index]}: its mask is void everywhere")
         if config.name == "folder" and (path := dataset.path(index)) is not None and orientation(path) > 1:
             turned.append(path)

@@ -47,8 +47,13 @@ def evaluate(
     settings = crf_settings(crf)
     tested = Path(save or "") / "test"
     jobs = {} if test is None else masks_of_test(Path(test), tested, names)
-    model = ready(target, stage, device)
     config = data_config(target, data or {}, data_overrides(overrides))
+    if config.labels is None:
+        raise DataError(
+            f"{target}: data.labels = null, its images have no masks: nothing to score; name images that have, "
+            "for example data.root=DIR data.labels=labels"
+        )
+    model = ready(target, stage, device)
     dataset = build_dataset(config, split)
     with current().bar("evaluate", len(dataset)) as bar:
         seen: dict[str, Any] = {"window": window, "scales": tuple(scales), "flip": flip}

@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from segproto import __version__
+from segproto.data.base import IGNORE_INDEX
 from segproto.data.build import build_dataset
 from segproto.errors import SegprotoError
 from segproto.model.explain import Explanation, explain
@@ -60,7 +61,8 @@ def report_page(
     run = Run(folder)
     model = place(Segmenter.load(folder))
     other = other_run(run, compare)
-    dataset = comparable(build_dataset(data_config(folder, {}, overrides), "val"), run, model)
+    config = data_config(folder, {}, overrides)
+    dataset = comparable(build_dataset(config, "val"), run, model)
     book = FailureBook([])
     with current().bar("report", 1) as bar:
         look = partial(bar.part, "look at images")
@@ -68,7 +70,8 @@ def report_page(
         probes, chosen = [], gallery.telling_indices(dataset, images)
         for done, index in enumerate(chosen, 1):
             sample = dataset[index]
-            found = probe_image(explain(model, sample.image), sample.mask)
+            known = bool((sample.mask != IGNORE_INDEX).any())
+            found = probe_image(explain(model, sample.image), sample.mask if known else None)
             probes.append({**found, "name": sample.name})
             bar.part("explain", done, len(chosen))
     html = (
@@ -77,6 +80,7 @@ def report_page(
         .render(
             title=heading(run),
             version=__version__,
+            masked=config.labels is not None,
             figures=run.figures(),
             made=run.made(),
             other=None if other is None else {"name": other.method, **other.figures()},
