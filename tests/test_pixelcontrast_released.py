@@ -16,7 +16,7 @@ from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
 from segproto.data.loader import train_batches
 from segproto.data.palette import default_colours
-from segproto.errors import DataError
+from segproto.errors import ConfigError, DataError
 from segproto.methods.pixelcontrast import METHOD
 from segproto.methods.pixelcontrast.config import AffinityConfig, PixelcontrastRecipe
 from segproto.methods.pixelcontrast.contrast import ContrastLoss, PairLoss
@@ -184,3 +184,10 @@ def test_only_published_recipes_do_so(name: str) -> None:
             assert s.affinity.labels == labels
         else:
             assert s.contrast.saliency_resize == resize
+
+
+def test_given_scores_that_nothing_would_read() -> None:
+    given = ["stages.crf.given_low=la_crf", "stages.crf.given_high=ha_crf"]
+    assert recipe("voc-seam", *given).stages.crf.given_low is not None
+    with pytest.raises(ConfigError, match=r"affinities alone are learnt from these scores, and affinity\.steps = 0"):
+        recipe("voc-seam", *given, "stages.affinity.steps=0", "stages.masks.walk=false")

@@ -223,6 +223,11 @@ class PixelcontrastStages(BaseModel):
             raise ValueError(
                 "contrast.second_view = null trains no pixel correlation; set cams.source=raw (or softmax)"
             )
+        if self.affinity.steps == 0 and self.crf.given_low is not None:
+            raise ValueError(
+                f"crf.given_low = {self.crf.given_low}: affinities alone are learnt from these scores, and "
+                "affinity.steps = 0 learns none; set affinity.steps, or leave given_low and given_high out"
+            )
         return self
 
 
