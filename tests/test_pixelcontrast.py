@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import segproto
 from segproto.data.build import build_dataset
 from segproto.encoders.config import EncoderConfig
-from segproto.errors import ConfigError, DataError
+from segproto.errors import ConfigError, DataError, WeightsError
 from segproto.methods.pixelcontrast import METHOD, infer
 from segproto.methods.pixelcontrast.build import build
 from segproto.methods.pixelcontrast.config import CamsConfig, PixelcontrastRecipe
@@ -257,6 +257,28 @@ def test_a_walk_over_affinities_learnt_elsewhere(finished: Path, tmp_path: Path)
     for name in cases:
         again, first = (np.asarray(Image.open(o / f"masks/labels/{name}.png")) for o in (tmp_path / "run", finished))
         assert (again == first).mean() > 0.99
+
+
+def test_a_walk_over_affinities_nobody_learnt(finished: Path, tmp_path: Path) -> None:
+    """A model that was only started, or that learnt the maps alone, is refused before anything is done."""
+    walk = "train.stages=[cams, masks]"
+    for stage in ("contrast", "cams"):
+        start = f"train.start={finished / 'stages' / stage / 'model'}"
+        with pytest.raises(
+            WeightsError, match=rf"no affinities were trained in that model \(its last stage: {stage}\)"
+        ):
+            run(METHOD, recipe(start, walk), tmp_path / "run", quiet=True)
+        assert not (tmp_path / "run").exists()
+    given = recipe(f"train.start={finished / 'stages/cams/model'}", "train.stages=[masks]", "stages.masks.walk=false")
+    METHOD.stages(given)
+    METHOD.stages(recipe(f"train.start={finished / 'stages/masks/model'}", walk))
+    METHOD.stages(recipe(f"train.start={tmp_path / 'gone'}", walk))  # a resumed run needs it no more
+    with pytest.raises(WeightsError, match="its last stage: segment"):
+        METHOD.stages(recipe(f"train.start={finished}", walk))
+    out = tmp_path / "plain"
+    run(METHOD, recipe("stages.affinity.steps=0", "stages.masks.walk=false", "stages.segment.steps=0"), out, quiet=True)
+    with pytest.raises(WeightsError, match="its last stage: masks"):
+        METHOD.stages(recipe(f"train.start={out}", walk))
 
 
 def test_chosen_images() -> None:

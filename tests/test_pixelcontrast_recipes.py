@@ -282,7 +282,11 @@ def test_affinities_are_a_network_of_their_own(monkeypatch: pytest.MonkeyPatch) 
     assert made.augment == r.stages.affinity.augment
     made.begin(model)
     assert isinstance(model.head, AffinityHead)
-    assert affinity_stage(recipe("scenes")).begin is None
+    assert model.card["affinities"]
+    plain, begin = tiny(), affinity_stage(recipe("scenes")).begin
+    assert begin is not None
+    begin(plain)
+    assert isinstance(plain.head, TapHead)  # plain heads have one network for both
     model = building.build(r, CLASSES)
     assert isinstance(model.head, TapHead)
     assert (model.head.dropout7.p, model.head.shows) == (0.5, "present")

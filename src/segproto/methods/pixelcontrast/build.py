@@ -12,6 +12,8 @@ from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead, TapHead
 from segproto.training.recipe import Recipe
 
+AFFINITIES = "affinities"  # in a model's card: whether they were ever trained
+
 
 def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
     """The encoder with a head of class activation maps.
@@ -32,9 +34,11 @@ def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
 
 
 def begin_affinity(model: Segmenter, recipe: Recipe) -> None:
-    """A network of its own for the affinities, from the encoder's first weights, as published."""
-    model.encoder = build_encoder(recipe.encoder)
-    model.head = AffinityHead(model.classes.num_classes)
+    """Published heads have a network of their own for the affinities, from the encoder's first weights."""
+    model.card[AFFINITIES] = True
+    if isinstance(recipe, PixelcontrastRecipe) and recipe.network != "plain":
+        model.encoder = build_encoder(recipe.encoder)
+        model.head = AffinityHead(model.classes.num_classes)
 
 
 def begin_segmenter(model: Segmenter, recipe: Recipe) -> None:

@@ -247,6 +247,13 @@ class PixelcontrastRecipe(Recipe):
     tags: ExpandedPath | None = None
     stages: PixelcontrastStages = PixelcontrastStages()
 
+    @property
+    def walks_elsewhere(self) -> bool:
+        """Whether the run walks over affinities that it does not learn itself."""
+        stages, run = self.stages, self.train.stages
+        walks = stages.masks.walk and stages.masks.given is None and (run is None or "masks" in run)
+        return walks and not (stages.affinity.steps > 0 and (run is None or "affinity" in run))
+
     @model_validator(mode="after")
     def _fits(self) -> PixelcontrastRecipe:
         if self.train.cache_features:
@@ -258,10 +265,7 @@ class PixelcontrastRecipe(Recipe):
                 f"network = {self.network}: these heads read ResNet-38's maps; set encoder.name=resnet38d_taps "
                 "encoder.neck=identity encoder.squash=none, or network=plain"
             )
-        stages, run = self.stages, self.train.stages
-        walks = stages.masks.walk and stages.masks.given is None and (run is None or "masks" in run)
-        learns = stages.affinity.steps > 0 and (run is None or "affinity" in run)
-        if walks and not learns and self.train.start is None:
+        if self.walks_elsewhere and self.train.start is None:
             raise ValueError(
                 "stages.masks.walk = true: no affinities are learnt to walk over; set stages.affinity.steps, "
                 "train.start=MODEL of a run that learnt them, or stages.masks.walk=false"

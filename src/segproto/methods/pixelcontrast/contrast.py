@@ -49,8 +49,7 @@ def affinity_stage(recipe: PixelcontrastRecipe) -> Optimise:
     config = recipe.stages.affinity
     loss = PairLoss(config)
     stage = _stage("affinity", config, loss, loss.prepare, affinity=True)
-    alone = recipe.network != "plain"
-    return replace(stage, begin=lambda model: begin_affinity(model, recipe)) if alone else stage
+    return replace(stage, begin=lambda model: begin_affinity(model, recipe))
 
 
 def _stage(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from segproto.methods.pixelcontrast.build import begin_segmenter
+from segproto.errors import SegprotoError, WeightsError
+from segproto.methods.pixelcontrast.build import AFFINITIES, begin_segmenter
 from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
 from segproto.methods.pixelcontrast.contrast import affinity_stage, contrast_stage
 from segproto.methods.pixelcontrast.infer import make_cams, make_masks, make_scores
 from segproto.methods.pixelcontrast.products import MASKS
 from segproto.methods.pixelcontrast.steps import keep_steps
 from segproto.methods.pixelcontrast.tagged import with_masks
+from segproto.model.artefact import find_model
+from segproto.model.cam_head import CamHead
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead
 from segproto.training.procedures.optimise import optimise_stage
@@ -22,6 +27,8 @@ from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
     assert isinstance(recipe, PixelcontrastRecipe)
+    if recipe.walks_elsewhere and recipe.train.start is not None:
+        require_affinities(recipe.train.start)
     s = recipe.stages
     found: list[Stage] = [contrast_stage(recipe), Procedure("cams", lambda context: make_cams(context, recipe))]
     if s.affinity.steps:
@@ -32,8 +39,30 @@ def stages(recipe: Recipe) -> list[Stage]:
     return found
 
 
+def require_affinities(start: Path) -> None:
+    """Refuses a model to walk over whose affinities nobody trained; one that is not there any more is let pass.
+
+    Raises:
+        WeightsError: naming what was trained last.
+    """
+    try:
+        value = json.loads((find_model(start) / "model.json").read_text(encoding="utf-8"))
+        card, kind = value["card"], value["head"]["kind"]
+    except (SegprotoError, OSError, ValueError, KeyError, TypeError):
+        return  # a resumed run needs it no more, and loading tells what is wrong with it
+    stage = card.get("stage")
+    before = stage in ("affinity", "masks")  # models of versions that did not note it
+    if kind == AffinityHead.kind or (kind == CamHead.kind and card.get(AFFINITIES, before)):
+        return
+    raise WeightsError(
+        f"train.start = {start}: no affinities were trained in that model (its last stage: {stage}), there is nothing "
+        "to walk over; start from stages/affinity/model, or set stages.affinity.steps or stages.masks.walk=false"
+    )
+
+
 def masks_of_walk(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
     """Masks, and the steps to those of chosen images; a network of affinities gives way to the CAM network again."""
+    context.segmenter.card.setdefault(AFFINITIES, recipe.walks_elsewhere)
     figures = {**make_masks(context, recipe), **keep_steps(context, recipe)}
     maps = context.out.parent / "cams" / "model"
     if isinstance(context.segmenter.head, AffinityHead) and maps.is_dir():
