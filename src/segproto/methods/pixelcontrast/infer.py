@@ -13,7 +13,16 @@ from torch import Tensor
 from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
 from segproto.data.tags import BACKGROUND
 from segproto.methods.pixelcontrast.config import CamsConfig, CrfChoice, CrfConfig, PixelcontrastRecipe
-from segproto.methods.pixelcontrast.products import CAMS, MASKS, NPZ, SCORES, read_maps, remove_damaged, save_scores
+from segproto.methods.pixelcontrast.products import (
+    CAMS,
+    MASKS,
+    NPZ,
+    SCORES,
+    read_maps,
+    remove_begun,
+    remove_damaged,
+    save_scores,
+)
 from segproto.methods.pixelcontrast.published import published_cams, published_mask, published_scores
 from segproto.methods.pixelcontrast.tagged import image_tags, with_masks
 from segproto.metrics.cam_curve import CamCurve, best_point
@@ -226,6 +235,7 @@ def make_masks(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, 
         found = read_maps(cams, sample)
         return {"mask": image_mask(context.segmenter, sample.image, found, recipe)}
 
+    on_first(context.fabric, lambda: remove_begun(root))
     map_images(dataset, one, labels, **_mine(context), title="masks", suffix=PNG, save=save_mask)
     context.fabric.barrier()
     on_first(

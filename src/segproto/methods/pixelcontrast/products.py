@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ NPZ = ".npz"
 CAMS = Path("stages/cams/maps")
 SCORES = Path("stages/crf/scores")
 MASKS = Path("masks")
+BEGUN = re.compile(r"\..+\.\w+\.\d+")
 
 
 def save_scores(tensors: dict[str, Tensor], path: Path) -> None:
@@ -60,11 +62,19 @@ def read_maps(folder: Path, sample: Sample) -> dict[str, Tensor]:
     return found
 
 
+def remove_begun(folder: Path) -> None:
+    """Removes files that a killed process had begun to write and not yet named (``.NAME.SUFFIX.PROCESS``)."""
+    for path in sorted(folder.rglob(".*")):
+        if BEGUN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def remove_damaged(folder: Path) -> None:
     """Removes npz files that cannot be read, as a crash of the machine leaves them: they are made again.
 
-    Each is told in a warning.
+    Each is told in a warning. Files that a killed process had begun go too.
     """
+    remove_begun(folder)
     for path in sorted(folder.rglob(f"*{NPZ}")):
         try:
             read_scores(path)
