@@ -87,16 +87,14 @@ def killed_in_segment(out: Path) -> None:
 
 
 def products(out: Path) -> dict[str, Any]:
-    """The bytes of all files but checkpoints and journal; results without time and what was logged last."""
+    """The bytes of all files but checkpoints and journal; results without time."""
     found: dict[str, Any] = {}
     for path in out.rglob("*"):
         name = path.relative_to(out).as_posix()
         if path.is_file() and not name.startswith("checkpoints") and name != "metrics.jsonl":
             found[name] = path.read_bytes()
             if path.name == "result.json":
-                found[name] = {
-                    k: v for k, v in json.loads(found[name]).items() if k not in ("seconds", "loss", "cross_entropy")
-                }
+                found[name] = {k: v for k, v in json.loads(found[name]).items() if k != "seconds"}
     return found
 
 

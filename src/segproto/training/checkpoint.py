@@ -39,6 +39,7 @@ class State:
         seconds: time spent so far.
         stage_began: ``seconds`` when this stage began.
         precision: state of the gradient scaler (16-mixed), else empty.
+        terms: the loss of this stage and its terms, as last logged.
     """
 
     stage: int = 0
@@ -50,6 +51,7 @@ class State:
     seconds: float = 0.0
     stage_began: float = 0.0
     precision: dict[str, Any] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
 
 
 def save(

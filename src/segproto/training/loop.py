@@ -87,7 +87,6 @@ class Loop:
         self.train = job.recipe.train
         self.world = job.fabric.world_size
         self.stopped = False
-        self.terms: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
         """Takes the steps; returns figures for ``result.json``."""
@@ -116,7 +115,7 @@ class Loop:
             self.ema.copy_to(job.segmenter)
         for parameter in job.segmenter.parameters():
             parameter.grad = None
-        return {"steps": job.state.step, "stopped_early": self.stopped, **self.terms}
+        return {"steps": job.state.step, "stopped_early": self.stopped, **job.state.terms}
 
     def _begin(self) -> None:
         job, stage = self.job, self.stage
@@ -200,12 +199,13 @@ class Loop:
 
     def _log(self, terms: dict[str, Tensor], lr: float, bar: Bar) -> None:
         self._require_finite()
-        self.terms = {key: float(value.detach()) for key, value in terms.items()}
-        values = {**self.terms, "lr": lr, "images_per_s": round(self.meter.rate(), 2)}
+        found = {key: float(value.detach()) for key, value in terms.items()}
+        self.job.state.terms = found
+        values: dict[str, Any] = {**found, "lr": lr, "images_per_s": round(self.meter.rate(), 2)}
         if self.stage.watch is not None:
             values |= self.stage.watch(self.job.segmenter)
         self.job.journal.write(self.stage.name, self.job.state.step, self.done + self.job.state.step, values)
-        bar.note(f"loss {self.terms['loss']:.4f}")
+        bar.note(f"loss {found['loss']:.4f}")
 
     def _validate(self) -> None:
         """Scores the model as it is (or its average), keeps the best, and sees whether patience is at its end."""

@@ -210,7 +210,8 @@ def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: boo
     folder = job.out / "stages" / stage.name
     job.save_model(folder / "model")
     on_first(job.fabric, lambda: write_json(folder / "result.json", result))
-    state.stage, state.step, state.stale, state.best_accuracy, state.precision = index + 1, 0, 0, None, {}
+    state.stage, state.step, state.stale, state.best_accuracy = index + 1, 0, 0, None
+    state.precision, state.terms = {}, {}
     job.save_checkpoint()
     words = f"stage {index + 1}/{len(job.stages)} {stage.name}: {seconds:.1f} s"
     job.reporter.line(words + (f", validation mIoU {validation['miou']:.4f}" if validation else ""))
