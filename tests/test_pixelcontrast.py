@@ -554,7 +554,7 @@ def test_from_24_tagged_scenes_to_scored_masks(tmp_path: Path) -> None:
 
     alone = stages("baseline", "stages.contrast.contrast=0", "train.stages=[contrast,cams]")
     masks = stages("masks")
-    assert masks["cams"]["images"] == 24
+    assert masks["cams"]["train_images"] == 24
     gained = masks["masks"]["mask_miou"] - alone["cams"]["cam_miou"]
     assert gained >= 0.05, (alone["cams"]["cam_miou"], masks["masks"]["mask_miou"])
 
