@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from segproto.refine.crf import CRF_SETS, CrfSettings, dense_crf
+from segproto.refine.crf import dense_crf
+from segproto.refine.crf_settings import CRF_SETS, CrfSettings
 
 SIZE = (375, 500)
 

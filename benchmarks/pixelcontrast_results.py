@@ -36,7 +36,7 @@ from segproto.methods.pixelcontrast.infer import best_classes, first_scores, wal
 from segproto.methods.pixelcontrast.products import CAMS, read_maps
 from segproto.metrics.segmentation import ConfusionMatrix
 from segproto.model.segmenter import Segmenter
-from segproto.report.settings import resolve
+from segproto.runs.settings import resolve
 
 WEIGHTS = DATA / "weights"
 RUN = ["train.threads=1", "train.accelerator=cpu", "encoder.pretrained=false"]

@@ -147,8 +147,8 @@ def test_recipes_are_listed_with_a_line_each(cli: Cli) -> None:
 
 
 def test_every_shipped_recipe_is_valid() -> None:
-    from segproto.report.catalogue import shipped
-    from segproto.report.settings import resolve
+    from segproto.runs.catalogue import shipped
+    from segproto.runs.settings import resolve
 
     for name in shipped():
         method, recipe = resolve(name, {}, [])

@@ -10,7 +10,7 @@ from torch import nn
 
 from segproto.data.base import ClassTable
 from segproto.errors import ConfigError, WeightsError
-from segproto.model.conversion import KeyMap, Options
+from segproto.interop.conversion import KeyMap, Options
 
 FILE = Path("a.pth")
 

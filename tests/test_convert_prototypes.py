@@ -10,9 +10,9 @@ import torch
 from published_modules import Published
 
 from segproto.errors import ConfigError, WeightsError
+from segproto.interop.conversion import Options
 from segproto.methods.protoseg.convert import SOURCE as PROTOSEG
 from segproto.methods.scaleproto.convert import SOURCE as SCALEPROTOSEG
-from segproto.model.conversion import Options
 from segproto.model.segmenter import Segmenter
 
 SLOW = ("DeepLab", "DeepLab, baseline")

@@ -19,8 +19,8 @@ from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.encoders.resnet38 import ResNet38d
 from segproto.errors import WeightsError
+from segproto.interop.conversion import Options
 from segproto.methods.pixelcontrast.convert import SOURCES
-from segproto.model.conversion import Options
 from segproto.model.heads import LinearHead, build_head
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead, TapHead

@@ -16,6 +16,7 @@ from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
 from segproto.data.images import read_objects
 from segproto.data.merged import MergedClasses
+from segproto.data.picture import MaskWriter
 from segproto.data.published_sets import ade20k_full
 from segproto.data.tags import tags_of_masks
 from segproto.data.verify import verify
@@ -23,7 +24,6 @@ from segproto.errors import DataError
 from segproto.evaluation.masks import score_masks
 from segproto.evaluation.validate import validate
 from segproto.metrics.cells import class_pixels
-from segproto.model.images import MaskWriter
 from segproto.model.predict import predict, predict_to_png
 from segproto.report.pictures import paint
 

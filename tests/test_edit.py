@@ -14,6 +14,7 @@ from tiny_runs import GROUPS, SMALL, train_scaleproto
 from tiny_segmenters import segmenter
 
 import segproto
+from segproto.api.edit import parse_pair
 from segproto.errors import ConfigError
 from segproto.evaluation.rescore import EncoderFeatures, rescore_heads
 from segproto.model.direction_head import DirectionBank, DirectionHead
@@ -21,8 +22,7 @@ from segproto.model.edit import edited, merge_leaders
 from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.cosine_bank import CosineBank
-from segproto.report.runs import Run
-from segproto.report.whatif import parse_pair
+from segproto.runs.folder import Run
 from segproto.training.procedures.forgetting import Forgotten, penalty
 
 CLASSES, PROTOTYPES = 4, 16
@@ -246,7 +246,7 @@ def test_an_edit_is_scored_saved_and_told(run: Path, tmp_path: Path, monkeypatch
 
 def test_a_cut_off_cache_file_is_computed_again(run: Path, tmp_path: Path) -> None:
     from segproto.data.build import build_dataset
-    from segproto.report.settings import data_config
+    from segproto.runs.settings import data_config
 
     model = segproto.load(run)
     dataset = build_dataset(data_config(run, {}, ()), "val")
@@ -353,7 +353,7 @@ def test_thresholds_equal_scoring_each_model_alone(run: Path) -> None:
         model.head.grouping.threshold_(row["tau"])
         from segproto.data.build import build_dataset
         from segproto.evaluation.validate import validate
-        from segproto.report.settings import data_config
+        from segproto.runs.settings import data_config
 
         scored = validate(model, build_dataset(data_config(run, {}, ()), "val"))
         assert row["miou"] == pytest.approx(scored["miou"], abs=1e-9)

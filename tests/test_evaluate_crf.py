@@ -20,10 +20,12 @@ import segproto
 from segproto.cli.app import app
 from segproto.data.build import build_dataset
 from segproto.errors import ConfigError, DataError
+from segproto.evaluation.protocol import Protocol
 from segproto.evaluation.validate import validate
 from segproto.model.segmenter import Segmenter
-from segproto.refine.crf import CRF_SETS, dense_crf
-from segproto.report.settings import data_config
+from segproto.refine.crf import dense_crf
+from segproto.refine.crf_settings import CRF_SETS
+from segproto.runs.settings import data_config
 
 SCALES = (0.5, 1.0, 1.5)
 
@@ -43,7 +45,7 @@ def naive_logits(model: Segmenter, image: torch.Tensor) -> torch.Tensor:
 def test_scores_before_and_after_the_crf_equal_the_naive_ones(tmp_path: Path) -> None:
     model = segmenter("grouped", multiple=8)
     dataset = Tiny(model, 3)
-    found = validate(model, dataset, scales=SCALES, flip=True, crf=CRF_SETS["E"], save_masks=tmp_path / "val")
+    found = validate(model, dataset, Protocol(scales=SCALES, flip=True, crf=CRF_SETS["E"]), save_masks=tmp_path / "val")
     true: list[torch.Tensor] = []
     masks: dict[str, list[torch.Tensor]] = {"val": [], "val-crf": []}
     for i, name in enumerate(dataset.names):
@@ -64,9 +66,9 @@ def test_scores_before_and_after_the_crf_equal_the_naive_ones(tmp_path: Path) ->
         assert scores["miou"] == pytest.approx((np.diag(counts) / union)[union > 0].mean())
     assert found["crf"]["confusion"] != found["confusion"]
     with pytest.raises(ConfigError, match="leave out window"):
-        validate(model, dataset, window=32, crf=CRF_SETS["E"])
+        validate(model, dataset, Protocol(window=32, crf=CRF_SETS["E"]))
     with pytest.raises(ValueError, match="or CRF"):
-        validate(model, dataset, cache=object(), crf=CRF_SETS["E"])  # type: ignore[arg-type]
+        validate(model, dataset, Protocol(crf=CRF_SETS["E"]), cache=object())  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

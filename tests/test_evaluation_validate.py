@@ -14,6 +14,7 @@ from tiny_segmenters import image, segmenter
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.errors import ConfigError, DataError
+from segproto.evaluation.protocol import Protocol
 from segproto.evaluation.validate import validate
 
 SIZES = [(40, 52), (33, 60), (24, 24), (50, 31), (41, 41)]
@@ -106,7 +107,7 @@ def test_cache_gives_the_same_without_the_backbone(model, dataset, monkeypatch):
     assert found["confusion"] == expected["confusion"]
     for options in ({"window": 16}, {"scales": (0.5, 1.0)}, {"flip": True}):
         with pytest.raises(ValueError, match="cached"):
-            validate(model, dataset, cache=cache, **options)
+            validate(model, dataset, Protocol(**options), cache=cache)
 
 
 def test_two_processes_add_up_to_one(model, dataset):
@@ -134,14 +135,14 @@ def test_masks_modes_and_progress(model, dataset, tmp_path):
 
 def test_window_scales_and_flip_reach_the_prediction(model, dataset):
     plain = validate(model, dataset)["confusion"]
-    assert validate(model, dataset, window=64)["confusion"] == plain
+    assert validate(model, dataset, Protocol(window=64))["confusion"] == plain
     for options in ({"window": 16}, {"scales": (0.5, 1.0)}, {"flip": True}):
         counts = torch.zeros(4, 4, dtype=torch.int64)
         for i in range(5):
             mask, target = model.predict(dataset[i].image, **options), dataset[i].mask
             keep = target != 255
             counts += torch.from_numpy(confusion_matrix(target[keep], mask[keep], labels=range(4)))
-        found = validate(model, dataset, **options)["confusion"]
+        found = validate(model, dataset, Protocol(**options))["confusion"]
         assert found == counts.tolist()
         assert found != plain
 
@@ -162,7 +163,7 @@ def test_a_published_input_size_is_what_the_model_sees() -> None:
     data = Tiny(model)
     sizes: list[tuple[int, ...]] = []
     model.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
-    figures = validate(model, data, input_size=(24, 40))
+    figures = validate(model, data, Protocol(input_size=(24, 40)))
     assert set(sizes) == {(24, 40)}
     truth, answer = [], []
     for sample in data:
@@ -175,7 +176,7 @@ def test_a_published_input_size_is_what_the_model_sees() -> None:
     labels = range(model.classes.num_classes)
     assert figures["confusion"] == confusion_matrix(torch.cat(truth), torch.cat(answer), labels=labels).tolist()
     sizes.clear()
-    validate(model, data, input_size=20)
+    validate(model, data, Protocol(input_size=20))
     assert sizes == [(20, 26), (20, 36), (20, 20), (32, 20), (20, 20)]
     with pytest.raises(ConfigError, match=r"data.input_size fixes what the model sees"):
-        validate(model, data, input_size=20, window=32)
+        validate(model, data, Protocol(input_size=20, window=32))

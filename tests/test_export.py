@@ -18,10 +18,10 @@ from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, WeightsError
+from segproto.interop.export import Graph, export
+from segproto.interop.export_check import check_program
 from segproto.model.cam_head import CamHead
 from segproto.model.direction_head import DirectionBank, DirectionHead
-from segproto.model.export import Graph, export
-from segproto.model.export_check import check_program
 from segproto.model.heads import LinearHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank

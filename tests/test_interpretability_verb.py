@@ -9,9 +9,9 @@ from tiny_runs import train_blackbox, train_scaleproto
 from typer.testing import CliRunner
 
 import segproto
+from segproto.api.interpretability import changes_data, data_overrides, interpretability_config, wanted
 from segproto.cli.app import app
 from segproto.errors import ConfigError
-from segproto.report.interpret import changes_data, data_overrides, interpretability_config, wanted
 
 FEW = ["interpretability.faithfulness_images=1", "interpretability.areas=[0.5]", "interpretability.draws=1"]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from segproto.api.export import export
 from segproto.data.build import build_dataset
 from segproto.methods import METHODS
 from segproto.model.features import image_features
@@ -17,7 +18,6 @@ from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
-from segproto.report.exporting import export
 from segproto.training.loop import Loop
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run

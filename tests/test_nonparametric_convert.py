@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.errors import ConfigError, WeightsError
+from segproto.interop.conversion import Options
 from segproto.methods.nonparametric.convert import convert
-from segproto.model.conversion import Options
 from segproto.model.segmenter import Segmenter
 
 CLASSES, PER_CLASS = 19, 10

@@ -144,7 +144,7 @@ def test_a_backbone_that_timm_does_not_know_brings_near_names(name: str, near: s
 
 def test_a_folder_is_no_picture_and_a_missing_one_is_said_to_be_missing(tmp_path: Path) -> None:
     from segproto.data.images import read_image
-    from segproto.report.runs import images_below
+    from segproto.runs.folder import images_below
 
     with pytest.raises(DataError, match="is a folder; expected one picture file"):
         read_image(tmp_path)
@@ -176,7 +176,7 @@ def test_mistakes_in_the_class_table(content: str, words: list[str], tmp_path: P
 
 
 def test_text_that_yaml_takes_for_a_number_is_to_be_quoted() -> None:
-    from segproto.report.settings import data_config
+    from segproto.runs.settings import data_config
 
     with pytest.raises(ConfigError, match=r"data\.split\.val_pattern = 6: expected text, .* quote it: 'data\.split"):
         data_config(None, {}, ["data.root=x", "split.val_pattern=0006"])

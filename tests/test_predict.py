@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from PIL import Image
 from tiny_segmenters import image, segmenter
 
+from segproto.data.picture import MaskWriter, look_at
 from segproto.errors import ConfigError, DataError
 from segproto.model import predict as predict_module
 from segproto.model.field import Field
-from segproto.model.images import MaskWriter, look_at
 from segproto.model.predict import predict, predict_logits, predict_to_png
 from segproto.model.windows import spans
 

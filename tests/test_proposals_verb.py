@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import segproto
+from segproto.api.proposal_jobs import read_settings
 from segproto.data.config import ScenesConfig
 from segproto.data.scenes import ScenesDataset
 from segproto.data.unlabelled import ImageFolder
@@ -24,7 +25,6 @@ from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, DataError
 from segproto.refine.crf import dense_crf
 from segproto.refine.regions import SETTINGS, refine_regions
-from segproto.report.proposal_jobs import read_settings
 from segproto.training.procedures.propose import ProposeConfig, image_proposals, shorter_side
 
 UNET = ["encoder.name=unet", "encoder.width=4", "encoder.output_stride=4"]

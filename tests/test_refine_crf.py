@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segproto.errors import DataError
-from segproto.refine.crf import CRF_SETS, CrfSettings, dense_crf, unary_from_labels, unary_from_probabilities
+from segproto.refine.crf import dense_crf, unary_from_labels, unary_from_probabilities
+from segproto.refine.crf_settings import CRF_SETS, CrfSettings
 from segproto.refine.lattice_torch import mean_field
 
 C = CRF_SETS["C"]

@@ -18,6 +18,7 @@ from tiny_runs import train_blackbox, train_scaleproto
 from tiny_segmenters import segmenter
 
 import segproto
+from segproto.api.compare import compare_runs
 from segproto.data.base import Sample
 from segproto.errors import DataError
 from segproto.model.edit import edited
@@ -25,13 +26,12 @@ from segproto.model.explain import explain
 from segproto.model.heads import NearestHead
 from segproto.prototypes.cosine_bank import CosineBank
 from segproto.report import curves, gallery, page, wording
-from segproto.report.compare import compare_runs
 from segproto.report.evidence import hundredths, largest, lattice, probe_image
 from segproto.report.failures import FailureBook
 from segproto.report.health import UNUSED, health_words
 from segproto.report.measures import metric_rows, threshold_charts
 from segproto.report.pictures import data_uri, outline, paint
-from segproto.report.runs import Run, run_of, write_json
+from segproto.runs.folder import Run, run_of, write_json
 
 VOID_ELEMENTS = {"meta", "img", "br", "rect", "line", "circle", "polyline"}
 
@@ -257,7 +257,7 @@ def test_the_black_box_has_a_report_without_prototypes(runs: Path) -> None:
 def test_gallery_shares_count_winning_pixels(runs: Path) -> None:
     model = segproto.load(runs / "scaleproto")
     from segproto.data.build import build_dataset
-    from segproto.report.settings import data_config
+    from segproto.runs.settings import data_config
 
     dataset = build_dataset(data_config(runs / "scaleproto", {}, ()), "val")
     shares = gallery.shares_decided(model, dataset)

@@ -12,7 +12,7 @@ from browser import CHROMIUM, Page
 from tiny_runs import train_blackbox, train_scaleproto
 
 import segproto
-from segproto.report.runs import Run, write_json
+from segproto.runs.folder import Run, write_json
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 

@@ -5,77 +5,33 @@
 >>> mask = model.predict("image.png")
 >>> why = model.explain("image.png")
 
-Everything here is loaded on first use, so ``import segproto`` costs next to nothing.
+Every verb of :mod:`segproto.api` is here, and is loaded on first use, so ``import segproto`` costs next to nothing.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from segproto.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from segproto.api import (
-        ablate_entropy,
-        ablate_scales,
-        ablate_thresholds,
-        analyse,
-        compare,
-        convert,
-        data_verify,
-        doctor,
-        edit,
-        evaluate,
-        explain,
-        export,
-        load,
-        predict,
-        propose,
-        quickstart,
-        recipes,
-        score_masks,
-        train,
-        write_report,
-    )
-    from segproto.errors import SegprotoError
-
-__version__ = "0.1.0"
-
-__all__ = [
-    "SegprotoError",
-    "ablate_entropy",
-    "ablate_scales",
-    "ablate_thresholds",
-    "analyse",
-    "compare",
-    "convert",
-    "data_verify",
-    "doctor",
-    "edit",
-    "evaluate",
-    "explain",
-    "export",
-    "load",
-    "predict",
-    "propose",
-    "quickstart",
-    "recipes",
-    "score_masks",
-    "train",
-    "write_report",
-]
+    from segproto.api import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    """Fetches a verb from :mod:`segproto.api` when it is first used."""
-    if name not in __all__:
+    """Fetches a verb from :mod:`segproto.api`, or the list of them, when it is first used."""
+    if name.startswith("_") and name != "__all__":  # what the import system and inspection ask for is no verb
         raise AttributeError(f"module 'segproto' has no attribute {name!r}")
-    if name == "SegprotoError":
-        from segproto.errors import SegprotoError
-
-        return SegprotoError
     from segproto import api
 
+    if name == "__all__":
+        return api.__all__
+    if name not in api.__all__:
+        raise AttributeError(f"module 'segproto' has no attribute {name!r}")
     return getattr(api, name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    from segproto import api
+
+    return [*api.__all__, "__version__"]

@@ -24,7 +24,7 @@ data = typer.Typer(no_args_is_help=True, help="Look at data sets.", rich_markup_
 def root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
     """Shows the version."""
     if version:
-        from segproto import __version__
+        from segproto.version import __version__
 
         typer.echo(f"segproto {__version__}")
         raise typer.Exit

@@ -23,8 +23,6 @@ from segproto.data.crops import Crop
 from segproto.data.matlab import read_mat
 from segproto.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
-MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})
 MAX_PIXELS = 2**28
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, struct.error, zlib.error)
 _limit_lock = threading.Lock()

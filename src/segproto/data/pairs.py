@@ -11,10 +11,11 @@ from pathlib import Path, PurePosixPath
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
-from segproto.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, orientation, read_image
+from segproto.data.images import orientation, read_image
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
 from segproto.data.labels import LabelMap
 from segproto.data.parts import PartTable
+from segproto.data.suffixes import IMAGE_SUFFIXES, MASK_SUFFIXES
 from segproto.errors import DataError
 
 

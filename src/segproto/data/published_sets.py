@@ -10,10 +10,11 @@ from segproto.data.archives import Tree, ZipMember
 from segproto.data.base import IGNORE_INDEX, ClassTable
 from segproto.data.classes import EXAMPLES, read_classes
 from segproto.data.crops import potsdam_tiles
-from segproto.data.images import IMAGE_SUFFIXES, read_objects
+from segproto.data.images import read_objects
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
 from segproto.data.published import Archive, Found, Published, PublishedParts
+from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
 
 COCO_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)

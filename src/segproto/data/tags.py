@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
-from segproto.data.images import IMAGE_SUFFIXES
 from segproto.data.published_tags import read_annotations, read_label_vectors
+from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
 
 BACKGROUND = 0

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from segproto.data.base import IGNORE_INDEX, ClassTable, Sample, SegmentationDataset
-from segproto.data.images import IMAGE_SUFFIXES, read_image
+from segproto.data.images import read_image
+from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
 
 

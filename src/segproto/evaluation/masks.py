@@ -15,12 +15,13 @@ from torch import Tensor
 from segproto.data.archives import ZipMember
 from segproto.data.base import IGNORE_INDEX, ClassTable
 from segproto.data.coarse import refuse_names
-from segproto.data.images import MASK_SUFFIXES, read_indices
+from segproto.data.images import read_indices
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import read_list
 from segproto.data.palette import default_colours
 from segproto.data.published_sets import shipped
+from segproto.data.suffixes import MASK_SUFFIXES
 from segproto.errors import DataError
 from segproto.evaluation.tally import report
 from segproto.metrics.instances import instance_iou, instance_shares

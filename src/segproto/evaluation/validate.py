@@ -11,30 +11,27 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
-from segproto.errors import ConfigError, DataError
+from segproto.data.picture import look_at
+from segproto.errors import DataError
+from segproto.evaluation.protocol import Protocol
 from segproto.evaluation.tally import Tally, report
 from segproto.metrics.matching import hungarian
 from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
 from segproto.model.features import BackboneFeatures
 from segproto.model.field import Field
-from segproto.model.images import look_at
-from segproto.model.predict import OVERLAP, predict_bands
+from segproto.model.predict import predict_bands
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating, field_mask
-from segproto.refine.crf import CrfSettings
+
+PLAIN = Protocol()
 
 
 def validate(
     segmenter: Segmenter,
     dataset: SegmentationDataset,
+    protocol: Protocol = PLAIN,
     *,
     cache: BackboneFeatures | None = None,
-    input_size: int | tuple[int, int] | None = None,
-    window: int | None = None,
-    overlap: float = OVERLAP,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    crf: CrfSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
     rank: int = 0,
     world: int = 1,
@@ -46,14 +43,8 @@ def validate(
     Args:
         segmenter: the model; used in eval mode, its modes are put back.
         dataset: images and masks at native size.
+        protocol: how the model looks at an image.
         cache: cached backbone features of the same images; then the backbone does not run.
-        input_size: what the model sees instead of the image's own size, as published protocols have it: a shorter side,
-            aspect kept, or (height, width), stretched. Predictions are scored at native size all the same.
-        window: sliding window, see :func:`segproto.model.predict.predict`; also overlap, scales and flip.
-        overlap: share of a window that its neighbour sees too.
-        scales: test-time scales.
-        flip: test-time mirroring.
-        crf: also score the masks after a dense CRF; images are then seen whole.
         progress: called with (images done, images) of this process.
         rank: this process scores images ``rank, rank + world, ...``.
         world: processes.
@@ -68,10 +59,10 @@ def validate(
     Raises:
         DataError: if the data set has other classes than the model, is empty or all void, or a file cannot be
             read: a score over fewer images than asked for would be another score, so none is skipped.
-        ValueError: for a cache together with input_size, window, scales, flip or a CRF.
-        ConfigError: for input_size together with window or scales, or a CRF with a window.
+        ValueError: for a cache together with a protocol that is not plain.
     """
-    _check_views(cache is not None, input_size is not None, crf is not None, window, scales, flip)
+    if cache is not None and not protocol.whole:
+        raise ValueError("cached features are of whole images at scale 1: no input_size, window, scales, flip or CRF")
     classes = dataset.classes
     if len(dataset) == 0:
         raise DataError(f"the {dataset.split} split is empty: nothing to evaluate")
@@ -84,21 +75,20 @@ def validate(
     start = time.perf_counter()
     device = next(segmenter.parameters()).device
     rows = max(classes.num_classes, segmenter.head.num_classes)
-    tallies = [Tally(dataset, rows, device, instances=not found) for _ in range(1 if crf is None else 2)]
+    tallies = [Tally(dataset, rows, device, instances=not found) for _ in range(1 if protocol.crf is None else 2)]
     indices = range(rank, len(dataset), world)
-    options: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
     with evaluating(segmenter):
         for done, index in enumerate(indices, 1):
             sample = dataset[index]
-            if input_size is not None:
-                options["scales"] = [seen_size(sample.image.shape[-2:], input_size)]
+            views = protocol.views(*sample.image.shape[-2:])
             predictions: Sequence[Tensor]
             if cache is not None:
                 predictions = [_from_cache(segmenter, cache, index, sample)]
-            elif crf is not None:
-                predictions = masks_with_crf(segmenter, sample.image, crf, scales=options["scales"], flip=flip)
+            elif protocol.crf is not None:
+                scales = views["scales"]
+                predictions = masks_with_crf(segmenter, sample.image, protocol.crf, scales=scales, flip=protocol.flip)
             else:
-                predictions = [torch.cat(list(predict_bands(segmenter, look_at(sample.image), **options)))]
+                predictions = [torch.cat(list(predict_bands(segmenter, look_at(sample.image), **views)))]
             for tally, prediction in zip(tallies, predictions, strict=True):
                 tally.add(index, sample, prediction)
             if save_masks is not None:
@@ -108,17 +98,7 @@ def validate(
                 progress(done, len(indices))
     scores = [_scores(tally, segmenter, reduce) for tally in tallies]
     size = {"images": len(dataset), "labels": dataset.label_source, "seconds": round(time.perf_counter() - start, 3)}
-    return {**scores[0], **size, **({} if crf is None else {"crf": scores[1]})}
-
-
-def _check_views(cached: bool, sized: bool, crf: bool, window: int | None, scales: Sequence[float], flip: bool) -> None:
-    """Refuses ways to look at an image that do not go together."""
-    if sized and (window is not None or tuple(scales) != (1.0,)):
-        raise ConfigError("data.input_size fixes what the model sees: leave out window and scales, or set it to null")
-    if crf and window is not None:
-        raise ConfigError("a CRF sees the image whole: leave out window or the CRF")
-    if cached and (sized or window is not None or tuple(scales) != (1.0,) or flip or crf):
-        raise ValueError("cached features are of whole images at scale 1: no input_size, window, scales, flip or CRF")
+    return {**scores[0], **size, **({} if protocol.crf is None else {"crf": scores[1]})}
 
 
 def _scores(tally: Tally, segmenter: Segmenter, reduce: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:
@@ -159,13 +139,6 @@ def matched_report(
     ]
     scores = report(matching.confusion, classes, matching.undecided, void=void)
     return {**scores, "matching": pairs, "categories": table.tolist()}
-
-
-def seen_size(size: Sequence[int], input_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) an image of ``size`` is resized to: a shorter side, aspect kept, or just these numbers."""
-    if isinstance(input_size, tuple):
-        return input_size
-    return input_size * size[0] // min(size), input_size * size[1] // min(size)
 
 
 def _from_cache(segmenter: Segmenter, cache: BackboneFeatures, index: int, sample: Sample) -> Tensor:

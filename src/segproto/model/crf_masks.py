@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import label_dtype
+from segproto.data.picture import ImageLike, MaskWriter, look_at
 from segproto.errors import ConfigError
-from segproto.model.images import ImageLike, MaskWriter, look_at
 from segproto.model.predict import WHOLE_PIXELS, predict_logits
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import Scale
-from segproto.refine.crf import CRF_SETS, CrfSettings, dense_crf, unary_from_probabilities
+from segproto.refine.crf import dense_crf, unary_from_probabilities
+from segproto.refine.crf_settings import CRF_SETS, CrfSettings
 
 
 def crf_settings(name: str | None) -> CrfSettings | None:

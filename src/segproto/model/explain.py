@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from segproto.data.images import MAX_PIXELS
+from segproto.data.picture import ImageLike, look_at
 from segproto.errors import ConfigError, DataError
 from segproto.model.evidence import Evidence, PixelEvidence, list_evidence, mix, unit_activations
 from segproto.model.field import Field
 from segproto.model.heads import Contributions, GroupedHead
-from segproto.model.images import ImageLike, look_at
 from segproto.model.predict import WHOLE_PIXELS
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import ALIGN, evaluating
@@ -37,7 +37,7 @@ def explain(
 
     Args:
         segmenter: the model, on any device; its modes are left as they were.
-        image: see :func:`segproto.model.images.look_at`.
+        image: see :func:`segproto.data.picture.look_at`.
         region: (y0, x0, y1, x1) in pixels, the last row and column excluded. Images too large to be seen at once are
             then seen in a window around the region, so that cells near it may differ a little from ``predict``'s.
         max_pixels: larger images are refused.

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from segproto.data.base import label_dtype
 from segproto.data.images import MAX_PIXELS
+from segproto.data.picture import ImageLike, MaskWriter, look_at
 from segproto.errors import ConfigError
 from segproto.model.heads import NearestHead
-from segproto.model.images import ImageLike, MaskWriter, look_at
 from segproto.model.predict import Views, logit_bands
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating

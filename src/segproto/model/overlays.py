@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX
 from segproto.data.palette import default_colours
-from segproto.model.images import MaskWriter
+from segproto.data.picture import MaskWriter
 
 if TYPE_CHECKING:
     from segproto.model.explain import Explanation

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX, label_dtype
 from segproto.data.images import MAX_PIXELS
+from segproto.data.picture import ImageLike, MaskWriter, Picture, look_at
 from segproto.errors import ConfigError
-from segproto.model.images import ImageLike, MaskWriter, Picture, look_at
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import (
     Maps,
@@ -60,7 +60,7 @@ def predict(
 
     Args:
         segmenter: the model, on any device; its modes are left as they were.
-        image: see :func:`segproto.model.images.look_at`.
+        image: see :func:`segproto.data.picture.look_at`.
         max_pixels: larger images are refused.
         views: ``window``, ``overlap``, ``scales``, ``flip``: see :class:`Views`.
 

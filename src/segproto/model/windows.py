@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.data.base import label_dtype
+from segproto.data.picture import Picture
 from segproto.errors import ConfigError
 from segproto.model.field import Field
-from segproto.model.images import Picture
 from segproto.model.segmenter import Segmenter
 
 ALIGN = 32  # windows start at multiples of this, so that their grids fall on each other (strides up to 32)

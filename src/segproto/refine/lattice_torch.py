@@ -11,7 +11,7 @@ from torch import Tensor
 from segproto.refine.lattice import axis_scales, key_layout
 
 if TYPE_CHECKING:
-    from segproto.refine.crf import CrfSettings
+    from segproto.refine.crf_settings import CrfSettings
 
 
 class TorchLattice:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.refine.crf import CRF_SETS, CrfSettings, dense_crf
+from segproto.refine.crf import dense_crf
+from segproto.refine.crf_settings import CRF_SETS, CrfSettings
 
 SETTINGS = CRF_SETS["E"]
 """Published: Gaussian 1 px with weight 3; bilateral 67 px and 3 grey values with weight 4; ten iterations."""

@@ -7,7 +7,7 @@ import torch
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.data.relabelled import Relabelled
 from segproto.model.segmenter import Segmenter
-from segproto.report.runs import Run
+from segproto.runs.folder import Run
 
 
 def comparable(dataset: SegmentationDataset, run: Run, model: Segmenter) -> SegmentationDataset:

@@ -6,7 +6,7 @@ from typing import Any
 
 from segproto.report.curves import Chart, svg
 from segproto.report.pictures import image_uri
-from segproto.report.runs import Run, read_json
+from segproto.runs.folder import Run, read_json
 
 CURVES = 1400  # longest side of the picture of curves, in pixels
 

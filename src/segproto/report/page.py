@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from segproto import __version__
 from segproto.data.base import IGNORE_INDEX
 from segproto.data.build import build_dataset
 from segproto.errors import SegprotoError
@@ -23,12 +22,13 @@ from segproto.report.evidence import probe_image
 from segproto.report.failures import BELOW, FailureBook
 from segproto.report.matched import comparable
 from segproto.report.measures import edit_figures, metric_picture, metric_rows, threshold_charts, threshold_rows
-from segproto.report.runs import Run, write_text
-from segproto.report.settings import data_config
 from segproto.report.steps import step_cases
 from segproto.report.tables import by_class, charts, class_rows, css, stage_rows
 from segproto.report.wording import LEADS, SENTENCES, relation, warnings
+from segproto.runs.folder import Run, write_text
+from segproto.runs.settings import data_config
 from segproto.training.progress import current
+from segproto.version import __version__
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto import __version__
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.encoders.base import Encoder
 from segproto.refine.proposals import Round
 from segproto.report.page import environment
 from segproto.report.pictures import data_uri, heat
-from segproto.report.runs import write_text
 from segproto.report.tables import css
+from segproto.runs.folder import write_text
 from segproto.training.procedures.propose import (
     ImageProposals,
     ProposeConfig,
@@ -26,6 +25,7 @@ from segproto.training.procedures.propose import (
     save_index,
     write_picture,
 )
+from segproto.version import __version__
 
 SHOWN_ROUNDS = 60
 SIDE = 360  # longest side of a round's pictures

@@ -9,7 +9,7 @@ from segproto.data.base import ClassTable
 from segproto.model.segmenter import Segmenter
 from segproto.report import gallery
 from segproto.report.curves import in_percent, read_chart, svg
-from segproto.report.runs import Run
+from segproto.runs.folder import Run
 
 
 def css(colour: tuple[int, int, int]) -> str:

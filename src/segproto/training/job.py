@@ -15,6 +15,7 @@ from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
 from segproto.data.loader import train_batches
+from segproto.evaluation.protocol import Protocol
 from segproto.evaluation.validate import validate
 from segproto.model.features import BackboneFeatures
 from segproto.model.segmenter import Segmenter
@@ -109,8 +110,8 @@ class Job:
         reduce: Callable[[Tensor], Tensor] | None = self._sum if world > 1 else None
         with self.reporter.bar("validate", len(self.val_set)) as bar:
             where: dict[str, Any] = {"rank": rank, "world": world, "reduce": reduce}
-            size = self.recipe.data.input_size
-            return validate(self.segmenter, self.val_set, cache=self.val_cache, input_size=size, progress=bar, **where)
+            protocol = Protocol(input_size=self.recipe.data.input_size)
+            return validate(self.segmenter, self.val_set, protocol, cache=self.val_cache, progress=bar, **where)
 
     def _sum(self, value: Tensor) -> Tensor:
         total = self.fabric.all_reduce(value, reduce_op="sum")

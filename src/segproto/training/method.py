@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segproto.data.base import ClassTable
-from segproto.model.conversion import Source
+from segproto.interop.conversion import Source
 from segproto.model.segmenter import Segmenter
 from segproto.training.recipe import Recipe
 from segproto.training.stage import Stage

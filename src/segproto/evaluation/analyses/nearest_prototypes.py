@@ -11,6 +11,7 @@ import torch
 from PIL import ImageDraw
 from torch import Tensor
 
+from segproto.data.picture import ImageLike, look_at
 from segproto.errors import ConfigError
 from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, to_picture, write_result
 from segproto.evaluation.analyses.units import (
@@ -20,7 +21,6 @@ from segproto.evaluation.analyses.units import (
     require_bank,
     used_prototypes,
 )
-from segproto.model.images import ImageLike, look_at
 from segproto.model.patches import Box, cell_box, patch_picture
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
@@ -93,7 +93,7 @@ def nearest_prototypes(
 
     Args:
         model: with prototypes.
-        image: see :func:`segproto.model.images.look_at`.
+        image: see :func:`segproto.data.picture.look_at`.
         points: (row, column) of pixels; None = ``count`` random ones.
         count: how many random pixels.
         seed: of that choice.

@@ -12,7 +12,7 @@ from segproto.encoders.config import EncoderConfig
 from segproto.encoders.decoders import FCN, Decoder
 from segproto.encoders.hrnet import HRNet
 from segproto.errors import WeightsError
-from segproto.model.conversion import KeyMap, Options, Source, finished
+from segproto.interop.conversion import KeyMap, Options, Source, finished
 from segproto.model.heads import Head, LinearHead, NearestHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.cosine_bank import CosineBank

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from segproto.data.config import AugmentConfig, ExpandedPath
-from segproto.refine.crf import CRF_SETS, CrfSettings
+from segproto.refine.crf_settings import CRF_SETS, CrfSettings
 from segproto.training.procedures.config import LinearOptimise, OptimiseConfig
 from segproto.training.recipe import Recipe
 

@@ -16,7 +16,7 @@ from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.encoders.resnet38 import ResNet38d, rename_mxnet
 from segproto.errors import WeightsError
-from segproto.model.conversion import KeyMap, Options, Source, Weights, finished, origin
+from segproto.interop.conversion import KeyMap, Options, Source, Weights, finished, origin
 from segproto.model.heads import LinearHead
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead, TapHead

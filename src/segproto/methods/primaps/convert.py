@@ -13,8 +13,8 @@ from segproto import foreign
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
+from segproto.interop.conversion import KeyMap, Options, Source, finished
 from segproto.methods.primaps.build import category_table
-from segproto.model.conversion import KeyMap, Options, Source, finished
 from segproto.model.direction_head import DirectionBank, DirectionHead
 from segproto.model.segmenter import Segmenter
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segproto.model.conversion import Options, Source
-from segproto.model.published_prototypes import convert_pickled
+from segproto.interop.conversion import Options, Source
+from segproto.interop.published_prototypes import convert_pickled
 from segproto.model.segmenter import Segmenter
 
 

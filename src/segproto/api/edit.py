@@ -66,9 +66,9 @@ def edit(
     from segproto.data.build import build_dataset
     from segproto.model.artefact import find_model
     from segproto.model.edit import WITHIN, edited
-    from segproto.report.models import ready
-    from segproto.report.runs import model_folder
-    from segproto.report.settings import data_config
+    from segproto.runs.folder import model_folder
+    from segproto.runs.models import ready
+    from segproto.runs.settings import data_config
 
     begin, out = time.perf_counter(), Path(out)
     require_free(out)
@@ -117,7 +117,7 @@ def scored(
 
 def record(out: Path, figures: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The figures with time and command, also in ``out/edit.json``."""
-    from segproto.report.runs import write_json
+    from segproto.runs.folder import write_json
 
     found = {"kept": None, **figures, "seconds": round(seconds, 3), "command": sys.argv}
     write_json(out / "edit.json", found)
@@ -136,7 +136,7 @@ def record_of_resumed(out: Path, recipe: Recipe, spent: float, quiet: bool) -> N
         quiet: no progress.
     """
     from segproto.data.build import build_dataset
-    from segproto.report.models import ready
+    from segproto.runs.models import ready
     from segproto.training.progress import Reporter
     from segproto.training.recipe import resolved
 
@@ -201,8 +201,8 @@ def train_to_forget(
     target: Path, model: Segmenter, start: Path, forget: Sequence[int], out: Path, settings: Sequence[str], quiet: bool
 ) -> None:
     """Runs the stages of forgetting on the run's own recipe; the result is a run that can be resumed and repeated."""
-    from segproto.report.runs import run_of
-    from segproto.report.settings import resolve
+    from segproto.runs.folder import run_of
+    from segproto.runs.settings import resolve
     from segproto.training.procedures.forgetting import STAGES, prototype_bank, source_to_forget
     from segproto.training.recipe import resolved
     from segproto.training.runner import run

@@ -8,7 +8,7 @@ import torch
 
 from segproto.errors import ConfigError
 from segproto.model.segmenter import Segmenter
-from segproto.report.runs import model_folder
+from segproto.runs.folder import model_folder
 
 
 def chosen_device(device: str | None) -> torch.device:

@@ -11,11 +11,11 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "safete
 EXTRAS = ("tensorboard", "wandb")
 
 
-def examine() -> dict[str, str]:
+def doctor() -> dict[str, str]:
     """Facts about this installation and machine, in the order to print them."""
     import torch
 
-    from segproto import __version__
+    from segproto.version import __version__
 
     facts = {"segproto": __version__, "python": sys.version.split()[0], "system": platform.platform()}
     facts |= {name: installed(name) or "missing: install segproto again" for name in PACKAGES}

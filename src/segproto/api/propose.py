@@ -1,4 +1,4 @@
-"""The verb ``propose``."""
+"""The verb ``propose``: mask proposals without labels."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def propose(
     Raises:
         SegprotoError: settings, weights or images that cannot be used, or ``out`` taken by something else.
     """
-    from segproto.report.proposal_jobs import run
+    from segproto.api.proposal_jobs import run
 
     return run(Path(images), Path(out), overrides, processes, device, quiet)

@@ -1,60 +1,24 @@
-"""Models for other runtimes, and models shared on the Hugging Face hub; both only when asked for by name."""
+"""Models shared on the Hugging Face hub, only when asked for by name."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segproto.api.load import load
 from segproto.errors import ConfigError, SegprotoError
 
 if TYPE_CHECKING:
-    from segproto.model.export import Format
     from segproto.model.segmenter import Segmenter
 
 PathLike = str | Path
 FILES = ["model.json", "model.safetensors", "prototypes.json", "prototypes/*.png", "README.md"]
 
 
-def export(
-    target: PathLike,
-    *,
-    out: PathLike,
-    form: Format = "onnx",
-    size: tuple[int, int] | None = None,
-    stage: str | None = None,
-) -> dict[str, Any]:
-    """Writes a model as one graph, with its logits, mask and prototype activations, and checks it.
-
-    Args:
-        target: a run or model folder.
-        out: the file to write; its card goes beside it as JSON.
-        form: ``onnx`` (needs the extra ``onnx``) or ``torch`` (``torch.export``).
-        size: (height, width) of all pictures; None = any.
-        stage: of a run: the model this stage left.
-
-    Returns:
-        The card: inputs, outputs, sizes, classes and how far the graph's answers were from the model's.
-
-    Raises:
-        ConfigError: a size or an extra that is needed, or an ``out`` with another ending.
-        WeightsError: no model there, or the graph answers otherwise.
-    """
-    from segproto.model.export import SUFFIX
-    from segproto.model.export import export as write
-
-    out = Path(out)
-    if out.suffix != SUFFIX[form]:
-        raise ConfigError(f"--out {out}: a graph of format {form} is a {SUFFIX[form]} file")
-    card = write(open_model(target, stage), out, form, size)
-    out.with_suffix(".json").write_text(json.dumps(card, indent=1))
-    return {"out": str(out), **card}
-
-
-def push(target: PathLike, *, repo: str, stage: str | None = None, private: bool = True, client: Any = None) -> str:
+def hub_push(target: PathLike, *, repo: str, stage: str | None = None, private: bool = True, client: Any = None) -> str:
     """Uploads a model folder with a generated card to the Hugging Face hub; the only thing here that sends anything.
 
     Args:
@@ -72,7 +36,7 @@ def push(target: PathLike, *, repo: str, stage: str | None = None, private: bool
         WeightsError: no model there.
     """
     check_repo(repo)
-    model = open_model(target, stage)
+    model = load(target, stage=stage)
     hub = client or hub_client()
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
@@ -83,8 +47,8 @@ def push(target: PathLike, *, repo: str, stage: str | None = None, private: bool
     return f"https://huggingface.co/{repo}"
 
 
-def pull(repo: str, *, out: PathLike, revision: str | None = None, client: Any = None) -> Path:
-    """Downloads a model folder that :func:`push` uploaded; nothing in it is run.
+def hub_pull(repo: str, *, out: PathLike, revision: str | None = None, client: Any = None) -> Path:
+    """Downloads a model folder that :func:`hub_push` uploaded; nothing in it is run.
 
     Args:
         repo: ``user/name`` on the hub.
@@ -108,16 +72,8 @@ def pull(repo: str, *, out: PathLike, revision: str | None = None, client: Any =
         hub = client or hub_client()
         with hub_errors(repo):
             hub.snapshot_download(repo_id=repo, revision=revision, local_dir=folder, allow_patterns=FILES)
-        open_model(folder).save(out)
+        load(folder).save(out)
     return out
-
-
-def open_model(target: PathLike, stage: str | None = None) -> Segmenter:
-    """The model of a run or model folder."""
-    from segproto.model.segmenter import Segmenter
-    from segproto.report.runs import model_folder
-
-    return Segmenter.load(model_folder(Path(target), stage))
 
 
 def check_repo(repo: str) -> None:

@@ -1,4 +1,4 @@
-"""Mean and spread of runs, side by side."""
+"""The verb ``compare``: mean and spread of runs, side by side."""
 
 from __future__ import annotations
 
@@ -9,9 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from segproto.errors import DataError
-from segproto.report.runs import Run
+from segproto.runs.folder import Run
 
+PathLike = str | Path
 FIGURES = ("miou", "accuracy", "prototypes", "prototypes_used", "group_average")
+
+
+def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> dict[str, Any]:
+    """Mean and spread (sample standard deviation) over the runs of each recipe, side by side.
+
+    ``runs`` are run folders, or folders that hold runs (``--seeds``); ``out`` is a JSON file to write.
+    """
+    from segproto.runs.folder import write_json
+
+    result = compare_runs([Path(run) for run in runs])
+    if out is not None:
+        write_json(Path(out), result)
+    return result
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""Published data sets: what they are, where to get them, and unpacking them."""
+"""The verbs of ``data``: list, verify, prepare and submit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segproto.errors import DataError
-from segproto.report.catalogue import DATA_KINDS, DATA_SOURCES, nearest
+from segproto.runs.catalogue import DATA_KINDS, DATA_SOURCES, nearest
 
 PathLike = str | Path
 
@@ -103,3 +103,21 @@ def data_submit(name: str, masks: PathLike, *, out: PathLike) -> dict[str, Any]:
 
     count = submit(name, Path(masks), Path(out))
     return {"out": str(out), "masks": count, "test_images": TEST_IMAGES[name]}
+
+
+def data_verify(
+    *, overrides: Sequence[str] = (), data: Mapping[str, Any] | None = None, quiet: bool = False
+) -> dict[str, Any]:
+    """Checks every pair of a data set, given by ``data.key=value`` (or ``key=value``) settings or a mapping; ``quiet``
+    shows no progress.
+
+    Returns:
+        ``problems`` (a line each), ``counts`` (images a split), ``shares`` (of labelled pixels, a class, all splits).
+    """
+    from segproto.data.verify import verify
+    from segproto.runs.settings import data_config
+    from segproto.training.progress import Reporter
+
+    config = data_config(None, data or {}, overrides)
+    with Reporter(active=not quiet).bar("verify", 1) as bar:
+        return verify(config, bar.part).to_json()

@@ -47,7 +47,7 @@ def analyse(
     Raises:
         ConfigError: an unknown analysis, or a model that it does not apply to.
     """
-    from segproto.report.models import ready
+    from segproto.runs.models import ready
     from segproto.training.progress import Reporter, reporting
 
     if what not in ANALYSES:
@@ -71,7 +71,7 @@ class Source:
     def split(self, name: str) -> SegmentationDataset:
         """A split's images and masks."""
         from segproto.data.build import build_dataset
-        from segproto.report.settings import data_config
+        from segproto.runs.settings import data_config
 
         return build_dataset(data_config(self.target, {}, self.overrides), name)
 
@@ -163,9 +163,9 @@ def assignments(
     model: Segmenter, source: Source, out: Path, *, other: PathLike, image: str | None = None
 ) -> dict[str, Any]:
     """Assignment maps of two models side by side on one image."""
+    from segproto.api.compare import short_names
     from segproto.evaluation.analyses.assignments import compare_assignments
-    from segproto.report.compare import short_names
-    from segproto.report.models import ready
+    from segproto.runs.models import ready
 
     device = str(next(model.parameters()).device)
     second = ready(other, None, device)

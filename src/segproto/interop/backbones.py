@@ -16,7 +16,7 @@ from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.encoders.resnet import DeepLabResNet101
 from segproto.errors import WeightsError
-from segproto.model.conversion import KeyMap, Options, Source, Weights, finished, origin
+from segproto.interop.conversion import KeyMap, Options, Source, Weights, finished, origin
 from segproto.model.heads import LinearHead
 from segproto.model.segmenter import Segmenter
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segproto.api.edit import cache_root
 from segproto.errors import ConfigError
-from segproto.report.whatif import cache_root
 
 PathLike = str | Path
 
@@ -41,9 +41,9 @@ def ablate_thresholds(
     from segproto.data.build import build_dataset
     from segproto.evaluation.analyses.thresholds import THRESHOLDS, plot_thresholds, sweep_thresholds
     from segproto.evaluation.rescore import EncoderFeatures
-    from segproto.report.models import ready
-    from segproto.report.runs import run_of, write_json
-    from segproto.report.settings import data_config
+    from segproto.runs.folder import run_of, write_json
+    from segproto.runs.models import ready
+    from segproto.runs.settings import data_config
     from segproto.training.progress import Reporter
 
     run = run_of(Path(target))
@@ -83,7 +83,7 @@ def ablate_scales(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[st
 
     Args: as :func:`compare_variants`.
     """
-    from segproto.report.settings import resolve
+    from segproto.runs.settings import resolve
 
     config = resolve(recipe, {}, options.get("overrides", ()))[1]
     encoder, model = config.encoder, getattr(config, "model", None)
@@ -95,7 +95,7 @@ def ablate_scales(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[st
 
 def stage_settings(recipe: PathLike, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The resolved ``stages`` of a recipe."""
-    from segproto.report.settings import resolve
+    from segproto.runs.settings import resolve
     from segproto.training.recipe import resolved
 
     stages: dict[str, dict[str, Any]] = resolved(resolve(recipe, {}, overrides)[1]).get("stages", {})
@@ -126,9 +126,9 @@ def compare_variants(
     Returns:
         As :func:`segproto.compare`, with ``group_overlap`` (None without groups); also in ``out/ablation.json``.
     """
-    from segproto.report.compare import compare_runs, mean_and_spread
-    from segproto.report.runs import write_json
-    from segproto.report.settings import resolve
+    from segproto.api.compare import compare_runs, mean_and_spread
+    from segproto.runs.folder import write_json
+    from segproto.runs.settings import resolve
     from segproto.training.runner import run
 
     for name, settings in variants.items():
@@ -150,8 +150,8 @@ def group_overlap(run: Path) -> float | None:
     from segproto.data.build import build_dataset
     from segproto.evaluation.interpretability.config import InterpretabilityConfig
     from segproto.evaluation.interpretability.run import interpret
-    from segproto.report.models import ready
-    from segproto.report.settings import data_config
+    from segproto.runs.models import ready
+    from segproto.runs.settings import data_config
 
     config = InterpretabilityConfig(metrics=("group_overlap",))
     found = interpret(ready(run, None, None), build_dataset(data_config(run, {}, ()), "val"), config)

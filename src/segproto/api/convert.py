@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from segproto.errors import ConfigError
 
 if TYPE_CHECKING:
-    from segproto.model.conversion import Source, Weights
+    from segproto.interop.conversion import Source, Weights
 
 PathLike = str | Path
 
 
 def conversion_sources() -> dict[str, Source]:
     """All published checkpoints that can be converted, by name."""
+    from segproto.interop.backbones import SOURCES
     from segproto.methods import METHODS
-    from segproto.model.backbones import SOURCES
 
     found = [source for make in METHODS.values() for source in make().sources]
     return {source.name: source for source in sorted([*found, *SOURCES], key=lambda s: s.name)}
@@ -44,9 +44,9 @@ def convert(
         WeightsError: the file is damaged, hostile or of another kind.
     """
     from segproto.data.classes import find_classes, read_classes
-    from segproto.model.conversion import Options
+    from segproto.interop.conversion import Options
     from segproto.model.segmenter import Segmenter
-    from segproto.report.catalogue import nearest
+    from segproto.runs.catalogue import nearest
 
     known = conversion_sources()
     if source not in known:

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError, WeightsError
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 
 
 def run_of(target: Path) -> Path | None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from segproto.data.base import label_dtype
 from segproto.errors import ConfigError
+from segproto.interop.export_check import check_program
 from segproto.model.direction_head import DirectionHead
-from segproto.model.export_check import check_program
 from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.similarity import log_activation

@@ -18,7 +18,7 @@ from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, SegprotoError
 from segproto.model.fingerprint import encoder_hash
-from segproto.report.models import chosen_device
+from segproto.runs.models import chosen_device
 from segproto.training.files import write_json
 from segproto.training.procedures.propose import ProposeConfig, propose_files
 from segproto.training.progress import Bar, Reporter, reporting
@@ -70,7 +70,7 @@ def read_settings(overrides: Sequence[str]) -> ProposeSettings:
 def run(
     images: Path, out: Path, overrides: Sequence[str], processes: int | None, device: str | None, quiet: bool
 ) -> dict[str, Any]:
-    """See :func:`segproto.report.proposing.propose`."""
+    """See :func:`segproto.api.propose.propose`."""
     settings = read_settings(overrides)
     dataset = ImageFolder(images)
     place = chosen_device(device)

@@ -18,7 +18,7 @@ from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
 from segproto.foreign import Record
-from segproto.model.conversion import KeyMap, Options, Source, finished
+from segproto.interop.conversion import KeyMap, Options, Source, finished
 from segproto.model.heads import GroupedHead, Head, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank

@@ -1,0 +1,152 @@
+"""The verb ``evaluate``: accuracy of a model, and on request its interpretability metrics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segproto.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from segproto.evaluation.protocol import Protocol
+    from segproto.model.segmenter import Segmenter
+
+PathLike = str | Path
+
+
+def evaluate(
+    target: PathLike,
+    *,
+    stage: str | None = None,
+    split: str = "val",
+    overrides: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+    window: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    crf: str | None = None,
+    save: PathLike | None = None,
+    test: PathLike | None = None,
+    names: PathLike | None = None,
+    device: str | None = None,
+    out: PathLike | None = None,
+    interpretability: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Accuracy at the labels' own size, without augmentation; on request also the interpretability metrics.
+
+    Args:
+        target: a run or model folder; without ``data`` and overrides the run's own data are used.
+        stage: of a run: evaluate the model this stage left.
+        split: ``train`` or ``val``.
+        overrides: ``data.key=value`` and ``interpretability.key=value`` settings.
+        data: the same as a mapping.
+        window: side of a sliding window in pixels; bounds memory.
+        scales: input scales averaged.
+        flip: average with the mirrored image.
+        crf: also score the masks after a dense CRF of this published set, ``A`` .. ``E``; images are then seen whole.
+        save: folder for the masks, in ``<split>`` and, after a CRF, ``<split>-crf``.
+        test: images without labels whose masks are written too, seen the same way, to ``test`` and ``test-crf``.
+        names: a text file with the names of ``test`` to take, one a line.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None = cuda if there is one.
+        out: JSON file. Default, for a run's last model or a ``stage`` of it, on its own data and without window,
+            scales, flip and CRF: ``RUN/evaluation/<split>[-<stage>].json``; in all other cases none.
+        interpretability: measure it, too (implied by ``data.parts`` among the settings), and keep the figures of a
+            run's own data in ``RUN/evaluation/<split>[-<stage>]-interpretability.json``.
+        quiet: no progress.
+
+    Returns:
+        ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file`` and, if
+        asked for, ``crf`` (the figures after it), ``test_images`` (how many) and ``interpretability``.
+    """
+    from segproto.api.interpretability import changes_data, data_overrides, interpret_model, wanted
+    from segproto.data.build import build_dataset
+    from segproto.evaluation.protocol import Protocol
+    from segproto.evaluation.validate import validate
+    from segproto.model.crf_masks import crf_settings
+    from segproto.runs.folder import evaluation_file, keep
+    from segproto.runs.models import ready
+    from segproto.runs.settings import data_config
+    from segproto.training.progress import Reporter, reporting
+
+    target = Path(target)
+    if (test is not None and save is None) or (names is not None and test is None):
+        raise ConfigError("masks of a test part take --save DIR --test IMAGES, and --list FILE if not of all of them")
+    after, tested = crf_settings(crf), Path(save or "") / "test"
+    jobs = {} if test is None else masks_of_test(Path(test), tested, names)
+    config = data_config(target, data or {}, data_overrides(overrides))
+    if config.labels is None:
+        raise DataError(
+            f"{target}: data.labels = null, its images have no masks: nothing to score; name images that have, "
+            "for example data.root=DIR data.labels=labels"
+        )
+    asked = Protocol(window=window, scales=tuple(scales), flip=flip, crf=after)
+    protocol = replace(asked, input_size=config.input_size)
+    own = not data and not changes_data(overrides)
+    kept = evaluation_file(target, split, stage) if own and asked.whole else None
+    with reporting(Reporter(active=not quiet)) as reporter:
+        model, dataset = ready(target, stage, device), build_dataset(config, split)
+        folder = None if save is None else Path(save) / split
+        with reporter.bar("evaluate", len(dataset)) as bar:
+            figures = validate(model, dataset, protocol, progress=bar, save_masks=folder)
+        figures |= {"command": sys.argv, "split": split, "stage": stage}
+        if jobs:
+            write_test(model, jobs, tested, protocol)
+            figures["test_images"] = len(jobs)
+        if not (interpretability or wanted(overrides)):
+            return keep(figures, out or kept)
+        measured = interpret_model(model, target, dataset, config, overrides, stage=stage, keep_file=own)
+    if out is not None:
+        return keep(figures | {"interpretability": measured}, out)
+    return keep(figures, kept) | {"interpretability": measured}
+
+
+def masks_of_test(images: Path, out: Path, names: str | Path | None) -> dict[Path, Path]:
+    """Image files and the masks to write of them: all, or those a text file lists.
+
+    Raises:
+        DataError: a listed image is not there.
+    """
+    from segproto.data.pairs import read_list
+    from segproto.runs.folder import images_and_masks
+
+    pairs = images_and_masks(images, out)
+    if names is None:
+        return dict(pairs)
+    by_name = {mask.relative_to(out).with_suffix("").as_posix(): (file, mask) for file, mask in pairs}
+    listed = read_list(Path(names))
+    missing = [name for name in listed if name not in by_name]
+    if missing:
+        raise DataError(f"{images}: {len(missing)} of the images in {names} are not there, the first {missing[0]!r}")
+    return dict(by_name[name] for name in listed)
+
+
+def write_test(model: Segmenter, jobs: Mapping[Path, Path], out: Path, protocol: Protocol) -> None:
+    """Writes masks of images without labels, seen as the scored ones were; those after a CRF to ``<folder>-crf``.
+
+    Args:
+        model: on any device.
+        jobs: image files to mask files.
+        out: the folder these are in.
+        protocol: how the scored images were seen.
+    """
+    from segproto.data.picture import look_at
+    from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
+    from segproto.model.predict import predict_to_png
+    from segproto.training.progress import current
+
+    with current().bar("test", len(jobs)) as bar:
+        for done, (file, mask) in enumerate(jobs.items(), 1):
+            picture = look_at(file)
+            views = protocol.views(picture.height, picture.width)
+            if protocol.crf is None:
+                predict_to_png(model, file, mask, **views)
+            else:
+                scales, flip = views["scales"], protocol.flip
+                plain, after = masks_with_crf(model, file, protocol.crf, scales=scales, flip=flip)
+                write_mask(plain, mask)
+                write_mask(after, crf_folder(out) / mask.relative_to(out))
+            bar(done, len(jobs))

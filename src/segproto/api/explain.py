@@ -1,0 +1,47 @@
+"""The verb ``explain``: the evidence for each pixel of an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from segproto.data.picture import ImageLike
+    from segproto.model.explain import Explanation
+    from segproto.model.segmenter import Segmenter
+
+PathLike = str | Path
+
+
+def explain(
+    target: PathLike | Segmenter,
+    image: ImageLike,
+    *,
+    out: PathLike | None = None,
+    stage: str | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    max_pixels: int | None = None,
+    device: str | None = None,
+) -> Explanation:
+    """The evidence for each pixel; with ``out`` also maps, JSON and a page ``index.html`` to look around in.
+
+    Args:
+        target: a run or model folder, or a loaded model.
+        image: a file, PIL image, array or tensor.
+        out: folder to write.
+        stage: of a run: the model this stage left.
+        region: (y0, x0, y1, x1) in pixels, for large images.
+        max_pixels: larger images are refused; None = 2^28.
+        device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
+    """
+    from segproto.data.images import MAX_PIXELS
+    from segproto.model.explain import explain as explain_image
+    from segproto.report.page import explanation_page
+    from segproto.runs.models import ready
+
+    model = ready(target, stage, device)
+    result = explain_image(model, image, region=region, max_pixels=max_pixels or MAX_PIXELS)
+    if out is not None:
+        result.save(Path(out))
+        explanation_page(result, Path(out) / "index.html")
+    return result

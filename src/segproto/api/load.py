@@ -1,0 +1,27 @@
+"""The verb ``load``: a saved model, without training or methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from segproto.model.segmenter import Segmenter
+
+PathLike = str | Path
+
+
+def load(path: PathLike, *, stage: str | None = None) -> Segmenter:
+    """Loads a trained model, on the CPU and ready to predict.
+
+    Args:
+        path: a run folder (its ``model/``) or a model folder.
+        stage: of a run: the model this stage left (``stages/<stage>/model``) instead of the last.
+
+    Raises:
+        WeightsError: no complete model there.
+    """
+    from segproto.model.segmenter import Segmenter
+    from segproto.runs.folder import model_folder
+
+    return Segmenter.load(model_folder(Path(path), stage))

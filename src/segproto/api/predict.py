@@ -1,0 +1,55 @@
+"""The verb ``predict``: a mask for every image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segproto.model.segmenter import Segmenter
+
+PathLike = str | Path
+
+
+def predict(
+    target: PathLike | Segmenter,
+    images: PathLike,
+    *,
+    out: PathLike,
+    stage: str | None = None,
+    window: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    max_pixels: int | None = None,
+    ood: PathLike | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+) -> list[Path]:
+    """Writes a mask (PNG, mode L, class indices) for an image, or for each image of a folder.
+
+    ``ood`` is a folder for out-of-distribution scores (:func:`segproto.model.ood.predict_scored_to_png`), of the same
+    names; ``device`` is as in :func:`evaluate`; a loaded model stays where it is unless one is named; ``quiet``
+    shows no progress.
+
+    Returns:
+        The files written, in order of the names.
+    """
+    from segproto.data.images import MAX_PIXELS
+    from segproto.model.ood import predict_scored_to_png
+    from segproto.model.predict import predict_to_png
+    from segproto.runs.folder import images_and_masks
+    from segproto.runs.models import ready
+    from segproto.training.progress import Reporter
+
+    model = ready(target, stage, device)
+    pairs = images_and_masks(Path(images), Path(out))
+    options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "max_pixels": max_pixels or MAX_PIXELS}
+    with Reporter(active=not quiet).bar("predict", len(pairs)) as bar:
+        for done, (file, mask) in enumerate(pairs, 1):
+            if ood is None:
+                predict_to_png(model, file, mask, **options)
+            else:
+                predict_scored_to_png(model, file, mask, Path(ood) / mask.relative_to(out), **options)
+            bar(done, len(pairs))
+    return [mask for _, mask in pairs]

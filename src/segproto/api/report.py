@@ -1,0 +1,40 @@
+"""The verb ``report``: one page about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+PathLike = str | Path
+
+
+def write_report(
+    run: PathLike,
+    *,
+    compare: PathLike | None = None,
+    out: PathLike | None = None,
+    images: int = 3,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    quiet: bool = False,
+) -> Path:
+    """One self-contained HTML page about a run.
+
+    Args:
+        run: the run folder.
+        compare: a run to stand beside; default: the one its recipe names.
+        out: the file; default ``RUN/report.html``.
+        images: how many validation images to explain.
+        overrides: ``data.key=value`` settings, as where the images have moved to.
+        device: as in :func:`evaluate`.
+        quiet: no progress.
+    """
+    from segproto.report.page import report_page
+    from segproto.runs.models import placed
+    from segproto.training.progress import Reporter, reporting
+
+    path = Path(out) if out is not None else Path(run) / "report.html"
+    other, place = None if compare is None else Path(compare), lambda model: placed(model, device)
+    with reporting(Reporter(active=not quiet)):
+        report_page(Path(run), path, compare=other, images=images, overrides=overrides, place=place)
+    return path

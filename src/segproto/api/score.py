@@ -1,0 +1,91 @@
+"""Scores of folders: masks, or class activation maps, against ground truth."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segproto.runs.folder import keep
+
+if TYPE_CHECKING:
+    from segproto.data.labels import LabelMap
+
+PathLike = str | Path
+
+
+def score_masks(
+    masks: PathLike,
+    *,
+    gt: PathLike,
+    names: PathLike | None = None,
+    classes: PathLike | None = None,
+    void: int = 255,
+    coarse: bool = False,
+    out: PathLike | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Scores a folder of masks, ours or not, against ground truth of the same file names.
+
+    Args:
+        masks: PNGs of class indices; 255 = no decision, counts as wrong.
+        gt: ground truth; its values are those of ``classes``, or class indices.
+        names: a text file with the names to score, one a line.
+        classes: a ``classes.yaml``; default: the one in ``gt``, if any.
+        void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
+        coarse: allow Cityscapes' coarse labels as ``gt``.
+        out: JSON file to write.
+        quiet: no progress.
+    """
+    from segproto.evaluation.masks import score_masks as score
+    from segproto.training.progress import Reporter
+
+    labels, list_file = truth_labels(gt, classes), None if names is None else Path(names)
+    options: dict[str, Any] = {"classes": labels, "list_file": list_file, "void": void, "coarse": coarse}
+    with Reporter(active=not quiet).bar("score", 1) as bar:
+        figures = score(Path(masks), Path(gt), progress=bar, **options)
+    return keep(figures | {"command": sys.argv}, out)
+
+
+def score_cams(
+    cams: PathLike,
+    *,
+    gt: PathLike,
+    names: PathLike | None = None,
+    classes: PathLike | None = None,
+    void: int = 255,
+    curve: bool = False,
+    out: PathLike | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Scores a folder of class activation maps at all background thresholds, in one pass.
+
+    Args:
+        cams: npz files of a pixelcontrast run (``stages/cams/maps``), or npy dicts as published code writes them.
+        gt: ground truth of the same names; its values are those of ``classes``, or class indices, 0 = background.
+        names: a text file with the names to score, one a line; default: all that have maps and a mask.
+        classes: a ``classes.yaml``; default: the one in ``gt``, if any.
+        void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
+        curve: also draw the curve, as a PNG beside ``out``.
+        out: JSON file to write.
+        quiet: no progress.
+    """
+    from segproto.evaluation.cams import plot_curve
+    from segproto.evaluation.cams import score_cams as score
+    from segproto.training.progress import Reporter
+
+    labels, list_file = truth_labels(gt, classes), None if names is None else Path(names)
+    with Reporter(active=not quiet).bar("score", 1) as bar:
+        figures = score(Path(cams), Path(gt), classes=labels, list_file=list_file, void=void, progress=bar)
+    figures = keep(figures | {"command": sys.argv}, out)
+    if curve and out is not None:
+        plot_curve(figures, Path(out).with_suffix(".png"))
+    return figures
+
+
+def truth_labels(gt: PathLike, classes: PathLike | None) -> LabelMap | None:
+    """What the values of a folder of masks mean: a given ``classes.yaml``, the one in the folder, or nothing."""
+    from segproto.data.classes import find_classes, read_classes
+
+    table = Path(gt) / "classes.yaml" if classes is None else find_classes(Path(classes), Path(gt))
+    return read_classes(table).labels if classes is not None or table.is_file() else None

@@ -1,0 +1,89 @@
+"""The verb ``train``: one run, its seeds, and the run that follows on its masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segproto.training.runner import RunResult
+
+PathLike = str | Path
+
+
+def train(
+    recipe: PathLike | None = None,
+    *,
+    out: PathLike | None = None,
+    resume: PathLike | None = None,
+    start: PathLike | None = None,
+    devices: int | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+    **sections: Any,
+) -> RunResult:
+    """Trains one model.
+
+    Args:
+        recipe: a shipped recipe's name (``scaleproto/em``) or a YAML file.
+        out: the run folder.
+        resume: an interrupted run folder to continue exactly; excludes everything else but ``quiet`` and
+            overrides of what does not change the result (:data:`segproto.training.folder.FREE`).
+        start: a run or model whose weights the run begins from.
+        devices: processes on this machine.
+        overrides: ``key=value`` settings, applied last.
+        quiet: no progress.
+        **sections: parts of the recipe, as in ``data={"root": "data/em"}, train={"seed": 1}``.
+
+    Raises:
+        ConfigError: unknown recipe or key (the nearest is named), or a value out of range.
+    """
+    from segproto.api.edit import record_of_resumed
+    from segproto.runs.settings import resolve
+    from segproto.training.runner import run
+
+    if resume is not None:
+        if recipe is not None or out is not None or start is not None or devices is not None or sections:
+            raise ConfigError("resume takes the run folder only; its recipe.yaml holds everything else")
+        folder = Path(resume)
+        method, config = resolve(folder / "recipe.yaml", {}, overrides)
+    else:
+        if recipe is None or out is None:
+            raise ConfigError("expected a recipe and out=DIR, as in train('scaleproto/scenes', out='runs/scenes')")
+        folder = Path(out)
+        chosen = {"start": None if start is None else str(start), "devices": devices}
+        given = {key: value for key, value in chosen.items() if value is not None}
+        sections = {**sections, "train": {**sections.get("train", {}), **given}}
+        method, config = resolve(recipe, sections, overrides)
+    result = run(method, config, folder, resume=resume is not None, quiet=quiet)
+    if resume is not None:
+        record_of_resumed(folder, config, result.seconds, quiet)
+    return result if config.then is None else train_on_masks(config.then, folder, quiet)
+
+
+def train_on_masks(recipe: str, first: Path, quiet: bool) -> RunResult:
+    """The recipe ``then`` names, on the masks the run ``first`` left, in its folder ``then``."""
+    if not (first / "masks").is_dir():
+        raise ConfigError(f"then: {recipe}: the run left no {first / 'masks'} to train on; its method makes no masks")
+    if (first / "then" / "recipe.yaml").is_file():  # only a resumed run gets here with one
+        return train(resume=first / "then", quiet=quiet)
+    return train(recipe, out=first / "then", quiet=quiet, data={"name": "folder", "root": str(first / "masks")})
+
+
+def train_seeds(
+    recipe: PathLike, *, out: PathLike, seeds: Sequence[int] | None = None, **options: Any
+) -> list[RunResult]:
+    """:func:`train` once a seed, in ``out/seed1`` ...; without seeds once, in ``out``.
+
+    Args: as in :func:`train`; ``seeds`` are values of ``train.seed``, ``out`` is the folder of all runs.
+    """
+    if not seeds:
+        return [train(recipe, out=out, **options)]
+    settings = list(options.pop("overrides", ()))
+    return [
+        train(recipe, out=Path(out) / f"seed{seed}", overrides=[*settings, f"train.seed={seed}"], **options)
+        for seed in seeds
+    ]
