@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from tiny_runs import GROUPS, SMALL, train_scaleproto
+from tiny_runs import GROUPS, SMALL
 
 from segproto.data.config import ScenesConfig
 from segproto.data.scenes import ScenesDataset
@@ -139,8 +140,8 @@ def test_recipes_page_and_python(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_if(tmp_path: Path) -> None:
-    train_scaleproto(tmp_path / "runs" / "scenes")
+def test_what_if(tmp_path: Path, scaleproto_run: Path) -> None:
+    shutil.copytree(scaleproto_run, tmp_path / "runs" / "scenes")
     for _, commands in blocks("whatif"):
         run_page(commands, tmp_path)
     assert (tmp_path / "edits" / "without" / "edit.json").is_file()

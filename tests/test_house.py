@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tiny_runs import train_blackbox
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -64,15 +63,14 @@ def test_all_names_of_the_front_door_exist() -> None:
         _ = segproto.nonsense
 
 
-def test_a_model_loads_where_training_never_was(tmp_path: Path) -> None:
-    train_blackbox(tmp_path / "run")
+def test_a_model_loads_where_training_never_was(blackbox_run: Path) -> None:
     code = f"""
 import sys
 for name in ("segproto.training", "segproto.methods", "lightning_fabric", "lightning", "yaml", "typer"):
     sys.modules[name] = None
 import numpy as np
 import segproto
-model = segproto.load({str(tmp_path / "run")!r})
+model = segproto.load({str(blackbox_run)!r})
 image = np.zeros((40, 50, 3), np.uint8)
 assert tuple(model.predict(image).shape) == (40, 50)
 assert model.explain(image).pixel(3, 4).class_name

@@ -10,6 +10,7 @@ Every verb of :mod:`segproto.api` is here, and is loaded on first use, so ``impo
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from segproto.version import __version__ as __version__
@@ -22,8 +23,10 @@ def __getattr__(name: str) -> Any:
     """Fetches a verb from :mod:`segproto.api`, or the list of them, when it is first used."""
     if name.startswith("_") and name != "__all__":  # what the import system and inspection ask for is no verb
         raise AttributeError(f"module 'segproto' has no attribute {name!r}")
-    from segproto import api
+    api = import_module("segproto.api")
 
+    if name == "api":  # ``from segproto import api`` asks here before it looks for a module of that name
+        return api
     if name == "__all__":
         return api.__all__
     if name not in api.__all__:
@@ -32,6 +35,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    from segproto import api
+    api = import_module("segproto.api")
 
     return [*api.__all__, "__version__"]

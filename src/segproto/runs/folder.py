@@ -12,7 +12,6 @@ from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError, WeightsError
 
 
-
 def run_of(target: Path) -> Path | None:
     """The run folder that ``target`` is, or lies in; None for a model on its own."""
     for folder in (target, *target.absolute().parents[:3]):

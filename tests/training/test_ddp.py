@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import torch
-from training_tiny import as_rank, process_context, train
+from training_tiny import as_rank, free_port, process_context, train
 
 from segproto.model.segmenter import Segmenter
 
 OPTIONS = ("stages.noise=0", "stages.norms=false", "stages.optimiser=sgd", "train.clip=1.0", "train.ema=0.5")
 OPTIONS += ("stages.first_steps=8", "stages.second_steps=4", "train.validate_every=4")
 OPTIONS += ("data.augment.scale=[1, 1]",)  # no padding, hence no void: the mean over a batch is a mean of means
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_two_processes_are_one_with_double_batches(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_memory_of_a_100_megapixel_image(tmp_path):
     big, out = tmp_path / "big.png", tmp_path / "mask.png"
     tile = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
     Image.fromarray(np.kron(tile, np.ones((100, 100, 1), np.uint8))).save(big, compress_level=1)
-    script = SCRIPT.format(tests=str(Path(__file__).parent), out=str(out), image=str(big))
+    script = SCRIPT.format(tests=str(Path(__file__).parents[1] / "support"), out=str(out), image=str(big))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert int(done.stdout) * 1024 < 2 * 2**30

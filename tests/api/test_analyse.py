@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_runs import train_blackbox, train_scaleproto
 from tiny_segmenters import image, segmenter
 
 import segproto
@@ -204,14 +203,6 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
         assert model["prototypes"][0]["share"] == pytest.approx(float((why.winning_prototype() == p).float().mean()))
     with pytest.raises(ConfigError, match="different classes"):
         compare_assignments(a, explain(segmenter("grouped", classes=3), image(HEIGHT, WIDTH)), ("one", "two"), tmp_path)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("analyses")
-    train_blackbox(folder / "blackbox")
-    train_scaleproto(folder / "scaleproto")
-    return folder
 
 
 def test_every_analysis_leaves_arrays_pictures_and_json(runs: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import GROUPS, SMALL, train_scaleproto
+from tiny_runs import GROUPS, SMALL
 from tiny_segmenters import segmenter
 
 import segproto
@@ -220,8 +221,8 @@ def test_the_penalty_is_one_at_a_match_and_moves_prototypes_away() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_scaleproto(tmp_path_factory.mktemp("edit") / "run")
+def run(scaleproto_run: Path) -> Path:
+    return scaleproto_run
 
 
 def test_an_edit_is_scored_saved_and_told(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,12 +304,12 @@ def test_forgetting_trains_and_nothing_comes_back(run: Path, tmp_path: Path) -> 
 def test_an_interrupted_run_that_forgets_leaves_its_record_when_resumed(
     where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segproto.report import whatif
+    module = import_module("segproto.api.edit")
     from segproto.training import runner
 
     settings = ["stages.forget.steps=2", "stages.forget.retune_steps=2"]
     whole = segproto.edit(run, out=tmp_path / "whole", forget=[3], overrides=settings, quiet=True)
-    stop = {"training": (runner.Loop, "run"), "scoring": (whatif, "scored")}[where]
+    stop = {"training": (runner.Loop, "run"), "scoring": (module, "scored")}[where]
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

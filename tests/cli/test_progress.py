@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import train_scaleproto
 
 from segproto.cli import main as cli_main
 
@@ -33,8 +32,8 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_scaleproto(tmp_path_factory.mktemp("run") / "r")
+def run(scaleproto_run: Path) -> Path:
+    return scaleproto_run
 
 
 def shown(args: list[str], monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO) -> str:

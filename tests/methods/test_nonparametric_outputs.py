@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from test_nonparametric import CLASSES, model
+from tiny_nonparametric import CLASSES, model
 from tiny_segmenters import segmenter
 
 from segproto import api

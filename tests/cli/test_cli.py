@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import GROUPS, SMALL, train_blackbox, train_scaleproto
+from tiny_runs import GROUPS, SMALL
 
 from segproto import api
 from segproto.cli import main as cli_main
@@ -48,15 +48,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Answer(code, *capsys.readouterr())
 
     return run
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A black box and a grouped model, trained for a few steps."""
-    folder = tmp_path_factory.mktemp("runs")
-    train_blackbox(folder / "blackbox")
-    train_scaleproto(folder / "scaleproto", f"compare={folder / 'blackbox'}")
-    return folder
 
 
 @pytest.fixture

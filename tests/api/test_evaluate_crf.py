@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import confusion_matrix
-from test_evaluation_validate import Tiny
-from tiny_runs import train_blackbox
 from tiny_segmenters import segmenter
+from tiny_sets import Tiny
 from typer.testing import CliRunner
 
 import segproto
@@ -72,8 +71,8 @@ def test_scores_before_and_after_the_crf_equal_the_naive_ones(tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_blackbox(tmp_path_factory.mktemp("deeplab") / "run")
+def run(blackbox_run: Path) -> Path:
+    return blackbox_run
 
 
 @pytest.fixture(scope="module")

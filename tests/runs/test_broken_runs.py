@@ -11,7 +11,6 @@ import pytest
 import torch
 import training_tiny
 from PIL import Image
-from tiny_runs import train_blackbox
 from tiny_segmenters import segmenter
 
 from segproto import api
@@ -25,8 +24,8 @@ from segproto.training.runner import screened
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_blackbox(tmp_path_factory.mktemp("runs") / "blackbox")
+def run(blackbox_run: Path) -> Path:
+    return blackbox_run
 
 
 def broken_folder(root: Path) -> Path:

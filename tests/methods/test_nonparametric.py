@@ -5,19 +5,16 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from test_methods_contract import SMALL, two_steps
-from test_training_ddp import free_port
-from tiny_segmenters import encoder
-from training_tiny import process_context
+from tiny_nonparametric import CLASSES, DIM, batch, head, model, train
+from training_tiny import free_port, process_context
+from two_steps import SMALL, two_steps
 
-from segproto.data.base import ClassTable
 from segproto.data.batch import Batch
 from segproto.data.build import build_dataset
 from segproto.errors import ConfigError
@@ -36,32 +33,7 @@ from segproto.training.procedures.optimise import batch_features
 from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run
 
-CLASSES, DIM = 4, 6
 VARIANTS = [("none", "layernorm", "layernorm"), ("channel", "none", "scale"), ("width_legacy", "layernorm", "scale")]
-
-
-def head(projection: str = "none", feature: str = "layernorm", score: str = "layernorm", seed: int = 0) -> NearestHead:
-    torch.manual_seed(seed)
-    config = NonparametricModel(prototypes=3, projection_norm=projection, feature_norm=feature, score_norm=score)
-    out = make_head(config, CLASSES, DIM)
-    for parameter in out.parameters():
-        torch.nn.init.normal_(parameter, 1, 0.3)
-    return out
-
-
-def model(seed: int = 0, **options: str) -> Segmenter:
-    colours = tuple((40 * i, 255 - 40 * i, 90) for i in range(CLASSES))
-    table = ClassTable(tuple(f"class{i}" for i in range(CLASSES)), colours)
-    return Segmenter(encoder(seed=seed), head(seed=seed, **options), table)
-
-
-def batch(size: int, seed: int = 0) -> Batch:
-    """Random images, and masks of 8 x 8 blocks, a fifth of them void."""
-    torch.manual_seed(seed)
-    blocks = torch.randint(0, CLASSES + 1, (size, 4, 4))
-    blocks[blocks == CLASSES] = 255
-    masks = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    return Batch(masks=masks, images=torch.randn(size, 3, 32, 32))
 
 
 @pytest.mark.parametrize(("projection", "feature", "score"), VARIANTS)
@@ -257,13 +229,6 @@ def test_processes_are_one_with_all_images(shares: tuple[int, ...], tmp_path: Pa
         assert process.exitcode == 0
         for key, value in load_file(tmp_path / f"{rank}.safetensors").items():
             assert torch.allclose(value, expected[key], atol=1e-5), key
-
-
-def train(out: Path, *overrides: str) -> Segmenter:
-    method = METHODS["nonparametric"]()
-    value: dict[str, Any] = two_steps("nonparametric").model_dump(mode="json")
-    run(method, validate_recipe(apply_overrides(value, overrides), method.recipe), out, quiet=True)
-    return Segmenter.load(out)
 
 
 def test_seeded_prototypes_are_cells_of_their_class(tmp_path: Path) -> None:

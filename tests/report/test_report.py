@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_runs import train_blackbox, train_scaleproto
 from tiny_segmenters import segmenter
 
 import segproto
@@ -34,14 +33,6 @@ from segproto.report.pictures import data_uri, outline, paint
 from segproto.runs.folder import Run, run_of, write_json
 
 VOID_ELEMENTS = {"meta", "img", "br", "rect", "line", "circle", "polyline"}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    train_blackbox(folder / "blackbox")
-    train_scaleproto(folder / "scaleproto", f"compare={folder / 'blackbox'}")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_nonparametric import CLASSES, batch, model, train
+from tiny_nonparametric import CLASSES, batch, model, train
 
 from segproto.data.batch import Batch
 from segproto.errors import ConfigError

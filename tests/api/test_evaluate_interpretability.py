@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_runs import train_blackbox, train_scaleproto
 from typer.testing import CliRunner
 
 import segproto
@@ -43,8 +42,8 @@ def test_wrong_settings_are_one_line(setting, message) -> None:
 
 
 @pytest.mark.slow
-def test_figures_of_a_run(tmp_path) -> None:
-    run = train_scaleproto(tmp_path / "run")
+def test_figures_of_a_run(tmp_path, scaleproto_run) -> None:
+    run = scaleproto_run
     done = CliRunner().invoke(app, ["evaluate", str(run), *FEW])
     assert done.exit_code == 0, done.output
     assert "consistency" in done.output
@@ -66,8 +65,8 @@ def test_figures_of_a_run(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_black_box_says_why(tmp_path) -> None:
-    run = train_blackbox(tmp_path / "run")
+def test_a_black_box_says_why(blackbox_run) -> None:
+    run = blackbox_run
     done = CliRunner().invoke(app, ["evaluate", str(run), "--interpretability", "--json"])
     assert done.exit_code == 0, done.output
     metrics = json.loads(done.output)["interpretability"]["metrics"]

@@ -9,10 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from test_methods_contract import two_steps
-from test_training_ddp import free_port
 from torch import Tensor, nn
-from training_tiny import as_rank, process_context
+from training_tiny import as_rank, free_port, process_context
+from two_steps import two_steps
 
 from segproto.encoders.norms import share_statistics
 from segproto.methods import METHODS

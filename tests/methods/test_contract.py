@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_steps import two_steps
 
 from segproto.api.export import export
 from segproto.data.build import build_dataset
@@ -19,33 +20,9 @@ from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
 from segproto.training.loop import Loop
-from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.recipe import validate_recipe
 from segproto.training.runner import run
 from segproto.training.stage import Optimise
-
-SMALL = [
-    "data.scenes.size=48",
-    "data.scenes.num_train=24",
-    "data.scenes.num_val=3",
-    "data.augment.crop=48",
-    "encoder.width=4",
-    "encoder.dim=8",
-    "encoder.rates=[1,2]",
-    "train.batch_size=4",
-    "train.threads=1",
-    "train.checkpoint_every=1",
-    "train.accelerator=cpu",
-]
-
-
-def two_steps(name: str) -> Recipe:
-    """The method's recipe for scenes, each of its stages cut to two steps."""
-    method = METHODS[name]()
-    value = apply_overrides(load_recipe_dict(method.recipes / "scenes.yaml"), SMALL)
-    for stage in value["stages"].values():
-        if "steps" in stage:
-            stage["steps"] = 2
-    return validate_recipe(value, method.recipe)
 
 
 @pytest.fixture(scope="module", params=sorted(METHODS))

@@ -1,0 +1,1 @@
+"""A run folder on disk: find it, read it, resolve its recipe, load its model."""
