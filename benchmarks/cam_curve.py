@@ -16,7 +16,7 @@ from segproto.metrics.cam_curve import CamCurve
 
 
 def plain(images: list[tuple[np.ndarray, list[int], np.ndarray]], thresholds: list[float]) -> list[np.ndarray]:
-    """21 channels, argmax and three sums a class, for every threshold and image."""
+    """21 channels, argmax and three sums per class, for every threshold and image."""
     out = []
     for t in thresholds:
         tp, p, truth = (np.zeros(21, np.int64) for _ in range(3))

@@ -15,7 +15,7 @@ from segproto.prototypes.diversity import DiversityLoss
 
 
 def published(distances: Tensor, labels: Tensor, class_of: Tensor, scale_of: Tensor) -> Tensor:
-    """One masked select a prototype, one term a pair."""
+    """One masked select per prototype, one term per pair."""
     terms = []
     for image, label in zip(distances, labels, strict=True):
         for c in label.unique().tolist():

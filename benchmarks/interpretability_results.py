@@ -206,7 +206,7 @@ def spread(values: list[float | None]) -> str:
 
 
 def table(out: Path, seeds: list[int]) -> str:
-    """Markdown: a row a metric, a column a data set and method."""
+    """Markdown: one row per metric, one column per data set and method."""
     columns = {(d, m): [f for s in seeds if (f := read(folder_of(out, d, m, s)))] for d in SETS for m in METHODS}
     columns = {key: found for key, found in columns.items() if found}
     lines = ["| | " + " | ".join(f"{d}: {m} ({len(f)})" for (d, m), f in columns.items()) + " |"]

@@ -113,7 +113,8 @@ def main() -> None:
     equal = all(same_masks(image) for image in images)
     kind = "processor" if args.cpu_time else "wall"
     print(
-        f"C={CHANNELS} {SIDE}x{SIDE} tokens, {found.counts.float().mean():.1f} masks an image, threads={args.threads}, "
+        f"C={CHANNELS} {SIDE}x{SIDE} tokens, {found.counts.float().mean():.1f} masks per image, "
+        f"threads={args.threads}, "
         f"load={os.getloadavg()[0]:.2f}, {kind} time: plain {slow * 1e3:.0f} ms, ours {fast * 1e3:.0f} ms an image, "
         f"{slow / fast:.1f}x; same masks with the same directions: {equal}"
     )

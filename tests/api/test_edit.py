@@ -168,7 +168,9 @@ def test_directions_of_categories_are_not_edited() -> None:
     model.head = DirectionHead(DirectionBank(torch.randn(3, 6, generator=torch.Generator().manual_seed(5))))
     before = model.head.bank.directions.clone()
     for options in ({"drop": [1]}, {"merge_within": 0.1}):
-        with pytest.raises(ConfigError, match="a directions head has one prototype a class and cannot do without any"):
+        with pytest.raises(
+            ConfigError, match="a directions head has one prototype per class and cannot do without any"
+        ):
             edited(model, **options)
     with pytest.raises(ConfigError, match="a directions head has no groups to forbid a prototype in"):
         edited(model, forbid=[(0, 1)])

@@ -98,7 +98,7 @@ def test_an_array_of_all_classes_is_as_the_dict(folders: Path, channels: int) ->
     assert score_cams(folders / "cams", folders / "gt", classes=4)["curve"] == before["curve"]
     with pytest.raises(DataError, match=rf"b\.npy: an array of {channels} maps; name the classes"):
         score_cams(folders / "cams", folders / "gt")
-    with pytest.raises(DataError, match=rf"b\.npy: an array of {channels} maps; expected 8, one a class"):
+    with pytest.raises(DataError, match=rf"b\.npy: an array of {channels} maps; expected 8, one per class"):
         score_cams(folders / "cams", folders / "gt", classes=9)
 
 

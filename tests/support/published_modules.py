@@ -172,7 +172,7 @@ class Published:
     Args:
         classes: C.
         scales: 4 (ScaleProtoSeg) or 1 (ProtoSeg).
-        per_class: prototypes a class and scale.
+        per_class: prototypes per class and scale.
         network: deeplab or unet.
         drop: prototypes that de-duplication or pruning removed.
         groups: a grouped model.

@@ -79,7 +79,7 @@ def ablate_entropy(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[s
 
 
 def ablate_scales(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[str, Any]:
-    """Trains a multi-scale recipe as it is and with its branches summed to one scale, prototypes a class being equal.
+    """Trains a multi-scale recipe as it is and with its branches summed to one scale, with equally many prototypes.
 
     Args: as :func:`compare_variants`.
     """

@@ -31,7 +31,7 @@ def analyse(
     Args:
         what: ``patches`` (nearest patches of each prototype; options ``split``, ``k``), ``pixels`` (nearest prototypes
             of pixels; ``image``, ``points``, ``count``, ``seed``, ``k``), ``groups`` (composition graph; ``image``),
-            ``samples`` (activation maps a group and scale; ``images``, ``seed``), ``assignments`` (beside another
+            ``samples`` (one activation map per group and scale; ``images``, ``seed``), ``assignments`` (beside another
             model; ``other``, ``image``) or ``failures`` (``below``, ``count``, ``images``, ``ignore``).
         target: a run or model folder.
         out: the folder to write.

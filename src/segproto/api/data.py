@@ -112,7 +112,7 @@ def data_verify(
     shows no progress.
 
     Returns:
-        ``problems`` (a line each), ``counts`` (images a split), ``shares`` (of labelled pixels, a class, all splits).
+        ``problems`` (a line each), ``counts`` (images per split), ``shares`` (of all labelled pixels, per class).
     """
     from segproto.data.verify import verify
     from segproto.runs.settings import data_config

@@ -50,7 +50,7 @@ def evaluate(
         crf: also score the masks after a dense CRF of this published set, ``A`` .. ``E``; images are then seen whole.
         save: folder for the masks, in ``<split>`` and, after a CRF, ``<split>-crf``.
         test: images without labels whose masks are written too, seen the same way, to ``test`` and ``test-crf``.
-        names: a text file with the names of ``test`` to take, one a line.
+        names: a text file with the names of ``test`` to take, one per line.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None = cuda if there is one.
         out: JSON file. Default, for a run's last model or a ``stage`` of it, on its own data and without window,
             scales, flip and CRF: ``RUN/evaluation/<split>[-<stage>].json``; in all other cases none.

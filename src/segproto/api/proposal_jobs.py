@@ -184,7 +184,7 @@ class Counting(Reporter):
     """Tells another process how many images are done.
 
     Args:
-        done: shared integers, one a process.
+        done: shared integers, one per process.
         rank: the own one.
     """
 

@@ -24,7 +24,7 @@ def propose(
         images: an image or a folder.
         out: gets ``masks/`` (PNG of numbers 1..M, 255 = none), ``overlays/`` and, for one image, ``index.html``.
         overrides: ``encoder.KEY=VALUE`` and ``proposals.KEY=VALUE`` settings.
-        processes: that share the images; None = one a core, or one for a GPU.
+        processes: that share the images; None = one per core, or one for a GPU.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None = cuda if there is one.
         quiet: no progress.
 

@@ -18,7 +18,7 @@ def quickstart(*, out: PathLike = "runs/quickstart", quiet: bool = False) -> dic
     """Trains a black box and a prototype model on generated scenes, compares, explains and reports them.
 
     Returns:
-        ``runs`` (figures a method), ``report``, ``seconds``.
+        ``runs`` (figures per method), ``report``, ``seconds``.
     """
     from segproto.runs.folder import Run
     from segproto.training.progress import Reporter

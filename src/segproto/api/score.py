@@ -30,7 +30,7 @@ def score_masks(
     Args:
         masks: PNGs of class indices; 255 = no decision, counts as wrong.
         gt: ground truth; its values are those of ``classes``, or class indices.
-        names: a text file with the names to score, one a line.
+        names: a text file with the names to score, one per line.
         classes: a ``classes.yaml``; default: the one in ``gt``, if any.
         void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
         coarse: allow Cityscapes' coarse labels as ``gt``.
@@ -63,7 +63,7 @@ def score_cams(
     Args:
         cams: npz files of a pixelcontrast run (``stages/cams/maps``), or npy dicts as published code writes them.
         gt: ground truth of the same names; its values are those of ``classes``, or class indices, 0 = background.
-        names: a text file with the names to score, one a line; default: all that have maps and a mask.
+        names: a text file with the names to score, one per line; default: all that have maps and a mask.
         classes: a ``classes.yaml``; default: the one in ``gt``, if any.
         void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
         curve: also draw the curve, as a PNG beside ``out``.

@@ -76,7 +76,7 @@ def train_on_masks(recipe: str, first: Path, quiet: bool) -> RunResult:
 def train_seeds(
     recipe: PathLike, *, out: PathLike, seeds: Sequence[int] | None = None, **options: Any
 ) -> list[RunResult]:
-    """:func:`train` once a seed, in ``out/seed1`` ...; without seeds once, in ``out``.
+    """:func:`train` once per seed, in ``out/seed1`` ...; without seeds once, in ``out``.
 
     Args: as in :func:`train`; ``seeds`` are values of ``train.seed``, ``out`` is the folder of all runs.
     """

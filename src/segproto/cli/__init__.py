@@ -1,1 +1,1 @@
-"""The command line: one command a verb of :mod:`segproto.api`."""
+"""The command line: one command per verb of :mod:`segproto.api`."""

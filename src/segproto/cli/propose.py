@@ -19,7 +19,7 @@ def propose(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="encoder.weights=FILE proposals.size=480 ...")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one a core, or one for a GPU.")
+        int | None, typer.Option(min=1, help="Processes; default: one per core, or one for a GPU.")
     ] = None,
     device: Device = None,
     quiet: Quiet = False,

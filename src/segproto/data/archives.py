@@ -74,7 +74,7 @@ class ZipMember:
 
 
 def archive(path: Path) -> zipfile.ZipFile:
-    """An archive, opened once a process (a handle must not be shared with forked workers).
+    """An archive, opened once per process (a handle must not be shared with forked workers).
 
     Raises:
         DataError: it is no zip file.

@@ -25,7 +25,7 @@ class ClassTable:
 
     Attributes:
         names: one name a class.
-        colours: one RGB triple (0..255) a class.
+        colours: one RGB triple (0..255) per class.
     """
 
     names: tuple[str, ...]

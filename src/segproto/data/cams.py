@@ -110,7 +110,7 @@ def _from_npy(path: Path, num_classes: int | None) -> tuple[Tensor, Tensor]:
         if num_classes is None:
             raise DataError(f"{path}: an array of {len(value)} maps; name the classes (--classes)")
         if len(value) not in (num_classes - 1, num_classes):
-            raise DataError(f"{path}: an array of {len(value)} maps; expected {num_classes - 1}, one a class")
+            raise DataError(f"{path}: an array of {len(value)} maps; expected {num_classes - 1}, one per class")
         value = dict(enumerate(value[len(value) - num_classes + 1 :]))
     if not isinstance(value, dict):
         raise DataError(f"{path}: a {type(value).__name__}; expected a dict of maps by class, or an array of all maps")

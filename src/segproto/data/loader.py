@@ -149,7 +149,7 @@ def train_batches(
         augment: random changes.
         normalisation: uint8 (3, h, w) to float.
         seed: of the run, >= 0.
-        batch_size: samples a process and batch; images of unlike size (no crop) are padded to the largest.
+        batch_size: samples per process and batch; images of unlike size (no crop) are padded to the largest.
         start: first batch.
         stop: one past the last batch.
         rank: this process.

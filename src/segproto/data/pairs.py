@@ -106,7 +106,7 @@ def find_part_maps(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def read_list(path: Path) -> list[str]:
-    """Image names from a text file, one a line (a suffix such as ``.jpg`` is taken off); empty lines and # ignored.
+    """Image names from a text file, one per line (a suffix such as ``.jpg`` is taken off); empty lines and # ignored.
 
     Lines of an image file and a mask file under the data root (VOC's ``/JPEGImages/x.jpg /SegmentationClassAug/x.png``)
     are read too: the name is the image's path below its first folder.

@@ -116,7 +116,7 @@ class MaskWriter:
         path: the file; its folder is made.
         height: rows.
         width: columns.
-        wide: 16 bits a pixel, not 8.
+        wide: 16 bits per pixel, not 8.
     """
 
     def __init__(self, path: Path, height: int, width: int, wide: bool = False) -> None:

@@ -182,7 +182,7 @@ def part_of(target: Path) -> Iterator[Path]:
 
 
 def completeness(known: Published, root: Path, variant: str | None = None) -> dict[str, Any]:
-    """Images and masks a split, and what is missing of the published counts, one line each; nothing is read.
+    """Images and masks per split, and what is missing of the published counts, one line each; nothing is read.
 
     Returns:
         ``counts`` by split, ``problems``.

@@ -86,7 +86,7 @@ class Published:
         terms: what its owners allow, in a few words.
         archives: what to download.
         variants: ways to read the labels (``data.variant``); the first is the default.
-        counts: images a split when complete; ``variant/split`` where a variant differs.
+        counts: images per split when complete; ``variant/split`` where a variant differs.
         find: the files of a split (``train``, ``val``) of a variant.
         inner: folder that its archives put everything in; taken off or left, both are found.
         find_coarse: the same as ``find`` for labels that are read only if ``data.coarse`` asks for them.

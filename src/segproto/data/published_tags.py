@@ -54,7 +54,7 @@ def _entry(table: Mapping[Any, Any], name: str) -> Any:
 def _classes(path: Path, name: str, vector: Any, count: int) -> list[int]:
     if not isinstance(vector, np.ndarray) or vector.shape != (count,) or not np.isin(vector, (0, 1)).all():
         found = f"shape {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
-        raise DataError(f"{path}: the entry of {name!r} has {found}; expected {count} numbers 0 or 1, one a class")
+        raise DataError(f"{path}: the entry of {name!r} has {found}; expected {count} numbers 0 or 1, one per class")
     if not vector.any():
         raise DataError(f"{path}: {name!r} has no label; leave the image out of the data")
     return [int(c) + 1 for c in np.flatnonzero(vector)]
@@ -64,7 +64,7 @@ def read_annotations(folder: Path, classes: ClassTable, names: Sequence[str]) ->
     """VOC's ``Annotations``: the classes of all objects of ``NAME.xml``, those marked difficult too, as published.
 
     Args:
-        folder: with one file an image.
+        folder: with one file per image.
         classes: what an object may be.
         names: the images wanted; of a path in a folder the last part counts.
 

@@ -57,7 +57,7 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
         image = row[0].strip()
         for name in {image, _stem(image)} if image else set():
             if name in found:
-                raise DataError(f"{path}, line {number}: {image!r} has tags twice; keep one line an image")
+                raise DataError(f"{path}, line {number}: {image!r} has tags twice; keep one line per image")
             found[name] = [_class_of(tag, classes, path, number) for tag in _split(row[1:], classes)]
             if not found[name] and name in wanted:
                 raise DataError(

@@ -74,7 +74,7 @@ class VerifyReport:
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
-        """Problems and notes, images a split, its void share, and each class's share of the labelled pixels of all."""
+        """Problems and notes, images and void share per split, and each class's share of all labelled pixels."""
         names = self.classes.names if self.classes is not None else ()
         pixels = [sum(int(s.pixels[c]) for s in self.splits.values()) for c in range(len(names))]
         total = max(sum(pixels), 1)

@@ -19,7 +19,7 @@ class ASPP(nn.Module):
     Args:
         in_channels: channels of the backbone's features.
         dim: channels of every branch.
-        rates: dilation rates, one a branch.
+        rates: dilation rates, one per branch.
         fusion: ``concat`` gives one scale a branch, ``sum`` adds them into a single scale.
         reduce: channels of a 1x1 convolution with ReLU that all branches read; None = none, as published.
         layer_norm: before all this, a cell's features get mean 0 and variance 1 over the channels (no parameters).

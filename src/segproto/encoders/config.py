@@ -20,7 +20,7 @@ class EncoderConfig(BaseModel):
         weights: a local weights file (safetensors or a state dict; ``~`` and ``$VARIABLES`` are filled in), or None.
         pretrained: ask timm to download its weights (never happens unless set, nor where ``weights`` is given).
         frozen: the backbone takes no gradient and its norms keep their statistics.
-        output_stride: cells of the feature grid a pixel; 8 or 16 for CNNs, 1/2/4 for ``unet``; ViTs: the patch.
+        output_stride: cells of the feature grid per pixel; 8 or 16 for CNNs, 1/2/4 for ``unet``; ViTs: the patch.
         layers: timm features to concatenate (block indices of a ViT, stage indices of a CNN); None = the last.
         input_scale: the image is resized by this factor before the backbone (grids of small ViTs get finer).
         neck: ``aspp`` (parallel dilated 3x3 convolutions), ``identity``,
@@ -36,8 +36,8 @@ class EncoderConfig(BaseModel):
             cheaper; None = none, as published.
         layer_norm: before ``aspp`` every cell's features get mean 0 and variance 1 over the channels. For ViTs, whose
             blocks give values of any size: without it the sigmoid of a short training saturates.
-        rates: ASPP dilation rates, one a scale.
-        dim: channels a scale.
+        rates: ASPP dilation rates, one per scale.
+        dim: channels per scale.
         fusion: ASPP branches side by side (``concat``: one scale each) or added (``sum``: one scale).
         width: first-level channels of the U-Net (64 = published).
         msc: further input scales of the MSC wrapper; empty = off.

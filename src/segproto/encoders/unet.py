@@ -74,7 +74,7 @@ class OutConv(nn.Module):
 class UNet(Backbone):
     """U-Net with four levels (Ronneberger et al. 2015, as used by Porta et al. 2025 for EM); torch's default init.
 
-    Images smaller than 16 pixels a side are padded; where a level is odd, the upsampled tensor is padded to its skip.
+    Images less than 16 pixels high or wide are padded; where a level is odd, what is upsampled is padded to its skip.
 
     Args:
         width: channels of the first level (64 = published) and of the output.

@@ -36,7 +36,7 @@ def score_cams(
         gt: folder of true masks of the same names.
         classes: names, or how many, class 0 = background; a label map translates the values of ``gt``; None = up to the
             largest value found.
-        list_file: the names to score, one a line; None = every image that has maps and a true mask.
+        list_file: the names to score, one per line; None = every image that has maps and a true mask.
         void: the void value of ``gt``.
         thresholds: of the background; None = 0.00, 0.01 .. 0.59 as published.
         progress: called with (images done, images).

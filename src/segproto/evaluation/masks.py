@@ -49,7 +49,7 @@ def score_masks(
         gt: folder of true masks; the value ``void`` and 255 are left out of the count.
         classes: names, or how many; a label map translates the values of ``gt`` (a ``classes.yaml``); None = up to
             the largest value found.
-        list_file: the names to score, one a line; None = every mask in ``gt``.
+        list_file: the names to score, one per line; None = every mask in ``gt``.
         void: the void value of ``gt``.
         coarse: allow Cityscapes' coarse labels as ``gt``, whose scores are not comparable.
         progress: called with (images done, images).
@@ -71,7 +71,7 @@ def score_masks(
         if missing:
             raise DataError(
                 f"{folder}: {len(missing)} of {len(names)} masks are missing, first {missing[0]!r}; "
-                "score a part with --list FILE (one name a line)"
+                "score a part with --list FILE (one name per line)"
             )
     if not coarse:
         refuse_names("\n".join(str(truth[name]) for name in names), f"--gt {gt}", "give --coarse")

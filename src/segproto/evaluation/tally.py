@@ -68,7 +68,7 @@ class Tally:
         return reduce(counts)
 
     def instance_scores(self, counts: Tensor) -> list[float | None] | None:
-        """Instance IoU a class of the data set; None unless the instances of every image are known."""
+        """Instance IoU per class of the data set; None unless the instances of every image are known."""
         if int(self.with_instances) < len(self.dataset):
             return None
         names = self.dataset.classes.names
@@ -91,7 +91,7 @@ def report(
         classes: their names.
         undecided: (C,) further pixels a true class, without a predicted class: wrong for their class and no other.
         void: pixels that do not count, if known.
-        instance_iou: a value a class, None for classes without instances.
+        instance_iou: one value per class, None for classes without instances.
 
     Returns:
         ``miou``, ``accuracy``, ``per_class``, ``confusion``; where given ``void`` (share of all pixels) and ``iiou``,

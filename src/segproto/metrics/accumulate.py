@@ -12,7 +12,7 @@ from torch import Tensor
 class Accumulator:
     """Base of the accumulating metrics; any split of the images over processes gives the same bits.
 
-    Counts are integers, so their sum does not depend on an order. Floating-point figures are kept as one row an image
+    Counts are integers, so their sum does not depend on an order. Floating-point figures are kept as one row per image
     and only reduced by ``compute``, in image order.
 
     Attributes:

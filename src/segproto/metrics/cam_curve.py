@@ -82,7 +82,7 @@ class CamCurve:
         return matrices
 
     def compute(self, reduce: Callable[[Tensor], Tensor] | None = None) -> list[CurvePoint]:
-        """A point a threshold.
+        """One point per threshold.
 
         Args:
             reduce: sums an int64 tensor over all processes; None for one process.

@@ -118,7 +118,7 @@ class Equivariance(Accumulator):
         return ranks
 
     def _by_scale(self, group: list[int], ranks: Tensor) -> list[list[int]]:
-        """Prototypes as their rank within class and scale, a list a scale."""
+        """Prototypes as their rank within class and scale, one list per scale."""
         own, scale = ranks[group], self.scale_of[group]
         return [own[scale == s].tolist() for s in range(self.num_scales)]
 

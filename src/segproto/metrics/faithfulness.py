@@ -61,7 +61,7 @@ def area_under(values: Tensor, fractions: Sequence[float], start: Tensor, end: T
 
 
 class Faithfulness(Accumulator):
-    """Mean curves and areas of one (image, class) a row.
+    """Mean curves and areas of one (image, class) per row.
 
     Args:
         tops: how many of the most used prototypes make a region, R of them; random regions come last.

@@ -41,7 +41,7 @@ def instance_iou(shares: Tensor, confusion: Tensor, mean_sizes: Tensor) -> list[
         mean_sizes: (C,) mean pixels of one instance in the training set; NaN for classes without instances.
 
     Returns:
-        One value a class in [0, 1]; None without instances, or if the class was neither present nor predicted.
+        One value per class in [0, 1]; None without instances, or if the class was neither present nor predicted.
     """
     counts, sizes = confusion.to("cpu", torch.float64), mean_sizes.to("cpu", torch.float64)
     right, number = shares.to("cpu", torch.float64)

@@ -49,7 +49,7 @@ def part_keypoints(mask: Tensor, parts: Tensor, *, background_centroid: bool = F
     if known.min(initial=0) < 0:
         raise ValueError(f"part id {known.min()}: expected ids >= 0")
     width = int(known.max(initial=0)) + 1
-    keys = np.where(known > 0, mask.cpu().numpy().astype(np.int64) * width + known, 0)  # one number a class and part
+    keys = np.where(known > 0, mask.cpu().numpy().astype(np.int64) * width + known, 0)  # one number per class and part
     runs = _runs(keys)
     pieces = _connect(runs, keys.shape[1])
     count = int(pieces.max(initial=-1)) + 1

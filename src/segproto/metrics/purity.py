@@ -41,7 +41,7 @@ class Purity:
     Args:
         class_of: int64 (P,).
         num_parts: K.
-        k: images a prototype.
+        k: images per prototype.
     """
 
     def __init__(self, class_of: Tensor, num_parts: int, k: int = 10) -> None:

@@ -44,7 +44,7 @@ class SegmentationScores:
     Attributes:
         miou: mean of the defined class IoUs; None if there is none.
         accuracy: share of the non-void pixels that are right; None without such pixels.
-        iou: IoU a class; None for a class neither predicted nor present, which the mean leaves out.
+        iou: IoU per class; None for a class neither predicted nor present, which the mean leaves out.
         pixels: non-void pixels a true class.
     """
 

@@ -29,7 +29,7 @@ def sparsity(readout: Tensor, groups: Tensor | None, thresholds: Sequence[float]
     """The mean over classes of :func:`active_prototypes`, at several thresholds (the published one is unknown).
 
     Returns:
-        One ``{"threshold", "value", "per_class"}`` a threshold.
+        One ``{"threshold", "value", "per_class"}`` per threshold.
     """
     counts = [(limit, active_prototypes(readout.detach(), groups, limit)) for limit in thresholds]
     return [

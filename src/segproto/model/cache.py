@@ -17,7 +17,7 @@ from segproto.encoders.base import Encoder
 from segproto.errors import ConfigError, DataError
 from segproto.model.fingerprint import backbone_hash
 
-SHARD = 16  # images a file: what a killed run loses at most
+SHARD = 16  # images per file: what a killed run loses at most
 BATCH_PIXELS = 1 << 20  # images go through the backbone together up to this many pixels
 RAM_BYTES = 2 << 30  # a smaller cache is read into memory, a larger one stays mapped
 DTYPES = {"float16": torch.float16, "float32": torch.float32}

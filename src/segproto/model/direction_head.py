@@ -12,7 +12,7 @@ from segproto.model.head import Contributions, Head
 
 
 class DirectionBank(nn.Module):
-    """K directions, one a category, each with a gain; what other banks tell of prototypes, under the same names.
+    """K directions, one per category, each with a gain; what other banks tell of prototypes, under the same names.
 
     Args:
         directions: (K, C), any length but 0.

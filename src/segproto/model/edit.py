@@ -141,7 +141,7 @@ def keep_prototypes(model: Segmenter, keep: Sequence[int], renormalise: bool) ->
     elif isinstance(head, NearestHead):
         kept = select_nearest(model, head, index)
     else:
-        raise ConfigError(f"a {head.kind} head has one prototype a class and cannot do without any")
+        raise ConfigError(f"a {head.kind} head has one prototype per class and cannot do without any")
     if model.provenance is not None:
         model.provenance = model.provenance.select(kept)
         named = {source.patch for source in model.provenance.sources if source is not None}

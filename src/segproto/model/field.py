@@ -17,7 +17,7 @@ class Field:
     Attributes:
         grid: (K, h, w).
         size: (height, width) of the image in pixels.
-        step: image pixels a cell, down and across; the grid may reach beyond the image (padding).
+        step: image pixels per cell, down and across; the grid may reach beyond the image (padding).
         mirrored: the grid belongs to the image flipped left to right.
     """
 

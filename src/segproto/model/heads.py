@@ -98,7 +98,7 @@ class GroupedHead(Head):
 
     Args:
         bank: the prototypes (frozen by the stages that train this head).
-        groups: groups a class.
+        groups: groups per class.
         incorrect_strength: initial readout weight off the group's class (+1 on it).
     """
 

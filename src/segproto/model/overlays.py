@@ -82,7 +82,7 @@ def save(explanation: Explanation, out: Path, top: int = 8) -> None:
     Args:
         explanation: what to write.
         out: the folder; made if missing.
-        top: prototypes with an activation map, and listed a class.
+        top: prototypes with an activation map, and listed per class.
     """
     from safetensors.torch import save_file
 

@@ -45,7 +45,7 @@ def correspondence_loss(
     """Mean of ``-max(code cosine, 0) * (centred feature cosine - shift)`` over pairs of sampled points (eq. 3 and 4).
 
     Args:
-        features: frozen ones of two images a row, (B, C, h, w) each; no gradient.
+        features: frozen ones of two images per row, (B, C, h, w) each; no gradient.
         codes: (B, D, h, w) each.
         places: (B, n, n, 2) of each.
         shift: b.

@@ -11,7 +11,7 @@ USAGE_DECAY = 0.99  # a step: usage looks back about 100 steps
 
 
 class CosineBank(nn.Module):
-    """K prototypes a class in one buffer, hence never in an optimiser and without weight decay (Zhou et al. 2022).
+    """K prototypes per class in one buffer, hence never in an optimiser and without weight decay (Zhou et al. 2022).
 
     Index ``p = c*K + k``; all have scale 0. What a :class:`segproto.prototypes.bank.PrototypeBank` tells about its
     prototypes, this one tells under the same names.

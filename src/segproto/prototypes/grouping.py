@@ -18,7 +18,7 @@ class Grouping(nn.Module):
     Args:
         class_of: (P,) class of each prototype.
         num_classes: C.
-        groups: G, groups a class.
+        groups: G, groups per class.
 
     Attributes:
         weights: Parameter (K, G, n), n = most prototypes of a class; a row lists its class's prototypes in ascending
@@ -97,7 +97,7 @@ class Grouping(nn.Module):
         return (self.dense().detach() != 0).any(0)
 
     def group_average(self) -> float:
-        """Mean number of non-zero weights a group ("Group Avg" in the tables of Porta et al. 2025)."""
+        """Mean number of non-zero weights per group ("Group Avg" in the tables of Porta et al. 2025)."""
         return (self.weights.detach() != 0).sum(-1).to(torch.float32).mean().item()
 
 

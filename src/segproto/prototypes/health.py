@@ -12,7 +12,7 @@ COLLAPSED = 0.98  # mean pairwise cosine above which the prototypes of a class c
 
 
 class ClusterHealth(NamedTuple):
-    """One row a class.
+    """One row per class.
 
     Attributes:
         mean_cosine: (C,) mean cosine over the pairs of the class's prototypes, -1..1; 1 for K = 1.

@@ -60,7 +60,7 @@ def estimate_prototypes(
     Args:
         scores: (N, C, h, w) of :func:`pixel_scores`.
         projections: (N, D, h, w), not normalised.
-        k: pixels a class.
+        k: pixels per class.
         labels: (N, C): a class takes pixels only from images that have it, and the background those where no present
             class scores; classes without such pixels have no prototype. None = as published: images without a class
             take part too, and the background, a constant, takes the first ``k`` pixels (ties to the lowest index).
@@ -105,7 +105,7 @@ def view_of(
         refined: (N, C, h, w) maps after pixel correlation, same grid.
         labels: (N, C).
         background_score: a pixel is background below it.
-        k: pixels a prototype.
+        k: pixels per prototype.
         masked: estimate prototypes from images that have the class, and the background's from low scores.
         background: channel.
     """

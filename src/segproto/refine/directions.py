@@ -13,7 +13,7 @@ STEPS = 32  # size of the Krylov space; at an eigengap of 1.02 the cosine with t
 class Moments:
     """Count, sum and second moments (float64) of the features that are still in a set, an image each.
 
-    Features are taken out as they leave the set, so that all rounds together cost two covariances, not one a round.
+    Features are taken out as they leave the set, so that all rounds together cost two covariances, not one per round.
 
     Args:
         features: (B, N, C) float.

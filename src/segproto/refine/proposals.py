@@ -14,7 +14,7 @@ from segproto.refine.directions import Moments, leading_direction
 THRESHOLD = 0.4
 COVERED = 0.95  # share of the cells after which an image is done
 STILL = 3  # an image whose unassigned cells were the same in so many rounds is done, too
-LARGEST = 254  # proposals an image: their numbers fit 8 bits beside 255 = none
+LARGEST = 254  # proposals per image: their numbers fit 8 bits beside 255 = none
 PATIENCE = 4  # rounds between two questions to a GPU whether all images are done
 
 

@@ -1,6 +1,6 @@
 """Class activation maps that agree between views: losses of SEAM (Wang et al. 2020) and EPS (Lee et al. 2021).
 
-Maps (N, C, h, w) have one channel a class, one of which is the background; ``labels`` (N, C) are 1 for the classes in
+Maps (N, C, h, w) have one channel per class, one of which is the background; ``labels`` (N, C) are 1 for the classes in
 an image and 1 for the background.
 """
 

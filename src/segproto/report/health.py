@@ -12,7 +12,7 @@ UNUSED = "no weight leads to it"
 
 
 def health_words(model: Segmenter, used: list[bool], decided: Tensor | None) -> list[str]:
-    """One short remark a prototype: unused, a copy of another, decides nothing; empty for a healthy one.
+    """One short remark per prototype: unused, a copy of another, decides nothing; empty for a healthy one.
 
     Args:
         model: with prototypes.

@@ -16,9 +16,9 @@ class TrainConfig(BaseModel):
         precision: ``32-true``, ``bf16-mixed``, ``16-mixed`` (needs a GPU), or ``auto``: mixed where this machine
             computes it natively, else ``32-true``. A run's ``recipe.yaml`` holds what ``auto`` became.
         accelerator: ``auto`` takes a GPU if there is one.
-        devices: processes on this machine, one a device; ``torchrun`` overrides it.
+        devices: processes on this machine, one per device; ``torchrun`` overrides it.
         num_nodes: machines; ``torchrun`` overrides it.
-        batch_size: images a batch and process.
+        batch_size: images per batch and process.
         stages: names of the stages to run; None = all of the method.
         start: a run or model whose weights a new run begins from (not ``--resume``).
         validate_every: batches between validations; 0 = at the end of each stage only.

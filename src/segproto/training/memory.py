@@ -67,7 +67,7 @@ def estimate_bytes(
         segmenter: the model, in the stage's mode; it is not changed.
         loss: the stage's loss.
         size: (height, width) of the training images.
-        batch_size: images a batch.
+        batch_size: images per batch.
     """
     model = copy.deepcopy(segmenter)
     side = model.encoder.padded_size(PROBE_SIDE, PROBE_SIDE)

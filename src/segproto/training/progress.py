@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a bar with ETA and loss on a terminal, a line a stage elsewhere."""
+"""What a person sees while a run works: a bar with ETA and loss on a terminal, one line per stage elsewhere."""
 
 from __future__ import annotations
 

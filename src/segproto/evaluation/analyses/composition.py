@@ -48,7 +48,7 @@ class GroupGraph:
         return sorted(found, key=lambda edge: -edge[2])
 
     def to_json(self) -> dict[str, Any]:
-        """A row a group with its members; ``single`` = one member holds the group."""
+        """One row per group with its members; ``single`` = one member holds the group."""
         names, classes = group_names(self.model), require_groups(self.model).grouping.class_of_group.tolist()
         bank, rows = require_bank(self.model), []
         for g, row in enumerate(self.weights):
@@ -60,7 +60,7 @@ class GroupGraph:
         return {"image": None if self.explanation is None else self.explanation.name, "groups": rows}
 
     def save(self, out: Path, classes: Sequence[int] | None = None) -> None:
-        """Writes ``analysis.json``, ``arrays.safetensors`` and a graph a class.
+        """Writes ``analysis.json``, ``arrays.safetensors`` and one graph per class.
 
         Args:
             out: the folder.

@@ -31,7 +31,7 @@ OWN, OTHER = (0, 114, 178), (213, 94, 0)  # frames: a patch of the prototype's c
 
 @dataclass(frozen=True)
 class NearestPatches:
-    """Per prototype its k nearest patches, at most one an image, nearest first.
+    """Per prototype its k nearest patches, at most one per image, nearest first.
 
     Attributes:
         model: whose prototypes.
@@ -52,7 +52,7 @@ class NearestPatches:
     label: Tensor
 
     def to_json(self) -> dict[str, Any]:
-        """A row a prototype."""
+        """One row per prototype."""
         bank, used = require_bank(self.model), used_prototypes(self.model)
         names = self.model.classes.names
         return {
@@ -79,7 +79,7 @@ class NearestPatches:
         }
 
     def save(self, out: Path) -> None:
-        """Writes ``analysis.json``, ``arrays.safetensors`` and a sheet a class: each prototype and what it is near."""
+        """Writes ``analysis.json``, ``arrays.safetensors`` and one sheet per class: prototypes and what is near."""
         arrays = {name: getattr(self, name) for name in ("distance", "image", "cell", "box", "label")}
         write_result(out, arrays, self.to_json())
         bank, used = require_bank(self.model), used_prototypes(self.model)
@@ -120,7 +120,7 @@ def nearest_patches(
     Args:
         model: with prototypes.
         dataset: images at native size.
-        k: patches kept a prototype.
+        k: patches kept per prototype.
         progress: called with (images done, images).
     """
     bank = require_bank(model)

@@ -49,7 +49,7 @@ class NearestPrototypes:
     distance: Tensor
 
     def to_json(self) -> dict[str, Any]:
-        """A row a pixel."""
+        """One row per pixel."""
         rows = []
         for n, (y, x) in enumerate(self.points.tolist()):
             near = zip(self.prototype[n].tolist(), self.distance[n].tolist(), strict=True)
@@ -97,7 +97,7 @@ def nearest_prototypes(
         points: (row, column) of pixels; None = ``count`` random ones.
         count: how many random pixels.
         seed: of that choice.
-        k: prototypes a pixel.
+        k: prototypes per pixel.
 
     Raises:
         ConfigError: a pixel outside the image, or no prototype in use.

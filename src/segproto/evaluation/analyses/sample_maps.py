@@ -1,4 +1,4 @@
-"""Sample activation maps of an image's classes: one a group, one a scale, and which group or scale wins where."""
+"""Sample activation maps of an image's classes: one per group, one per scale, and which group or scale wins where."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def group_maps(explanation: Explanation, class_id: int) -> tuple[Tensor, Tensor]
 
 
 def save_sample_maps(explanation: Explanation, maps: Sequence[ClassMaps], out: Path, top: int = 6) -> dict[str, Any]:
-    """Writes ``analysis.json``, ``arrays.safetensors`` and ``samples.png``, a row a class, for the ``top`` largest.
+    """Writes ``analysis.json``, ``arrays.safetensors`` and ``samples.png``, one row per class, for the ``top`` largest.
 
     Maps are stretched from the least to the most inside the class and shown there only.
     """

@@ -15,7 +15,7 @@ from segproto.model.figures import group_figures
 from segproto.model.heads import GroupedHead
 
 THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
-DRAWN = {"miou": ("mIoU, %", 100), "prototypes_used": ("prototypes used", 1), "group_average": ("members a group", 1)}
+DRAWN = {"miou": ("mIoU, %", 100), "prototypes_used": ("prototypes used", 1), "group_average": ("members per group", 1)}
 
 
 def sweep_thresholds(
@@ -29,7 +29,7 @@ def sweep_thresholds(
         progress: called with (images done, images).
 
     Returns:
-        A row a threshold, ascending: ``tau``, ``prototypes``, ``prototypes_used``, ``group_average``, ``miou``,
+        One row per threshold, ascending: ``tau``, ``prototypes``, ``prototypes_used``, ``group_average``, ``miou``,
         ``accuracy``.
 
     Raises:

@@ -20,7 +20,7 @@ class CompletenessSuite:
     """Two accumulators: logits on the grid, and upsampled logits of predicted classes at random pixels.
 
     Args:
-        pixels: how many an image.
+        pixels: how many per image.
         seed: of their choice.
     """
 

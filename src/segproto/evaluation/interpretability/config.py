@@ -59,7 +59,7 @@ class InterpretabilityConfig(BaseModel):
         purity_images: strongest images of a prototype that are looked at.
         band: width of the boundary band in cells (pointing game).
         neighbours: numbers of strongest prototypes.
-        pixels: pixels drawn an image for them, and for completeness at the pixels.
+        pixels: pixels drawn per image for them, and for completeness at the pixels.
         faithfulness_images: images of the faithfulness and the sanity test, evenly spread.
         tops: the regions of how many of a class's most used prototypes are deleted.
         areas: shares of the class's area deleted or inserted; ascending and symmetric about 0.5, so that a random

@@ -1,4 +1,4 @@
-"""What a model's explanations cost: readout weights, parameters beyond the black box, images a second."""
+"""What a model's explanations cost: readout weights, parameters beyond the black box, images per second."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cost_card(model: Segmenter, sample: Sample) -> dict[str, Any]:
 
 
 def used_parameters(model: Segmenter) -> int | None:
-    """Table 10 of Porta et al. 2025: D * (prototypes used) + n_c a group + the dense readout - D * C."""
+    """Table 10 of Porta et al. 2025: D * (prototypes used) + n_c per group + the dense readout - D * C."""
     bank, head = bank_of(model.head), model.head
     if bank is None or not isinstance(head, PrototypeHead | GroupedHead):
         return None

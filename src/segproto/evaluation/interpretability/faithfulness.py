@@ -18,7 +18,7 @@ STREAM = 4
 
 
 class FaithfulnessSuite:
-    """One class an image; ``2 * areas * (2 * tops + draws) + 2`` forward passes each.
+    """One class per image; ``2 * areas * (2 * tops + draws) + 2`` forward passes each.
 
     Inserting a random region gives the picture in which the rest, a random region too, is deleted: seen once.
 

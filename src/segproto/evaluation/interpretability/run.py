@@ -226,5 +226,5 @@ def _why_not(name: str, model: Segmenter, dataset: SegmentationDataset) -> str:
     if name == "group_overlap":
         return "the model has no groups"
     if name == "equivariance":
-        return "the model has one scale" if bank.num_scales < 2 else "encoder.rates tells no field of view a scale"
+        return "the model has one scale" if bank.num_scales < 2 else "encoder.rates tells no field of view per scale"
     return "not measured"

@@ -21,7 +21,7 @@ STREAM = 5
 
 
 class SanitySuite:
-    """The explanations of one class an image, by the model and by randomised copies of it.
+    """The explanations of one class per image, by the model and by randomised copies of it.
 
     Args:
         model: with prototypes.

@@ -18,7 +18,7 @@ class NonparametricModel(BaseModel):
     """The head.
 
     Attributes:
-        prototypes: prototypes a class.
+        prototypes: prototypes per class.
         projection_norm: L2 norm of the features: ``none``, over the ``channel``, or along the image row as released
             (``width_legacy``: a cell then depends on its whole row).
         feature_norm: a learned ``layernorm`` over the channels (published), or ``none``.

@@ -18,7 +18,7 @@ class Watch:
         self._told: set[int] = set()
 
     def __call__(self, model: Segmenter) -> dict[str, Any]:
-        """Means over classes, and one number a class: mean pairwise cosine, entropy of usage, prototypes in use.
+        """Means over classes, and one number per class: mean pairwise cosine, entropy of usage, prototypes in use.
 
         Entropy and use are of the last 100 steps or so; ``started`` counts the classes that ever got a pixel.
         """

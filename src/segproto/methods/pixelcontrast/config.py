@@ -72,7 +72,7 @@ class ContrastConfig(TrainedStage):
         background_score: cells that score less for every class are background (published: 0.2; EPS 0.1).
         masked: prototypes from images that have the class, and the background's where no class scores; false =
             published.
-        saliency: folder of saliency maps, one an image by its name (EPS); None = without.
+        saliency: folder of saliency maps, one per image by its name (EPS); None = without.
         saliency_resize: to the ``nearest`` pixel, or ``bicubic`` (published), where the image is resized.
         overlap: with saliency, a class counts as salient if more of its cells than this are.
     """

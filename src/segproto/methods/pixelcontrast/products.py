@@ -52,7 +52,7 @@ def read_maps(folder: Path, sample: Sample) -> dict[str, Tensor]:
     found = read_scores(path)
     maps = found.get("maps")
     if maps is None or maps.ndim != 3 or len(maps) != len(found["classes"]):
-        raise DataError(f"{path}: holds no map a class; delete it and run the stage that wrote it again")
+        raise DataError(f"{path}: holds no map of a class; delete it and run the stage that wrote it again")
     if maps.shape[1:] != sample.image.shape[1:]:
         got, size = ("x".join(map(str, reversed(shape))) for shape in (maps.shape[1:], sample.image.shape[1:]))
         raise DataError(

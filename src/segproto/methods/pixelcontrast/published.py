@@ -1,6 +1,6 @@
 """Products of published runs, from which any stage can start: maps, scores after a CRF, masks. Nothing in them is run.
 
-PSA, SEAM, wseg and EPS store a pickled dict an image (``NAME.npy``) or a plain array; masks are PNG files.
+PSA, SEAM, wseg and EPS store a pickled dict per image (``NAME.npy``) or a plain array; masks are PNG files.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from segproto.training.recipe import Recipe
 
 
 def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
-    """Encoder and random directions, one a category; the categories have numbers, no names."""
+    """Encoder and random directions, one per category; the categories have numbers, no names."""
     assert isinstance(recipe, PrimapsRecipe)
     count = recipe.num_classes or classes.num_classes
     if count < 2:

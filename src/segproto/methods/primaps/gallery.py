@@ -14,7 +14,7 @@ from segproto.data.base import SegmentationDataset
 from segproto.model.patches import cell_box, patch_picture
 from segproto.model.segmenter import Segmenter
 
-SHOWN = 10  # images a category
+SHOWN = 10  # images per category
 PIXELS = 120  # side of a picture
 
 

@@ -23,7 +23,7 @@ def changed(images: Tensor, keys: Sequence[str], config: StudentConfig, normalis
 
     Args:
         images: (B, 3, H, W), normalised.
-        keys: one an image.
+        keys: one per image.
         config: what may change.
         normalisation: of the images.
 
@@ -57,7 +57,7 @@ def where(chosen: Tensor) -> Tensor:
 
 
 def blurred(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with a standard deviation (B,) an image; borders are reflected."""
+    """Gaussian blur with a standard deviation (B,) per image; borders are reflected."""
     place = torch.arange(TAPS, device=images.device, dtype=images.dtype) - TAPS // 2
     kernel = torch.exp(-0.5 * (place / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]

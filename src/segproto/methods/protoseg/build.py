@@ -21,5 +21,5 @@ def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
 
 
 def untrained_bank(encoder: Encoder, num_classes: int, prototypes: int) -> PrototypeBank:
-    """A single scale, however many the encoder has; ``prototypes`` a class and scale, uniform in [0, 1)."""
+    """A single scale, however many the encoder has; ``prototypes`` per class and scale, uniform in [0, 1)."""
     return PrototypeBank.regular(num_classes, prototypes, 1, encoder.num_features)

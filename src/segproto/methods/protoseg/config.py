@@ -23,7 +23,7 @@ class ProtoSegModel(BaseModel):
     """Sizes of the head.
 
     Attributes:
-        prototypes: prototypes a class.
+        prototypes: prototypes per class.
         incorrect_strength: initial readout weight off a prototype's class; +1 on it.
         diversity: variant of the diversity loss; ``unshifted_labels`` reproduces the release.
     """

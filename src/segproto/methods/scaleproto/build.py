@@ -21,6 +21,6 @@ def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
 
 
 def untrained_bank(encoder: Encoder, num_classes: int, prototypes: int) -> PrototypeBank:
-    """One scale an ASPP rate; ``prototypes`` a class and scale, uniform in [0, 1)."""
+    """One scale per ASPP rate; ``prototypes`` per class and scale, uniform in [0, 1)."""
     scales = encoder.scale_dims
     return PrototypeBank.regular(num_classes, prototypes, len(scales), scales[0])

@@ -23,8 +23,8 @@ class ScaleProtoModel(BaseModel):
     """Sizes of the head.
 
     Attributes:
-        prototypes: prototypes a class and scale.
-        groups: groups a class.
+        prototypes: prototypes per class and scale.
+        groups: groups per class.
         incorrect_strength: initial readout weight off a unit's class; +1 on it.
         diversity: variant of the diversity loss.
     """

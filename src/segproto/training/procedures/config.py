@@ -146,7 +146,7 @@ class PruneConfig(BaseModel):
     """Pruning (Sacha et al. 2023): a prototype stays if >= ``threshold`` of its ``k`` nearest patches have its class.
 
     Attributes:
-        k: nearest patches looked at, at most one an image.
+        k: nearest patches looked at, at most one per image.
         threshold: how many of them must have the prototype's class.
         images: list file of the training images to search, as in ``project``; None = all.
     """

@@ -231,12 +231,12 @@ def class_weight(values: list[float] | None, logits: Tensor) -> Tensor | None:
     """The weights of the classes beside logits (B, C, h, w), or None.
 
     Raises:
-        ConfigError: not one weight a class.
+        ConfigError: not one weight per class.
     """
     if values is None:
         return None
     if len(values) != logits.shape[1]:
-        raise ConfigError(f"class_weights: {len(values)} numbers for {logits.shape[1]} classes; give one a class")
+        raise ConfigError(f"class_weights: {len(values)} numbers for {logits.shape[1]} classes; give one per class")
     return _on_device(tuple(values), logits.device, logits.dtype)
 
 
