@@ -2,7 +2,7 @@
 
     python benchmarks/labels.py
 
-The published loaders look every pixel up in a dictionary (specs: 106 ms a Cityscapes label, in every ``__getitem__``).
+The published loaders look every pixel up in a dictionary (106 ms per Cityscapes label, in every ``__getitem__``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The published protocol's squares, against Pillow, torchvision and the specification's index tables."""
+"""The published protocol's squares, against Pillow, torchvision and the index tables of docs/specs/primaps.md#input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class One(SegmentationDataset):
         return "one"
 
 
-def test_index_tables_of_the_specification() -> None:
+def test_index_tables_of_the_published_resizing() -> None:
     assert nearest(1024, 320, 0.0)[:6].tolist() == [0, 3, 6, 9, 12, 16]
     assert nearest(1024, 320, 0.5)[:6].tolist() == [1, 4, 8, 11, 14, 17]
 

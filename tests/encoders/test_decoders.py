@@ -148,7 +148,7 @@ def test_hrnet_w48_is_the_published_one() -> None:
         net = build_encoder(EncoderConfig(name="hrnet", backbone="hrnet_w48", neck="fcn", dim=720, projection=True))
     assert len(net.backbone.state_dict()) == 1830
     assert sum(p.numel() for p in net.backbone.parameters()) == 65_325_120
-    # with feature_norm and mask_norm 71,032,598 (spec 1.3)
+    # with feature_norm and mask_norm 71,032,598 (docs/specs/nonparametric.md#embedding)
     assert sum(p.numel() for p in net.parameters()) + 2 * 720 + 2 * 19 == 71_032_598
 
 

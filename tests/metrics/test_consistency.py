@@ -34,7 +34,7 @@ def picture(seed: int, height: int = 37, width: int = 53, classes: int = 3, part
 
 
 def naive_keypoints(mask, parts, background):
-    """Spec 7.1, 1: class by class, part by part."""
+    """Class by class, part by part (docs/specs/scaleproto.md#consistency-and-stability)."""
     points = []
     for c in sorted(set(mask.flatten().tolist()) - {255}):
         own = np.where(mask.numpy() == c, parts.numpy(), 0)

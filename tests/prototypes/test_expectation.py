@@ -1,4 +1,4 @@
-"""Equations of PriMaPs-EM against the specification's fixtures and naive loops."""
+"""Equations of PriMaPs-EM against the golden values of docs/specs/primaps.md and naive loops."""
 
 from __future__ import annotations
 

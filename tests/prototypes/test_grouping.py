@@ -137,7 +137,7 @@ def test_only_present_classes_get_groups() -> None:
 
 
 def test_initial_weights_follow_the_default_linear_start() -> None:
-    """About 6.9 of 12 entries are positive (specification 1.7), whatever the size of padding beside them."""
+    """About 6.9 of 12 entries are positive (docs/specs/scaleproto.md#groups), whatever padding lies beside them."""
     torch.manual_seed(0)
     class_of = torch.cat([torch.arange(400).repeat_interleave(12), torch.full((20,), 400)])
     full = Grouping(class_of, 401, 3).weights[:400]

@@ -1,4 +1,4 @@
-"""Similarity and bank against naive float64 loops and the golden values of the specification."""
+"""Similarity and bank against naive float64 loops and the golden values of docs/specs/scaleproto.md."""
 
 from __future__ import annotations
 

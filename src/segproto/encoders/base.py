@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         return self.squash(self.neck([features] if self.decoder else features))
 
     def squash(self, raw: Tensor) -> Tensor:
-        """The add-on layer (spec 1.3): ``sigmoid``, ``relu`` or ``none``."""
+        """The add-on layer (docs/specs/scaleproto.md#add-on-layer): ``sigmoid``, ``relu`` or ``none``."""
         if self.config.squash == "sigmoid":
             return torch.sigmoid(raw)
         return torch.relu(raw) if self.config.squash == "relu" else raw

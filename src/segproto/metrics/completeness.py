@@ -1,4 +1,4 @@
-"""Whether contributions add up to the logit they explain (docs/design.md; section 7 of the plan)."""
+"""Whether contributions add up to the logit they explain (docs/design.md, Heads)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,10 @@ Box = tuple[int, int, int, int]
 
 
 def cell_box(model: Segmenter, size: tuple[int, int], cell: list[int], grid: list[int]) -> Box:
-    """(y0, x0, y1, x1) of a cell in image pixels, at least one pixel and inside the image (spec 3.3)."""
+    """(y0, x0, y1, x1) of a cell in image pixels, at least one pixel and inside the image.
+
+    See docs/specs/scaleproto.md#cell-boxes.
+    """
     (ph, pw), (h, w) = model.encoder.padded_size(*size), grid
     y0, x0 = min(int(cell[0] * ph / h), size[0] - 1), min(int(cell[1] * pw / w), size[1] - 1)
     y1, x1 = int((cell[0] + 1) * ph / h), int((cell[1] + 1) * pw / w)

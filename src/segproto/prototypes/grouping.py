@@ -54,7 +54,9 @@ class Grouping(nn.Module):
         return self.class_of_group.numel()
 
     def forward(self, activations: Tensor) -> Tensor:
-        """Group activations ``exp(sum_i w_i g_i)``, in float32 (Porta et al. 2025).
+        """Group activations ``exp(sum_i w_i g_i)``, in float32 (Porta et al. 2025, eq. 2).
+
+        The weighted geometric mean of the similarity ratios ``(d + 1) / (d + 1e-4)``, of which ``g`` is the logarithm.
 
         Args:
             activations: (B, P, h, w) log activations.
@@ -80,7 +82,10 @@ class Grouping(nn.Module):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Projects every row onto the simplex in place: after each optimiser step (spec of the published training)."""
+        """Projects every row onto the simplex in place: after each optimiser step.
+
+        See docs/specs/scaleproto.md#groups.
+        """
         self.weights.copy_(project_simplex(self.weights, mask=self.mask[:, None]))
 
     @torch.no_grad()

@@ -33,9 +33,10 @@ class View(NamedTuple):
 
 @torch.no_grad()
 def pixel_scores(refined: Tensor, background_score: float, background: int = 0) -> Tensor:
-    """Maps (N, C, h, w) to scores: each map by its own range to 0..1, the background a constant (spec 2.3).
+    """Maps (N, C, h, w) to scores: each map by its own range to 0..1, the background a constant.
 
-    As published, entries at a map's smallest value come out slightly below 0.
+    As published, entries at a map's smallest value come out slightly below 0
+    (docs/specs/pixelcontrast.md#scores-prototypes-and-pseudo-labels).
     """
     s = refined.relu()
     low, high = s.amin((2, 3), keepdim=True), s.amax((2, 3), keepdim=True)

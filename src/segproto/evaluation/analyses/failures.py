@@ -142,7 +142,10 @@ def save_failure(explanation: Explanation, failure: Failure, out: Path) -> dict[
 
 
 def group_rows(explanation: Explanation, failure: Failure) -> list[Row]:
-    """Group maps of both classes where the true class is; each pair of groups shares one colour scale (spec 7.9)."""
+    """Group maps of both classes where the true class is; each pair of groups shares one colour scale.
+
+    See docs/specs/scaleproto.md#failure-cases.
+    """
     head, names = explanation.segmenter.head, explanation.segmenter.classes.names
     if not isinstance(head, GroupedHead):
         return []

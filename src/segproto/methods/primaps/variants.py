@@ -25,7 +25,9 @@ Logits = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def score_variants(context: StageContext) -> list[dict[str, Any]]:
-    """One confusion matrix a variant over all validation images, each matched once (spec 6.3).
+    """One confusion matrix a variant over all validation images, each matched once.
+
+    See docs/specs/primaps.md#matching-and-figures.
 
     Returns:
         For each: ``name``, ``flip``, ``crf``, ``miou``, ``accuracy``, ``per_class`` and ``matching`` (not the probe).

@@ -99,7 +99,7 @@ class DiversityConfig(BaseModel):
 
     Attributes:
         sign: +1 = softmax over cells of +distance, as published; -1 = of -distance.
-        unshifted_labels: the published ProtoSeg label, one class off (spec: a bug of the release).
+        unshifted_labels: the published ProtoSeg label, one class off (docs/specs/scaleproto.md#diversity).
     """
 
     model_config = ConfigDict(extra="forbid")

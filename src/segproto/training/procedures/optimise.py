@@ -95,9 +95,9 @@ def decayed(parameters: list[nn.Parameter], lr: float, config: OptimiseConfig) -
 
 
 def trained_backbone(backbone: nn.Module, config: OptimiseConfig) -> list[nn.Parameter]:
-    """Backbone parameters: all, or convolution and linear weights alone (spec 3.2: the release's choice).
+    """Backbone parameters: all, or convolution and linear weights alone, the release's choice.
 
-    In both cases with those of norms, but without them if ``norms: frozen``.
+    See docs/specs/scaleproto.md#training. In both cases with those of norms, but without them if ``norms: frozen``.
     """
     norms = norm_parameters(backbone)
     layers = (m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
@@ -135,13 +135,13 @@ def set_mode(model: Segmenter, config: OptimiseConfig) -> None:
 
 
 def project_groups(model: Segmenter) -> None:
-    """Group weights back onto the simplex, after every optimiser step (spec 1.7)."""
+    """Group weights back onto the simplex, after every optimiser step (docs/specs/scaleproto.md#groups)."""
     assert isinstance(model.head, GroupedHead)
     model.head.grouping.project_()
 
 
 class StageLoss:
-    """The loss of an optimising stage (spec 2).
+    """The loss of an optimising stage (docs/specs/scaleproto.md#losses).
 
     Args:
         config: loss weights, and which parts train.

@@ -59,7 +59,10 @@ def prune(context: StageContext, config: PruneConfig) -> dict[str, Any]:
 def update_top(
     context: StageContext, top: RunningTopK, features: Tensor, dataset: SegmentationDataset, index: int
 ) -> None:
-    """One candidate a prototype from this image: the nearest cell that is not void (spec 4, steps 1-2)."""
+    """One candidate a prototype from this image: the nearest cell that is not void.
+
+    See docs/specs/scaleproto.md#pruning, steps 1 and 2.
+    """
     head = context.segmenter.head
     assert isinstance(head, PrototypeHead)
     mask = padded_mask(context.segmenter, dataset[index].mask.to(features.device))
@@ -68,7 +71,7 @@ def update_top(
 
 
 def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
-    """Sets small group weights to zero, without renormalising (spec 5)."""
+    """Sets small group weights to zero, without renormalising (docs/specs/scaleproto.md#thresholding-groups)."""
     return Procedure(name, lambda context: threshold(context, config))
 
 
