@@ -557,7 +557,7 @@ def test_any_timm_backbone(encoder: dict[str, Any]) -> None:
 def test_from_24_tagged_scenes_to_scored_masks(tmp_path: Path) -> None:
     """The masks of 24 scenes, of which only tags are known, gain at least 5 points over the maps without contrast.
 
-    Measured: docs/results.md.
+    Measured: docs/lab-notebook.md.
     """
     few = METHOD.recipes / "scenes-few.yaml"
     weights = "encoder.weights=$SEGPROTO_DATA/weights/vit_tiny_patch16_224_in1k.safetensors"
