@@ -23,7 +23,8 @@ from segproto.data.config import ScenesConfig
 from segproto.data.scenes import ScenesDataset
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOT_PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = [*ROOT_PAGES, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"<!-- test: (\w+) -->\n```(\w+)\n(.*?)```", re.S)
 TINY = [s for s in SMALL if not s.startswith(("data.scenes", "data.augment"))]
 UNET = "encoder.name=unet encoder.width=8 encoder.output_stride=4"
@@ -87,7 +88,7 @@ def test_every_marked_block_belongs_to_a_test() -> None:
     marked = {name for page in PAGES for name, _, _ in BLOCK.findall(page.read_text())}
     assert marked == {"plain", "unlabelled", "photos", "scenes", "quickstart", "python", "whatif"}
     for page in PAGES:
-        if page.name == "results.md":  # figures with the commands that made them: hours, not tests
+        if page.name == "lab-notebook.md":  # figures with the commands that made them: hours, not tests
             continue
         text = page.read_text()
         fenced = len(re.findall(r"^```bash$", text, re.M))
@@ -161,3 +162,24 @@ def test_the_example_classes_file_is_valid(tmp_path: Path) -> None:
 def test_quickstart_is_run_by_ci() -> None:
     (command,) = {commands.strip() for _, commands in blocks("quickstart")}
     assert command.split(" --out")[0] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_no_page_lists_some_methods_where_there_are_more() -> None:
+    from segproto.methods import METHODS
+
+    lists = 0
+    for page in PAGES:
+        if page.name in ("results.md", "lab-notebook.md"):  # what was measured
+            continue
+        for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.M):
+            rows = [row.split("|")[1:-1] for row in table.splitlines()]
+            whole = [[cell] for row in rows for cell in row]
+            starts = [
+                [re.match(r"\W*\w*", cell)[0] for cell in cells] for cells in (rows[0], *zip(*rows, strict=False))
+            ]
+            for cells in [*whole, *starts]:  # names within one cell, in the head, or down a column
+                named = {name for name in METHODS if any(re.search(rf"\b{name}\b", cell) for cell in cells)}
+                if len(named) > 2:
+                    assert named == set(METHODS), f"{page.name}: {sorted(set(METHODS) - named)} is missing"
+                    lists += 1
+    assert lists >= 5
