@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from training_tiny import as_rank, free_port, process_context
+from training_tiny import in_processes
 from two_steps import two_steps
 
 from segproto.encoders.norms import share_statistics
@@ -30,16 +29,6 @@ RUN = (
     "train.stages=[joint]",
     "train.precision=32-true",  # in bfloat16 another split of a batch is another sum
 )
-
-
-def in_processes(world: int, task: Callable[..., None], *arguments: object, wait: float = 120) -> None:
-    context, port = process_context(), free_port()
-    ranks = [context.Process(target=as_rank, args=(rank, world, port, task, *arguments)) for rank in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(wait)
-        assert process.exitcode == 0
 
 
 def norm_problem() -> tuple[nn.Module, Tensor, Tensor]:

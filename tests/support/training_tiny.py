@@ -146,3 +146,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def in_processes(world: int, task: Callable[..., None], *arguments: object, wait: float = 120) -> None:
+    """Runs ``task`` as each of ``torchrun``'s ``world`` processes, to the end; one that fails fails the test."""
+    context, port = process_context(), free_port()
+    ranks = [context.Process(target=as_rank, args=(rank, world, port, task, *arguments)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(wait)
+        assert process.exitcode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,7 +28,7 @@ from segproto.prototypes.cosine_bank import CosineBank
 from segproto.training.loop import Loop
 from segproto.training.procedures.config import LearningRates, OptimiseConfig, ProjectConfig, PruneConfig, SeedConfig
 from segproto.training.procedures.optimise import optimise_stage, trained_backbone
-from segproto.training.procedures.projection import project, searched_images
+from segproto.training.procedures.projection import of_others, project, searched_images
 from segproto.training.procedures.pruning import prune
 from segproto.training.procedures.seeding import begin_linear, begin_prototypes, seed
 from segproto.training.procedures.subset import Subset
@@ -308,3 +309,13 @@ def test_seeded_prototypes_have_no_source_yet() -> None:
     assert not torch.equal(model.head.bank.vectors, before)
     assert model.provenance is None
     assert not model.patches
+
+
+def test_pruning_and_projection_take_in_what_the_other_processes_saw_and_not_their_own_again() -> None:
+    """Pruning keeps k images a prototype: its own counted twice would leave place for fewer."""
+    processes = torch.arange(3.0)
+    fabric = SimpleNamespace(
+        global_rank=1, world_size=3, all_gather=lambda own: torch.stack([own * 0 + r for r in processes])
+    )
+    there = replace(context(cast(Any, None)), fabric=cast(Any, fabric))
+    assert [int(state["rank"]) for state in of_others(there, {"rank": torch.tensor(1.0)})] == [0, 2]

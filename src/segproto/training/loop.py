@@ -14,6 +14,7 @@ from segproto.errors import ConfigError, SegprotoError
 from segproto.model.evidence import bank_of
 from segproto.model.segmenter import Segmenter
 from segproto.training import checkpoint
+from segproto.training.agreement import average_statistics, mean_terms
 from segproto.training.amp import loss_scale, undone_if_skipped
 from segproto.training.devices import arrange, seed_all
 from segproto.training.ema import Ema
@@ -179,6 +180,7 @@ class Loop:
         scale = loss_scale(fabric)
         optimiser.step()
         optimiser.zero_grad()
+        average_statistics(job.segmenter)
         if stage.after_step is not None:
             with undone_if_skipped(scale, loss_scale(fabric), job.segmenter):
                 stage.after_step(job.segmenter)
@@ -199,7 +201,7 @@ class Loop:
 
     def _log(self, terms: dict[str, Tensor], lr: float, bar: Bar) -> None:
         self._require_finite()
-        found = {key: float(value.detach()) for key, value in terms.items()}
+        found = mean_terms(terms)
         self.job.state.terms = found
         values: dict[str, Any] = {**found, "lr": lr, "images_per_s": round(self.meter.rate(), 2)}
         if self.stage.watch is not None:

@@ -111,9 +111,8 @@ def search(
         mask = padded_mask(model, dataset[index].mask.to(features.device))
         allowed = rule(mask, (features.shape[-2], features.shape[-1]), bank.num_classes)
         nearest.update(distances(features), allowed, features[0], index)
-    if fabric.world_size > 1:
-        for state in gather(context, nearest.state_dict()):
-            nearest.merge(state)
+    for state in of_others(context, nearest.state_dict()):
+        nearest.merge(state)
     return nearest
 
 
@@ -128,10 +127,14 @@ def recompute(model: Segmenter, dataset: SegmentationDataset, nearest: RunningNe
         nearest.feature[chosen] = bank.own_features(cells)[torch.arange(len(chosen)), chosen]
 
 
-def gather(context: StageContext, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The states of all processes, in rank order."""
-    stacked = {key: context.fabric.all_gather(value) for key, value in state.items()}
-    return [{key: value[rank] for key, value in stacked.items()} for rank in range(context.fabric.world_size)]
+def of_others(context: StageContext, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The states of the other processes, in rank order; each must call this."""
+    fabric = context.fabric
+    if fabric.world_size == 1:
+        return []
+    stacked = {key: fabric.all_gather(value) for key, value in state.items()}
+    others = (rank for rank in range(fabric.world_size) if rank != fabric.global_rank)
+    return [{key: value[rank] for key, value in stacked.items()} for rank in others]
 
 
 def padded_mask(model: Segmenter, mask: Tensor) -> Tensor:

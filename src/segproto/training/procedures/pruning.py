@@ -17,8 +17,8 @@ from segproto.training.procedures.config import PruneConfig, ThresholdConfig
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import (
     classes_without_prototypes,
-    gather,
     keep_prototypes,
+    of_others,
     padded_mask,
     searched_images,
 )
@@ -41,9 +41,8 @@ def prune(context: StageContext, config: PruneConfig) -> dict[str, Any]:
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="prune"):
         features = image_features(model, dataset, index, cache)
         update_top(context, top, features, dataset, index)
-    if fabric.world_size > 1:
-        for state in gather(context, top.state_dict()):
-            top.merge(state)
+    for state in of_others(context, top.state_dict()):
+        top.merge(state)
     keep = top.keep_mask(config.threshold).nonzero()[:, 0]
     start = head.bank.num_prototypes
     if len(keep) == 0:

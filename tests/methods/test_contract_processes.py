@@ -1,0 +1,130 @@
+"""What two processes (gloo) promise, over all methods: one model in both, real patches, the same bits after a stop."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from training_tiny import in_processes
+from two_steps import two_steps
+
+from segproto.data.build import build_dataset
+from segproto.evaluation.interpretability.freshness import freshness
+from segproto.methods import METHODS
+from segproto.model.evidence import bank_of
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.bank import PrototypeBank
+from segproto.training import runner
+from segproto.training.job import Job
+from segproto.training.loop import Loop
+from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
+
+SETTINGS = ("train.batch_size=2", "train.validate_every=1", "data.scenes.num_train=12", "data.scenes.size=32")
+WITHOUT_CRF = {
+    "pixelcontrast": ("stages.crf.crf={name: A, iterations: 1}", "stages.masks.crf=null"),
+    "primaps": ("stages.proposals.crf=false",),
+}
+TIMES = {"seconds", "time", "images_per_s", "stage_began"}
+
+pytestmark = pytest.mark.slow
+
+
+class Stopped(BaseException):
+    """As Ctrl-C in all processes."""
+
+
+def small(name: str) -> Recipe:
+    settings = (*SETTINGS, *WITHOUT_CRF.get(name, ()))
+    return validate_recipe(apply_overrides(two_steps(name).model_dump(mode="json"), settings), METHODS[name]().recipe)
+
+
+def digest(model: Segmenter) -> list[str]:
+    """Of each tensor of a model, its name before it."""
+    tensors = model.state_dict().items()
+    return [f"{name} {hashlib.sha256(value.cpu().numpy().tobytes()).hexdigest()}" for name, value in tensors]
+
+
+def checked(real: Callable[..., Any], model: Callable[..., Segmenter]) -> Callable[..., Any]:
+    """``real``, refusing to run on a model that differs between the processes."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, digest(model(*arguments)))
+        differ = [a.split()[0] for a, b in zip(found[0], found[-1], strict=True) if a != b]
+        assert not differ, f"{real.__name__}: processes differ in {', '.join(differ)}"
+        return real(*arguments, **options)
+
+    return call
+
+
+def whole_and_stopped(name: str, folder: Path) -> None:
+    """One run left alone and one stopped at batches spread over it, each in all processes alike."""
+    torch.set_num_threads(1)
+    for owner, function in ((Job, "validate"), (Job, "save_model"), (Job, "save_checkpoint")):
+        setattr(owner, function, checked(getattr(owner, function), lambda job, *_: job.segmenter))
+    runner.procedure = checked(runner.procedure, lambda job, _: job.segmenter)
+    real, left = Loop._batch, [10**9]
+
+    def counted(self: Loop, *arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stopped
+        real(self, *arguments)
+
+    Loop._batch = counted  # type: ignore[method-assign]
+    method = METHODS[name]()
+    recipe = small(name)
+    runner.run(method, recipe, folder / "whole", quiet=True)
+    third, stops = -(-(10**9 - left[0]) // 3), 0
+    while not (folder / "stopped" / "checkpoints" / "finished.json").exists():
+        left[0] = third
+        with contextlib.suppress(Stopped):
+            runner.run(method, recipe, folder / "stopped", resume=stops > 0, quiet=True)
+        stops += 1
+    assert stops > 1
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def products(out: Path) -> dict[str, Any]:
+    """All files of a run, JSON without times."""
+    found: dict[str, Any] = {}
+    for path in (p for p in out.rglob("*") if p.is_file()):
+        content: Any = path.read_bytes()
+        if path.suffix == ".json":
+            content = without_times(json.loads(content))
+        elif path.suffix == ".jsonl":
+            content = [without_times(json.loads(line)) for line in content.splitlines()]
+        found[path.relative_to(out).as_posix()] = content
+    return found
+
+
+@pytest.fixture(scope="module", params=sorted(METHODS))
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    in_processes(2, whole_and_stopped, request.param, folder)
+    return request.param, folder
+
+
+def test_a_stopped_run_leaves_the_files_of_one_that_was_not(runs: tuple[str, Path]) -> None:
+    whole, stopped = (products(runs[1] / name) for name in ("whole", "stopped"))
+    assert whole.keys() == stopped.keys()
+    assert not [name for name, content in whole.items() if stopped[name] != content]
+
+
+def test_prototypes_are_features_of_the_saved_encoder(runs: tuple[str, Path]) -> None:
+    model = Segmenter.load(runs[1] / "whole")
+    if not isinstance(bank_of(model.head), PrototypeBank):
+        return
+    assert freshness(model, build_dataset(small(runs[0]).data, "train"))["value"] == 1.0
