@@ -20,12 +20,13 @@ from segproto.errors import ConfigError, DataError
 from segproto.evaluation.interpretability.chosen import chosen_class
 from segproto.evaluation.interpretability.config import InterpretabilityConfig
 from segproto.evaluation.interpretability.cost import used_parameters
+from segproto.evaluation.interpretability.equivariance import scale_rates
 from segproto.evaluation.interpretability.faithfulness import FaithfulnessSuite
 from segproto.evaluation.interpretability.freshness import freshness
-from segproto.evaluation.interpretability.meanings import MEANINGS
+from segproto.evaluation.interpretability.metric import Subject
 from segproto.evaluation.interpretability.run import interpret
 from segproto.evaluation.interpretability.sanity import randomised_copies
-from segproto.evaluation.interpretability.scales import scale_rates
+from segproto.evaluation.interpretability.table import METRICS
 from segproto.evaluation.interpretability.views import encode, look, spread
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import NearestHead, PrototypeHead
@@ -76,7 +77,7 @@ def test_every_metric_is_a_number_or_a_reason(kind) -> None:
         sources=scenes("train"),
     )
     text = json.dumps(found, allow_nan=False)  # no NaN anywhere
-    assert list(found["metrics"]) == list(MEANINGS)
+    assert list(found["metrics"]) == list(METRICS)
     for name, metric in found["metrics"].items():
         assert metric["meaning"]
         assert (metric["value"] is None) == ("reason" in metric), name
@@ -283,7 +284,7 @@ def test_pictures_of_the_faithfulness_test_by_hand() -> None:
     """Every forward pass anew, one picture at a time; inserting a random region deletes the rest of the class."""
     config = InterpretabilityConfig(**{**FAST, "areas": (0.25, 0.75)})
     whole, data = model("prototype"), scenes(count=3)
-    suite = FaithfulnessSuite(whole, config)
+    suite = FaithfulnessSuite(Subject(whole, data, config))
     with torch.no_grad():
         view = look(whole, data, 1, None, parts=False)
         suite.update(view)

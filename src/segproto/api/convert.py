@@ -46,7 +46,7 @@ def convert(
     from segproto.data.classes import find_classes, read_classes
     from segproto.interop.conversion import Options
     from segproto.model.segmenter import Segmenter
-    from segproto.runs.catalogue import nearest
+    from segproto.table import nearest
 
     known = conversion_sources()
     if source not in known:

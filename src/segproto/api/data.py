@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from segproto.errors import DataError
-from segproto.runs.catalogue import DATA_KINDS, DATA_SOURCES, nearest
+from segproto.runs.catalogue import DATA_KINDS, DATA_SOURCES
+from segproto.table import nearest
 
 PathLike = str | Path
 

@@ -62,7 +62,13 @@ def evaluate(
         ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file`` and, if
         asked for, ``crf`` (the figures after it), ``test_images`` (how many) and ``interpretability``.
     """
-    from segproto.api.interpretability import changes_data, data_overrides, interpret_model, wanted
+    from segproto.api.interpretability import (
+        changes_data,
+        data_overrides,
+        interpret_model,
+        interpretability_config,
+        wanted,
+    )
     from segproto.data.build import build_dataset
     from segproto.evaluation.protocol import Protocol
     from segproto.evaluation.validate import validate
@@ -77,6 +83,7 @@ def evaluate(
         raise ConfigError("masks of a test part take --save DIR --test IMAGES, and --list FILE if not of all of them")
     after, tested = crf_settings(crf), Path(save or "") / "test"
     jobs = {} if test is None else masks_of_test(Path(test), tested, names)
+    measures = interpretability_config(overrides) if interpretability or wanted(overrides) else None
     config = data_config(target, data or {}, data_overrides(overrides))
     if config.labels is None:
         raise DataError(
@@ -96,9 +103,9 @@ def evaluate(
         if jobs:
             write_test(model, jobs, tested, protocol)
             figures["test_images"] = len(jobs)
-        if not (interpretability or wanted(overrides)):
+        if measures is None:
             return keep(figures, out or kept)
-        measured = interpret_model(model, target, dataset, config, overrides, stage=stage, keep_file=own)
+        measured = interpret_model(model, target, dataset, config, measures, stage=stage, keep_file=own)
     if out is not None:
         return keep(figures | {"interpretability": measured}, out)
     return keep(figures, kept) | {"interpretability": measured}

@@ -64,7 +64,7 @@ def interpret_model(
     target: Path,
     dataset: SegmentationDataset,
     data: DataConfig,
-    overrides: Sequence[str],
+    config: InterpretabilityConfig,
     *,
     stage: str | None,
     keep_file: bool,
@@ -76,17 +76,18 @@ def interpret_model(
         target: the run or model folder it was loaded from.
         dataset: the images.
         data: their settings, from which the training images are found.
-        overrides: of the command.
+        config: what is measured.
         stage: of a run.
         keep_file: write the file.
     """
     from segproto.evaluation.interpretability.plots import draw
     from segproto.evaluation.interpretability.run import interpret
+    from segproto.evaluation.interpretability.table import METRICS
     from segproto.training.progress import current
 
-    config = interpretability_config(overrides)
+    compared = any(metric.sources for metric in METRICS.values() if config.wants(metric.name))
     try:
-        sources = build_dataset(data, "train") if config.wants("freshness") else None
+        sources = build_dataset(data, "train") if compared else None
     except DataError:
         sources = None  # the figures say so
     with current().bar("interpretability", 1) as bar:

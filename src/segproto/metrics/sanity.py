@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from segproto.metrics.accumulate import Accumulator
@@ -16,6 +15,8 @@ FIGURES = ("map_correlation", "prototype_correlation", "same_winner")
 
 def spearman(first: Tensor, second: Tensor) -> float:
     """Rank correlation of two samples (N,); 0 where one of them is constant."""
+    from scipy.stats import rankdata  # takes a second to import
+
     a, b = (torch.from_numpy(rankdata(v.double().cpu().numpy())) for v in (first, second))
     a, b = a - a.mean(), b - b.mean()
     scale = (a.square().sum() * b.square().sum()).sqrt()

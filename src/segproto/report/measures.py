@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from segproto.evaluation.interpretability.metric import SHARE
+from segproto.evaluation.interpretability.table import METRICS
 from segproto.report.curves import Chart, svg
 from segproto.report.pictures import image_uri
 from segproto.runs.folder import Run, read_json
 
 CURVES = 1400  # longest side of the picture of curves, in pixels
-
-# Metrics that are shares of something; all others are shown as plain numbers.
-SHARES = (
-    "consistency", "stability", "group_overlap", "prototype_overlap", "equivariance", "purity", "pointing", "coverage",
-    "health", "neighbours", "nearest", "freshness",
-)  # fmt: skip
 
 
 def metric_rows(run: Run) -> list[dict[str, str]]:
@@ -26,7 +22,7 @@ def metric_rows(run: Run) -> list[dict[str, str]]:
         rows.append(
             {
                 "name": name.replace("_", " "),
-                "value": figure(name, value),
+                "value": figure(value, unit_of(name, found)),
                 "meaning": str(found.get("meaning", "")),
                 "reason": reason if value is None else "",
             }
@@ -52,11 +48,17 @@ def metric_picture(run: Run) -> str | None:
         return image_uri(picture.convert("RGB"), "jpeg", CURVES)
 
 
-def figure(name: str, value: float | None) -> str:
+def unit_of(name: str, figures: dict[str, Any]) -> str:
+    """A metric's unit, as kept with its figures; older files lack it."""
+    known = METRICS[name].unit if name in METRICS else ""
+    return str(figures.get("unit", known))
+
+
+def figure(value: float | None, unit: str) -> str:
     """A metric's value for people; an en dash where there is none."""
     if value is None:
         return "\N{EN DASH}"
-    if name in SHARES:
+    if unit == SHARE:
         return f"{100 * value:.1f} %"
     return f"{value:.3g}"
 

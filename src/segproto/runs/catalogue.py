@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 
 from segproto.errors import ConfigError
+from segproto.table import nearest
 
 DATA_KINDS = {
     "folder": "your own images and masks, described by a classes.yaml",
@@ -62,10 +61,3 @@ def find_recipe(recipe: str | Path) -> Path:
     if path.suffix in {".yaml", ".yml"}:
         raise ConfigError(f"{path}: no such recipe file; the shipped ones are listed by: segproto recipes")
     raise ConfigError(f"recipe {str(recipe)!r} is neither shipped nor a YAML file; {nearest(str(recipe), known)}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``did you mean NAME?``, or all names where none is near."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 from segproto.data.config import DataConfig
 from segproto.errors import ConfigError, DataError
 from segproto.methods import METHODS
-from segproto.runs.catalogue import find_recipe, nearest
+from segproto.runs.catalogue import find_recipe
 from segproto.runs.folder import run_of
+from segproto.table import nearest
 from segproto.training.keys import explain_error
 from segproto.training.method import Method
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, merge, validate_recipe

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
+from segproto.evaluation.interpretability.metric import Subject, Suite
 from segproto.evaluation.interpretability.views import View, generator
+from segproto.metrics.accumulate import Accumulator
 from segproto.model.heads import Head
 from segproto.model.segmenter import Segmenter
 
 STREAM = 3
+
+
+class OneClassSuite(Suite):
+    """Looks at one class of each image; an image that shows no class large enough is left out.
+
+    Args:
+        subject: with prototypes.
+        metric: accumulates it.
+    """
+
+    def __init__(self, subject: Subject, metric: Accumulator) -> None:
+        super().__init__(subject, images=metric)
+
+    def update(self, view: View) -> None:
+        class_id = chosen_class(view, self.subject.config.smallest, self.subject.config.seed)
+        if class_id is not None:
+            self.look(view, class_id)
+
+    @abstractmethod
+    def look(self, view: View, class_id: int) -> None:
+        """Takes one image and a class of it in."""
 
 
 def chosen_class(view: View, smallest: float, seed: int) -> int | None:

@@ -6,30 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from segproto.evaluation.interpretability.table import METRICS
 from segproto.metrics.consistency import QUANTILES
 from segproto.metrics.sparsity import THRESHOLDS
+from segproto.table import Known
 
-Metric = Literal[
-    "consistency",
-    "stability",
-    "sparsity",
-    "group_overlap",
-    "prototype_overlap",
-    "components",
-    "equivariance",
-    "purity",
-    "pointing",
-    "coverage",
-    "health",
-    "distances",
-    "neighbours",
-    "nearest",
-    "faithfulness",
-    "sanity",
-    "completeness",
-    "freshness",
-    "cost",
-]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -71,7 +52,7 @@ class InterpretabilityConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    metrics: tuple[Metric, ...] | None = None
+    metrics: tuple[Annotated[str, Known(METRICS)], ...] | None = None
     images: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     used_only: bool = True
@@ -108,6 +89,6 @@ class InterpretabilityConfig(BaseModel):
             )
         return self
 
-    def wants(self, *names: Metric) -> bool:
-        """Whether any of these metrics is asked for."""
-        return self.metrics is None or any(name in self.metrics for name in names)
+    def wants(self, name: str) -> bool:
+        """Whether this metric is asked for."""
+        return self.metrics is None or name in self.metrics

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import torch
 
 from segproto.data.base import Sample
+from segproto.evaluation.interpretability.metric import Metric, of_model
 from segproto.evaluation.interpretability.views import encode
 from segproto.metrics.accumulate import scored
 from segproto.model.evidence import bank_of
@@ -69,3 +71,16 @@ def _speed(model: Segmenter, sample: Sample) -> float:
         model.upsample(model.head(encode(model, image)), size).argmax(1).cpu()
         times.append(time.perf_counter() - begin)
     return 1 / min(times[1:])
+
+
+COST = Metric(
+    name="cost",
+    meaning="Mean absolute readout weight, numbers stored beyond a plain classifier, and speed: what explanations "
+    "cost.",
+    how="Numbers in the head: learnable, stored, and in use as the paper counts; speed in images per second.",
+    unknown="the paper's count of parameters in use is for prototypes with a readout",
+    unit="readout weight",
+    range=(0, math.inf),
+    needs=(),
+    start=of_model(lambda subject: cost_card(subject.model, subject.dataset[0])),
+)

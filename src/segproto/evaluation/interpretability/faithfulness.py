@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from segproto.evaluation.interpretability.chosen import cell_evidence, chosen_class
-from segproto.evaluation.interpretability.config import InterpretabilityConfig
+from segproto.evaluation.interpretability.axes import lines
+from segproto.evaluation.interpretability.chosen import OneClassSuite, cell_evidence
+from segproto.evaluation.interpretability.metric import Metric, Subject
 from segproto.evaluation.interpretability.views import View, encode, generator
 from segproto.metrics.faithfulness import Faithfulness, blurred, random_fields, top_regions
-from segproto.model.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BATCH = 8
 STREAM = 4
 
 
-class FaithfulnessSuite:
+class FaithfulnessSuite(OneClassSuite):
     """One class per image; ``2 * areas * (2 * tops + draws) + 2`` forward passes each.
 
     Inserting a random region gives the picture in which the rest, a random region too, is deleted: seen once.
 
     Args:
-        model: with prototypes.
-        config: what is measured.
+        subject: with prototypes.
     """
 
-    def __init__(self, model: Segmenter, config: InterpretabilityConfig) -> None:
-        self.model, self.config = model, config
-        self.metric = Faithfulness(config.tops, config.areas)
+    def __init__(self, subject: Subject) -> None:
+        self.model, self.config = subject.model, subject.config
+        self.metric = Faithfulness(self.config.tops, self.config.areas)
+        super().__init__(subject, self.metric)
 
-    def update(self, view: View) -> None:
-        """Takes one image in; one that shows no class large enough is left out."""
-        class_id = chosen_class(view, self.config.smallest, self.config.seed)
-        if class_id is None:
-            return
+    def look(self, view: View, class_id: int) -> None:
         cells = view.labels.flatten() == class_id
         regions = self._regions(view, class_id, cells)  # (R + draws, S, N)
         pictures = self._pictures(view, cells, regions)
@@ -75,14 +74,6 @@ class FaithfulnessSuite:
     def _score(self, images: Tensor, class_id: int, labels: Tensor) -> Tensor:
         return _measures(self.model.head(encode(self.model, images)).float(), class_id, labels)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything seen so far."""
-        return self.metric.state_dict()
-
-    def merge(self, state: dict[str, Tensor]) -> None:
-        """Takes in the state of another process."""
-        self.metric.merge(state)
-
     def compute(self) -> dict[str, Any]:
         """See :meth:`segproto.metrics.faithfulness.Faithfulness.compute`."""
         return self.metric.compute()
@@ -103,3 +94,25 @@ def _measures(logits: Tensor, class_id: int, labels: Tensor) -> Tensor:
     union = (predicted | own).sum((1, 2)).clamp_min(1)
     iou = (predicted & own).sum((1, 2)) / union
     return torch.stack([logits[:, class_id][:, own].mean(1), probability[:, own].mean(1), iou], 1)
+
+
+def draw_deletion(axes: Axes, figures: dict[str, Any]) -> None:
+    """The probability of the class against the share of it that is deleted, a line per region."""
+    rows = [r for r in figures["rows"] if (r["measure"], r["mode"], r["fill"]) == ("probability", "delete", "mean")]
+    curves = [(r["region"], figures["fractions"], r["curve"]) for r in rows]
+    lines(axes, curves, "share of the class deleted (mean colour)", "probability of the class")
+
+
+FAITHFULNESS = Metric(
+    name="faithfulness",
+    meaning="By how much deleting what the most used prototypes point at lowers the class's probability further than "
+    "deleting random regions of equal area: above 0 means that the explanation points at what the model uses.",
+    how="Also for inserting, for logits and IoU, for the top 1, 3 and 5 prototypes, mean colour and blur, with all "
+    "curves.",
+    unknown="random regions have no gain: the others are compared with them",
+    unit="probability",
+    range=(-1, 1),
+    start=FaithfulnessSuite,
+    few=True,
+    panels=(draw_deletion,),
+)

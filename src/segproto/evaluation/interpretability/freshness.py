@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from segproto.data.base import SegmentationDataset
+from segproto.evaluation.interpretability.metric import SHARE, Metric, Subject, of_model
 from segproto.evaluation.interpretability.views import encode
 from segproto.metrics.accumulate import scored, share
 from segproto.model.evidence import bank_of, unit_activations
@@ -93,3 +94,26 @@ def _distances(model: Segmenter, dataset: SegmentationDataset, index: int, proto
             cell = features[:, :, row : row + 1, column : column + 1]
             found[p] = float(2 - 2 * unit_activations(model.head, cell)[0, p, 0, 0])
     return found
+
+
+def subject_freshness(subject: Subject) -> dict[str, Any]:
+    """:func:`freshness` of what is looked at."""
+    return freshness(
+        subject.model,
+        subject.sources,
+        recompute=subject.config.freshness,
+        progress=lambda done, total: subject.progress("patches", done, total),
+    )
+
+
+FRESHNESS = Metric(
+    name="freshness",
+    meaning="Share of prototypes that still are the feature of the training patch they claim to be.",
+    how="Each patch is computed anew; squared distances of at most 1e-4 count. Also whether the encoder's hash is "
+    "still the same.",
+    unknown="the patch of the prototype is unknown, or was not computed anew",
+    unit=SHARE,
+    range=(0, 1),
+    start=of_model(subject_freshness),
+    sources=True,
+)

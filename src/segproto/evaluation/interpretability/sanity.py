@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.evaluation.interpretability.chosen import chosen_class, model_evidence
-from segproto.evaluation.interpretability.config import InterpretabilityConfig
+from segproto.evaluation.interpretability.chosen import OneClassSuite, model_evidence
+from segproto.evaluation.interpretability.metric import Metric, Subject
 from segproto.evaluation.interpretability.views import View, encode, generator
 from segproto.metrics.sanity import Sanity, compare_explanations, permuted
 from segproto.model.evidence import bank_of
@@ -20,24 +20,19 @@ from segproto.model.segmenter import Segmenter
 STREAM = 5
 
 
-class SanitySuite:
+class SanitySuite(OneClassSuite):
     """The explanations of one class per image, by the model and by randomised copies of it.
 
     Args:
-        model: with prototypes.
-        config: what is measured.
+        subject: with prototypes.
     """
 
-    def __init__(self, model: Segmenter, config: InterpretabilityConfig) -> None:
-        self.config = config
-        self.copies = randomised_copies(model, config.seed)
+    def __init__(self, subject: Subject) -> None:
+        self.copies = randomised_copies(subject.model, subject.config.seed)
         self.metric = Sanity([name for name, _ in self.copies])
+        super().__init__(subject, self.metric)
 
-    def update(self, view: View) -> None:
-        """Takes one image in; one that shows no class large enough is left out."""
-        class_id = chosen_class(view, self.config.smallest, self.config.seed)
-        if class_id is None:
-            return
+    def look(self, view: View, class_id: int) -> None:
         before = model_evidence(view.model, view.features, class_id).cpu()
         image = view.model.encoder.normalisation(view.sample.image)[None]
         rows = []
@@ -45,14 +40,6 @@ class SanitySuite:
             features = encode(model, image) if name == "encoder" else view.features
             rows.append(compare_explanations(before, model_evidence(model, features, class_id).cpu()))
         self.metric.update(torch.tensor(rows), view.index)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything seen so far."""
-        return self.metric.state_dict()
-
-    def merge(self, state: dict[str, Tensor]) -> None:
-        """Takes in the state of another process."""
-        self.metric.merge(state)
 
     def compute(self) -> dict[str, Any]:
         """See :meth:`segproto.metrics.sanity.Sanity.compute`."""
@@ -88,3 +75,17 @@ def randomised_copies(model: Segmenter, seed: int) -> list[tuple[str, Segmenter]
     step("prototypes", [bank.vectors])
     step("encoder", [p for p in current.encoder.parameters() if p.ndim > 0])
     return copies
+
+
+SANITY = Metric(
+    name="sanity",
+    meaning="Rank correlation of explanations before and after the whole model was randomised: near 0 "
+    "means that explanations depend on what was learned.",
+    how="Readout, groups, prototypes and encoder are randomised one after the other; the value is that of the last "
+    "step.",
+    unknown="nothing varies there, so there is no correlation",
+    unit="correlation",
+    range=(-1, 1),
+    start=SanitySuite,
+    few=True,
+)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from segproto.model.heads import GroupedHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -31,6 +35,7 @@ class View:
         index: of the image in its data set.
         features: (1, F, h, w), squashed.
         part_map: int64 (H, W), or None.
+        shared: what several metrics need of this image, see :meth:`once`.
     """
 
     model: Segmenter
@@ -38,6 +43,14 @@ class View:
     index: int
     features: Tensor
     part_map: Tensor | None = None
+    shared: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made by the first metric that asks for it under this name."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        found: T = self.shared[name]
+        return found
 
     @property
     def size(self) -> Size:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.evaluation.interpretability.config import InterpretabilityConfig
+from segproto.evaluation.interpretability.axes import lines
+from segproto.evaluation.interpretability.metric import PROTOTYPES, SHARE, Metric, Need, Subject, Suite
 from segproto.evaluation.interpretability.views import View, encode
 from segproto.metrics.consistency import class_quantiles
 from segproto.metrics.equivariance import Equivariance
@@ -17,7 +18,8 @@ from segproto.model.evidence import bank_of, unit_activations
 from segproto.model.field import Field
 from segproto.model.segmenter import Segmenter
 
-READINGS = ("relative", "both")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def scale_rates(model: Segmenter) -> tuple[float, ...] | None:
@@ -31,22 +33,21 @@ def scale_rates(model: Segmenter) -> tuple[float, ...] | None:
     return tuple(rate / rates[0] for rate in rates)
 
 
-class ScaleSuite:
+class EquivarianceSuite(Suite):
     """Equivariance of all pairs of scales, by one or both readings of which image is shrunk.
 
     Args:
-        model: with several scales.
-        config: what is measured.
-        rates: of :func:`scale_rates`.
+        subject: with a model of several scales.
     """
 
-    def __init__(self, model: Segmenter, config: InterpretabilityConfig, rates: tuple[float, ...]) -> None:
-        bank = bank_of(model.head)
-        assert bank is not None
-        self.model, self.config, self.rates = model, config, rates
+    def __init__(self, subject: Subject) -> None:
+        bank, rates = subject.prototypes, scale_rates(subject.model)
+        assert rates is not None
+        self.model, self.config, self.rates = subject.model, subject.config, rates
         self.class_of, self.scale_of = bank.class_of.cpu(), bank.scale_of.cpu()
         shape = (bank.num_classes, bank.num_scales)
-        self.readings = {name: Equivariance(self.class_of, self.scale_of, *shape) for name in config.readings}
+        self.readings = {n: Equivariance(self.class_of, self.scale_of, *shape) for n in self.config.readings}
+        super().__init__(subject, **self.readings)
 
     def update(self, view: View) -> None:
         """Takes one image in; at most one forward pass a shrinking factor."""
@@ -85,15 +86,6 @@ class ScaleSuite:
         limits = class_quantiles(own, pixels, view.size, (self.config.equivariance_quantile,))[0]
         return (own > limits[:, None]) & (pixels > 0)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything seen so far."""
-        return {f"{name}/{key}": v for name, metric in self.readings.items() for key, v in metric.state_dict().items()}
-
-    def merge(self, state: dict[str, Tensor]) -> None:
-        """Takes in the state of another process."""
-        for name, metric in self.readings.items():
-            metric.merge({k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")})
-
     def compute(self) -> dict[str, Any]:
         """The first reading's figures, and every reading's under ``readings``."""
         found = {
@@ -102,3 +94,34 @@ class ScaleSuite:
         first = found[self.config.readings[0]]
         reason = {"reason": first["reason"]} if "reason" in first else {}
         return {"value": first["value"], **reason, "rates": list(self.rates), "readings": found}
+
+
+def no_scales(subject: Subject) -> str | None:
+    """Why a model with prototypes has no scales to compare; None if it has."""
+    if scale_rates(subject.model) is not None:
+        return None
+    few = subject.prototypes.num_scales < 2
+    return "the model has one scale" if few else "encoder.rates tells no field of view per scale"
+
+
+def draw_equivariance(axes: Axes, figures: dict[str, Any]) -> None:
+    """Classes with an equivariant pair against the threshold, a line per reading."""
+    readings = figures["readings"].items()
+    curves = [(name, [p["threshold"] for p in r["curve"]], [p["classes"] for p in r["curve"]]) for name, r in readings]
+    lines(axes, curves, "IoU threshold", "classes with an equivariant pair")
+    axes.set_ylim(-0.03, 1.03)
+
+
+EQUIVARIANCE = Metric(
+    name="equivariance",
+    meaning="Share of classes with prototypes of different scales that see the same thing in images "
+    "of different size: such prototypes repeat one another.",
+    how="Against the IoU threshold; with example pairs, and pairs merged into groups. Two readings of which image is "
+    "shrunk: `relative` (by the ratio of the scales) and `both`.",
+    unknown="the class has no prototypes of two scales, or no image shows it",
+    unit=SHARE,
+    range=(0, 1),
+    needs=(PROTOTYPES, Need("several scales", no_scales)),
+    start=EquivarianceSuite,
+    panels=(draw_equivariance,),
+)

@@ -1,0 +1,110 @@
+"""Tables of named entries: data sets, encoders, metrics. What is named in one place is found by name everywhere."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
+
+class Named(Protocol):
+    """An entry: a record that carries its own name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+EntryT = TypeVar("EntryT", bound=Named)
+
+
+class Table(Mapping[str, EntryT]):
+    """Entries by name, in the order they are listed in.
+
+    Args:
+        what: of what kind the entries are, in messages.
+        entries: those that are shipped.
+    """
+
+    def __init__(self, what: str, entries: Iterable[EntryT]) -> None:
+        self.what = what
+        self._entries = {entry.name: entry for entry in entries}
+        self._shipped = frozenset(self._entries)
+
+    def register(self, entry: EntryT) -> EntryT:
+        """Adds an entry for as long as this process runs: from then on its name works wherever a shipped one does.
+
+        Args:
+            entry: yours; one registered before under its name is replaced, as when a notebook's cell runs again.
+
+        Returns:
+            The entry.
+
+        Raises:
+            ConfigError: a shipped entry has the name.
+        """
+        if entry.name in self._shipped:
+            raise ConfigError(f"{self.what} {entry.name!r} is shipped with segproto; give yours another name")
+        self._entries[entry.name] = entry
+        return entry
+
+    def find(self, name: str) -> EntryT:
+        """The entry of that name.
+
+        Raises:
+            ConfigError: there is none; the nearest name is told.
+        """
+        if name not in self._entries:
+            raise ConfigError(f"{self.what} {name!r} is unknown; {nearest(name, self._entries)}")
+        return self._entries[name]
+
+    def __getitem__(self, name: str) -> EntryT:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+@dataclass(frozen=True)
+class Known(Generic[EntryT]):
+    """Marks a text field of a pydantic model as a name of a table: ``Annotated[str, Known(DATASETS)]``.
+
+    Attributes:
+        table: looked at when a value is checked, so that names registered later are known, too.
+    """
+
+    table: Table[EntryT]
+
+    def check(self, name: str) -> str:
+        """The name itself.
+
+        Raises:
+            ValueError: the table lacks it; the nearest name is told.
+        """
+        if name not in self.table:
+            raise ValueError(f"no {self.table.what} has this name; {nearest(name, self.table)}")
+        return name
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": list(self.table)}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``did you mean NAME?``, or all names where none is near."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"

@@ -1,0 +1,47 @@
+"""The pages under docs/extend: each example runs as it is written, and what it adds is used by name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segproto.evaluation.interpretability.table import METRICS
+from segproto.table import Table
+
+PAGES = Path(__file__).parents[1] / "docs" / "extend"
+TABLES: tuple[Table[Any], ...] = (METRICS,)
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in; what an example registers is forgotten again."""
+    monkeypatch.chdir(tmp_path)
+    for table in TABLES:
+        monkeypatch.setattr(table, "_entries", dict(table))
+    return tmp_path
+
+
+def run(page: str, replace: dict[str, str] | None = None) -> dict[str, Any]:
+    """Runs the Python blocks of a page; the names they leave."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(), re.S))
+    for words, change in (replace or {}).items():
+        assert words in code
+        code = code.replace(words, change)
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(code, page, "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+def test_a_metric_of_your_own(example: Path, scaleproto_run: Path) -> None:
+    shutil.copytree(scaleproto_run, example / "runs" / "metrics")
+    quick = "interpretability=True, overrides=['interpretability.metrics=[purity,agreement]']"
+    found = run("metric.md", {"interpretability=True": quick})["found"]
+    assert list(found) == ["purity", "agreement"]
+    assert 0 <= found["agreement"]["value"] <= 1
+    assert found["agreement"]["unit"] == "share"
