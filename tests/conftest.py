@@ -1,12 +1,35 @@
-"""Runs that many tests read, trained once per process; each test module gets copies of its own, to write to."""
+"""The command line, and runs that many tests read: trained once per process; each module gets copies to write to."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from command_line import Answer, Cli
 from tiny_runs import train_blackbox, train_scaleproto
+
+from segproto.cli import main as cli_main
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in this process."""
+    monkeypatch.delenv("SEGPROTO_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["segproto", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli_main.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Answer(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

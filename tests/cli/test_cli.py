@@ -7,47 +7,17 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from command_line import Cli
 from PIL import Image
 from tiny_runs import GROUPS, SMALL
 
 from segproto import api
 from segproto.cli import main as cli_main
 from segproto.errors import DataError
-
-
-class Answer(NamedTuple):
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Answer]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    monkeypatch.delenv("SEGPROTO_DEBUG", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*args: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["segproto", *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli_main.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Answer(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

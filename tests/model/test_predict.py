@@ -196,16 +196,17 @@ def test_png_is_the_mask(tmp_path, window):
 
 def test_unfinished_png_leaves_the_old_file(tmp_path):
     path = tmp_path / "mask.png"
-    path.write_bytes(b"old")
 
     def write(rows):
         with MaskWriter(path, 4, 5) as writer:
             writer.write(rows)
 
+    write(torch.ones(4, 5, dtype=torch.uint8))
+    old = path.read_bytes()
     for rows in (torch.zeros(3, 5), torch.zeros(5, 5), torch.zeros(4, 6)):
         with pytest.raises(ValueError, match="rows"):
             write(rows.to(torch.uint8))
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
 
 

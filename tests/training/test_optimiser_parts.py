@@ -20,10 +20,10 @@ from segproto.data.loader import sample_order
 from segproto.data.scenes import ScenesDataset
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, SegprotoError
+from segproto.files import disk_errors
 from segproto.training.cached import CachedBatches, mirrored, pad_together, require_cacheable
 from segproto.training.checkpoint import flatten, unflatten
 from segproto.training.ema import Ema
-from segproto.training.files import disk_errors
 from segproto.training.memory import memory_errors
 from segproto.training.schedule import build_optimiser, lr_factor
 from segproto.training.stage import Optimise, ParamGroup

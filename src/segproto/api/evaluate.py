@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError, DataError
+from segproto.files import place, require_all
 
 if TYPE_CHECKING:
+    from segproto.data.base import SegmentationDataset
     from segproto.evaluation.protocol import Protocol
     from segproto.model.segmenter import Segmenter
+    from segproto.refine.crf_settings import CrfSettings
 
 PathLike = str | Path
 
@@ -81,8 +85,10 @@ def evaluate(
     target = Path(target)
     if (test is not None and save is None) or (names is not None and test is None):
         raise ConfigError("masks of a test part take --save DIR --test IMAGES, and --list FILE if not of all of them")
-    after, tested = crf_settings(crf), Path(save or "") / "test"
+    after, saved = crf_settings(crf), None if save is None else place(save, "--save")
+    folder, tested = (None, Path()) if saved is None else (saved / split, saved / "test")
     jobs = {} if test is None else masks_of_test(Path(test), tested, names)
+    require_all(with_crf(jobs.values(), tested, after), "mask", jobs)
     measures = interpretability_config(overrides) if interpretability or wanted(overrides) else None
     config = data_config(target, data or {}, data_overrides(overrides))
     if config.labels is None:
@@ -96,7 +102,8 @@ def evaluate(
     kept = evaluation_file(target, split, stage) if own and asked.whole else None
     with reporting(Reporter(active=not quiet)) as reporter:
         model, dataset = ready(target, stage, device), build_dataset(config, split)
-        folder = None if save is None else Path(save) / split
+        if folder is not None:
+            require_masks(folder, dataset, after)
         with reporter.bar("evaluate", len(dataset)) as bar:
             figures = validate(model, dataset, protocol, progress=bar, save_masks=folder)
         figures |= {"command": sys.argv, "split": split, "stage": stage}
@@ -109,6 +116,27 @@ def evaluate(
     if out is not None:
         return keep(figures | {"interpretability": measured}, out)
     return keep(figures, kept) | {"interpretability": measured}
+
+
+def require_masks(folder: Path, dataset: SegmentationDataset, crf: CrfSettings | None) -> None:
+    """Sees that no mask to save would take the place of an image or a true mask, or of a file that is not ours.
+
+    Raises:
+        ConfigError: naming the first that would.
+    """
+    masks = [folder / f"{name}.png" for name in dataset.names]
+    images = [path for path in map(dataset.path, range(len(dataset))) if path is not None]
+    truth = Path(dataset.label_source or os.devnull).resolve()
+    true = [mask for mask in masks if mask.exists() and mask.resolve().is_relative_to(truth)]
+    require_all(with_crf(masks, folder, crf), "mask", [*images, *true])
+
+
+def with_crf(masks: Iterable[Path], folder: Path, crf: CrfSettings | None) -> list[Path]:
+    """The masks in a folder, and with a CRF those beside it."""
+    from segproto.model.crf_masks import crf_folder
+
+    plain = list(masks)
+    return plain if crf is None else [*plain, *(crf_folder(folder) / mask.relative_to(folder) for mask in plain)]
 
 
 def masks_of_test(images: Path, out: Path, names: str | Path | None) -> dict[Path, Path]:

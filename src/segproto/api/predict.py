@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segproto.errors import ConfigError
+from segproto.files import place, require_all
+
 if TYPE_CHECKING:
     from segproto.model.segmenter import Segmenter
 
@@ -34,6 +37,9 @@ def predict(
 
     Returns:
         The files written, in order of the names.
+
+    Raises:
+        ConfigError: a mask would take the place of an image, or of a file that is no mask of ours; nothing is written.
     """
     from segproto.data.images import MAX_PIXELS
     from segproto.model.ood import predict_scored_to_png
@@ -42,14 +48,20 @@ def predict(
     from segproto.runs.models import ready
     from segproto.training.progress import Reporter
 
+    out, scores = place(out), None if ood is None else place(ood, "--ood")
     model = ready(target, stage, device)
-    pairs = images_and_masks(Path(images), Path(out))
+    pairs = images_and_masks(Path(images), out)
+    require_all((mask for _, mask in pairs), "mask", (file for file, _ in pairs))
+    if scores is not None:
+        require_all((scores / mask.relative_to(out) for _, mask in pairs), "scores", (file for file, _ in pairs))
+        if scores.absolute() == out.absolute():
+            raise ConfigError(f"--ood {scores}: is the folder of the masks (--out); name another one")
     options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "max_pixels": max_pixels or MAX_PIXELS}
     with Reporter(active=not quiet).bar("predict", len(pairs)) as bar:
         for done, (file, mask) in enumerate(pairs, 1):
-            if ood is None:
+            if scores is None:
                 predict_to_png(model, file, mask, **options)
             else:
-                predict_scored_to_png(model, file, mask, Path(ood) / mask.relative_to(out), **options)
+                predict_scored_to_png(model, file, mask, scores / mask.relative_to(out), **options)
             bar(done, len(pairs))
     return [mask for _, mask in pairs]

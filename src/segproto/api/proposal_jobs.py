@@ -17,9 +17,9 @@ from segproto.data.unlabelled import ImageFolder
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, SegprotoError
+from segproto.files import write_json
 from segproto.model.fingerprint import encoder_hash
 from segproto.runs.models import chosen_device
-from segproto.training.files import write_json
 from segproto.training.procedures.propose import ProposeConfig, propose_files
 from segproto.training.progress import Bar, Reporter, reporting
 from segproto.training.recipe import apply_overrides, validate_recipe

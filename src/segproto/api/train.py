@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError
+from segproto.files import place
 
 if TYPE_CHECKING:
     from segproto.training.runner import RunResult
@@ -48,12 +49,12 @@ def train(
     if resume is not None:
         if recipe is not None or out is not None or start is not None or devices is not None or sections:
             raise ConfigError("resume takes the run folder only; its recipe.yaml holds everything else")
-        folder = Path(resume)
+        folder = place(resume, "--resume")
         method, config = resolve(folder / "recipe.yaml", {}, overrides)
     else:
         if recipe is None or out is None:
             raise ConfigError("expected a recipe and out=DIR, as in train('scaleproto/scenes', out='runs/scenes')")
-        folder = Path(out)
+        folder = place(out)
         chosen = {"start": None if start is None else str(start), "devices": devices}
         given = {key: value for key, value in chosen.items() if value is not None}
         sections = {**sections, "train": {**sections.get("train", {}), **given}}
@@ -84,6 +85,6 @@ def train_seeds(
         return [train(recipe, out=out, **options)]
     settings = list(options.pop("overrides", ()))
     return [
-        train(recipe, out=Path(out) / f"seed{seed}", overrides=[*settings, f"train.seed={seed}"], **options)
+        train(recipe, out=place(out) / f"seed{seed}", overrides=[*settings, f"train.seed={seed}"], **options)
         for seed in seeds
     ]

@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 from segproto.cli.app import app
-from segproto.errors import SegprotoError
+from segproto.errors import ConfigError, SegprotoError
 
 MEMORY_HINT = "lower train.batch_size or data.augment.crop, or pass --window to predict and evaluate"
 
@@ -18,6 +18,7 @@ def main() -> None:
     ``SEGPROTO_DEBUG=1`` shows the traceback instead.
     """
     try:
+        refuse_empty(sys.argv[1:])
         app(prog_name="segproto")
     except KeyboardInterrupt:
         fail("interrupted; a training run goes on with: segproto train --resume DIR", 130)
@@ -28,6 +29,18 @@ def main() -> None:
         if os.environ.get("SEGPROTO_DEBUG") or (line := one_line(error)) is None:
             raise
         fail(line, 2)
+
+
+def refuse_empty(arguments: list[str]) -> None:
+    """Refuses an empty argument, which is a shell's variable that is not set; as a path it would be this folder.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument == "" or (argument.startswith("--") and argument.endswith("=")):
+            name = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
+            raise ConfigError(f"{name} is empty (a variable that is not set?); give it a value")
 
 
 def one_line(error: Exception) -> str | None:

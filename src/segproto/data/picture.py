@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segproto.data.images import MAX_PIXELS, open_picture, to_rgb
 from segproto.errors import DataError
+from segproto.files import fresh, png_chunk, stamped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,17 +118,13 @@ class MaskWriter:
         height: rows.
         width: columns.
         wide: 16 bits per pixel, not 8.
+        kind: the mark it bears, see :mod:`segproto.files`.
     """
 
-    def __init__(self, path: Path, height: int, width: int, wide: bool = False) -> None:
-        self._wide = wide
-        self._path, self._part = path, path.with_name(path.name + ".part")
+    def __init__(self, path: Path, height: int, width: int, wide: bool = False, kind: str = "mask") -> None:
+        self._path, self._wide, self._kind = path, wide, kind
         self._missing, self._width = height, width
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._part.open("wb")
         self._zlib = zlib.compressobj(4)
-        self._file.write(b"\x89PNG\r\n\x1a\n")
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16 if wide else 8, 0, 0, 0, 0))
 
     def write(self, rows: Tensor) -> None:
         """Appends rows (R, W) of classes.
@@ -142,26 +139,28 @@ class MaskWriter:
         filtered = np.zeros((count, pixels.shape[1] + 1), np.uint8)  # each PNG row starts with its filter, 0 = none
         filtered[:, 1:] = pixels
         self._missing -= count
-        self._chunk(b"IDAT", self._zlib.compress(filtered.tobytes()))
+        if data := self._zlib.compress(filtered.tobytes()):
+            self._file.write(png_chunk(b"IDAT", data))
 
     def __enter__(self) -> MaskWriter:
+        self._fresh = fresh(self._path, self._kind)
+        self._file = self._fresh.__enter__()
+        header = struct.pack(">IIBBBBB", self._width, self._missing, 16 if self._wide else 8, 0, 0, 0, 0)
+        self._file.write(stamped(b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header), self._kind))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._file:
-            if kind is None and not self._missing:
-                self._chunk(b"IDAT", self._zlib.flush())
-                self._chunk(b"IEND", b"")
-        if kind is not None or self._missing:
-            self._part.unlink()
-            if kind is None:
-                raise ValueError(f"{self._path}: {self._missing} rows were not written")
-            return
-        self._part.replace(self._path)
+        if error is None:
+            try:
+                self._finish()
+            except BaseException as failure:
+                self._fresh.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._fresh.__exit__(kind, error, trace)
 
-    def _chunk(self, kind: bytes, data: bytes) -> None:
-        if data or kind == b"IEND":
-            crc = zlib.crc32(kind + data)
-            self._file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc))
+    def _finish(self) -> None:
+        if self._missing:
+            raise ValueError(f"{self._path}: {self._missing} rows were not written")
+        self._file.write(png_chunk(b"IDAT", self._zlib.flush()) + png_chunk(b"IEND", b""))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
+from segproto.files import fill_tensors, fresh_folder, old_of
 from segproto.model.heads import build_head
 from segproto.model.provenance import Provenance
 from segproto.model.segmenter import Segmenter
 
 FORMAT, VERSION = "segproto-model", 1
+HOLDS = ("model.json", "model.safetensors", "prototypes.json", "prototypes/*.png", "README.md", "edit.json")
 
 
 def describe(model: Segmenter) -> dict[str, Any]:
@@ -38,27 +37,25 @@ def describe(model: Segmenter) -> dict[str, Any]:
     }
 
 
-def save(model: Segmenter, folder: Path) -> None:
+def save(model: Segmenter, folder: Path, advice: str = "free some space") -> None:
     """Writes the artefact beside ``folder`` first and then puts it in place, so that a crash leaves the old one.
 
+    Args:
+        model: what to write.
+        folder: a new or empty folder, or that of an artefact, which is replaced.
+        advice: what to do about a full disk.
+
     Raises:
-        OSError: the disk refused; nothing of an artefact already at ``folder`` is lost.
+        ConfigError: the folder holds something else than an artefact, which is left as it is.
+        SegprotoError: the disk is full or refused; nothing of an artefact already at ``folder`` is lost.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        fresh.chmod(0o755)
+    with fresh_folder(Path(folder), HOLDS, is_artefact, advice) as fresh:
         write_files(model, fresh)
-        replace_folder(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def write_files(model: Segmenter, folder: Path) -> None:
-    """Writes the artefact's files into an existing folder."""
-    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors")
+    """Writes the artefact's files into an empty folder."""
+    fill_tensors(folder / "model.safetensors", model.state_dict())
     (folder / "model.json").write_text(json.dumps(describe(model), indent=1))
     if model.provenance is not None:
         (folder / "prototypes.json").write_text(json.dumps(model.provenance.to_json(), indent=1))
@@ -68,19 +65,12 @@ def write_files(model: Segmenter, folder: Path) -> None:
         (folder / name).write_bytes(png)
 
 
-def replace_folder(fresh: Path, folder: Path) -> None:
-    """Puts ``fresh`` in the place of ``folder``; at every moment one complete folder has the name or ``.old``."""
-    old = old_of(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
-    os.rename(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def old_of(folder: Path) -> Path:
-    """Where :func:`replace_folder` keeps the folder that was there before."""
-    return folder.with_name(f".{folder.name}.old") if folder.name else folder
+def is_artefact(folder: Path) -> bool:
+    """Whether a folder's ``model.json`` says that it is one."""
+    try:
+        return bool(json.loads((folder / "model.json").read_text(encoding="utf-8"))["format"] == FORMAT)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def load(folder: Path) -> Segmenter:

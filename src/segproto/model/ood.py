@@ -78,6 +78,6 @@ def predict_scored_to_png(
     """
     found, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **views)
     unlike = ((1 - cosine).clamp(0, 1) * 255).round().to(torch.uint8)
-    for path, rows in ((mask, found), (score, unlike)):
-        with MaskWriter(path, rows.shape[0], rows.shape[1], rows.dtype == torch.int16) as writer:
+    for path, rows, kind in ((mask, found, "mask"), (score, unlike, "scores")):
+        with MaskWriter(path, rows.shape[0], rows.shape[1], rows.dtype == torch.int16, kind) as writer:
             writer.write(rows)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from segproto.errors import SegprotoError
+from segproto.files import fill_tensors, fresh_folder, in_own_folder, remove_folder
+from segproto.model import artefact
 from segproto.model.segmenter import Segmenter
 from segproto.training.ema import Ema
-from segproto.training.files import disk_errors, sync_file, sync_tree
 
 NAME = re.compile(r"\d{3}-\d{9}")
 VERSION = 1
+HOLDS = ("state.json", "optimiser.safetensors", "ema.safetensors", *(f"model/{name}" for name in artefact.HOLDS))
 
 
 @dataclass
@@ -66,26 +65,19 @@ def save(
     previous = latest(root)
     kept = f"the checkpoint {previous.name} is intact" if previous else "nothing was there before"
     advice = f"{kept}: free some space and continue with `segproto train --resume {root.parent}`"
-    with disk_errors(final, advice):
-        root.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
-        try:
-            segmenter.save(fresh / "model")
+    if not final.exists():
+        with fresh_folder(final, HOLDS, in_own_folder, advice) as fresh:
+            (fresh / "model").mkdir()
+            artefact.write_files(segmenter, fresh / "model")
             tensors, scalars = flatten(optimiser) if optimiser is not None else ({}, {})
-            save_file(tensors, fresh / "optimiser.safetensors")
+            fill_tensors(fresh / "optimiser.safetensors", tensors)
             if ema is not None:
-                save_file({k: v.contiguous() for k, v in ema.average.items()}, fresh / "ema.safetensors")
+                fill_tensors(fresh / "ema.safetensors", ema.average)
             value = {"version": VERSION, "state": asdict(state), "optimiser": scalars}
             (fresh / "state.json").write_text(json.dumps(value, indent=1))
-            sync_tree(fresh)
-            if not final.exists():
-                os.rename(fresh, final)
-                sync_file(root)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
     for path in root.iterdir():
-        if path != final and (NAME.fullmatch(path.name) or path.name.startswith(".new-")):
-            shutil.rmtree(path, ignore_errors=True)
+        if path != final and NAME.fullmatch(path.name):
+            remove_folder(path, HOLDS)
     return final
 
 
@@ -93,7 +85,7 @@ def latest(root: Path) -> Path | None:
     """The newest checkpoint in a run's ``checkpoints`` folder; whatever has such a name is complete."""
     if not root.is_dir():
         return None
-    return max((p for p in root.iterdir() if NAME.fullmatch(p.name)), default=None)
+    return max((p for p in root.iterdir() if NAME.fullmatch(p.name) and (p / "state.json").exists()), default=None)
 
 
 def read_state(path: Path) -> State:

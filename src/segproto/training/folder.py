@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segproto.errors import ConfigError, SegprotoError
-from segproto.training.files import disk_errors, sync_file
+from segproto.files import disk_errors, sync_file
 from segproto.training.recipe import Recipe, dump_recipe, load_recipe_dict, resolved, validate_recipe
 
 OWN = ("recipe.yaml", "metrics.jsonl", "checkpoints", "stages", "model")

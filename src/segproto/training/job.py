@@ -17,6 +17,7 @@ from segproto.data.config import AugmentConfig
 from segproto.data.loader import train_batches
 from segproto.evaluation.protocol import Protocol
 from segproto.evaluation.validate import validate
+from segproto.model import artefact
 from segproto.model.features import BackboneFeatures
 from segproto.model.segmenter import Segmenter
 from segproto.training import checkpoint
@@ -24,7 +25,6 @@ from segproto.training.cached import CachedBatches
 from segproto.training.checkpoint import State
 from segproto.training.devices import on_first
 from segproto.training.ema import Ema
-from segproto.training.files import disk_errors
 from segproto.training.journal import Journal
 from segproto.training.progress import Reporter
 from segproto.training.recipe import Recipe
@@ -144,8 +144,5 @@ class Job:
     def save_model(self, folder: Path) -> None:
         """Writes the artefact; all processes call it."""
 
-        def write() -> None:
-            with disk_errors(folder, "what was there before is intact; free some space and use --resume"):
-                self.segmenter.save(folder)
-
-        on_first(self.fabric, write)
+        advice = "what was there before is intact; free some space and use --resume"
+        on_first(self.fabric, lambda: artefact.save(self.segmenter, folder, advice))

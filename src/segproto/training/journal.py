@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from segproto.errors import ConfigError
-from segproto.training.files import disk_errors
+from segproto.files import disk_errors
 
 
 class Logger(Protocol):

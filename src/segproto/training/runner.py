@@ -16,13 +16,13 @@ from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.subset import keep_only, readable
 from segproto.errors import ConfigError
+from segproto.files import write_json
 from segproto.model.cache import FeatureCache
 from segproto.model.figures import group_figures, number_figures
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
 from segproto.training.devices import arrange, make_fabric, on_first, seed_all, settled_precision
-from segproto.training.files import write_json
 from segproto.training.folder import check_resumable, finished, refuse_taken, take_folder
 from segproto.training.job import Job
 from segproto.training.journal import Journal, build_loggers

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
-from segproto.training.files import disk_errors, sync_file
+from segproto.files import disk_errors, sync_file
 from segproto.training.progress import current
 
 SUFFIX = ".safetensors"

@@ -16,7 +16,7 @@ from torch import Tensor
 from segproto.data.base import ClassTable, SegmentationDataset
 from segproto.data.images import read_indices
 from segproto.data.square import CentreSquare
-from segproto.training.files import disk_errors
+from segproto.files import disk_errors
 
 PNG = ".png"
 

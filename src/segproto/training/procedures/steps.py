@@ -15,7 +15,7 @@ from torch import Tensor
 from segproto.data.base import Sample
 from segproto.data.cams import read_npz
 from segproto.errors import ConfigError, DataError
-from segproto.training.files import disk_errors, write_json
+from segproto.files import disk_errors, write_json
 
 INDEX = "steps.json"
 
