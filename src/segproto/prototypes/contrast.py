@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from segproto.prototypes.clustering import VOID_TARGET
+from segproto.prototypes.numerics import at_least_float32
 
 
 def pixel_prototype_infonce(
@@ -29,7 +30,7 @@ def pixel_prototype_infonce(
     Returns:
         Scalar float32; 0 with zero gradient if all pixels are void.
     """
-    total: Tensor = _SumInfoNCE.apply(_float(similarities), targets, temperature)
+    total: Tensor = _SumInfoNCE.apply(at_least_float32(similarities), targets, temperature)
     return total / _count(targets, normaliser)
 
 
@@ -70,7 +71,7 @@ def pixel_prototype_distance(similarities: Tensor, targets: Tensor, *, normalise
     Returns:
         Scalar float32 in 0..4; 0 with zero gradient if all pixels are void.
     """
-    own = _float(similarities.gather(1, targets.clamp_min(0)[:, None]))[:, 0]
+    own = at_least_float32(similarities.gather(1, targets.clamp_min(0)[:, None]))[:, 0]
     total = torch.where(targets == VOID_TARGET, 0, (1 - own).square()).sum()
     return total / _count(targets, normaliser)
 
@@ -78,7 +79,3 @@ def pixel_prototype_distance(similarities: Tensor, targets: Tensor, *, normalise
 def _count(targets: Tensor, normaliser: Tensor | None) -> Tensor:
     count = (targets != VOID_TARGET).sum() if normaliser is None else normaliser
     return count.float().clamp_min(1e-6)  # a share of the pixels of all processes may be below 1
-
-
-def _float(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

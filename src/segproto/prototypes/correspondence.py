@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.prototypes.numerics import at_least_float32, exact_float32
+
 SAMPLES = 11  # points down and across
 
 
@@ -29,8 +31,10 @@ def sampled(maps: Tensor, places: Tensor) -> Tensor:
 
 
 def cosine_pairs(first: Tensor, second: Tensor) -> Tensor:
-    """Cosines (B, n, n, m, m) of all points of (B, C, n, n) with all of (B, C, m, m)."""
-    return torch.einsum("bcij,bckl->bijkl", F.normalize(first, dim=1), F.normalize(second, dim=1))
+    """Cosines (B, n, n, m, m), float32, of all points of (B, C, n, n) with all of (B, C, m, m)."""
+    with exact_float32(first.device):
+        one, other = (F.normalize(at_least_float32(x), dim=1) for x in (first, second))
+        return torch.einsum("bcij,bckl->bijkl", one, other)
 
 
 def centred(pairs: Tensor) -> Tensor:

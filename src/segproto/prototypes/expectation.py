@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.segments import Reduce, one_process
 
 Warmup = Literal["published", "none"]
@@ -24,7 +25,8 @@ def kmeans_loss(features: Tensor, vectors: Tensor) -> Tensor:
         vectors: (K, C), any length; the gradient goes to them alone.
     """
     unit = F.normalize(features.detach().float(), dim=1)
-    cosines = torch.einsum("bchw,kc->bkhw", unit, F.normalize(vectors, dim=1))
+    with exact_float32(unit.device):
+        cosines = torch.einsum("bchw,kc->bkhw", unit, F.normalize(vectors, dim=1))
     return -cosines.amax(1).mean()
 
 

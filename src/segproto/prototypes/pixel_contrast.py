@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.prototypes.numerics import at_least_float32, exact_float32
+
 EPSILON = 1e-5
 HARDEST = 0.6  # hard pixels: the hardest 60 % of a class without the very hardest, as many as half the class
 
@@ -175,8 +177,13 @@ def intra_view(similarities: Tensor, labels: Tensor, temperature: float) -> Tens
 
 
 def _similarities(features: Tensor, view: View, temperature: float) -> Tensor:
-    """(P, C) cosines over tau of features and a view's prototypes; -inf where there is none."""
-    return (features @ view.prototypes.T / temperature).masked_fill(~view.known, float("-inf"))
+    """(P, C) cosines over tau of features and a view's prototypes, float32; -inf where there is none.
+
+    In bfloat16 the sums over a class's pixels stand still at 256: half the contrast within a view was missing.
+    """
+    with exact_float32(features.device):
+        cosines = at_least_float32(features) @ at_least_float32(view.prototypes).T
+    return (cosines / temperature).masked_fill(~view.known, float("-inf"))
 
 
 def _nll(similarities: Tensor, labels: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.prototypes.numerics import at_least_float32
+
 EPSILON = 1e-5
 
 
@@ -120,8 +122,11 @@ def view_losses(
 
 @torch.no_grad()
 def correlation_input(cam: Tensor, background: int = 0) -> Tensor:
-    """What pixel correlation refines: each pixel's winning map, clipped and over its maximum, and the background."""
-    cam = cam.relu()
+    """What pixel correlation refines: each pixel's winning map, clipped and over its maximum, and the background.
+
+    Float32, for in bfloat16 one pixel in a hundred has two winners.
+    """
+    cam = at_least_float32(cam).relu()
     scaled = (cam - EPSILON).relu() / (cam.amax((2, 3), keepdim=True) + EPSILON)
     return winners(with_background(scaled, background), background)
 
