@@ -17,7 +17,7 @@ import torch
 from segproto.data.base import ClassTable
 from segproto.data.batch import Batch
 from segproto.methods import METHODS
-from segproto.training.devices import native_bf16
+from segproto.training.precision import native_bf16
 from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.stage import Optimise
 

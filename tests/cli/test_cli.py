@@ -18,6 +18,8 @@ from tiny_runs import GROUPS, SMALL
 from segproto import api
 from segproto.cli import main as cli_main
 from segproto.errors import DataError
+from segproto.training.config import TrainConfig
+from segproto.training.precision import settle
 
 
 @pytest.fixture
@@ -119,10 +121,14 @@ def test_every_shipped_recipe_is_valid() -> None:
 
 def test_evaluate_writes_what_it_prints(cli: Cli, runs: Path) -> None:
     found = json.loads(cli("evaluate", runs / "scaleproto", "--json").out)
+    trained_in = settle(TrainConfig(precision="auto")).precision
+    assert found["trained_in"] == trained_in
     assert found == json.loads((runs / "scaleproto" / "evaluation" / "val.json").read_text())
     assert 0 <= found["miou"] <= 1
     assert len(found["per_class"]) == 8
-    assert "mIoU" in cli("evaluate", runs / "scaleproto", "--stage", "project").out
+    printed = cli("evaluate", runs / "scaleproto", "--stage", "project").out
+    assert "mIoU" in printed
+    assert f"trained in: {trained_in}" in printed
     assert (runs / "scaleproto" / "evaluation" / "val-project.json").is_file()
     wrong = cli("evaluate", runs / "scaleproto", "--stage", "prune")
     assert wrong.code == 2
@@ -235,6 +241,7 @@ def test_doctor_knows_the_versions(cli: Cli) -> None:
     found = json.loads(cli("doctor", "--json").out)
     assert found["torch"] == torch.__version__ or torch.__version__.startswith(found["torch"])
     assert found["python"] == sys.version.split()[0]
+    assert found["train.precision=auto"].split(", for ")[0] in ("32-true", "bf16-mixed", "16-mixed")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -110,9 +110,9 @@ def stages(config: TinyRecipe) -> list[Stage]:
 METHOD = Method("tiny", "A tiny method", "pixel masks", TinyRecipe, build, stages, Path())
 
 
-def train(out: Path, *overrides: str, resume: bool = False) -> RunResult:
+def train(out: Path, *overrides: str, resume: bool = False, quiet: bool = True) -> RunResult:
     torch.set_num_threads(1)
-    return run(METHOD, recipe(*overrides), out, resume=resume, quiet=True)
+    return run(METHOD, recipe(*overrides), out, resume=resume, quiet=quiet)
 
 
 def weights(model: Path) -> bytes:

@@ -16,7 +16,6 @@ from training_tiny import METHOD, train, weights
 import segproto.training.checkpoint as checkpoint
 from segproto.errors import ConfigError, SegprotoError, WeightsError
 from segproto.model.segmenter import Segmenter
-from segproto.training import devices
 
 SHORT = ("stages.first_steps=2", "stages.second_steps=2")
 
@@ -158,16 +157,6 @@ def test_cached_features_train_like_images(tmp_path: Path, monkeypatch: pytest.M
         assert torch.allclose(value, b[key], atol=2e-2), key  # Adam's steps of 0.01 on features stored as float16
     with pytest.raises(ConfigError, match=r"^data.augment.crop = 32: train.cache_features needs"):
         train(tmp_path / "no", "encoder.frozen=true", "train.cache_features=true", "data.augment.scale=[1, 1]")
-
-
-@pytest.mark.parametrize(("native", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_auto_precision_is_settled_in_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, expected: str
-) -> None:
-    """Emulated bfloat16 is several times slower than float32; what was chosen can be read and is kept by --resume."""
-    monkeypatch.setattr(devices, "native_bf16", lambda: native)
-    train(tmp_path, *SHORT, "train.precision=auto", "train.accelerator=cpu")
-    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["train"]["precision"] == expected
 
 
 def test_bf16_and_loggers(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from segproto.errors import ConfigError
+
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "safetensors")
 EXTRAS = ("tensorboard", "wandb")
 
@@ -21,6 +23,7 @@ def doctor() -> dict[str, str]:
     facts |= {name: installed(name) or "missing: install segproto again" for name in PACKAGES}
     facts["cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     facts["torch threads"] = f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})"
+    facts["train.precision=auto"] = precision()
     facts["memory"] = memory()
     facts["GPU"] = gpus()
     for name in EXTRAS:
@@ -28,6 +31,18 @@ def doctor() -> dict[str, str]:
     facts["SEGPROTO_DATA"] = os.environ.get("SEGPROTO_DATA", "unset")
     facts["SEGPROTO_CACHE"] = os.environ.get("SEGPROTO_CACHE", "unset")
     return facts
+
+
+def precision() -> str:
+    """What ``auto`` becomes here, and why."""
+    from segproto.training.config import TrainConfig
+    from segproto.training.precision import settle
+
+    try:
+        found = settle(TrainConfig(precision="auto"))
+    except ConfigError as error:
+        return str(error)
+    return f"{found.precision}, for {found.reason}"
 
 
 def installed(name: str) -> str | None:

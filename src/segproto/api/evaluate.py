@@ -63,8 +63,9 @@ def evaluate(
         quiet: no progress.
 
     Returns:
-        ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file`` and, if
-        asked for, ``crf`` (the figures after it), ``test_images`` (how many) and ``interpretability``.
+        ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file``,
+        ``trained_in`` (the precision of the training; None if the model does not say) and, if asked for, ``crf`` (the
+        figures after it), ``test_images`` (how many) and ``interpretability``.
     """
     from segproto.api.interpretability import (
         changes_data,
@@ -106,7 +107,7 @@ def evaluate(
             require_masks(folder, dataset, after)
         with reporter.bar("evaluate", len(dataset)) as bar:
             figures = validate(model, dataset, protocol, progress=bar, save_masks=folder)
-        figures |= {"command": sys.argv, "split": split, "stage": stage}
+        figures |= {"command": sys.argv, "split": split, "stage": stage, "trained_in": model.card.get("precision")}
         if jobs:
             write_test(model, jobs, tested, protocol)
             figures["test_images"] = len(jobs)

@@ -117,6 +117,7 @@ def model_card(model: Segmenter, repo: str) -> str:
     converted = card.get("converted", {})
     count = f", {bank.num_prototypes} prototypes" if (bank := getattr(model.head, "bank", None)) is not None else ""
     known = {"method": card.get("method"), "stage": card.get("stage"), "trained on": card.get("data")}
+    known |= {"trained in": card.get("precision")}
     known |= {"mIoU on validation": f"{100 * card['miou']:.2f} %" if "miou" in card else None}
     known |= {key: converted.get(key) for key in ("title", "paper", "where", "license")}
     known["edited by hand"] = "; ".join(card.get("edits", [])) or None

@@ -93,6 +93,7 @@ def interpret_model(
     with current().bar("interpretability", 1) as bar:
         figures = interpret(model, dataset, config, sources=sources, progress=bar.part)
     figures |= {"split": dataset.split, "stage": stage, "parts": None if data.parts is None else str(data.parts)}
+    figures["trained_in"] = model.card.get("precision")
     plain = evaluation_file(target, dataset.split, stage) if keep_file else None
     if plain is None:
         return figures

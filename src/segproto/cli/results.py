@@ -129,6 +129,8 @@ def print_figures(figures: dict[str, Any]) -> None:
     print_table(head, rows)
     if figures.get("labels"):
         typer.echo(f"labels: {figures['labels']}")
+    if figures.get("trained_in"):
+        typer.echo(f"trained in: {figures['trained_in']}")
     if "warning" in figures:
         typer.echo(f"warning: {figures['warning']}", err=True)
     if "interpretability" in figures:
@@ -284,6 +286,9 @@ def compare(
     ]
     print_table(["recipe", "runs", "mIoU %", "accuracy %", "prototypes", "used", "in a group"], rows)
     typer.echo("± is the sample standard deviation over runs.")
+    trained = {row["name"]: "/".join(sorted({str(p) for p in row["precisions"]})) for row in result["rows"]}
+    if len({*trained.values()}) > 1:
+        typer.echo(f"trained in different precisions: {', '.join(f'{n} in {p}' for n, p in trained.items())}")
 
 
 def spread(value: dict[str, Any] | None) -> str:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from segproto.data.base import IGNORE_INDEX
@@ -107,7 +106,7 @@ def report_page(
             explains=bool(cards),
             probe=probe_data(model, cards, probes),
             images=probes,
-            recipe=yaml.safe_dump(run.recipe, sort_keys=False),
+            recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
         )
     )
     if len(html) > LIMIT:
@@ -197,6 +196,7 @@ def facts(run: Run, model: Segmenter) -> list[tuple[str, str]]:
         ("Parameters", f"{numbers['learnable']} million{stored * (float(numbers['stored']) > 0)}"),
         ("Trained for", duration(run.seconds)),
         ("Seed", str(run.recipe["train"]["seed"])),
+        ("Precision", str(run.recipe["train"].get("precision", ""))),
     ]
     return [(name, value) for name, value in rows if value]
 

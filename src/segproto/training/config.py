@@ -14,7 +14,8 @@ class TrainConfig(BaseModel):
     Attributes:
         seed: everything random follows from it.
         precision: ``32-true``, ``bf16-mixed``, ``16-mixed`` (needs a GPU), or ``auto``: mixed where this machine
-            computes it natively, else ``32-true``. A run's ``recipe.yaml`` holds what ``auto`` became.
+            computes it natively, else ``32-true``; ``$SEGPROTO_PRECISION`` overrules the machine. A run's
+            ``recipe.yaml`` holds what ``auto`` became.
         accelerator: ``auto`` takes a GPU if there is one.
         devices: processes on this machine, one per device; ``torchrun`` overrides it.
         num_nodes: machines; ``torchrun`` overrides it.

@@ -6,36 +6,17 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from segproto.errors import ConfigError, SegprotoError
 from segproto.training.config import TrainConfig
+from segproto.training.precision import settle
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-def settled_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
-    """What ``train.precision = auto`` means on this machine.
-
-    A CPU without bfloat16 instructions emulates them, which makes a training step several times slower than float32.
-    """
-    if config.precision != "auto":
-        return config.precision
-    if torch.cuda.is_available() and config.accelerator != "cpu":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if native_bf16() else "32-true"
-
-
-def native_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers itself (AVX512-BF16, AMX, ARM's bf16)."""
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text().split()) if info.exists() else set()
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -62,7 +43,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
         raise ConfigError(f"train.devices = {devices}: this machine shows {torch.cuda.device_count()} GPUs")
     # Losses may leave out parameters (a class absent from a batch), so DDP must look for unused ones.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else "auto"
-    precision = settled_precision(config)
+    precision = settle(config).precision
     fabric = Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
     return fabric

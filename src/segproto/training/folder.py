@@ -32,12 +32,12 @@ def refuse_taken(out: Path) -> None:
         raise SegprotoError(f"{out}: is a file; give a folder as --out")
 
 
-def take_folder(out: Path, recipe: Recipe) -> None:
-    """Makes the folder of a new run and writes ``recipe.yaml``."""
+def take_folder(out: Path, recipe: Recipe, note: str = "") -> None:
+    """Makes the folder of a new run and writes ``recipe.yaml``, under a line that says what was chosen for it."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         fresh = out / ".recipe.yaml"
-        fresh.write_text(dump_recipe(recipe), encoding="utf-8")
+        fresh.write_text((f"# {note}\n" if note else "") + dump_recipe(recipe), encoding="utf-8")
         sync_file(fresh)
         os.replace(fresh, out / "recipe.yaml")
 

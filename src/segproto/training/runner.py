@@ -22,13 +22,14 @@ from segproto.model.figures import group_figures, number_figures
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
-from segproto.training.devices import arrange, make_fabric, on_first, seed_all, settled_precision
+from segproto.training.devices import arrange, make_fabric, on_first, seed_all
 from segproto.training.folder import check_resumable, finished, refuse_taken, take_folder
 from segproto.training.job import Job
 from segproto.training.journal import Journal, build_loggers
 from segproto.training.loop import Loop
 from segproto.training.memory import memory_errors
 from segproto.training.method import Method
+from segproto.training.precision import settle
 from segproto.training.progress import Reporter, reporting
 from segproto.training.recipe import Recipe, resolved
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
@@ -75,8 +76,9 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
     """
     if recipe.train.cache_features:
         require_cacheable(recipe.encoder, recipe.data.augment)
-    settled = recipe.train.model_copy(update={"precision": settled_precision(recipe.train)})
-    recipe = recipe.model_copy(update={"train": settled})
+    settled = settle(recipe.train)
+    train = recipe.train.model_copy(update={"precision": settled.precision})
+    recipe = recipe.model_copy(update={"train": train})
     stages = chosen_stages(method, recipe)
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
@@ -89,7 +91,9 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
         reporter.line(f"{out}: this run is finished; there is nothing to resume")
         return RunResult(out, list(done["stages"].values())[-1], done["stages"], done["seconds"], was_finished=True)
     with reporting(reporter), memory_errors(str(out)):
-        job = prepare(method, recipe, out, stages, fabric, reporter)
+        job = prepare(method, recipe, out, stages, fabric, reporter, settled.words)
+        if settled.words:
+            reporter.line(settled.words)
         try:
             if recipe.train.cache_features:
                 job.train_cache = open_cache(job, job.train_set, flips=recipe.data.augment.flip)
@@ -99,8 +103,13 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
             job.journal.close()
 
 
-def prepare(method: Method, recipe: Recipe, out: Path, stages: list[Stage], fabric: Fabric, reporter: Reporter) -> Job:
-    """Data, model and the place to go on from. The folder is taken only once all of them are there."""
+def prepare(
+    method: Method, recipe: Recipe, out: Path, stages: list[Stage], fabric: Fabric, reporter: Reporter, note: str
+) -> Job:
+    """Data, model and the place to go on from. The folder is taken only once all of them are there.
+
+    Args: as in :func:`run`; ``note`` goes to the head of ``recipe.yaml``.
+    """
     train_set = build_dataset(recipe.data, "train")
     if recipe.data.labels is None and method.supervision != "image-level labels":
         other = "data.name=images for images alone" if method.supervision == "none" else "data.labels to their folder"
@@ -113,7 +122,7 @@ def prepare(method: Method, recipe: Recipe, out: Path, stages: list[Stage], fabr
     segmenter = first_model(method, recipe, train_set.classes, path)
     arrange(segmenter, fabric.device)
     first = fabric.global_rank == 0
-    on_first(fabric, lambda: None if (out / "recipe.yaml").exists() else take_folder(out, recipe))
+    on_first(fabric, lambda: None if (out / "recipe.yaml").exists() else take_folder(out, recipe, note))
     seen = batches_before(stages, state.stage) + state.step
     loggers = build_loggers(recipe.train.loggers, out, resolved(recipe), seen) if first else []
     journal = Journal(out / "metrics.jsonl", loggers, active=first)
@@ -165,7 +174,12 @@ def run_stages(method: Method, job: Job) -> RunResult:
     for index, stage in enumerate(job.stages[job.state.stage :], job.state.stage):
         if job.state.step == 0:
             job.state.stage_began = job.tick()
-        job.segmenter.card.update(method=method.name, stage=stage.name, data=job.recipe.data.name)
+        job.segmenter.card |= {
+            "method": method.name,
+            "stage": stage.name,
+            "data": job.recipe.data.name,
+            "precision": job.recipe.train.precision,
+        }
         keep_best = index == last_optimised
         if isinstance(stage, Optimise):
             figures = Loop(job, stage, keep_best, batches_before(job.stages, index)).run()

@@ -1,0 +1,100 @@
+"""What train.precision=auto becomes, what says so, and that a run keeps it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from training_tiny import train, weights
+
+from segproto.api.compare import compare_runs
+from segproto.api.doctor import doctor
+from segproto.cli.results import compare as print_compare
+from segproto.errors import ConfigError
+from segproto.model.segmenter import Segmenter
+from segproto.training import precision
+from segproto.training.config import TrainConfig
+from segproto.training.precision import VARIABLE, settle
+
+AUTO = ("stages.first_steps=2", "stages.second_steps=2", "train.precision=auto", "train.accelerator=cpu")
+
+
+@pytest.fixture(autouse=True)
+def _the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "native", "accelerator", "expected", "reason"),
+    [
+        (False, True, "auto", "bf16-mixed", "this CPU has bfloat16 instructions"),
+        (False, False, "auto", "32-true", "this CPU has no bfloat16 instructions"),
+        (True, True, "auto", "bf16-mixed", "this GPU computes bfloat16 itself"),
+        (True, False, "auto", "16-mixed", "this GPU has no bfloat16"),
+        (True, False, "cpu", "32-true", "this CPU has no bfloat16 instructions"),
+    ],
+)
+def test_what_auto_becomes(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, native: bool, accelerator: str, expected: str, reason: str
+) -> None:
+    """Emulated bfloat16 is several times slower than float32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(precision, "native_bf16", lambda: native)
+    found = settle(TrainConfig(precision="auto", accelerator=accelerator))  # type: ignore[arg-type]
+    assert found.precision == expected
+    assert reason in found.words
+    assert settle(TrainConfig(precision="32-true")) == ("32-true", "")
+
+
+def test_the_environment_decides_for_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("32-true", "bf16-mixed"):
+        monkeypatch.setenv(VARIABLE, value)
+        assert settle(TrainConfig(precision="auto")) == (value, "SEGPROTO_PRECISION is set to it")
+        assert doctor()["train.precision=auto"] == f"{value}, for SEGPROTO_PRECISION is set to it"
+    monkeypatch.setenv(VARIABLE, "fp32")
+    with pytest.raises(ConfigError, match=r"^SEGPROTO_PRECISION = 'fp32': expected 32-true, bf16-mixed or 16-mixed"):
+        settle(TrainConfig(precision="auto"))
+    assert settle(TrainConfig(precision="32-true")).precision == "32-true"
+    assert "'fp32'" in doctor()["train.precision=auto"]
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_run_says_and_keeps_what_auto_became(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    native: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(precision, "native_bf16", lambda: native)
+    train(tmp_path / "run", *AUTO, quiet=False)
+    line = f"train.precision = auto: {expected}, for this CPU has {'' if native else 'no '}bfloat16 instructions"
+    assert capsys.readouterr().err.startswith(line)
+    text = (tmp_path / "run/recipe.yaml").read_text()
+    assert text.startswith(f"# {line}")
+    assert yaml.safe_load(text)["train"]["precision"] == expected
+    assert Segmenter.load(tmp_path / "run/model").card["precision"] == expected
+    monkeypatch.setattr(precision, "native_bf16", lambda: not native)
+    given = (*AUTO[:2], f"train.precision={expected}", AUTO[3])  # what its recipe.yaml says, on another machine
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    whole = weights(tmp_path / "run/model")
+    train(tmp_path / "run", *given, quiet=False, resume=True)
+    assert "train.precision" not in capsys.readouterr().err
+    assert weights(tmp_path / "run/model") == whole
+    assert (tmp_path / "run/recipe.yaml").read_text() == text
+
+
+def test_comparisons_tell_runs_of_different_precisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("32-true", "bf16-mixed"):
+        train(tmp_path / name, *AUTO[:2], f"train.precision={name}")
+    rows = compare_runs([tmp_path / "32-true", tmp_path / "bf16-mixed"])["rows"]
+    assert [row["precisions"] for row in rows] == [["32-true"], ["bf16-mixed"]]
+    print_compare([tmp_path / "32-true", tmp_path / "bf16-mixed"])
+    told = "trained in different precisions: 32-true in 32-true, bf16-mixed in bf16-mixed"
+    assert told in " ".join(capsys.readouterr().out.split())
+    print_compare([tmp_path / "32-true"])
+    assert "precisions" not in capsys.readouterr().out
