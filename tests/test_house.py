@@ -50,6 +50,26 @@ def test_nothing_is_unpickled() -> None:
                 )
 
 
+READERS = {  # what opens files of others, and the one file that may
+    "Image.open": "data/images.py",
+    "tifffile.TiffFile": "data/tiff.py",
+    "tifffile.imread": None,
+    "np.load": "data/cams.py",
+    "loadmat": "data/matlab.py",
+    "torch.load": "encoders/weights.py",
+    "yaml.load": "files/yaml_text.py",
+    "yaml.safe_load": None,
+}
+
+
+def test_what_others_wrote_is_opened_in_one_place_each() -> None:
+    for file in SOURCES:
+        for name, call in calls(ast.parse(file.read_text())):
+            where = READERS.get(name, "")
+            assert where is not None, f"{file}:{call.lineno} {name}"
+            assert not where or file == ROOT / "src/segproto" / where, f"{file}:{call.lineno} {name}"
+
+
 def test_importing_segproto_costs_nothing() -> None:
     code = "import sys, segproto; dir(segproto); assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

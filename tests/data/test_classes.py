@@ -54,7 +54,8 @@ def test_short_form_and_255_as_a_class(tmp_path):
         ("classes: [{name: a, values: red}]", "'red' is neither a number"),
         ("classes: []", "at least 1"),
         ("- a", "expected classes:"),
-        ("classes: [", "cannot be read as YAML"),
+        ("classes: [", "line 1: not YAML"),
+        ("classes: [a]\nclasses: [b]", "line 2: not YAML (the key 'classes' twice)"),
     ],
 )
 def test_mistakes_get_one_line(tmp_path, text, message):

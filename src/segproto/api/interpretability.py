@@ -13,8 +13,8 @@ from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
 from segproto.errors import ConfigError, DataError
 from segproto.evaluation.interpretability.config import InterpretabilityConfig
+from segproto.files.keys import explain_error
 from segproto.runs.folder import evaluation_file, keep
-from segproto.training.keys import explain_error
 from segproto.training.recipe import apply_overrides
 
 if TYPE_CHECKING:

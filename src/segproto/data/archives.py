@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
 import zipfile
 import zlib
@@ -13,6 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segproto.errors import DataError
+from segproto.files.reading import require_ordinary
+
+MOST = 2**30  # bytes of a file that is unpacked into memory
+# RuntimeError: encrypted; NotImplementedError (one of these): a compression that zipfile does not know
+BROKEN_ZIP = (OSError, LookupError, ValueError, RuntimeError, EOFError, struct.error, zipfile.BadZipFile, zlib.error)
 
 _open: dict[tuple[int, str], zipfile.ZipFile] = {}
 _lock = threading.Lock()
@@ -68,8 +74,10 @@ class ZipMember:
         """
         try:
             with _lock:
+                if (size := archive(self.archive).getinfo(self.member).file_size) > MOST:
+                    raise DataError(f"{self}: {size:,} bytes are more than the limit of {MOST:,}; unpack the archive")
                 return io.BytesIO(archive(self.archive).read(self.member))
-        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except BROKEN_ZIP as error:
             raise DataError(f"{self}: cannot be read from its archive ({error})") from error
 
 
@@ -81,9 +89,10 @@ def archive(path: Path) -> zipfile.ZipFile:
     """
     key = (os.getpid(), str(path))
     if key not in _open:
+        require_ordinary(path, what="zip archive")
         try:
             _open[key] = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except BROKEN_ZIP as error:
             raise DataError(f"{path}: cannot be read as a zip archive ({error})") from error
     return _open[key]
 

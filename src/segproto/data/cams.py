@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,10 +14,13 @@ from torch import Tensor
 
 from segproto import foreign
 from segproto.errors import DataError, WeightsError
+from segproto.files.reading import require_ordinary
 
 CAM_SUFFIXES = (".npz", ".npy")
 HIGHEST = 1.01  # of a map; published ones are at most 1 but for rounding
-_BROKEN = (OSError, ValueError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+MOST = 2**30  # bytes of the arrays in a file
+_BROKEN = (OSError, ValueError, TypeError, AttributeError, LookupError, EOFError, RuntimeError, MemoryError,
+           OverflowError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def cam_files(folder: Path) -> dict[str, Path]:
@@ -45,11 +50,15 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: the file is missing, damaged, or no such file.
     """
+    if not os.path.lexists(path):
+        raise DataError(f"{path}: no such file; run the stage that writes it")
+    require_ordinary(path, what="npz file")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(info.file_size for info in archive.infolist()) > MOST:
+                raise ValueError(f"its arrays would take more than {MOST >> 20} MiB")
         with np.load(path, allow_pickle=False) as file:
             return {key: torch.from_numpy(file[key]) for key in file.files}
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run the stage that writes it") from None
     except _BROKEN as error:  # RuntimeError: zip files of other versions, or encrypted
         raise DataError(
             f"{path}: not a readable npz ({error}); delete it and run the stage that wrote it again"

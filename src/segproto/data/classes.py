@@ -30,6 +30,7 @@ from segproto.data.config import SplitConfig
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
 from segproto.errors import DataError
+from segproto.files.keys import shown
 
 EXAMPLES = Path(__file__).parent / "examples"
 _SCHEMA = "classes: [{name: ..., values: 1}, ...]"
@@ -160,12 +161,9 @@ def read_classes(path: Path) -> Classes:
     Raises:
         DataError: in one line: the file, the key and what was expected.
     """
-    import yaml
+    from segproto.files.yaml_text import read_yaml
 
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected {_SCHEMA}")
     try:
@@ -186,7 +184,7 @@ def _first_error(error: ValidationError) -> str:
         elif first["type"] in ("list_type", "model_type"):
             words = f"expected {_SCHEMA}"
         elif first["type"] != "value_error" and isinstance(first["input"], int | float | str):
-            words += f", found {first['input']!r}"
+            words += f", found {shown(first['input'])}"
         return f"{place}: {words}".removeprefix(": ")
     models: dict[int, type[BaseModel]] = {1: ClassesFile, 2: SplitConfig}
     model = models.get(len(first["loc"]), ClassEntry)

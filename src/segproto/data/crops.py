@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segproto.data.archives import Stat, Tree, ZipMember
-from segproto.data.inflate import open_stream
+from segproto.data.tiff import open_tiff, read_array
 from segproto.errors import DataError
 
 SIDE = 200  # of a tile; a square of twice this side is read
@@ -26,7 +25,6 @@ LABELLED = frozenset(  # areas whose labels were published first
     for east in range(*easts)
 )
 TEST_SHARE, SEED = 855 / 5400, 42
-_BROKEN = (OSError, ValueError, TypeError, IndexError, KeyError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -67,14 +65,9 @@ class Crop:
             DataError: naming the file: unreadable, or smaller.
         """
         top, left, side = self.row * 2 * SIDE, self.column * 2 * SIDE, 2 * SIDE
-        try:
-            part = read_rows(self.file, top, top + side)[:, left : left + side]
-        except FileNotFoundError:
-            raise DataError(f"{self.file}: no such file") from None
-        except _BROKEN as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"{self.file}: cannot be read as a TIFF ({reason})") from error
-        if part.shape[:2] != (side, side) or part.ndim != 3 or part.shape[2] < 3 or part.dtype != np.uint8:
+        rows = read_rows(self.file, top, top + side)
+        part = rows[:, left : left + side] if rows.ndim == 3 else rows
+        if part.ndim != 3 or part.shape[:2] != (side, side) or part.shape[2] < 3 or part.dtype != np.uint8:
             found = f"{part.dtype} {part.shape}"
             raise DataError(f"{self}: is {found}, expected 8-bit colours of {side}x{side} pixels")
         return part
@@ -95,7 +88,7 @@ def read_rows(file: Path | ZipMember, top: int, stop: int) -> NDArray[Any]:
     """Rows ``top..stop - 1`` of a TIFF, (rows, width, channels); only the strips that hold them are decoded."""
     import tifffile
 
-    with tifffile.TiffFile(open_stream(file)) as tiff:
+    with open_tiff(file) as tiff:
         page = tiff.pages.first
         if page.is_final and page.dtype is not None:  # neither compressed nor in pieces
             row = page.nbytes // page.shape[0]
@@ -113,18 +106,16 @@ def read_rows(file: Path | ZipMember, top: int, stop: int) -> NDArray[Any]:
             if part is None:
                 raise ValueError(f"strip {i} is missing")
             parts.append(part.reshape(-1, *part.shape[-2:]))
-    lines = np.concatenate(parts)
-    start = top - strips[0] * rows
-    return lines[start : start + stop - top]
+        lines = np.concatenate(parts)
+        start = top - strips[0] * rows
+        return lines[start : start + stop - top]
 
 
 @lru_cache(maxsize=1)
 def whole(file: Path | ZipMember, age: int) -> NDArray[Any]:
     """All of a TIFF that cannot be read in parts."""
-    import tifffile
-
-    with tifffile.TiffFile(open_stream(file)) as tiff:
-        return np.asarray(tiff.pages.first.asarray())
+    with open_tiff(file) as tiff:
+        return read_array(tiff, stack=False)
 
 
 def potsdam_tiles(tree: Tree, split: str) -> tuple[dict[str, Crop], dict[str, Crop]]:
@@ -168,11 +159,6 @@ def grid(file: Path | ZipMember) -> tuple[int, int]:
     Raises:
         DataError: it is no TIFF.
     """
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(open_stream(file)) as tiff:
-            height, width = tiff.pages.first.shape[:2]
-    except _BROKEN as error:
-        raise DataError(f"{file}: cannot be read as a TIFF ({error})") from error
+    with open_tiff(file) as tiff:
+        height, width = tiff.pages.first.shape[:2]
     return height // (2 * SIDE), width // (2 * SIDE)

@@ -14,6 +14,7 @@ from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.data.config import DataConfig
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import PairDataset, find_pairs
+from segproto.data.tiff import open_tiff, read_array
 from segproto.errors import DataError
 
 VOLUME, VOLUME_LABELS = "train-volume.tif", "train-labels.tif"
@@ -56,12 +57,8 @@ def _indices(count: int, seed: int, split: str) -> list[int]:
 
 
 def _read_stack(path: Path) -> NDArray[np.uint8]:
-    import tifffile
-
-    try:
-        stack = np.asarray(tifffile.imread(path))
-    except (OSError, ValueError, tifffile.TiffFileError) as error:
-        raise DataError(f"{path}: the stack cannot be read ({error})") from None
+    with open_tiff(path) as tiff:
+        stack = read_array(tiff, stack=True)
     if stack.ndim != 3 or stack.dtype != np.uint8:
         raise DataError(f"{path}: expected an 8-bit stack (slices, height, width), got {stack.dtype} {stack.shape}")
     return stack

@@ -5,62 +5,96 @@ EXIF orientation is ignored, for images and masks alike: pixels are taken in sto
 
 from __future__ import annotations
 
+import io
 import struct
 import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from segproto.data.archives import ZipMember
 from segproto.data.crops import Crop
 from segproto.data.matlab import read_mat
 from segproto.errors import DataError
+from segproto.files.reading import open_file
 
 MAX_PIXELS = 2**28
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, struct.error, zlib.error)
+MAX_PATCH = 2**24
+# Formats with a signature whose decoders are part of Pillow. Others may start programs (EPS: Ghostscript) or take any
+# bytes for a picture, whatever the file is called.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, AttributeError, RuntimeError,
+           OverflowError, ZeroDivisionError, struct.error, zlib.error)  # fmt: skip
 _limit_lock = threading.Lock()
 
 
 @contextmanager
-def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Opens a picture file with one page and at most ``max_pixels`` pixels.
+def open_picture(path: Path | ZipMember, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Opens a picture file of the ``FORMATS``, with one page and at most ``max_pixels`` pixels.
 
     Raises:
-        DataError: naming the file, if it is missing, broken, too large or has several pages; also when decoding
-            fails inside the ``with`` block.
+        DataError: naming the file, if it is missing, no ordinary file, broken, of another format, too large or has
+            several pages; also when decoding fails inside the ``with`` block.
     """
+    file = path.open_binary() if isinstance(path, ZipMember) else open_file(path, what="picture file")
+    with file, open_stored(file, str(path), max_pixels) as picture:
+        yield picture
+
+
+@contextmanager
+def open_stored(file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """The same for bytes that come from elsewhere than a file of their own; ``name`` is for messages."""
+    known = [one for one in FORMATS if one in known_formats()]
     with _limit_lock:  # Pillow's own limit is global and lower than ours; the size is checked right below
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            picture = Image.open(path.open_binary() if isinstance(path, ZipMember) else path)
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file") from None
-        except IsADirectoryError:
-            raise DataError(f"{path}: is a folder; expected one picture file") from None
+            picture = Image.open(file, formats=known)
+        except UnidentifiedImageError:
+            raise DataError(f"{name}: is no picture, or broken at its start; known are {', '.join(known)}") from None
         except _BROKEN as error:
-            raise DataError(f"{path}: cannot be read as a picture ({_reason(error)})") from error
+            raise DataError(f"{name}: cannot be read as a picture ({_reason(error)})") from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with picture:
         width, height = picture.size
         if width * height > max_pixels:
-            raise DataError(f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}")
-        pages = getattr(picture, "n_frames", 1)
-        if pages > 1 and picture.format == "TIFF":
-            raise DataError(f"{path}: holds {pages} pages, expected one (stacks are read by data.name=em only)")
+            raise DataError(f"{name}: {width}x{height} pixels are more than the limit of {max_pixels}")
         try:
+            pages = getattr(picture, "n_frames", 1)
+            if pages > 1 and picture.format == "TIFF":
+                raise DataError(f"{name}: holds {pages} pages, expected one (stacks are read by data.name=em only)")
             yield picture
         except DataError:
             raise
         except _BROKEN as error:
-            raise DataError(f"{path}: broken picture file ({_reason(error)})") from error
+            raise DataError(f"{name}: broken picture file ({_reason(error)})") from error
+
+
+def open_patch(png: bytes, name: str) -> Image.Image:
+    """The picture of a prototype's patch, decoded.
+
+    Raises:
+        DataError: naming it, if it is broken or larger than a patch can be.
+    """
+    with open_stored(io.BytesIO(png), name, MAX_PATCH) as picture:
+        picture.load()
+    return picture
+
+
+@lru_cache(maxsize=1)
+def known_formats() -> frozenset[str]:
+    """The formats that this Pillow was built with."""
+    Image.init()
+    return frozenset(Image.OPEN)
 
 
 def _reason(error: BaseException) -> str:

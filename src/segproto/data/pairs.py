@@ -17,6 +17,7 @@ from segproto.data.labels import LabelMap
 from segproto.data.parts import PartTable
 from segproto.data.suffixes import IMAGE_SUFFIXES, MASK_SUFFIXES
 from segproto.errors import DataError
+from segproto.files.reading import read_text
 
 
 @dataclass
@@ -114,10 +115,7 @@ def read_list(path: Path) -> list[str]:
     Raises:
         DataError: if the file cannot be read, is empty or names an image twice.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the list of image names cannot be read ({error})") from None
+    lines = [line.strip() for line in read_text(path, what="list of image names").splitlines()]
     entries = [line for line in lines if line and not line.startswith("#")]
     entries = [_image_of_two(entry) or entry for entry in entries]
     names = [e[: -len(Path(e).suffix)] if Path(e).suffix.lower() in IMAGE_SUFFIXES else e for e in entries]

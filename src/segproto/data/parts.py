@@ -149,7 +149,7 @@ def read_parts(given: Path, classes: Sequence[str]) -> PartTable:
     Raises:
         DataError: in one line: the file, the key and what was expected; a class that the data do not have.
     """
-    import yaml
+    from segproto.files.yaml_text import read_yaml
 
     shipped = {file.stem: file for file in TABLES.glob("*.yaml")}
     path = shipped.get(str(given), given)
@@ -157,9 +157,7 @@ def read_parts(given: Path, classes: Sequence[str]) -> PartTable:
         known = ", ".join(sorted(shipped))
         raise DataError(f"data.parts={given} is no file and none of the shipped part tables ({known})")
     try:
-        file = PartsFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+        file = PartsFile.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

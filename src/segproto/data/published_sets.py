@@ -16,6 +16,7 @@ from segproto.data.palette import default_colours
 from segproto.data.published import Archive, Found, Published, PublishedParts
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
+from segproto.files.reading import read_text
 
 COCO_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 CITYSCAPES_27 = (
@@ -197,10 +198,9 @@ def read_names(tree: Tree, *paths: str, hint: str = "") -> list[str]:
         found += [file for before, file in tree.files(folder, name).items() if not before.rpartition("/")[2]]
     file = found[0] if found else tree.root / paths[0]
     try:
-        text = file.open_binary().read().decode() if isinstance(file, ZipMember) else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{file}: the list of image names cannot be read ({reason}){hint}") from None
+        text = file.open_binary().read().decode() if isinstance(file, ZipMember) else read_text(file)
+    except (DataError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: the list of image names cannot be read ({error}){hint}") from None
     files = [PurePosixPath(line.split()[0]) for line in text.splitlines() if line.strip()]
     return [file.stem if file.suffix in IMAGE_SUFFIXES else file.name for file in files]
 

@@ -13,6 +13,7 @@ import numpy as np
 from segproto import foreign
 from segproto.data.base import ClassTable
 from segproto.errors import DataError, WeightsError
+from segproto.files.reading import read_text
 
 VOC_NAME = re.compile(r"(\d{4})_(\d{6})")
 
@@ -90,11 +91,10 @@ def read_annotations(folder: Path, classes: ClassTable, names: Sequence[str]) ->
 
 def _object_names(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, what="annotation")
         if "<!" in text.replace("<!--", ""):
             raise DataError(f"{path}: declares entities or a document type, which VOC's annotations never do; not read")
         root = ElementTree.fromstring(text)
-    except (OSError, UnicodeDecodeError, ElementTree.ParseError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{path}: the annotation cannot be read ({reason})") from error
+    except (ElementTree.ParseError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: the annotation cannot be read ({error})") from error
     return [(node.text or "").strip() for node in root.iterfind("object/name")]

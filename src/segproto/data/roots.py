@@ -28,12 +28,9 @@ def known_root(name: str, variable: str) -> Path | None:
     file = user_file()
     if not file.is_file():
         return None
-    import yaml
+    from segproto.files.yaml_text import read_yaml
 
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(file) or {}
     if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
         raise DataError(f"{file}: expected lines like 'cityscapes: /data/cityscapes'")
     value = content.get(name)

@@ -1,4 +1,11 @@
 """Which files count as images and as masks, wherever a folder is searched."""
 
+from pathlib import Path
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})
+
+
+def is_picture(path: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> bool:
+    """Whether a path found in a folder counts: of such a suffix, not hidden (``._x.png`` is no picture), no folder."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
 from segproto.data.published_tags import read_annotations, read_label_vectors
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
+from segproto.files.reading import read_text
 
 BACKGROUND = 0
 
@@ -44,11 +46,10 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
     if path.suffix == ".npy":
         return _table(read_label_vectors(path, classes, names), classes.num_classes)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [(n, row) for n, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{path}: the tags cannot be read ({reason}); expected a CSV: image name, then tags") from error
+        text = io.StringIO(read_text(path, what="CSV of tags"), newline="")
+        lines = [(n, row) for n, row in enumerate(csv.reader(text), 1) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(f"{path}: the tags cannot be read ({error}); expected a CSV: image name, then tags") from error
     if lines and lines[0][1][0].strip().lower() in {"image", "name", "file", "filename"}:
         lines = lines[1:]
     found: dict[str, list[int]] = {}

@@ -21,7 +21,7 @@ from segproto.data.labels import LabelMap
 from segproto.data.pairs import read_list
 from segproto.data.palette import default_colours
 from segproto.data.published_sets import shipped
-from segproto.data.suffixes import MASK_SUFFIXES
+from segproto.data.suffixes import MASK_SUFFIXES, is_picture
 from segproto.errors import DataError
 from segproto.evaluation.tally import report
 from segproto.metrics.instances import instance_iou, instance_shares
@@ -121,7 +121,7 @@ def mask_files(folder: Path, option: str) -> dict[str, Path]:
     """Name to file of all masks below a folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set {option} to a folder of mask files")
-    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in MASK_SUFFIXES]
+    paths = sorted(p for p in folder.rglob("*") if is_picture(p, MASK_SUFFIXES))
     if not paths:
         raise DataError(f"{folder}: holds no mask file ({', '.join(sorted(MASK_SUFFIXES))})")
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
@@ -149,7 +149,7 @@ def read_mask(path: Path, num_classes: int | None, void: int = IGNORE_INDEX) -> 
     values = read_indices(path)
     values[values == void] = IGNORE_INDEX
     limit = IGNORE_INDEX if num_classes is None else num_classes
-    wrong = values[(values >= limit) & (values != IGNORE_INDEX)]
+    wrong = values[((values >= limit) & (values != IGNORE_INDEX)) | (values < 0)]
     if wrong.size:
         raise DataError(
             f"{path}: value {wrong[0]} in {wrong.size} pixels is no class 0..{limit - 1} and not void ({void}); "

@@ -121,7 +121,7 @@ def picture(model: Segmenter, prototype: int) -> str | None:
     source = source_of(model, prototype)
     if source is None or source.patch is None or source.patch not in model.patches:
         return None
-    return patch_uri(model.patches[source.patch])
+    return patch_uri(model.patches[source.patch], source.patch)
 
 
 def shares_decided(

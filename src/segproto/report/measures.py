@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from segproto.data.images import open_picture
 from segproto.evaluation.interpretability.metric import SHARE
 from segproto.evaluation.interpretability.table import METRICS
 from segproto.report.curves import Chart, svg
@@ -39,12 +40,10 @@ def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
 
 def metric_picture(run: Run) -> str | None:
     """The curves that ``segproto evaluate --interpretability`` drew, as a data URI; None without them."""
-    from PIL import Image
-
     file = run.path / "evaluation" / "val-interpretability.png"
-    if not file.is_file():
+    if not file.exists():
         return None
-    with Image.open(file) as picture:
+    with open_picture(file) as picture:
         return image_uri(picture.convert("RGB"), "jpeg", CURVES)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from segproto.data.base import IGNORE_INDEX
+from segproto.data.images import open_patch
 
 HEAT = ((0.0, (12, 7, 50)), (0.35, (120, 28, 109)), (0.7, (237, 105, 37)), (1.0, (252, 255, 164)))
 SHOWN = 720  # longest side of an embedded picture in pixels
@@ -44,10 +45,13 @@ def image_uri(image: Image.Image, kind: Literal["jpeg", "png"] = "jpeg", side: i
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def patch_uri(png: bytes, side: int = 112) -> str:
-    """A prototype's patch (PNG bytes) as a small JPEG data URI."""
-    with Image.open(io.BytesIO(png)) as image:
-        return image_uri(image, "jpeg", side)
+def patch_uri(png: bytes, name: str, side: int = 112) -> str:
+    """A prototype's patch (PNG bytes) as a small JPEG data URI.
+
+    Raises:
+        DataError: naming it, if it is broken.
+    """
+    return image_uri(open_patch(png, name), "jpeg", side)
 
 
 def paint(mask: Tensor, colours: Sequence[tuple[int, int, int]]) -> Tensor:

@@ -114,9 +114,11 @@ class Run:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe."""
-        import yaml
+        from segproto.files.yaml_text import read_yaml
 
-        value: dict[str, Any] = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
+        value = read_yaml(self.path / "recipe.yaml")
+        if not isinstance(value, dict):
+            raise DataError(f"{self.path}/recipe.yaml: expected sections (method, data, encoder, train ...)")
         return value
 
     @property

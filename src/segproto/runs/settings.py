@@ -10,11 +10,11 @@ from pydantic import BaseModel, ValidationError
 
 from segproto.data.config import DataConfig
 from segproto.errors import ConfigError, DataError
+from segproto.files.keys import explain_error
 from segproto.methods import METHODS
 from segproto.runs.catalogue import find_recipe
 from segproto.runs.folder import run_of
 from segproto.table import nearest
-from segproto.training.keys import explain_error
 from segproto.training.method import Method
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, merge, validate_recipe
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from segproto.data.config import DataConfig
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError
+from segproto.files.keys import explain_error
+from segproto.files.yaml_text import parse_yaml, read_yaml
 from segproto.training.config import TrainConfig
-from segproto.training.keys import explain_error
 
 MAX_BASES = 8  # a longer chain of ``base`` is a cycle
 
@@ -44,30 +44,6 @@ class Recipe(BaseModel):
 RecipeT = TypeVar("RecipeT", bound=Recipe)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that reads ``1e-4`` as a number (YAML 1.1 wants ``1.0e-4``)."""
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Parses YAML.
-
-    Raises:
-        ConfigError: naming the source and the line.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
-
-
 def load_recipe_dict(source: Path | str) -> dict[str, Any]:
     """Reads a recipe, merged over the file its ``base`` names (relative to the recipe), if any.
 
@@ -83,8 +59,7 @@ def load_recipe_dict(source: Path | str) -> dict[str, Any]:
 def _load(source: Path | str, depth: int) -> dict[str, Any]:
     is_text = isinstance(source, str) and ("\n" in source or ": " in source)
     name = "recipe" if is_text else str(source)
-    text = str(source) if is_text else _read(Path(source))
-    value = parse_yaml(text, name)
+    value = parse_yaml(str(source), name) if is_text else read_yaml(Path(source), ConfigError)
     if not isinstance(value, dict):
         raise ConfigError(f"{name}: expected a mapping of sections (method, data, encoder, train ...)")
     base = value.pop("base", None)
@@ -94,15 +69,6 @@ def _load(source: Path | str, depth: int) -> dict[str, Any]:
         raise ConfigError(f"{name}: base {base!r} leads back to itself")
     folder = Path() if is_text else Path(source).parent
     return merge(_load(folder / base, depth - 1), value)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        hint = "`segproto recipes` lists those shipped"
-        raise ConfigError(f"{path}: the recipe cannot be read ({reason}); {hint}") from error
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

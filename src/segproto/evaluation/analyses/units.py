@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import torch
 from PIL import Image
 from torch import Tensor
 
+from segproto.data.images import open_patch
 from segproto.errors import ConfigError
 from segproto.model.direction_head import DirectionBank
 from segproto.model.evidence import bank_of, source_of, unit_activations
@@ -71,11 +70,9 @@ def prototype_name(model: Segmenter, prototype: int) -> str:
 def prototype_picture(model: Segmenter, prototype: int) -> Image.Image:
     """The stored picture of a prototype's training patch; blank where there is none."""
     source = source_of(model, prototype)
-    png = model.patches.get(source.patch) if source is not None and source.patch is not None else None
-    if png is None:
+    if source is None or source.patch is None or source.patch not in model.patches:
         return Image.new("RGB", (64, 64), BLANK)
-    with Image.open(io.BytesIO(png)) as picture:
-        return picture.convert("RGB")
+    return open_patch(model.patches[source.patch], source.patch).convert("RGB")
 
 
 def group_names(model: Segmenter) -> list[str]:

@@ -1,34 +1,68 @@
-"""Errors of a recipe in one human line each, with the nearest known key."""
+"""What a schema found wrong in one human line each, with the nearest known key."""
 
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
+SHOWN = 120  # characters of a value in a message
 
-def explain_error(error: Mapping[str, Any], value: Any, model: type[BaseModel]) -> str:
+
+def explain_error(error: Mapping[str, Any], value: Any, model: type[BaseModel], recipe: bool = True) -> str:
     """One of pydantic's errors as a line for people.
 
     Args:
         error: an item of ``ValidationError.errors()``.
         value: what was validated.
         model: its type.
+        recipe: the value is what a person wrote, as settings; else a program did.
     """
+    if not error["loc"]:
+        return expectation(error)
     path = key_path(error["loc"], value, model)
     key = ".".join(str(part) for part in path)
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key{suggestion([str(p) for p in path], model)}"
     if error["type"] == "missing":
-        return f"{key}: missing; set it in the recipe or with {key}=VALUE"
-    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        return f"{key}: missing{f'; set it in the recipe or with {key}=VALUE' if recipe else ''}"
+    if recipe and error["type"] == "string_type" and isinstance(error["input"], int | float):
         kind = "yes or no" if isinstance(error["input"], bool) else "a number"
-        return f"{key} = {error['input']!r}: expected text, YAML reads this as {kind}; quote it: '{key}=\"...\"'"
+        return f"{key} = {shown(error['input'])}: expected text, YAML reads this as {kind}; quote it: '{key}=\"...\"'"
+    return f"{key} = {shown(error['input'])}: {expectation(error)}"
+
+
+def expectation(error: Mapping[str, Any]) -> str:
+    """What was expected instead."""
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    expected = message if error["type"] == "value_error" else f"expected {message}"
-    return f"{key} = {error['input']!r}: {expected}"
+    return message if error["type"] == "value_error" else f"expected {message}"
+
+
+def shown(value: Any) -> str:
+    """A value in a message: as Python writes it, but never long, on one line and without control characters."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str | bytes):
+        value = value[: SHOWN + 1]
+    text = repr(value) if _is_small(value) else reprlib.repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
+
+
+def _is_small(value: Any) -> bool:
+    """Whether a container holds few values at all depths; repeated aliases can make a short file a long text."""
+    waiting, seen = [value], 0
+    while waiting and seen <= SHOWN:
+        item, seen = waiting.pop(), seen + 1
+        if isinstance(item, dict):
+            waiting += [*item, *item.values()][:SHOWN]
+        elif isinstance(item, list | tuple | set):
+            waiting += list(item)[:SHOWN]
+        elif isinstance(item, int) and item.bit_length() > 64:
+            return False
+    return seen <= SHOWN
 
 
 def key_path(loc: Sequence[int | str], value: Any, model: type[BaseModel]) -> list[int | str]:
