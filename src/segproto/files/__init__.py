@@ -5,6 +5,9 @@ key of a JSON object, the metadata of tensors, a comment of a page or an archive
 is replaced, so that a command can be repeated and harms nothing else. What lies in a folder that the project made for
 itself (a run, a cache) needs no mark: the folder is known. While something is written it has another name,
 ``.segproto-<random>.part``, which is locked; one that nobody locks was left by a killed process, and goes.
+
+What others wrote is opened by :mod:`segproto.files.reading`, and parsed by :mod:`~segproto.files.documents` (JSON, by
+a schema) and :mod:`~segproto.files.yaml_text`.
 """
 
 from segproto.files.locks import hold
