@@ -45,6 +45,7 @@ def scenes(split: str = "val", count: int = 5) -> ScenesDataset:
 
 def model(kind: str = "grouped") -> Segmenter:
     found = tiny.segmenter("prototype" if kind == "nearest" else kind, CLASSES.num_classes)
+    found.classes = CLASSES
     if kind == "nearest":
         torch.manual_seed(0)
         found.head = NearestHead(CosineBank(torch.randn(CLASSES.num_classes, 3, tiny.DIM * tiny.SCALES)))

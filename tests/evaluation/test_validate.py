@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,16 @@ from sklearn.metrics import confusion_matrix
 from tiny_segmenters import segmenter
 from tiny_sets import Tiny
 
-from segproto.data.base import ClassTable
+from segproto.data.base import ClassTable, numbered_names
+from segproto.data.build import build_dataset
+from segproto.data.config import DataConfig
+from segproto.data.merged import RenamedClasses
 from segproto.errors import ConfigError, DataError
+from segproto.evaluation.interpretability.run import interpret
 from segproto.evaluation.protocol import Protocol
+from segproto.evaluation.rescore import EncoderFeatures, rescore
 from segproto.evaluation.validate import validate
+from segproto.report.matched import comparable
 
 
 class Backbone:
@@ -127,6 +134,67 @@ def test_wrong_data_is_refused(model, dataset):
     other.classes = ClassTable(("a", "b"), ((0, 0, 0), (1, 1, 1)))
     with pytest.raises(DataError, match="2 classes, the model 4"):
         validate(model, other)
+
+
+def other_names(model, *names):
+    data = Tiny(model)
+    data.classes = ClassTable(names, data.classes.colours)
+    return data
+
+
+NAMES = ("class0", "class1", "class2", "class3")
+MISNAMED = [
+    (
+        ("class1", "class0", "class2", "class3"),
+        r"model's order: 'class1' is class 0 of the data and class 1",
+    ),
+    (("class0", "class2", "class1", "sky"), r"not in the model's order: 'class2'"),
+    (
+        ("class0", "class1", "ground", "sky"),
+        r"'ground', the model 'class2' \(2 of 4 .*ground: class2, sky: class3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("names", "message"), MISNAMED)
+def test_classes_of_other_names_are_refused_wherever_a_model_is_scored(model, names, message):
+    data = other_names(model, *names)
+    features = EncoderFeatures(model, data)
+    run = SimpleNamespace(evaluation={})
+    scorers = [
+        lambda: validate(model, data),
+        lambda: rescore(features, lambda found: [model.head(found)], 1),
+        lambda: interpret(model, data),
+        lambda: comparable(data, run, model),
+    ]
+    for score in scorers:
+        with pytest.raises(DataError, match=message):
+            score()
+
+
+def test_classes_renamed_on_purpose(model, dataset):
+    data = other_names(model, "class0", "class1", "ground", "class3")
+    renamed = RenamedClasses(data, {"ground": "class2"})
+    assert renamed.classes == model.classes
+    assert torch.equal(renamed[1].mask, data[1].mask)
+    assert renamed.fingerprint == data.fingerprint
+    figures, expected = validate(model, renamed), validate(model, dataset)
+    assert figures["confusion"] == expected["confusion"]
+    with pytest.raises(DataError, match=r"data\.rename: 'grund' is no class of .*did you mean 'ground'"):
+        RenamedClasses(data, {"grund": "class2"})
+    with pytest.raises(DataError, match=r"data\.rename: two classes would be called 'class1'"):
+        RenamedClasses(data, {"ground": "class1"})
+
+
+def test_classes_that_a_checkpoint_only_numbers_have_no_names_to_compare(dataset):
+    model = segmenter("grouped", multiple=8)
+    model.classes = ClassTable(numbered_names(4), model.classes.colours)
+    validate(model, dataset)
+
+
+def test_renaming_is_a_setting_of_the_data():
+    config = DataConfig(name="scenes", rename={"sky": "air"}, merge={"both": ["ground", "car"]})
+    assert build_dataset(config, "val").classes.names[:2] == ("both", "air")
 
 
 def test_a_published_input_size_is_what_the_model_sees() -> None:

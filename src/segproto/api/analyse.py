@@ -52,9 +52,9 @@ def analyse(
 
     if what not in ANALYSES:
         raise ConfigError(f"analysis {what!r} is unknown; expected one of {', '.join(ANALYSES)}")
-    source = Source(Path(target), overrides)
     with reporting(Reporter(active=not quiet)):
-        return ANALYSES[what](ready(target, stage, device), source, Path(out), **options)
+        model = ready(target, stage, device)
+        return ANALYSES[what](model, Source(Path(target), overrides, model), Path(out), **options)
 
 
 class Source:
@@ -63,17 +63,22 @@ class Source:
     Args:
         target: the run or model.
         overrides: ``data.key=value`` settings.
+        model: whose classes they must have.
     """
 
-    def __init__(self, target: Path, overrides: Sequence[str]) -> None:
-        self.target, self.overrides = target, overrides
+    def __init__(self, target: Path, overrides: Sequence[str], model: Segmenter) -> None:
+        self.target, self.overrides, self.model = target, overrides, model
 
     def split(self, name: str) -> SegmentationDataset:
         """A split's images and masks."""
         from segproto.data.build import build_dataset
+        from segproto.evaluation.same_classes import require_same_classes
         from segproto.runs.settings import data_config
 
-        return build_dataset(data_config(self.target, {}, self.overrides), name)
+        dataset = build_dataset(data_config(self.target, {}, self.overrides), name)
+        if not self.model.found_categories:
+            require_same_classes(self.model, dataset)
+        return dataset
 
     def picture(self, name: str | None) -> tuple[Any, str]:
         """What to explain and what to call it: an image file, or one of the validation images by name."""

@@ -35,6 +35,11 @@ class ClassTable:
     def num_classes(self) -> int:
         return len(self.names)
 
+    @property
+    def numbered(self) -> bool:
+        """Whether the classes have numbers only, as those of a checkpoint that does not name them."""
+        return self.names == numbered_names(self.num_classes)
+
     def to_json(self) -> dict[str, Any]:
         return {"names": list(self.names), "colours": [list(c) for c in self.colours]}
 
@@ -42,6 +47,11 @@ class ClassTable:
     def from_json(cls, value: dict[str, Any]) -> ClassTable:
         colours = tuple((int(r), int(g), int(b)) for r, g, b in value["colours"])
         return cls(tuple(value["names"]), colours)
+
+
+def numbered_names(count: int) -> tuple[str, ...]:
+    """Names of classes that nothing names."""
+    return tuple(f"class {i}" for i in range(count))
 
 
 class Sample(NamedTuple):

@@ -102,6 +102,10 @@ def build_dataset(config: DataConfig, split: str) -> SegmentationDataset:
         from segproto.data.merged import MergedClasses
 
         dataset = MergedClasses(dataset, config.merge)
+    if config.rename:
+        from segproto.data.merged import RenamedClasses
+
+        dataset = RenamedClasses(dataset, config.rename)
     if config.protocol == "published":
         from segproto.data.square import CentreSquare
 

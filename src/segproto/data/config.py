@@ -183,6 +183,8 @@ class DataConfig(BaseModel):
         part_suffix: end of part map file stems that does not belong to the name; None: what the part table says.
         split_seed: of the random split of ``em``; 42 is the published one.
         merge: classes made one, new name to old names (``{background: [sky, ground]}``); they come first.
+        rename: other names of classes, old to new (``{road: street}``), for a model that calls them otherwise: it is
+            scored on data with its own class names only.
         scenes: settings of the generated scenes.
         coarse: allow validation against Cityscapes' coarse labels (``gtCoarse``), whose scores are not comparable: they
             leave the hard pixels out.
@@ -215,6 +217,7 @@ class DataConfig(BaseModel):
     part_suffix: str | None = None
     split_seed: int = Field(default=42, ge=0, lt=2**32)
     merge: dict[str, list[str]] = {}
+    rename: dict[str, str] = {}
     scenes: ScenesConfig = ScenesConfig()
     coarse: bool = False
     on_error: Literal["skip", "fail"] = "fail"

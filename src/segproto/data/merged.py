@@ -1,4 +1,4 @@
-"""A data set with some of its classes made one."""
+"""A data set with some of its classes made one, or under other names."""
 
 from __future__ import annotations
 
@@ -29,17 +29,12 @@ class MergedClasses(Relabelled):
         names, colours = whole.classes.names, whole.classes.colours
         members = [old for group in self.merge.values() for old in group]
         for old in members:
-            if old not in names:
-                near = get_close_matches(old, names, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise DataError(f"data.merge: {old!r} is no class of {', '.join(names)}{hint}")
+            require_class("data.merge", old, names)
             if members.count(old) > 1:
                 raise DataError(f"data.merge: {old!r} is merged twice; name it once")
         rest = [name for name in names if name not in members]
         new_names = [*self.merge, *rest]
-        if len(set(new_names)) < len(new_names):
-            twice = next(n for n in new_names if new_names.count(n) > 1)
-            raise DataError(f"data.merge: two classes would be called {twice!r}; give the merged one another name")
+        require_different("data.merge", new_names)
         first = [names.index(group[0]) if group else 0 for group in self.merge.values()]
         colour = [colours[i] for i in [*first, *(names.index(name) for name in rest)]]
         table = torch.full((max(256, len(names)),), IGNORE_INDEX, dtype=label_dtype(len(new_names)))
@@ -51,3 +46,43 @@ class MergedClasses(Relabelled):
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(repr((self.whole.fingerprint, self.merge)).encode()).hexdigest()[:16]
+
+
+class RenamedClasses(Relabelled):
+    """Another data set's images and classes, some of these under other names.
+
+    Args:
+        whole: the other data set.
+        rename: old names to new ones.
+
+    Raises:
+        DataError: a name that is no class, or that two classes would have.
+    """
+
+    def __init__(self, whole: SegmentationDataset, rename: Mapping[str, str]) -> None:
+        self.rename = dict(rename)
+        for old in self.rename:
+            require_class("data.rename", old, whole.classes.names)
+        names = [self.rename.get(name, name) for name in whole.classes.names]
+        require_different("data.rename", names)
+        table = torch.arange(max(256, len(names)), dtype=label_dtype(len(names)))
+        super().__init__(whole, ClassTable(tuple(names), whole.classes.colours), table)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.whole.fingerprint  # the same masks, in the same numbers
+
+
+def require_class(setting: str, name: str, names: Sequence[str]) -> None:
+    """Refuses a name in a setting that is no class."""
+    if name not in names:
+        near = get_close_matches(name, names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"{setting}: {name!r} is no class of {', '.join(names)}{hint}")
+
+
+def require_different(setting: str, names: Sequence[str]) -> None:
+    """Refuses a setting by which two classes would have one name."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{setting}: two classes would be called {twice!r}; give one of them another name")

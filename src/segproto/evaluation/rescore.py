@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
 from segproto.errors import DataError
+from segproto.evaluation.same_classes import require_same_classes
 from segproto.evaluation.tally import report
 from segproto.metrics.segmentation import ConfusionMatrix
 from segproto.model.features import image_features
@@ -98,11 +99,7 @@ def rescore(
     """
     model, dataset = features.model, features.dataset
     classes = dataset.classes
-    if classes.num_classes != model.head.num_classes:
-        raise DataError(
-            f"the data set has {classes.num_classes} classes, the model {model.head.num_classes}; "
-            "score on data with the model's classes"
-        )
+    require_same_classes(model, dataset)
     confusions = [ConfusionMatrix(classes.num_classes) for _ in range(count)]
     for index in range(len(dataset)):
         mask = dataset[index].mask

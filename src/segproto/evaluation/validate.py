@@ -14,6 +14,7 @@ from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.data.picture import look_at
 from segproto.errors import DataError
 from segproto.evaluation.protocol import Protocol
+from segproto.evaluation.same_classes import require_same_classes
 from segproto.evaluation.tally import Tally, report
 from segproto.metrics.matching import hungarian
 from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
@@ -67,11 +68,8 @@ def validate(
     if len(dataset) == 0:
         raise DataError(f"the {dataset.split} split is empty: nothing to evaluate")
     found = segmenter.found_categories
-    if not found and classes.num_classes != segmenter.head.num_classes:
-        raise DataError(
-            f"the data set has {classes.num_classes} classes, the model {segmenter.head.num_classes}; "
-            "evaluate on data with the model's classes"
-        )
+    if not found:
+        require_same_classes(segmenter, dataset)
     start = time.perf_counter()
     device = next(segmenter.parameters()).device
     rows = max(classes.num_classes, segmenter.head.num_classes)

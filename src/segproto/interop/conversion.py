@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from segproto.data.base import ClassTable
+from segproto.data.base import ClassTable, numbered_names
 from segproto.data.classes import EXAMPLES, read_classes
 from segproto.data.palette import default_colours
 from segproto.errors import ConfigError, WeightsError
@@ -80,7 +80,7 @@ class Options:
             return self.classes
         if count in PUBLISHED_TABLES:
             return read_classes(EXAMPLES / f"{PUBLISHED_TABLES[count]}.yaml").labels.table
-        return ClassTable(tuple(f"class {i}" for i in range(count)), default_colours(count))
+        return ClassTable(numbered_names(count), default_colours(count))
 
     def finish(self) -> None:
         """Refuses settings that the converter did not ask for."""

@@ -6,13 +6,21 @@ import torch
 
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.data.relabelled import Relabelled
+from segproto.evaluation.same_classes import require_same_classes
 from segproto.model.segmenter import Segmenter
 from segproto.runs.folder import Run
 
 
 def comparable(dataset: SegmentationDataset, run: Run, model: Segmenter) -> SegmentationDataset:
-    """The data set itself, or for a model of found categories its masks in the categories they were matched to."""
-    return InCategories(dataset, run, model) if model.found_categories else dataset
+    """The data set itself, or for a model of found categories its masks in the categories they were matched to.
+
+    Raises:
+        DataError: other classes than the model's.
+    """
+    if model.found_categories:
+        return InCategories(dataset, run, model)
+    require_same_classes(model, dataset)
+    return dataset
 
 
 class InCategories(Relabelled):

@@ -14,6 +14,7 @@ from segproto.evaluation.interpretability.config import InterpretabilityConfig
 from segproto.evaluation.interpretability.metric import Metric, Progress, Subject, Suite, quiet
 from segproto.evaluation.interpretability.table import METRICS
 from segproto.evaluation.interpretability.views import look, spread
+from segproto.evaluation.same_classes import require_same_classes
 from segproto.metrics.accumulate import scored
 from segproto.model.features import BackboneFeatures
 from segproto.model.segmenter import Segmenter
@@ -92,11 +93,7 @@ def check_classes(model: Segmenter, dataset: SegmentationDataset) -> None:
     """
     if len(dataset) == 0:
         raise DataError(f"the {dataset.split} split is empty: nothing to look at")
-    if dataset.classes.num_classes != model.head.num_classes:
-        raise DataError(
-            f"the data set has {dataset.classes.num_classes} classes, the model {model.head.num_classes}; "
-            "evaluate on data with the model's classes"
-        )
+    require_same_classes(model, dataset)
 
 
 def started(metrics: Sequence[Metric], subject: Subject) -> list[tuple[Metric, Suite]]:
