@@ -36,6 +36,8 @@ class Page:
         self.file, self.size, self.dark, self.phone = file, (width, height), dark, phone
         self.errors: list[str] = []
         self.requests: list[str] = []
+        self.blocked: dict[str, str] = {}  # requests that a page's policy stopped: address to reason
+        self._asked: dict[str, str] = {}
         self._number, self._buffer = 0, b""
 
     def __enter__(self) -> Self:
@@ -141,4 +143,7 @@ class Page:
             self.errors.append(str(about["entry"]))
         elif method == "Network.requestWillBeSent":
             self.requests.append(about["request"]["url"])
+            self._asked[about["requestId"]] = about["request"]["url"]
+        elif method == "Network.loadingFailed" and "blockedReason" in about:
+            self.blocked[self._asked[about["requestId"]]] = about["blockedReason"]
         return message

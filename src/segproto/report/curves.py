@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from markupsafe import Markup
+
 WIDTH, HEIGHT = 640, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 30
 POINTS = 400  # drawn a line; more are averaged
@@ -64,36 +66,51 @@ def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
-def svg(chart: Chart, title: str, form: str = "{:.2f}") -> str:
-    """The chart as an SVG element; colours come from the page's CSS classes."""
+def svg(chart: Chart, title: str, form: str = "{:.2f}") -> Markup:
+    """The chart as an SVG element; colours come from the page's CSS classes; names of stages are escaped."""
     values = [y for _, y in chart.points] + ([chart.reference[1]] if chart.reference else [])
     ticks = nice_ticks(min(values), max(values))
     end = max([x for x, _ in chart.points] + [last for _, _, last in chart.spans])
     x_of = scale(0, end, LEFT, WIDTH - RIGHT)
     y_of = scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">']
+    parts = []
     for i, (stage, first, last) in enumerate(chart.spans):
         left, right = x_of(first), x_of(last)
         if i % 2:
-            size = f'width="{right - left:.1f}" height="{HEIGHT - TOP - BOTTOM}"'
-            parts.append(f'<rect class="band" x="{left:.1f}" y="{TOP}" {size}/>')
+            size: dict[str, Any] = {"width": f"{right - left:.1f}", "height": HEIGHT - TOP - BOTTOM}
+            parts.append(element("rect", "band", x=f"{left:.1f}", y=TOP, **size))
         if right - left > 6 * len(stage):
-            parts.append(f'<text class="stage" x="{(left + right) / 2:.1f}" y="{TOP - 7}">{stage}</text>')
+            parts.append(element("text", "stage", stage, x=f"{(left + right) / 2:.1f}", y=TOP - 7))
     for value in ticks:
         y = y_of(value)
-        parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick y" x="{LEFT - 8}" y="{y + 4:.1f}">{form.format(value)}</text>')
+        parts.append(element("line", "rule", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}"))
+        parts.append(element("text", "tick y", form.format(value), x=LEFT - 8, y=f"{y + 4:.1f}"))
     for value in nice_ticks(0, end)[:-1]:
-        parts.append(f'<text class="tick" x="{x_of(value):.1f}" y="{HEIGHT - 10}">{value:g}</text>')
+        parts.append(element("text", "tick", f"{value:g}", x=f"{x_of(value):.1f}", y=HEIGHT - 10))
     if chart.reference:
         label, y = chart.reference[0], y_of(chart.reference[1])
-        parts.append(f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="label" x="{LEFT + 6}" y="{y - 6:.1f}">{label}</text>')
+        parts.append(element("line", "reference", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}"))
+        parts.append(element("text", "label", label, x=LEFT + 6, y=f"{y - 6:.1f}"))
     line = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in chart.points)
-    parts.append(f'<polyline class="line" points="{line}"/>')
+    parts.append(element("polyline", "line", points=line))
     if chart.dots:
-        parts += [f'<circle class="dot" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3"/>' for x, y in chart.points]
-    return "".join([*parts, "</svg>"])
+        parts += [element("circle", "dot", cx=f"{x_of(x):.1f}", cy=f"{y_of(y):.1f}", r=3) for x, y in chart.points]
+    box: dict[str, Any] = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": title}
+    return element("svg", "chart", Markup("").join(parts), **box)
+
+
+def element(kind: str, group: str, content: str = "", **attributes: object) -> Markup:
+    """One element of an SVG; values and text are escaped, but for text that is markup already.
+
+    Args:
+        kind: its tag.
+        group: its CSS classes.
+        content: what is inside.
+        attributes: the others.
+    """
+    pairs = {"class": group, **attributes}
+    inside = Markup(" ").join(Markup('{}="{}"').format(name, value) for name, value in pairs.items())
+    return Markup("<{0} {1}>{2}</{0}>").format(Markup(kind), inside, content)
 
 
 def scale(low: float, high: float, start: float, stop: float) -> Any:

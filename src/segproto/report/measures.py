@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from markupsafe import Markup
+
 from segproto.data.images import open_picture
 from segproto.evaluation.interpretability.metric import SHARE
 from segproto.evaluation.interpretability.table import METRICS
@@ -69,7 +71,7 @@ def threshold_rows(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def threshold_charts(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def threshold_charts(rows: list[dict[str, Any]]) -> list[tuple[str, Markup]]:
     """mIoU and prototypes in use against the threshold, as SVG."""
     if len(rows) < 2:
         return []

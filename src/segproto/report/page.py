@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from segproto.data.base import IGNORE_INDEX
 from segproto.data.build import build_dataset
 from segproto.errors import SegprotoError
+from segproto.files.pages import page_environment
 from segproto.model.explain import Explanation, explain
 from segproto.model.figures import number_figures
 from segproto.model.segmenter import Segmenter
@@ -30,7 +28,7 @@ from segproto.training.progress import current
 from segproto.version import __version__
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
+    from jinja2 import Environment
 
 LIMIT = 15 * 2**20  # bytes; a page larger than that is slow to open on a phone
 
@@ -140,10 +138,9 @@ def explanation_page(explanation: Explanation, out: Path) -> None:
 
 
 def environment() -> Environment:
-    """Jinja with HTML escaping; a name that a template misspells is an error."""
-    made = Environment(loader=PackageLoader("segproto.report"), autoescape=True, undefined=StrictUndefined)
-    made.filters |= {"percent": percent, "embed": embed, "signed": signed, "whole": whole}
-    made.trim_blocks = made.lstrip_blocks = True
+    """Jinja with the filters of the reports."""
+    made = page_environment("segproto.report")
+    made.filters |= {"percent": percent, "signed": signed, "whole": whole}
     return made
 
 
@@ -161,13 +158,6 @@ def signed(value: float, digits: int = 2) -> str:
     """A number with its sign; no digits behind the point from a hundred on."""
     text = f"{value:+.{digits if abs(value) < 100 else 0}f}"
     return text.replace("-", "\N{MINUS SIGN}")
-
-
-def embed(value: Any) -> Markup:
-    """JSON for a ``<script>`` element: no ``<`` is left that could end it."""
-    from markupsafe import Markup
-
-    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def other_run(run: Run, compare: Path | None) -> Run | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from segproto.data.base import ClassTable
 from segproto.model.segmenter import Segmenter
 from segproto.report import gallery
@@ -89,7 +91,7 @@ def stage_rows(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def charts(run: Run, other: Run | None) -> list[tuple[str, str]]:
+def charts(run: Run, other: Run | None) -> list[tuple[str, Markup]]:
     """Title and SVG of each training curve there are data for."""
     limit = other.figures()["miou"] if other is not None else None
     reference = (other.method, limit) if other is not None and limit is not None else None

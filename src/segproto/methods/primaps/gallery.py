@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
+from segproto.files.pages import page_environment
 from segproto.model.patches import cell_box, patch_picture
 from segproto.model.segmenter import Segmenter
 
@@ -40,9 +41,7 @@ def write_gallery(page: Path, model: Segmenter, dataset: SegmentationDataset, be
         best: their most typical cells.
         pixels: (K,) cells of each category.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    made = Environment(loader=PackageLoader("segproto.methods.primaps"), autoescape=True, undefined=StrictUndefined)
+    made = page_environment("segproto.methods.primaps")
     shares = pixels / pixels.sum().clamp_min(1)
     rows = []
     for k in shares.argsort(descending=True).tolist():
