@@ -20,7 +20,6 @@ from segproto.data.scenes import ScenesDataset
 from segproto.errors import ConfigError, DataError
 from segproto.methods import METHODS
 from segproto.model.features import image_features
-from segproto.model.figures import group_figures
 from segproto.model.heads import NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
@@ -268,12 +267,12 @@ class Shared(ScenesDataset):
         return Sample(torch.full((3, 8, 8), 90, dtype=torch.uint8), mask.to(torch.uint8), self.names[0])
 
 
-def test_group_figures_are_those_of_a_grouped_head() -> None:
-    assert group_figures(segmenter("prototype").head) == group_figures(segmenter("linear").head) == {}
+def test_figures_are_those_of_a_grouped_head() -> None:
+    assert segmenter("prototype").head.figures() == segmenter("linear").head.figures() == {}
     model = segmenter("grouped")
     model.head.grouping.threshold_(0.6)
     dense = model.head.grouping.dense()
-    figures = group_figures(model.head)
+    figures = model.head.figures()
     assert figures["prototypes"] == dense.shape[1] == 16
     assert figures["prototypes_used"] == sum(bool((dense[:, p] > 0).any()) for p in range(16)) < 16
     assert figures["group_average"] == pytest.approx(int((dense > 0).sum()) / len(dense))

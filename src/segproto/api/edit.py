@@ -154,9 +154,7 @@ def record_of_resumed(out: Path, recipe: Recipe, spent: float, quiet: bool) -> N
 
 def prototypes_of(model: Segmenter) -> int:
     """How many prototypes a model has."""
-    from segproto.model.evidence import bank_of
-
-    bank = bank_of(model.head)
+    bank = model.head.bank
     return 0 if bank is None else bank.num_prototypes
 
 
@@ -178,20 +176,18 @@ def parse_pair(text: str, model: Segmenter) -> tuple[int, int]:
     Raises:
         ConfigError: of another form, or no such class.
     """
-    from segproto.model.heads import GroupedHead
-
     found = re.fullmatch(r"(?:(\d+)|(.+)/(\d+)):(\d+)", text)
     if found is None:
         raise ConfigError(f"forbid {text!r}: expected GROUP:PROTOTYPE, as in 7:42 or car/2:42")
     number, name, place, prototype = found.groups()
     if number is not None:
         return int(number), int(prototype)
-    head = model.head
-    if not isinstance(head, GroupedHead):
-        raise ConfigError(f"forbid {text!r}: a {head.kind} head has no groups; drop the prototype instead")
+    grouping = model.head.grouping
+    if grouping is None:
+        raise ConfigError(f"forbid {text!r}: a {model.head.kind} head has no groups; drop the prototype instead")
     if name not in model.classes.names:
         raise ConfigError(f"forbid {text!r}: no class {name!r}; there are {', '.join(model.classes.names)}")
-    groups = (head.grouping.class_of_group == model.classes.names.index(name)).nonzero()[:, 0].tolist()
+    groups = (grouping.class_of_group == model.classes.names.index(name)).nonzero()[:, 0].tolist()
     if not 1 <= int(place) <= len(groups):
         raise ConfigError(f"forbid {text!r}: class {name} has groups 1..{len(groups)}")
     return groups[int(place) - 1], int(prototype)

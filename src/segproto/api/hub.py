@@ -115,7 +115,7 @@ def model_card(model: Segmenter, repo: str) -> str:
     """A README for the hub: what the model is, where it came from, how to use it, its licence as far as known."""
     card = model.card
     converted = card.get("converted", {})
-    count = f", {bank.num_prototypes} prototypes" if (bank := getattr(model.head, "bank", None)) is not None else ""
+    count = f", {bank.num_prototypes} prototypes" if (bank := model.head.bank) is not None else ""
     known = {"method": card.get("method"), "stage": card.get("stage"), "trained on": card.get("data")}
     known |= {"trained in": card.get("precision")}
     known |= {"mIoU on validation": f"{100 * card['miou']:.2f} %" if "miou" in card else None}

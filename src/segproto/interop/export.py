@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from segproto.data.base import label_dtype
 from segproto.errors import ConfigError
 from segproto.interop.export_check import check_program
-from segproto.model.direction_head import DirectionHead
-from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.similarity import log_activation
 
 Format = Literal["onnx", "torch"]
 OPSET = 18
@@ -43,10 +40,10 @@ class Graph(nn.Module):
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of what :meth:`forward` returns."""
-        if isinstance(self.head, (PrototypeHead, GroupedHead)):
-            return ("logits", "mask", "activations", "distances")
-        cosines = isinstance(self.head, (NearestHead, DirectionHead))
-        return ("logits", "mask", "activations") if cosines else ("logits", "mask")
+        bank = self.head.bank
+        if bank is None:
+            return ("logits", "mask")
+        return ("logits", "mask", "activations", *(["distances"] if bank.compares == "distance" else []))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """A picture uint8 (1, 3, H, W), RGB, to logits (1, C, H, W) and mask (1, H, W) uint8
@@ -56,22 +53,10 @@ class Graph(nn.Module):
         cosines (nonparametric, primaps).
         """
         features = self.encoder((image.float() - self.mean) / self.std)
-        grid, more = self.read(features)
-        logits = F.interpolate(grid, size=image.shape[-2:], mode="bilinear", align_corners=False)
-        return (logits, logits.argmax(1).to(label_dtype(self.head.num_classes)), *more)
-
-    def read(self, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Features to logits on the grid, and what the prototypes saw."""
-        head = self.head
-        if isinstance(head, (PrototypeHead, GroupedHead)):
-            distances = head.bank.distances(features)
-            activations = log_activation(distances)
-            return head.from_activations(activations), (activations, distances)
-        if isinstance(head, NearestHead):
-            return head(features), (head.activations(head.cell_features(features)),)
-        if isinstance(head, DirectionHead):
-            return head(features), (head.activations(features),)
-        return head(features), ()
+        reading = self.head.read(features)
+        logits = F.interpolate(reading.logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        seen = (found for found in (reading.activations, reading.distances) if found is not None)
+        return (logits, logits.argmax(1).to(label_dtype(self.head.num_classes)), *seen)
 
 
 def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class MapHead(Head):
     """
 
     kind = "cam"
+    caution = (
+        "This network draws where a class is once a tag says that it is there. Without tags, as in the figures and "
+        "images below, it takes every class that it half believes in: judge the masks it helped to make (Step by "
+        "step), and train a segmenter on them."
+    )
     background: float
 
     @abstractmethod

@@ -8,51 +8,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segproto.errors import ConfigError
 from segproto.model.head import Contributions, Head
+from segproto.prototypes.bank import Bank
 
 
-class DirectionBank(nn.Module):
-    """K directions, one per category, each with a gain; what other banks tell of prototypes, under the same names.
+class DirectionBank(Bank):
+    """K directions, one per category, each with a gain.
 
     Args:
         directions: (K, C), any length but 0.
         gains: (K,); None = 1.
-
-    Attributes:
-        class_of: (K,) int64, the category of each direction: its own number.
-        scale_of: (K,) int64 zeros.
     """
 
-    class_of: Tensor
-    scale_of: Tensor
-    num_scales = 1
+    compares = "cosine"
 
     def __init__(self, directions: Tensor, gains: Tensor | None = None) -> None:
         super().__init__()
         count = len(directions)
+        self.num_classes, self.num_scales = count, 1
         self.directions = nn.Parameter(directions.detach().float().clone())
         self.gains = nn.Parameter(torch.ones(count) if gains is None else gains.detach().float().clone())
         self.register_buffer("class_of", torch.arange(count), persistent=False)
         self.register_buffer("scale_of", torch.zeros(count, dtype=torch.int64), persistent=False)
 
     @property
-    def vectors(self) -> Tensor:
+    def vectors(self) -> Tensor:  # type: ignore[override]  # worked out, where other banks store it
         """(K, C) gain times unit direction: the weight of the 1x1 convolution that the bank is."""
         return self.gains[:, None] * F.normalize(self.directions, dim=1)
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.directions)
-
-    @property
-    def num_prototypes(self) -> int:
-        return len(self.directions)
-
-    @property
-    def dim(self) -> int:
-        return self.directions.shape[1]
-
-    def cosines(self, features: Tensor) -> Tensor:
+    def activations(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to cosines (B, K, h, w), float32."""
         return project(F.normalize(features.float(), dim=1), F.normalize(self.directions, dim=1))
 
@@ -75,6 +60,8 @@ class DirectionHead(Head):
     """
 
     kind = "directions"
+    relation = "near"
+    bank: DirectionBank
 
     def __init__(self, bank: DirectionBank) -> None:
         super().__init__()
@@ -84,15 +71,17 @@ class DirectionHead(Head):
     def forward(self, features: Tensor) -> Tensor:
         return self.bank.logits(features)
 
-    def activations(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to cosines (B, K, h, w)."""
-        return self.bank.cosines(features)
-
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         """A category's direction has all of its logit."""
         own = (features.float() * self.bank.vectors[classes]).sum(1)
         shares = features.new_zeros(len(features), self.num_classes, dtype=torch.float32)
         return Contributions(shares.scatter(1, classes[:, None], own[:, None]), None, torch.zeros_like(own))
+
+    def select(self, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False) -> list[int]:
+        """Raises:
+        ConfigError: always.
+        """
+        raise ConfigError(f"a {self.kind} head has one prototype per class and cannot do without any")
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "shape": list(self.bank.directions.shape)}

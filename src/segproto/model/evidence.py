@@ -8,12 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.model.direction_head import DirectionBank, DirectionHead
-from segproto.model.heads import Contributions, GroupedHead, Head, NearestHead
+from segproto.model.head import Contributions, Head
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.bank import PrototypeBank
-from segproto.prototypes.cosine_bank import CosineBank
 
 
 @dataclass(frozen=True)
@@ -97,23 +94,6 @@ class PixelEvidence(Evidence):
     runner_up: PixelEvidence | None = None
 
 
-def bank_of(head: Head) -> PrototypeBank | CosineBank | DirectionBank | None:
-    """The head's prototypes; None for the black box."""
-    bank = getattr(head, "bank", None)
-    return bank if isinstance(bank, PrototypeBank | CosineBank | DirectionBank) else None
-
-
-def unit_activations(head: Head, features: Tensor) -> Tensor:
-    """What the head compares or weighs: its ``cell_features`` (B, F, h, w) to activations (B, P, h, w).
-
-    Of the black box: the features.
-    """
-    if isinstance(head, NearestHead | DirectionHead):
-        return head.activations(features)
-    bank = getattr(head, "bank", None)
-    return bank.activations(features) if isinstance(bank, PrototypeBank) else features.float()
-
-
 def source_of(segmenter: Segmenter, prototype: int) -> PrototypeSource | None:
     """The training patch of a prototype, if known."""
     known = segmenter.provenance.sources if segmenter.provenance is not None else ()
@@ -126,7 +106,7 @@ def list_evidence(
     """The fields of :class:`Evidence` from the contributions of one place (N = 1) and its activations (P,)."""
     prototypes, offset = shares.prototypes[0], float(shares.offset[0])
     order = prototypes.abs().argsort(descending=True)[:top].tolist()
-    bank = bank_of(segmenter.head)
+    bank = segmenter.head.bank
     listed = tuple(
         PrototypeEvidence(
             prototype=p,
@@ -151,7 +131,7 @@ def list_evidence(
 
 
 def _list_groups(head: Head, shares: Tensor, top: int) -> tuple[GroupEvidence, ...]:
-    if not isinstance(head, GroupedHead):
+    if head.grouping is None:
         return ()
     order = shares.abs().argsort(descending=True)[:top]
     weights = head.grouping.dense().detach()[order]

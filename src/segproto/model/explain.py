@@ -18,9 +18,9 @@ from torch import Tensor
 from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import ImageLike, look_at
 from segproto.errors import ConfigError, DataError
-from segproto.model.evidence import Evidence, PixelEvidence, list_evidence, mix, unit_activations
+from segproto.model.evidence import Evidence, PixelEvidence, list_evidence, mix
 from segproto.model.field import Field
-from segproto.model.heads import Contributions, GroupedHead
+from segproto.model.head import Contributions
 from segproto.model.predict import WHOLE_PIXELS
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import ALIGN, evaluating
@@ -113,8 +113,8 @@ class Explanation:
 
     @property
     def unit(self) -> str:
-        """What contributes: ``prototype``, or ``channel`` for the black box."""
-        return "channel" if self.segmenter.head.kind == "linear" else "prototype"
+        """What contributes: ``prototype``, or ``channel`` where there are none."""
+        return "channel" if self.segmenter.head.bank is None else "prototype"
 
     @cached_property
     def _top_two(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -221,7 +221,7 @@ class Explanation:
             ValueError: if the model has no groups.
         """
         head = self.segmenter.head
-        if not isinstance(head, GroupedHead):
+        if head.grouping is None:
             raise ValueError(f"a {head.kind} head has no groups")
         with torch.no_grad():
             return self._upsample(head.grouping(self._activations[None])[0, group])
@@ -272,7 +272,7 @@ class Explanation:
     def _activations(self) -> Tensor:
         """(P, gh, gw) on the grid."""
         with torch.no_grad():
-            return unit_activations(self.segmenter.head, self.features)[0]
+            return self.segmenter.head.activations(self.features)[0]
 
     @cached_property
     def _winners(self) -> tuple[Tensor, Tensor | None]:

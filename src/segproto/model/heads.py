@@ -1,8 +1,8 @@
-"""Heads: from features to class logits, and each logit back to its prototypes."""
+"""Heads: from features to class logits, and each logit back to its prototypes. All kinds, and how to add one."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,14 @@ from segproto.model.cam_head import CamHead
 from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.head import Contributions as Contributions  # noqa: PLC0414
 from segproto.model.head import Head as Head  # noqa: PLC0414
+from segproto.model.head import Reading
+from segproto.model.nearest_head import NearestHead as NearestHead  # noqa: PLC0414
 from segproto.model.tap_head import AffinityHead, TapHead
 from segproto.prototypes.bank import PrototypeBank
-from segproto.prototypes.cosine_bank import CosineBank
-from segproto.prototypes.embedding import ProjectionNorm, class_scores, normalise_projection
 from segproto.prototypes.grouping import Grouping
 from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.readout import initial_readout
+from segproto.prototypes.similarity import log_activation
 
 
 class LinearHead(Head):
@@ -45,6 +46,9 @@ class LinearHead(Head):
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         return Contributions(features.float() * self.weight[classes], None, self.bias[classes])
 
+    def unit_weights(self) -> Tensor:
+        return self.weight
+
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "num_features": self.weight.shape[1], "num_classes": self.num_classes}
 
@@ -53,7 +57,38 @@ class LinearHead(Head):
         return cls(value["num_features"], value["num_classes"])
 
 
-class PrototypeHead(Head):
+class ReadoutHead(Head):
+    """Prototypes, perhaps in groups, and a linear readout of either.
+
+    Attributes:
+        readout: (C, U), weight of each group, without groups of each prototype, in each class's logit.
+    """
+
+    bank: PrototypeBank
+    readout: nn.Parameter
+
+    def __init__(self, bank: PrototypeBank) -> None:
+        super().__init__()
+        self.bank = bank
+        self.num_classes = bank.num_classes
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.from_activations(self.bank.activations(features))
+
+    def read(self, features: Tensor) -> Reading:
+        distances = self.bank.distances(features)
+        activations = log_activation(distances)
+        return Reading(self.from_activations(activations), activations, distances)
+
+    def from_activations(self, activations: Tensor) -> Tensor:
+        """Activations (B, P, h, w) to logits (B, C, h, w)."""
+        return read_out(activations if self.grouping is None else self.grouping(activations), self.readout)
+
+    def unit_weights(self) -> Tensor:
+        return self.readout
+
+
+class PrototypeHead(ReadoutHead):
     """Prototypes and a linear, class-assigned readout (Sacha et al. 2023; Porta et al. 2025, stage 1).
 
     Args:
@@ -64,26 +99,21 @@ class PrototypeHead(Head):
     kind = "prototype"
 
     def __init__(self, bank: PrototypeBank, incorrect_strength: float = -0.5) -> None:
-        super().__init__()
-        self.bank = bank
-        self.num_classes = bank.num_classes
+        super().__init__(bank)
         self.readout = nn.Parameter(initial_readout(bank.class_of, bank.num_classes, off=incorrect_strength))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.from_activations(self.bank.activations(features))
-
-    def from_activations(self, activations: Tensor) -> Tensor:
-        """Activations (B, P, h, w) to logits (B, C, h, w)."""
-        return read_out(activations, self.readout)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         activations = cell_activations(self.bank, features)
         return Contributions(self.readout[classes] * activations, None, activations.new_zeros(len(classes)))
 
-    def select(self, keep: Tensor) -> None:
-        """Keeps these prototypes (indices, ascending) with their readout columns."""
+    def select(self, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False) -> list[int]:
+        readout, keep = self.readout.detach(), keep.to(self.readout.device)
+        if into is not None:
+            readout = torch.zeros_like(readout).index_add_(1, into.to(readout.device), readout)
         self.bank = self.bank.select(keep)
-        self.readout = nn.Parameter(self.readout.detach()[:, keep].clone())
+        self.readout = nn.Parameter(readout[:, keep].clone())
+        kept: list[int] = keep.tolist()
+        return kept
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, **describe_bank(self.bank)}
@@ -93,7 +123,7 @@ class PrototypeHead(Head):
         return cls(build_bank(value))
 
 
-class GroupedHead(Head):
+class GroupedHead(ReadoutHead):
     """Sparse groups of a class's prototypes and a linear readout of groups (Porta et al. 2025, stage 2).
 
     Args:
@@ -103,22 +133,13 @@ class GroupedHead(Head):
     """
 
     kind = "grouped"
+    grouping: Grouping
 
     def __init__(self, bank: PrototypeBank, groups: int, incorrect_strength: float = -0.5) -> None:
-        super().__init__()
-        self.bank = bank
-        self.num_classes = bank.num_classes
-        self.groups = groups
+        super().__init__(bank)
         self.grouping = Grouping(bank.class_of, bank.num_classes, groups)
         start = initial_readout(self.grouping.class_of_group, bank.num_classes, off=incorrect_strength)
         self.readout = nn.Parameter(start)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.from_activations(self.bank.activations(features))
-
-    def from_activations(self, activations: Tensor) -> Tensor:
-        """Activations (B, P, h, w) to logits (B, C, h, w)."""
-        return read_out(self.grouping(activations), self.readout)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         """A group's share goes to its prototypes in proportion to w_i g_i, whose sum is the group's logarithm."""
@@ -131,108 +152,28 @@ class GroupedHead(Head):
         offset = torch.where(empty, groups, 0).sum(1)
         return Contributions((per_unit @ dense) * activations, torch.where(empty, 0, groups), offset)
 
+    @torch.no_grad()
+    def select(self, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False) -> list[int]:
+        """As :meth:`Head.select`; a class without any prototype loses its groups and their readout columns."""
+        before, keep = self.grouping.dense(), keep.to(self.readout.device)
+        if into is not None:
+            before = torch.zeros_like(before).index_add_(1, into.to(before.device), before)
+        classes = self.grouping.class_of_group
+        self.bank = self.bank.select(keep)
+        self.grouping = Grouping(self.bank.class_of, self.num_classes, self.grouping.groups)
+        rows = torch.isin(classes, self.grouping.class_of_group)
+        weights = before[rows][:, keep]
+        self.grouping.set_dense_(made_up(weights, before[rows]) if renormalise else weights)
+        self.readout = nn.Parameter(self.readout[:, rows].clone())
+        kept: list[int] = keep.tolist()
+        return kept
+
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "groups": self.groups, **describe_bank(self.bank)}
+        return {"kind": self.kind, "groups": self.grouping.groups, **describe_bank(self.bank)}
 
     @classmethod
     def from_description(cls, value: dict[str, Any]) -> GroupedHead:
         return cls(build_bank(value), value["groups"])
-
-
-class NearestHead(Head):
-    """Each class scores by its nearest prototype, none of which is ever moved by a gradient (Zhou et al. 2022).
-
-    Args:
-        bank: the prototypes.
-        projection_norm: of the features before all else, see :func:`normalise_projection`.
-        feature_norm: a learned ``layernorm`` over the channels of each cell, as published, or ``none``.
-        score_norm: a learned ``layernorm`` over the class scores of each cell, as published (it adds 2C learned numbers
-            and forgets how near the nearest is), or ``scale``: scores divided by ``temperature``, nothing learned.
-        temperature: of ``scale``.
-
-    Raises:
-        ValueError: ``layernorm`` over fewer than three class scores, which leaves their order alone.
-    """
-
-    kind = "nearest"
-
-    def __init__(
-        self,
-        bank: CosineBank,
-        projection_norm: ProjectionNorm = "none",
-        feature_norm: Literal["layernorm", "none"] = "layernorm",
-        score_norm: Literal["layernorm", "scale"] = "layernorm",
-        temperature: float = 0.1,
-    ) -> None:
-        super().__init__()
-        if score_norm == "layernorm" and bank.num_classes < 3:
-            raise ValueError(f"score_norm layernorm needs 3 classes or more, here are {bank.num_classes}; use scale")
-        self.bank = bank
-        self.num_classes = bank.num_classes
-        self.projection_norm: ProjectionNorm = projection_norm
-        self.feature_norm = nn.LayerNorm(bank.dim) if feature_norm == "layernorm" else None
-        self.score_norm = nn.LayerNorm(bank.num_classes) if score_norm == "layernorm" else None
-        self.temperature = temperature
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.grid_logits(self.bank.similarities(self.embed(features)), features)
-
-    def cell_features(self, features: Tensor) -> Tensor:
-        """After the projection norm, the one step in which a cell may depend on others (``width_legacy``)."""
-        return normalise_projection(features, self.projection_norm)
-
-    def embed(self, features: Tensor) -> Tensor:
-        """Features (B, D, h, w) to unit embeddings (B*h*w, D), float32, in order image, row, column."""
-        return self.embed_cells(self.cell_features(features).permute(0, 2, 3, 1).flatten(0, 2))
-
-    def embed_cells(self, cells: Tensor) -> Tensor:
-        """Cell features (N, D) to unit embeddings (N, D), float32."""
-        with exact_float32(cells.device):
-            x = cells.float()
-            return F.normalize(x if self.feature_norm is None else self.feature_norm(x), dim=1)
-
-    def grid_logits(self, similarities: Tensor, features: Tensor) -> Tensor:
-        """Similarities (B*h*w, P) of the cells of ``features`` (B, D, h, w) to logits (B, C, h, w)."""
-        with exact_float32(features.device):
-            scores = class_scores(similarities, self.num_classes)[0]
-            logits = scores / self.temperature if self.score_norm is None else self.score_norm(scores)
-        return logits.view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
-
-    def activations(self, features: Tensor) -> Tensor:
-        """Features as of :meth:`cell_features` (B, D, h, w) to cosines (B, P, h, w)."""
-        cosines = self.bank.similarities(self.embed_cells(features.permute(0, 2, 3, 1).flatten(0, 2)))
-        return cosines.view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
-
-    def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
-        """The class's nearest prototype has all of it; the score norm shows as a factor and an offset."""
-        similarities = self.bank.similarities(self.embed_cells(features))
-        scores, winners = class_scores(similarities, self.num_classes)
-        rows = classes[:, None]
-        own, offset = scores.gather(1, rows), scores.new_zeros(len(scores))
-        if self.score_norm is None:
-            own = own / self.temperature
-        else:
-            variance, mean = torch.var_mean(scores, 1, correction=0)
-            factor = self.score_norm.weight[classes] / (variance + self.score_norm.eps).sqrt()
-            own = own * factor[:, None]
-            offset = self.score_norm.bias[classes] - factor * mean
-        place = rows * self.bank.per_class + winners.gather(1, rows)
-        return Contributions(torch.zeros_like(similarities).scatter(1, place, own), None, offset)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "shape": list(self.bank.vectors.shape),
-            "projection_norm": self.projection_norm,
-            "feature_norm": "none" if self.feature_norm is None else "layernorm",
-            "score_norm": "scale" if self.score_norm is None else "layernorm",
-            "temperature": self.temperature,
-        }
-
-    @classmethod
-    def from_description(cls, value: dict[str, Any]) -> NearestHead:
-        options = {key: value[key] for key in ("projection_norm", "feature_norm", "score_norm", "temperature")}
-        return cls(CosineBank(torch.zeros(value["shape"])), **options)
 
 
 def read_out(units: Tensor, weight: Tensor) -> Tensor:
@@ -247,6 +188,12 @@ def read_out(units: Tensor, weight: Tensor) -> Tensor:
 def cell_activations(bank: PrototypeBank, features: Tensor) -> Tensor:
     """Activations (N, P) at N cells with features (N, F)."""
     return bank.activations(features.T[None, :, :, None])[0, :, :, 0].T
+
+
+def made_up(kept: Tensor, before: Tensor) -> Tensor:
+    """Rows of weights scaled to the sums they had before; rows that lost everything stay 0."""
+    left = kept.sum(1, keepdim=True)
+    return torch.where(left > 0, kept * before.sum(1, keepdim=True) / left.clamp_min(1e-12), kept)
 
 
 def describe_bank(bank: PrototypeBank) -> dict[str, Any]:
@@ -280,15 +227,37 @@ KINDS = (
     AffinityHead,
 )
 HEADS: dict[str, type[Head]] = {h.kind: h for h in KINDS}
+HeadT = TypeVar("HeadT", bound=type[Head])
+
+
+def register_head(kind: HeadT) -> HeadT:
+    """Makes a kind of head known to this process, so that models with it load; for heads that live outside the package.
+
+    A model's file names the kind and never a class to import: the program that loads it has to have called this.
+
+    Args:
+        kind: a class of heads with a ``kind`` of its own. May decorate it.
+
+    Raises:
+        ValueError: another class has that name.
+    """
+    known = HEADS.setdefault(kind.kind, kind)
+    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ValueError(f"head kind {kind.kind!r} is {known.__module__}.{known.__qualname__}; give yours another name")
+    HEADS[kind.kind] = kind  # the same class, from a module that was loaded again
+    return kind
 
 
 def build_head(value: dict[str, Any]) -> Head:
     """The head a description names.
 
     Raises:
-        WeightsError: for a kind this version does not know.
+        WeightsError: for a kind this process does not know.
     """
     kind = value.get("kind")
     if kind not in HEADS:
-        raise WeightsError(f"head kind {kind!r} is unknown here (known: {', '.join(HEADS)}); update segproto")
+        raise WeightsError(
+            f"head kind {kind!r} is unknown here (known: {', '.join(HEADS)}); update segproto, or, for a head of your "
+            "own, call segproto.model.heads.register_head before loading"
+        )
     return HEADS[kind].from_description(value)

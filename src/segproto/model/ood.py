@@ -12,29 +12,23 @@ from segproto.data.base import label_dtype
 from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import ImageLike, MaskWriter, look_at
 from segproto.errors import ConfigError
-from segproto.model.heads import NearestHead
 from segproto.model.predict import Views, logit_bands
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
-from segproto.prototypes.embedding import class_scores
 
 
 def scored_maps(segmenter: Segmenter, images: Tensor) -> Tensor:
-    """Normalised images (B, 3, H, W) to (B, C + 2, h, w): logits, the largest cosine to any prototype, and ones.
-
-    The cosine is the raw one: a score norm over classes would forget how near the nearest is.
+    """Normalised images (B, 3, H, W) to (B, C + 2, h, w): logits, how familiar each cell is, and ones.
 
     Raises:
-        ConfigError: the model's head compares by no cosine.
+        ConfigError: the model's head has no such score.
     """
     head = segmenter.head
-    if not isinstance(head, NearestHead):
+    reading = head.read(segmenter.features(images))
+    best = head.familiarity(reading)
+    if best is None:
         raise ConfigError(f"out-of-distribution scores: a {head.kind} head has none; expected a nonparametric model")
-    features = segmenter.features(images)
-    similarities = head.bank.similarities(head.embed(features))
-    logits = head.grid_logits(similarities, features)
-    best = class_scores(similarities, head.num_classes)[0].amax(1).view(len(images), 1, *features.shape[-2:])
-    return torch.cat([logits.float(), best, torch.ones_like(best)], 1)
+    return torch.cat([reading.logits.float(), best, torch.ones_like(best)], 1)
 
 
 def predict_scored(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,47 @@ from torch import Tensor, nn
 from segproto.prototypes.similarity import log_activation, squared_distances
 
 
-class PrototypeBank(nn.Module):
+class Bank(nn.Module, ABC):
+    """P prototypes, whatever they are: what every bank tells of them.
+
+    Attributes:
+        compares: by squared ``distance`` from a feature, or as directions by ``cosine``.
+        vectors: the stored vectors, (P, D) or (C, K, D).
+        class_of: (P,) int64, the class of each prototype, 0..C-1.
+        scale_of: (P,) int64, its scale, 0..S-1.
+        num_classes: C.
+        num_scales: S; features have S*D channels.
+    """
+
+    compares: ClassVar[Literal["distance", "cosine"]]
+    vectors: Tensor
+    class_of: Tensor
+    scale_of: Tensor
+    num_classes: int
+    num_scales: int
+
+    @abstractmethod
+    def activations(self, features: Tensor) -> Tensor:
+        """Features (B, S*D, h, w) to activations (B, P, h, w), float32."""
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Features (B, S*D, h, w) to squared distances (B, P, h, w); of unit vectors where activations are cosines."""
+        return 2 - 2 * self.activations(features)
+
+    @property
+    def num_prototypes(self) -> int:
+        return self.class_of.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.vectors.shape[-1]
+
+    def own_features(self, cells: Tensor) -> Tensor:
+        """Of features (..., S*D) at some cells, the block of each prototype's scale: (..., P, D)."""
+        return cells.reshape(*cells.shape[:-1], self.num_scales, self.dim)[..., self.scale_of, :]
+
+
+class PrototypeBank(Bank):
     """Prototypes of all scales and classes, ordered by scale.
 
     Args:
@@ -24,8 +65,8 @@ class PrototypeBank(nn.Module):
         ValueError: for shapes, classes or scales that do not fit together.
     """
 
-    class_of: Tensor
-    scale_of: Tensor
+    compares = "distance"
+    vectors: nn.Parameter
 
     def __init__(self, vectors: Tensor, class_of: Tensor, scale_of: Tensor, num_classes: int, num_scales: int) -> None:
         super().__init__()
@@ -67,14 +108,6 @@ class PrototypeBank(nn.Module):
         return cls(vectors, class_of, scale_of, num_classes, num_scales)
 
     @property
-    def num_prototypes(self) -> int:
-        return self.vectors.shape[0]
-
-    @property
-    def dim(self) -> int:
-        return self.vectors.shape[1]
-
-    @property
     def scale_ranges(self) -> tuple[tuple[int, int], ...]:
         """(start, end) of the prototype indices of each scale, as host integers."""
         return self._scale_ranges
@@ -96,10 +129,6 @@ class PrototypeBank(nn.Module):
     def activations(self, features: Tensor) -> Tensor:
         """(B, S*D, h, w) features to (B, P, h, w) log activations, float32."""
         return log_activation(self.distances(features))
-
-    def own_features(self, cells: Tensor) -> Tensor:
-        """Of features (..., S*D) at some cells, the block of each prototype's scale: (..., P, D)."""
-        return cells.reshape(*cells.shape[:-1], self.num_scales, self.dim)[..., self.scale_of, :]
 
 
 def _check_range(name: str, values: Tensor, limit: int) -> None:

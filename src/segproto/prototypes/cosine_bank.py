@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from segproto.prototypes.bank import Bank
 from segproto.prototypes.embedding import prototype_similarities
 
 USAGE_DECAY = 0.99  # a step: usage looks back about 100 steps
 
 
-class CosineBank(nn.Module):
+class CosineBank(Bank):
     """K prototypes per class in one buffer, hence never in an optimiser and without weight decay (Zhou et al. 2022).
 
-    Index ``p = c*K + k``; all have scale 0. What a :class:`segproto.prototypes.bank.PrototypeBank` tells about its
-    prototypes, this one tells under the same names.
+    Index ``p = c*K + k``; all have scale 0.
 
     Args:
         vectors: (C, K, D) float, any length; compared as directions.
@@ -23,23 +23,19 @@ class CosineBank(nn.Module):
         usage: (C, K) float, how many pixels each prototype got lately: the sum of :meth:`record` with ``USAGE_DECAY``.
         started: (C,) int64, the step at which a prototype of the class first got a pixel; -1 = never.
         moves: int64 scalar, steps taken.
-        class_of: (C*K,) int64 class of each prototype.
-        scale_of: (C*K,) int64 zeros.
     """
 
-    vectors: Tensor
+    compares = "cosine"
     usage: Tensor
     started: Tensor
     moves: Tensor
-    class_of: Tensor
-    scale_of: Tensor
-    num_scales = 1
 
     def __init__(self, vectors: Tensor) -> None:
         super().__init__()
         if vectors.ndim != 3:
             raise ValueError(f"expected vectors (C, K, D), got {tuple(vectors.shape)}")
         classes, per_class, _ = vectors.shape
+        self.num_classes, self.num_scales = classes, 1
         self.register_buffer("vectors", vectors.detach().float().clone())
         self.register_buffer("usage", torch.zeros(classes, per_class))
         self.register_buffer("started", torch.full((classes,), -1))
@@ -48,24 +44,17 @@ class CosineBank(nn.Module):
         self.register_buffer("scale_of", torch.zeros(classes * per_class, dtype=torch.int64), persistent=False)
 
     @property
-    def num_classes(self) -> int:
-        return self.vectors.shape[0]
-
-    @property
     def per_class(self) -> int:
         return self.vectors.shape[1]
-
-    @property
-    def num_prototypes(self) -> int:
-        return self.num_classes * self.per_class
-
-    @property
-    def dim(self) -> int:
-        return self.vectors.shape[2]
 
     def similarities(self, embeddings: Tensor) -> Tensor:
         """Unit embeddings (N, D) to cosines (N, C*K), with gradient to the embeddings alone."""
         return prototype_similarities(embeddings, self.vectors)
+
+    def activations(self, features: Tensor) -> Tensor:
+        """Unit embeddings (B, D, h, w) to cosines (B, C*K, h, w)."""
+        cosines = self.similarities(features.permute(0, 2, 3, 1).flatten(0, 2))
+        return cosines.view(features.shape[0], *features.shape[-2:], -1).permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def record(self, counts: Tensor) -> None:

@@ -81,6 +81,13 @@ class Grouping(nn.Module):
         return out.scatter_add(1, columns, weights)
 
     @torch.no_grad()
+    def set_dense_(self, dense: Tensor) -> None:
+        """Sets the weights from (K*G, P) in place; what lies outside a group's class is left out."""
+        classes, groups, _ = self.weights.shape
+        columns = self.members[:, None].expand(-1, groups, -1)
+        self.weights.copy_(dense.view(classes, groups, -1).gather(2, columns) * self.mask[:, None])
+
+    @torch.no_grad()
     def project_(self) -> None:
         """Projects every row onto the simplex in place: after each optimiser step.
 

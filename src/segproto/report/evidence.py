@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.model.evidence import bank_of
 from segproto.model.explain import Explanation
 from segproto.report.pictures import data_uri, outline, paint
 
@@ -79,7 +78,7 @@ def hundredths(values: Tensor) -> list[int]:
 
 def own_share(explanation: Explanation, shares: Tensor, classes: Tensor) -> list[int]:
     """Hundredths (N,) of what the prototypes of each point's own class contribute; all of it without prototypes."""
-    bank = bank_of(explanation.segmenter.head)
+    bank = explanation.segmenter.head.bank
     if bank is None:
         return hundredths(shares.sum(1))
     own = bank.class_of.cpu() == classes.cpu()[:, None]

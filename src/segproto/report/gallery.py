@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
-from segproto.model.direction_head import DirectionHead
-from segproto.model.evidence import bank_of, source_of
+from segproto.model.evidence import source_of
 from segproto.model.explain import Explanation, explain
-from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.report.evidence import lattice
 from segproto.report.health import health_words
@@ -66,7 +64,7 @@ def cards(model: Segmenter, decided: Tensor | None = None) -> list[Card]:
         model: the model.
         decided: (P,) of :func:`shares_decided`; None = zeros.
     """
-    bank = bank_of(model.head)
+    bank = model.head.bank
     if bank is None:
         return []
     shares = torch.zeros(bank.num_prototypes) if decided is None else decided
@@ -91,20 +89,20 @@ def cards(model: Segmenter, decided: Tensor | None = None) -> list[Card]:
 
 def unit_weights(model: Segmenter) -> list[tuple[tuple[str, float], ...]]:
     """Per prototype its weight in each group it belongs to, or its readout weight for its own class."""
-    head = model.head
-    if isinstance(head, GroupedHead):
-        dense = head.grouping.dense().detach().cpu()
-        names = [f"group {g % head.groups + 1}" for g in range(dense.shape[0])]
+    bank, grouping, readout = model.head.bank, model.head.grouping, model.head.unit_weights()
+    if bank is None:
+        return []
+    if grouping is not None:
+        dense = grouping.dense().detach().cpu()
+        names = [f"group {g % grouping.groups + 1}" for g in range(dense.shape[0])]
         return [
             tuple((names[g], float(dense[g, p])) for g in dense[:, p].nonzero()[:, 0].tolist())
             for p in range(dense.shape[1])
         ]
-    if isinstance(head, PrototypeHead):
-        own = head.readout.detach().cpu()[head.bank.class_of.cpu(), torch.arange(head.bank.num_prototypes)]
-        return [(("weight", float(value)),) for value in own]
-    if isinstance(head, NearestHead | DirectionHead):
-        return [(("weight", 1.0),)] * head.bank.num_prototypes  # the nearest of a class is taken as it is
-    return []
+    if readout is None:
+        return [(("weight", 1.0),)] * bank.num_prototypes  # as the nearest of a class, which is taken as it is
+    own = readout.detach().cpu()[bank.class_of.cpu(), torch.arange(bank.num_prototypes)]
+    return [(("weight", float(value)),) for value in own]
 
 
 def place(model: Segmenter, prototype: int) -> str | None:
@@ -141,7 +139,7 @@ def shares_decided(
     Returns:
         None for the black box, of which nothing is looked at.
     """
-    bank = bank_of(model.head)
+    bank = model.head.bank
     if bank is None:
         return None
     wins, pixels = torch.zeros(bank.num_prototypes), torch.zeros(bank.num_classes)
@@ -183,7 +181,7 @@ def telling_indices(dataset: SegmentationDataset, count: int) -> list[int]:
 
 def scale_names(model: Segmenter) -> list[str]:
     """What to call each scale: with the dilation rate of its branch where there is one."""
-    config, bank = model.encoder.config, bank_of(model.head)
+    config, bank = model.encoder.config, model.head.bank
     scales = len(model.encoder.scale_dims) if bank is None else bank.num_scales
     if scales == 1:
         return ["the only scale"]
@@ -199,15 +197,15 @@ def for_probe(model: Segmenter, found: Sequence[Card]) -> list[dict[str, Any]]:
 
 def groups_for_probe(model: Segmenter) -> list[dict[str, Any]]:
     """Class, number within the class, and members (prototype, hundredths) of every group."""
-    head = model.head
-    if not isinstance(head, GroupedHead):
+    grouping, weights = model.head.grouping, model.head.unit_weights()
+    if grouping is None or weights is None:
         return []
-    dense = head.grouping.dense().detach().cpu()
-    classes, readout = head.grouping.class_of_group.tolist(), head.readout.detach().cpu()
+    dense = grouping.dense().detach().cpu()
+    classes, readout = grouping.class_of_group.tolist(), weights.detach().cpu()
     return [
         {
             "class": classes[g],
-            "number": g % head.groups + 1,
+            "number": g % grouping.groups + 1,
             "readout": round(100 * float(readout[classes[g], g])),
             "members": [[p, round(100 * float(row[p]))] for p in row.argsort(descending=True).tolist() if row[p] > 0],
         }

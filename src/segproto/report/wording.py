@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from segproto.model.cam_head import MapHead
-from segproto.model.direction_head import DirectionHead
-from segproto.model.evidence import bank_of
 from segproto.model.fingerprint import encoder_hash
-from segproto.model.heads import NearestHead
 from segproto.model.segmenter import Segmenter
 
 Relation = Literal["equal", "near", "unknown"]
@@ -30,9 +26,7 @@ LEADS: dict[Relation, str] = {
 def relation(model: Segmenter) -> Relation:
     """How the model's prototypes relate to the patches shown for them."""
     known = model.provenance is not None and any(source is not None for source in model.provenance.sources)
-    if bank_of(model.head) is None or not known:
-        return "unknown"
-    return "near" if isinstance(model.head, NearestHead | DirectionHead) else "equal"
+    return model.head.relation if model.head.bank is not None and known else "unknown"
 
 
 def warnings(model: Segmenter) -> list[str]:
@@ -41,12 +35,8 @@ def warnings(model: Segmenter) -> list[str]:
     edits = list(model.card.get("edits", []))
     if edits:
         found.append("This model was changed by hand after training: " + "; ".join(edits) + ".")
-    if isinstance(model.head, MapHead):
-        found.append(
-            "This network draws where a class is once a tag says that it is there. Without tags, as in the figures and "
-            "images below, it takes every class that it half believes in: judge the masks it helped to make (Step by "
-            "step), and train a segmenter on them."
-        )
+    if model.head.caution is not None:
+        found.append(model.head.caution)
     known = model.provenance if relation(model) != "unknown" else None
     if known is not None and known.encoder_hash != encoder_hash(model.encoder):
         found.append(

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from segproto.data.batch import Batch
 from segproto.errors import ConfigError, SegprotoError
-from segproto.model.evidence import bank_of
 from segproto.model.segmenter import Segmenter
 from segproto.training import checkpoint
 from segproto.training.agreement import average_statistics, mean_terms
@@ -124,7 +123,7 @@ class Loop:
             raise ConfigError(f"stages.{stage.name}.steps = {stage.steps}: fewer than accumulate = {stage.accumulate}")
         if job.state.step == 0:
             seed_all(self.train.seed, stage.name, "begin")
-            bank = bank_of(job.segmenter.head)
+            bank = job.segmenter.head.bank
             if stage.begin is not None:
                 stage.begin(job.segmenter)
             drop_stale_provenance(job.segmenter, bank, stage.parameters(job.segmenter))

@@ -18,7 +18,7 @@ from segproto.data.subset import keep_only, readable
 from segproto.errors import ConfigError
 from segproto.files import write_json
 from segproto.model.cache import FeatureCache
-from segproto.model.figures import group_figures, number_figures
+from segproto.model.figures import number_figures
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
@@ -213,7 +213,7 @@ def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: boo
     validation.pop("confusion", None)
     state, index = job.state, job.state.stage
     seconds = round(job.tick() - state.stage_began, 3)
-    result = {"stage": stage.name, **figures, **group_figures(job.segmenter.head), **validation, "seconds": seconds}
+    result = {"stage": stage.name, **figures, **job.segmenter.head.figures(), **validation, "seconds": seconds}
     if validation:
         values = {"val_miou": validation["miou"], "val_accuracy": validation["accuracy"]}
         job.journal.write(stage.name, state.step, batches_before(job.stages, index) + state.step, values)

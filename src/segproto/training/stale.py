@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from segproto.model.evidence import bank_of
 from segproto.model.segmenter import Segmenter
 from segproto.training.stage import ParamGroup
 
@@ -17,7 +16,7 @@ def drop_stale_provenance(segmenter: Segmenter, bank_before: nn.Module | None, g
         bank_before: its prototypes before the stage restructured it.
         groups: what the stage trains.
     """
-    bank = bank_of(segmenter.head)
+    bank = segmenter.head.bank
     fixed = {id(p) for p in segmenter.encoder.parameters()}
     if bank is not None:
         fixed |= {id(p) for p in bank.parameters()}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segproto.errors import ConfigError
 from segproto.evaluation.analyses.nearest_patches import file_name
 from segproto.evaluation.analyses.sheet import to_picture, write_result
 from segproto.evaluation.analyses.units import (
@@ -43,13 +44,13 @@ class GroupGraph:
 
     def edges(self, class_id: int) -> list[tuple[int, int, float]]:
         """(group, prototype, weight) of a class, heaviest first."""
-        groups = (require_groups(self.model).grouping.class_of_group.cpu() == class_id).nonzero()[:, 0].tolist()
+        groups = (require_groups(self.model).class_of_group.cpu() == class_id).nonzero()[:, 0].tolist()
         found = [(g, p, float(self.weights[g, p])) for g in groups for p in self.weights[g].nonzero()[:, 0].tolist()]
         return sorted(found, key=lambda edge: -edge[2])
 
     def to_json(self) -> dict[str, Any]:
         """One row per group with its members; ``single`` = one member holds the group."""
-        names, classes = group_names(self.model), require_groups(self.model).grouping.class_of_group.tolist()
+        names, classes = group_names(self.model), require_groups(self.model).class_of_group.tolist()
         bank, rows = require_bank(self.model), []
         for g, row in enumerate(self.weights):
             order = [p for p in row.argsort(descending=True).tolist() if row[p] > 0]
@@ -88,12 +89,14 @@ def group_graph(model: Segmenter, explanation: Explanation | None = None) -> Gro
         explanation: of an image by this model, for the activation maps at the nodes.
 
     Raises:
-        ConfigError: a model without groups.
+        ConfigError: a model without groups, or without a linear readout of them.
     """
-    head = require_groups(model)
-    weights, classes = head.grouping.dense().detach().cpu(), head.grouping.class_of_group.cpu()
-    readout = head.readout.detach().cpu()[classes, torch.arange(len(classes))]
-    return GroupGraph(model, weights, readout, explanation)
+    grouping, readout = require_groups(model), model.head.unit_weights()
+    if readout is None:
+        raise ConfigError(f"a {model.head.kind} head has no linear readout of its groups")
+    weights, classes = grouping.dense().detach().cpu(), grouping.class_of_group.cpu()
+    own = readout.detach().cpu()[classes, torch.arange(len(classes))]
+    return GroupGraph(model, weights, own, explanation)
 
 
 def draw_graph(graph: GroupGraph, class_id: int, edges: Sequence[tuple[int, int, float]], out: Path) -> None:

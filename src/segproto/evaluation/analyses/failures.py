@@ -15,7 +15,6 @@ from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, write_resu
 from segproto.evaluation.analyses.units import prototype_name, prototype_picture, require_bank
 from segproto.model.evidence import Evidence
 from segproto.model.explain import Explanation
-from segproto.model.heads import GroupedHead
 from segproto.model.overlays import colour_labels, heat_overlay
 
 TOP = 4  # prototypes shown of each class
@@ -99,8 +98,8 @@ def failure_json(explanation: Explanation, failure: Failure) -> dict[str, Any]:
     names, head = explanation.segmenter.classes.names, explanation.segmenter.head
     true, wrong = evidence_of(explanation, failure)
     pair = [failure.true_class, failure.wrong_class]
-    weights = getattr(head, "readout", None)
-    readout = weights.detach()[pair].tolist() if isinstance(weights, Tensor) else None
+    weights = head.unit_weights()
+    readout = None if weights is None else weights.detach()[pair].tolist()
     return {
         "image": failure.name,
         "true_class": names[failure.true_class],
@@ -146,8 +145,8 @@ def group_rows(explanation: Explanation, failure: Failure) -> list[Row]:
 
     See docs/specs/scaleproto.md#failure-cases.
     """
-    head, names = explanation.segmenter.head, explanation.segmenter.classes.names
-    if not isinstance(head, GroupedHead):
+    names = explanation.segmenter.classes.names
+    if explanation.segmenter.head.grouping is None:
         return []
     image, inside = explanation.image.cpu(), failure.inside
     maps = [group_maps(explanation, c)[0] for c in (failure.true_class, failure.wrong_class)]

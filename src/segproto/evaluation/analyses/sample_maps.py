@@ -14,7 +14,6 @@ from segproto.data.palette import default_colours
 from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, write_result
 from segproto.evaluation.analyses.units import require_bank, stretched
 from segproto.model.explain import Explanation
-from segproto.model.heads import GroupedHead
 from segproto.model.overlays import colour_labels, heat_overlay
 
 
@@ -68,14 +67,15 @@ def sample_maps(explanation: Explanation, mask: Tensor | None = None) -> list[Cl
 
 def group_maps(explanation: Explanation, class_id: int) -> tuple[Tensor, Tensor]:
     """The maps (G, h, w) of a class's groups, and the same times the readout weights for the class."""
-    head = explanation.segmenter.head
-    if not isinstance(head, GroupedHead):
-        return torch.zeros(0, *explanation.size), torch.zeros(0, *explanation.size)
+    head, nothing = explanation.segmenter.head, torch.zeros(0, *explanation.size)
+    weights = head.unit_weights()
+    if head.grouping is None or weights is None:
+        return nothing, nothing
     own = (head.grouping.class_of_group == class_id).nonzero()[:, 0].tolist()
     if not own:
-        return torch.zeros(0, *explanation.size), torch.zeros(0, *explanation.size)
+        return nothing, nothing
     maps = torch.stack([explanation.group_map(g) for g in own])
-    return maps, maps * head.readout.detach().cpu()[class_id, own][:, None, None]
+    return maps, maps * weights.detach().cpu()[class_id, own][:, None, None]
 
 
 def save_sample_maps(explanation: Explanation, maps: Sequence[ClassMaps], out: Path, top: int = 6) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from segproto.errors import ConfigError
 from segproto.evaluation.rescore import EncoderFeatures, Progress, rescore
-from segproto.model.figures import group_figures
-from segproto.model.heads import GroupedHead
+from segproto.model.heads import Head, read_out
 
 THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 DRAWN = {"miou": ("mIoU, %", 100), "prototypes_used": ("prototypes used", 1), "group_average": ("members per group", 1)}
@@ -36,7 +35,7 @@ def sweep_thresholds(
         ConfigError: a model without groups, or a threshold outside 0..1.
     """
     head = features.model.head
-    if not isinstance(head, GroupedHead):
+    if head.grouping is None or head.unit_weights() is None:
         raise ConfigError(f"a {head.kind} head has no groups whose weights could be cut off; expected a grouped model")
     wrong = [tau for tau in thresholds if not 0 <= tau <= 1]
     if wrong or not thresholds:
@@ -44,21 +43,30 @@ def sweep_thresholds(
     heads = [thresholded(head, tau) for tau in sorted(set(thresholds))]
 
     def answers(found: Tensor) -> list[Tensor]:
-        activations = head.bank.activations(found)
-        return [one.from_activations(activations) for one in heads]
+        activations = head.activations(head.cell_features(found))
+        return [answer(one, activations) for one in heads]
 
     scores = rescore(features, answers, len(heads), progress)
     return [
-        {"tau": tau, **group_figures(one), "miou": score["miou"], "accuracy": score["accuracy"]}
+        {"tau": tau, **one.figures(), "miou": score["miou"], "accuracy": score["accuracy"]}
         for tau, one, score in zip(sorted(set(thresholds)), heads, scores, strict=True)
     ]
 
 
-def thresholded(head: GroupedHead, tau: float) -> GroupedHead:
-    """A copy whose weights below ``tau`` are 0."""
+def thresholded(head: Head, tau: float) -> Head:
+    """A copy whose weights of groups below ``tau`` are 0."""
     out = copy.deepcopy(head)
+    assert out.grouping is not None
     out.grouping.threshold_(tau)
     return out
+
+
+def answer(head: Head, activations: Tensor) -> Tensor:
+    """Grid logits by a readout of groups; the activations are those of all copies."""
+    weights = head.unit_weights()
+    assert head.grouping is not None
+    assert weights is not None
+    return read_out(head.grouping(activations), weights)
 
 
 def plot_thresholds(rows: Sequence[dict[str, Any]], out: Path) -> None:

@@ -8,55 +8,52 @@ from torch import Tensor
 
 from segproto.data.images import open_patch
 from segproto.errors import ConfigError
-from segproto.model.direction_head import DirectionBank
-from segproto.model.evidence import bank_of, source_of, unit_activations
-from segproto.model.heads import GroupedHead
+from segproto.model.evidence import source_of
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.bank import PrototypeBank
-from segproto.prototypes.cosine_bank import CosineBank
+from segproto.prototypes.bank import Bank
+from segproto.prototypes.grouping import Grouping
 
 BLANK = (236, 238, 240)
 
 
-def require_bank(model: Segmenter) -> PrototypeBank | CosineBank | DirectionBank:
+def require_bank(model: Segmenter) -> Bank:
     """The model's prototypes.
 
     Raises:
         ConfigError: a black box.
     """
-    bank = bank_of(model.head)
+    bank = model.head.bank
     if bank is None:
         raise ConfigError("a black box has no prototypes to analyse; expected a prototype model")
     return bank
 
 
-def require_groups(model: Segmenter) -> GroupedHead:
-    """The model's grouped head.
+def require_groups(model: Segmenter) -> Grouping:
+    """The model's groups.
 
     Raises:
         ConfigError: a model without groups.
     """
-    if not isinstance(model.head, GroupedHead):
+    grouping = model.head.grouping
+    if grouping is None:
         raise ConfigError(f"a {model.head.kind} head has no groups to analyse; expected a grouped model")
-    return model.head
+    return grouping
 
 
 def prototype_distances(model: Segmenter, features: Tensor) -> Tensor:
     """Features (1, F, h, w) to squared distances (P, h, w); between unit vectors where the head compares directions."""
-    head, bank = model.head, require_bank(model)
-    if isinstance(bank, PrototypeBank):
-        return bank.distances(features)[0]
-    return 2 - 2 * unit_activations(head, head.cell_features(features))[0]  # cosines
+    require_bank(model)
+    return model.head.distances(model.head.cell_features(features))[0]
 
 
 def used_prototypes(model: Segmenter) -> Tensor:
     """bool (P,): whether any group, or for heads without groups any readout weight, uses a prototype."""
     head, bank = model.head, require_bank(model)
-    if isinstance(head, GroupedHead):
+    if head.grouping is not None:
         return head.grouping.used_prototypes().cpu()
-    readout = getattr(head, "readout", None)
-    if isinstance(readout, Tensor):
-        return (readout.detach() != 0).any(0).cpu()
+    weights = head.unit_weights()
+    if weights is not None:
+        return (weights.detach() != 0).any(0).cpu()
     return torch.ones(bank.num_prototypes, dtype=torch.bool)
 
 
@@ -77,9 +74,9 @@ def prototype_picture(model: Segmenter, prototype: int) -> Image.Image:
 
 def group_names(model: Segmenter) -> list[str]:
     """``car, group 2`` of every group, in order."""
-    head = require_groups(model)
-    classes = head.grouping.class_of_group.tolist()
-    return [f"{model.classes.names[c]}, group {g % head.groups + 1}" for g, c in enumerate(classes)]
+    grouping = require_groups(model)
+    classes = grouping.class_of_group.tolist()
+    return [f"{model.classes.names[c]}, group {g % grouping.groups + 1}" for g, c in enumerate(classes)]
 
 
 def stretched(values: Tensor, inside: Tensor | None = None) -> Tensor:

@@ -12,8 +12,6 @@ from segproto.data.base import Sample
 from segproto.evaluation.interpretability.metric import Metric, of_model
 from segproto.evaluation.interpretability.views import encode
 from segproto.metrics.accumulate import scored
-from segproto.model.evidence import bank_of
-from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 
 RUNS = 3
@@ -33,8 +31,8 @@ def cost_card(model: Segmenter, sample: Sample) -> dict[str, Any]:
     learnable = sum(p.numel() for p in head.parameters())
     integers = {torch.int64, torch.int32, torch.bool}
     stored = sum(v.numel() for v in head.state_dict().values() if v.dtype not in integers)
-    readout = getattr(head, "readout", getattr(head, "weight", None))
-    weight = float(readout.detach().abs().mean()) if isinstance(readout, torch.Tensor) else None
+    weights = head.unit_weights()
+    weight = None if weights is None else float(weights.detach().abs().mean())
     return scored(
         weight,
         "this head has no readout weights",
@@ -50,15 +48,16 @@ def cost_card(model: Segmenter, sample: Sample) -> dict[str, Any]:
 
 def used_parameters(model: Segmenter) -> int | None:
     """Table 10 of Porta et al. 2025: D * (prototypes used) + n_c per group + the dense readout - D * C."""
-    bank, head = bank_of(model.head), model.head
-    if bank is None or not isinstance(head, PrototypeHead | GroupedHead):
+    head = model.head
+    bank, grouping, weights = head.bank, head.grouping, head.unit_weights()
+    if bank is None or weights is None:
         return None
     own = bank.num_prototypes
     groups = 0
-    if isinstance(head, GroupedHead):
-        own = int(head.grouping.used_prototypes().sum())
-        groups = int(head.grouping.mask.sum()) * head.groups
-    return bank.dim * own + groups + head.readout.numel() - bank.dim * head.num_classes
+    if grouping is not None:
+        own = int(grouping.used_prototypes().sum())
+        groups = int(grouping.mask.sum()) * grouping.groups
+    return bank.dim * own + groups + weights.numel() - bank.dim * head.num_classes
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ from segproto.evaluation.interpretability.metric import PROTOTYPES, SHARE, Metri
 from segproto.evaluation.interpretability.views import View, encode
 from segproto.metrics.consistency import class_quantiles
 from segproto.metrics.equivariance import Equivariance
-from segproto.model.evidence import bank_of, unit_activations
 from segproto.model.field import Field
 from segproto.model.segmenter import Segmenter
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 def scale_rates(model: Segmenter) -> tuple[float, ...] | None:
     """How many times the finest scale's field of view each scale has; None for a model of one scale."""
-    bank = bank_of(model.head)
+    bank = model.head.bank
     if bank is None or bank.num_scales < 2:
         return None
     rates = model.encoder.config.rates
@@ -70,7 +69,7 @@ class EquivarianceSuite(Suite):
         small = (max(1, round(size[0] / factor)), max(1, round(size[1] / factor)))
         image = self.model.encoder.normalisation(view.sample.image)[None]
         features = encode(self.model, F.interpolate(image, size=small, mode="bilinear", align_corners=False))
-        grid = unit_activations(self.model.head, self.model.head.cell_features(features))[0].cpu()
+        grid = self.model.head.activations(self.model.head.cell_features(features))[0].cpu()
         field = Field.over(grid, self.model.encoder, size, small)
         (h, w), (ph, pw) = view.grid, view.area
         rows = ((torch.arange(h) + 0.5) * ph / h).long().clamp(max=size[0] - 1)

@@ -11,10 +11,8 @@ from segproto.data.base import SegmentationDataset
 from segproto.evaluation.interpretability.metric import SHARE, Metric, Subject, of_model
 from segproto.evaluation.interpretability.views import encode
 from segproto.metrics.accumulate import scored, share
-from segproto.model.evidence import bank_of, unit_activations
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.bank import PrototypeBank
 
 TOLERANCE = 1e-4
 
@@ -38,9 +36,9 @@ def freshness(
     Returns:
         ``value``: share of the prototypes with a known patch whose squared distance to it is at most 1e-4;
         ``same_encoder``; ``largest_distance``; ``stale`` (their indices); ``unknown`` (prototypes without a source);
-        ``missing_images``. For a cosine bank, whose prototypes are means, distances are told but none is stale.
+        ``missing_images``. Of prototypes that are means of features, distances are told but none is stale.
     """
-    bank = bank_of(model.head)
+    bank = model.head.bank
     known = model.provenance
     if bank is None:
         return scored(None, "the model has no prototypes")
@@ -66,7 +64,7 @@ def freshness(
             progress(done, len(found))
     measured = [d for d in distances.values() if d < float("inf")]
     base |= {"missing_images": missing, "largest_distance": max(measured, default=None)}
-    if not isinstance(bank, PrototypeBank):
+    if model.head.relation == "near":
         return scored(None, "its prototypes are means, not features: the patch is only the nearest one", **base)
     stale = sorted(p for p, d in distances.items() if not d <= TOLERANCE)
     fresh = share(len(distances) - len(stale), len(distances))
@@ -75,7 +73,7 @@ def freshness(
 
 def _distances(model: Segmenter, dataset: SegmentationDataset, index: int, prototypes: list[int]) -> dict[int, float]:
     """Squared distance of each prototype to the feature of its cell; inf where the grid has no such cell."""
-    bank = bank_of(model.head)
+    bank = model.head.bank
     assert bank is not None
     assert model.provenance is not None
     image = model.encoder.normalisation(dataset[index].image)[None]
@@ -87,12 +85,12 @@ def _distances(model: Segmenter, dataset: SegmentationDataset, index: int, proto
         row, column = source.cell
         if (features.shape[-2], features.shape[-1]) != tuple(source.grid):
             found[p] = float("inf")
-        elif isinstance(bank, PrototypeBank):
+        elif bank.compares == "distance":
             feature = bank.own_features(features[0, :, row, column])[p]
             found[p] = float((feature.double() - bank.vectors[p].double()).square().sum())
         else:
             cell = features[:, :, row : row + 1, column : column + 1]
-            found[p] = float(2 - 2 * unit_activations(model.head, cell)[0, p, 0, 0])
+            found[p] = float(2 - 2 * model.head.activations(cell)[0, p, 0, 0])
     return found
 
 

@@ -15,12 +15,8 @@ from torch import Tensor
 from segproto.data.base import SegmentationDataset
 from segproto.errors import ConfigError
 from segproto.evaluation.interpretability.views import View
-from segproto.model.direction_head import DirectionBank
-from segproto.model.evidence import bank_of
-from segproto.model.heads import GroupedHead
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.bank import PrototypeBank
-from segproto.prototypes.cosine_bank import CosineBank
+from segproto.prototypes.bank import Bank
 from segproto.prototypes.grouping import Grouping
 
 if TYPE_CHECKING:
@@ -28,7 +24,6 @@ if TYPE_CHECKING:
 
     from segproto.evaluation.interpretability.config import InterpretabilityConfig
 
-Bank = PrototypeBank | CosineBank | DirectionBank
 SHARE = "share"  # the unit of figures that people read in per cent
 Progress = Callable[[str, int, int], None]
 Panel = Callable[["Axes", dict[str, Any]], None]
@@ -68,7 +63,7 @@ class Subject:
     @property
     def bank(self) -> Bank | None:
         """The prototypes; None for a black box."""
-        return bank_of(self.model.head)
+        return self.model.head.bank
 
     @property
     def prototypes(self) -> Bank:
@@ -80,7 +75,7 @@ class Subject:
     @property
     def grouping(self) -> Grouping | None:
         """The groups of the prototypes; None without any."""
-        return self.model.head.grouping if isinstance(self.model.head, GroupedHead) else None
+        return self.model.head.grouping
 
     @cached_property
     def class_of(self) -> Tensor:

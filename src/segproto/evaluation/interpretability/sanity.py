@@ -13,8 +13,7 @@ from segproto.evaluation.interpretability.chosen import OneClassSuite, model_evi
 from segproto.evaluation.interpretability.metric import Metric, Subject
 from segproto.evaluation.interpretability.views import View, encode, generator
 from segproto.metrics.sanity import Sanity, compare_explanations, permuted
-from segproto.model.evidence import bank_of
-from segproto.model.heads import GroupedHead, NearestHead
+from segproto.model.head import Head
 from segproto.model.segmenter import Segmenter
 
 STREAM = 5
@@ -58,23 +57,22 @@ def randomised_copies(model: Segmenter, seed: int) -> list[tuple[str, Segmenter]
         copies.append((name, deepcopy(current)))
 
     current = deepcopy(model).eval()
-    head = current.head
-    bank = bank_of(head)
+    bank, grouping = current.head.bank, current.head.grouping
     assert bank is not None
-    if isinstance(head, NearestHead):
-        norms = [norm.weight for norm in (head.feature_norm, head.score_norm) if norm is not None]
-        if norms:
-            step("readout", norms)
-    else:
-        step("readout", [head.get_parameter("readout")])
-    if isinstance(head, GroupedHead):
-        rows = [
-            group[: int(mask.sum())] for k, mask in enumerate(head.grouping.mask) for group in head.grouping.weights[k]
-        ]
+    if readout := readout_weights(current.head):
+        step("readout", readout)
+    if grouping is not None:
+        rows = [group[: int(mask.sum())] for k, mask in enumerate(grouping.mask) for group in grouping.weights[k]]
         step("groups", rows)
-    step("prototypes", [bank.vectors])
+    step("prototypes", list(bank.parameters()) or [bank.vectors])
     step("encoder", [p for p in current.encoder.parameters() if p.ndim > 0])
     return copies
+
+
+def readout_weights(head: Head) -> list[Tensor]:
+    """What a head reads its units with: the parameters of its readout that are no biases."""
+    readout = {id(p) for p in head.parts().readout}
+    return [p for name, p in head.named_parameters() if id(p) in readout and not name.endswith("bias")]
 
 
 SANITY = Metric(

@@ -8,21 +8,21 @@ from typing import Any
 from segproto.evaluation.interpretability.metric import Metric, Subject, of_model
 from segproto.metrics.accumulate import scored
 from segproto.metrics.sparsity import sparsity
-from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 
 HEADLINE = 0.05  # readout weight above which the one figure counts
 
 
 def model_sparsity(subject: Subject) -> dict[str, Any]:
     """The figures at all thresholds; ``value`` at the first one that is at least 0.05."""
-    head, grouping = subject.model.head, subject.grouping
-    if isinstance(head, NearestHead):
+    head, bank, grouping = subject.model.head, subject.prototypes, subject.grouping
+    weights = head.unit_weights()
+    if head.decides == "nearest":
         note = "only the nearest prototype of a class counts at a pixel"
-        return {"value": float(head.bank.per_class), "note": note}
-    if not isinstance(head, PrototypeHead | GroupedHead):
+        return {"value": bank.num_prototypes / bank.num_classes, "note": note}
+    if weights is None:
         return scored(None, "not measured")
     groups = None if grouping is None else grouping.dense().detach().cpu()
-    rows = sparsity(head.readout.detach().cpu(), groups, subject.config.sparsity_thresholds)
+    rows = sparsity(weights.detach().cpu(), groups, subject.config.sparsity_thresholds)
     first = next((row for row in rows if row["threshold"] >= HEADLINE), rows[-1])
     return {"value": first["value"], "threshold": first["threshold"], "per_threshold": rows}
 

@@ -13,7 +13,6 @@ from segproto.evaluation.interpretability.metric import SHARE, Metric, Subject, 
 from segproto.evaluation.interpretability.views import View, generator
 from segproto.metrics.pointing import Pointing
 from segproto.metrics.usage import Coverage, Usage, prototype_distances
-from segproto.model.heads import NearestHead
 
 PIXELS = 1  # stream of random numbers
 
@@ -79,10 +78,10 @@ class UsageSuite(Suite):
 
 
 def distances(subject: Subject) -> dict[str, Any]:
-    """Distances between the prototypes of a class and scale; those of a ``nearest`` head as directions."""
+    """Distances between the prototypes of a class and scale; those that are compared by cosine as directions."""
     bank = subject.prototypes
     vectors = bank.vectors.detach().flatten(0, -2)
-    vectors = F.normalize(vectors, dim=1) if isinstance(subject.model.head, NearestHead) else vectors
+    vectors = F.normalize(vectors, dim=1) if bank.compares == "cosine" else vectors
     return prototype_distances(vectors, bank.class_of, bank.scale_of, bank.num_classes)
 
 

@@ -16,9 +16,7 @@ from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
 from segproto.errors import DataError
 from segproto.metrics.cells import Size, cell_pixels, class_pixels, pixel_cells
 from segproto.metrics.keypoints import Keypoints, part_keypoints
-from segproto.model.evidence import unit_activations
 from segproto.model.features import BackboneFeatures, image_features
-from segproto.model.heads import GroupedHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import resize_labels
 
@@ -75,15 +73,15 @@ class View:
     @cached_property
     def activations(self) -> Tensor:
         """(P, h, w), on the CPU."""
-        return unit_activations(self.model.head, self.cell_features)[0].cpu()
+        return self.model.head.activations(self.cell_features)[0].cpu()
 
     @cached_property
     def groups(self) -> Tensor | None:
         """(K*G, h, w) group activations, on the CPU; None without groups."""
-        head = self.model.head
-        if not isinstance(head, GroupedHead):
+        grouping = self.model.head.grouping
+        if grouping is None:
             return None
-        found: Tensor = head.grouping(self.activations[None].to(self.features.device))[0].cpu()
+        found: Tensor = grouping(self.activations[None].to(self.features.device))[0].cpu()
         return found
 
     @cached_property

@@ -22,6 +22,7 @@ from segproto.prototypes.seeding import reseed_dead
 from segproto.prototypes.segments import one_process
 from segproto.training.agreement import agreement, processes
 from segproto.training.procedures.optimise import batch_outputs, class_weight, compared, pad_masks
+from segproto.training.procedures.require import require_head
 
 
 class Pixels(NamedTuple):
@@ -65,8 +66,7 @@ class ClusterLoss:
 
     def output_terms(self, model: Segmenter, features: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """The terms of one feature map (B, D, h, w) with masks (B, H, W); its clustering is added up."""
-        config, head = self.config, model.head
-        assert isinstance(head, NearestHead)
+        config, head = self.config, require_head(model, "joint", NearestHead)
         labels = resize_labels(masks, (features.shape[-2], features.shape[-1]))
         embeddings = head.embed(features)
         similarities = head.bank.similarities(embeddings)

@@ -20,6 +20,7 @@ from segproto.training.agreement import agreement
 from segproto.training.devices import seed_all
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import padded_mask, searched_images
+from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
 
@@ -49,8 +50,7 @@ def seed_from_classifier(model: Segmenter, config: NonparametricModel) -> dict[s
     if config.feature_norm == "layernorm":  # which takes the mean over channels out of every feature
         weight = weight - weight.mean(1, keepdim=True)
     begin_nearest(model, config)
-    assert isinstance(model.head, NearestHead)
-    bank = model.head.bank
+    bank = require_head(model, "seed", NearestHead).bank
     bank.vectors.copy_(classifier_prototypes(weight, bank.per_class))
     return {"prototypes": bank.num_prototypes, "seeded": bank.num_prototypes}
 
@@ -58,8 +58,7 @@ def seed_from_classifier(model: Segmenter, config: NonparametricModel) -> dict[s
 def seed_from_features(context: StageContext, config: SeedConfig) -> dict[str, Any]:
     """Places prototypes by k-means++ among the first cells of each class; absent classes keep random ones."""
     model, fabric = context.segmenter, context.fabric
-    head = model.head
-    assert isinstance(head, NearestHead)
+    head = require_head(model, "seed", NearestHead)
     bank, classes = head.bank, head.num_classes
     dataset, cache = searched_images(context, config.images)
     device = bank.vectors.device

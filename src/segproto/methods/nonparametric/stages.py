@@ -8,7 +8,6 @@ from segproto.methods.nonparametric.loss import ClusterLoss
 from segproto.methods.nonparametric.seeding import seed
 from segproto.methods.nonparametric.tracing import trace_prototypes
 from segproto.methods.nonparametric.watching import Watch
-from segproto.model.heads import NearestHead
 from segproto.model.segmenter import Segmenter
 from segproto.training.procedures.optimise import encoder_groups, optimise_stage, set_mode
 from segproto.training.procedures.seeding import begin_linear
@@ -51,8 +50,7 @@ def joint_stage(config: JointConfig, model_config: NonparametricModel) -> Optimi
 
 def parameter_groups(model: Segmenter, config: JointConfig) -> list[ParamGroup]:
     """Backbone, neck and the head's norms; prototypes are not parameters. Decay falls on backbone and neck only."""
-    assert isinstance(model.head, NearestHead)
     groups = encoder_groups(model, config)
     if config.lr.readout > 0:
-        groups.append(ParamGroup(list(model.head.parameters()), config.lr.readout))
+        groups.append(ParamGroup(model.head.parts().readout, config.lr.readout))
     return [group for group in groups if group.params]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from segproto.methods.nonparametric.config import TraceConfig
 from segproto.methods.nonparametric.watching import warn_of_collapse
@@ -13,6 +12,7 @@ from segproto.model.figures import number_figures
 from segproto.model.heads import NearestHead
 from segproto.prototypes.health import cluster_health
 from segproto.training.procedures.projection import search, searched_images, trace
+from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
 
@@ -20,14 +20,9 @@ from segproto.training.stage import StageContext
 def trace_prototypes(context: StageContext, config: TraceConfig) -> dict[str, Any]:
     """Records the nearest cell of its class as each prototype's provenance; the prototypes stay as they are."""
     model = context.segmenter
-    head = model.head
-    assert isinstance(head, NearestHead)
+    head = require_head(model, "trace", NearestHead)
     dataset, cache = searched_images(context, config.images)
-
-    def distances(features: Tensor) -> Tensor:
-        return 2 - 2 * head.activations(head.cell_features(features))[0]  # of unit vectors
-
-    nearest = search(context, dataset, cache, config.membership, distances)
+    nearest = search(context, dataset, cache, config.membership, lambda features: head.distances(features)[0])
     model.provenance, model.patches = trace(model, dataset, nearest)
     found = nearest.distance[torch.isfinite(nearest.distance)].clamp_min(0).sqrt()
     bank = head.bank

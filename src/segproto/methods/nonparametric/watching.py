@@ -8,6 +8,7 @@ from typing import Any
 from segproto.model.heads import NearestHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.health import COLLAPSED, cluster_health
+from segproto.training.procedures.require import require_head
 from segproto.training.progress import current
 
 
@@ -22,9 +23,7 @@ class Watch:
 
         Entropy and use are of the last 100 steps or so; ``started`` counts the classes that ever got a pixel.
         """
-        head = model.head
-        assert isinstance(head, NearestHead)
-        bank = head.bank
+        bank = require_head(model, "joint", NearestHead).bank
         health = cluster_health(bank.vectors, bank.usage)
         collapsed = (health.collapsed & (bank.started >= 0)).nonzero()[:, 0].tolist()
         fresh = [model.classes.names[c] for c in collapsed if c not in self._told]

@@ -47,8 +47,7 @@ class EmLoss:
 
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
         """``loss``, with its parts ``em`` and, if there is a probe, ``probe``."""
-        config, head = self.config, model.head
-        assert isinstance(head, TeacherHead)
+        config, head = self.config, require_head(model, "em", TeacherHead)
         labels, regions = unpack(pad_masks(model, batch))
         if config.at == "quarter":
             labels, regions = labels[:, 2::4, 2::4], regions[:, 2::4, 2::4]
@@ -68,8 +67,7 @@ class EmLoss:
 
     def step(self, model: Segmenter) -> None:
         """After an optimiser step: every so many, the teacher moves towards the student."""
-        head = model.head
-        assert isinstance(head, TeacherHead)
+        head = require_head(model, "em", TeacherHead)
         done = self.done(head)
         if done and done % self.config.update_every == 0:
             head.update_teacher(teacher_decay(done // self.config.update_every, self.config.decay, self.config.warmup))

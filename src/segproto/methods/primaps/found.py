@@ -78,7 +78,6 @@ def look_at_categories(context: StageContext) -> tuple[Best, Tensor]:
     """Each category's most typical cell of every training image, and how many cells it has in all."""
     model, fabric = context.segmenter, context.fabric
     head, count = model.head, len(context.train_set)
-    assert isinstance(head, DirectionHead)
     cosine = torch.full((head.num_classes, count), -torch.inf, device=fabric.device)
     cell = torch.zeros(head.num_classes, count, 4, device=fabric.device)  # row, column, rows, columns
     pixels = torch.zeros(head.num_classes, dtype=torch.float64, device=fabric.device)

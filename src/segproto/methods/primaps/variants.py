@@ -18,6 +18,7 @@ from segproto.refine.crf import dense_crf
 from segproto.refine.regions import SETTINGS
 from segproto.training.agreement import agreement
 from segproto.training.procedures.map_images import fold_images
+from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
 Logits = Callable[[Tensor], Tensor]
@@ -56,8 +57,7 @@ def score_variants(context: StageContext) -> list[dict[str, Any]]:
 
 def read_heads(model: Segmenter) -> dict[str, Logits]:
     """What turns features into logits, by name."""
-    head = model.head
-    assert isinstance(head, DirectionHead)
+    head = require_head(model, "found", DirectionHead)
     if not isinstance(head, TeacherHead):
         return {"teacher": head.bank.logits}
     found: dict[str, Logits] = {"teacher": head.bank.logits, "student": head.student.logits}

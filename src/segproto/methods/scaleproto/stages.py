@@ -5,7 +5,7 @@ from __future__ import annotations
 from segproto.errors import ConfigError
 from segproto.methods.scaleproto.build import untrained_bank
 from segproto.methods.scaleproto.config import ScaleProtoModel, ScaleProtoRecipe
-from segproto.model.heads import GroupedHead, PrototypeHead
+from segproto.model.heads import GroupedHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training.procedures.forgetting import forget_stages
@@ -56,10 +56,9 @@ def begin_groups(model: Segmenter, config: ScaleProtoModel) -> None:
     Raises:
         ConfigError: the model has no prototypes to group.
     """
-    if isinstance(model.head, GroupedHead):
+    head, bank = model.head, model.head.bank
+    if head.grouping is not None:
         return
-    if not isinstance(model.head, PrototypeHead):
-        found = model.head.kind
-        raise ConfigError(f"train.start: a {found} head has no prototypes to group; expected a prototype model")
-    device = model.head.readout.device
-    model.head = GroupedHead(model.head.bank, config.groups, config.incorrect_strength).to(device)
+    if not isinstance(bank, PrototypeBank):
+        raise ConfigError(f"train.start: a {head.kind} head has no prototypes to group; expected a prototype model")
+    model.head = GroupedHead(bank, config.groups, config.incorrect_strength).to(bank.vectors.device)

@@ -18,7 +18,6 @@ from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.errors import ConfigError, DataError
 from segproto.model.features import image_features
-from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
@@ -76,7 +75,7 @@ def forget_stages(config: ForgetConfig, variant: DiversityConfig, tau: Threshold
     )
 
     def last(context: StageContext) -> dict[str, Any]:
-        return threshold(context, tau) if tau and isinstance(context.segmenter.head, GroupedHead) else {}
+        return threshold(context, tau) if tau and context.segmenter.head.grouping is not None else {}
 
     first, second = OwnClassLoss(config, variant, penalised=True), OwnClassLoss(retune, variant)
     return [
@@ -94,9 +93,10 @@ def prototype_bank(model: Segmenter) -> PrototypeBank:
     Raises:
         ConfigError: a head without one.
     """
-    if not isinstance(model.head, PrototypeHead | GroupedHead):
+    bank = model.head.bank
+    if not isinstance(bank, PrototypeBank):
         raise ConfigError(f"a {model.head.kind} head has no prototypes that a gradient moves; use --drop")
-    return model.head.bank
+    return bank
 
 
 @torch.no_grad()
@@ -254,7 +254,7 @@ class OwnClassLoss(StageLoss):
     @torch.no_grad()
     def put_back(self, model: Segmenter) -> None:
         """After a step: group weights back onto the simplex, and all that rests to what it was."""
-        if isinstance(model.head, GroupedHead):
+        if model.head.grouping is not None:
             model.head.grouping.project_()
         for parameter, before, rests in self._others:
             parameter.copy_(torch.where(rests, before, parameter))
@@ -262,15 +262,15 @@ class OwnClassLoss(StageLoss):
 
 def others_of(model: Segmenter, classes: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """What belongs to other classes than these: each parameter, a copy of it, and a mask (broadcast) of what rests."""
-    head, bank = model.head, prototype_bank(model)
-    assert isinstance(head, PrototypeHead | GroupedHead)
-    rests = ~torch.isin(bank.class_of, classes)
+    head, bank, grouping = model.head, prototype_bank(model), model.head.grouping
+    units = rests = ~torch.isin(bank.class_of, classes)
     found: list[tuple[Tensor, Tensor]] = [(bank.vectors, rests[:, None])]
-    if isinstance(head, GroupedHead):
-        groups = ~torch.isin(head.grouping.class_of_group, classes)
-        found += [(head.grouping.weights, groups[:: head.groups, None, None]), (head.readout, groups)]
-    else:
-        found.append((head.readout, rests))
+    if grouping is not None:
+        units = ~torch.isin(grouping.class_of_group, classes)
+        found.append((grouping.weights, units[:: grouping.groups, None, None]))
+    for weights in head.parts().readout:
+        by_unit = weights.ndim > 0 and weights.shape[-1] == len(units)
+        found.append((weights, units if by_unit else torch.ones_like(weights, dtype=torch.bool)))  # shared ones rest
     return [(parameter, parameter.detach().clone(), mask) for parameter, mask in found]
 
 

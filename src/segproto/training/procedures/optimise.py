@@ -14,13 +14,11 @@ from segproto.data.base import IGNORE_INDEX
 from segproto.data.batch import Batch
 from segproto.encoders.norms import share_statistics
 from segproto.errors import ConfigError
-from segproto.model.heads import GroupedHead, LinearHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.bank import PrototypeBank
+from segproto.prototypes.bank import Bank
 from segproto.prototypes.diversity import DiversityLoss
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.losses import grid_cross_entropy, off_class_l1
-from segproto.prototypes.similarity import log_activation
 from segproto.training.procedures.config import DiversityConfig, OptimiseConfig
 from segproto.training.stage import Optimise, ParamGroup
 
@@ -33,7 +31,7 @@ def optimise_stage(
     diversity: DiversityConfig | None = None,
     begin: Callable[[Segmenter], None] | None = None,
 ) -> Optimise:
-    """An optimising stage of a model whose head is linear, of prototypes, or grouped.
+    """An optimising stage: cross-entropy, with diversity, L1 and entropy where the head has what they weigh.
 
     Args:
         name: the stage's name.
@@ -60,15 +58,10 @@ def optimise_stage(
 
 def parameter_groups(model: Segmenter, config: OptimiseConfig) -> list[ParamGroup]:
     """The trained parts with their learning rates; decay falls on backbone and neck only."""
-    lr, head = config.lr, model.head
+    lr, parts = config.lr, model.head.parts()
     groups = encoder_groups(model, config)
-    if lr.prototypes > 0 and isinstance(head, PrototypeHead | GroupedHead):
-        groups.append(ParamGroup([head.bank.vectors], lr.prototypes))
-    if lr.groups > 0 and isinstance(head, GroupedHead):
-        groups.append(ParamGroup([head.grouping.weights], lr.groups))
-    if lr.readout > 0:
-        readout = [head.weight, head.bias] if isinstance(head, LinearHead) else [readout_of(head)]
-        groups.append(ParamGroup(readout, lr.readout))
+    rated = ((parts.prototypes, lr.prototypes), (parts.groups, lr.groups), (parts.readout, lr.readout))
+    groups += [ParamGroup(parameters, rate) for parameters, rate in rated if rate > 0]
     return [group for group in groups if group.params]
 
 
@@ -136,7 +129,7 @@ def set_mode(model: Segmenter, config: OptimiseConfig) -> None:
 
 def project_groups(model: Segmenter) -> None:
     """Group weights back onto the simplex, after every optimiser step (docs/specs/scaleproto.md#groups)."""
-    assert isinstance(model.head, GroupedHead)
+    assert model.head.grouping is not None
     model.head.grouping.project_()
 
 
@@ -151,7 +144,7 @@ class StageLoss:
     def __init__(self, config: OptimiseConfig, variant: DiversityConfig) -> None:
         self.config = config
         self.variant = variant
-        self._diversity: tuple[PrototypeBank, DiversityLoss] | None = None
+        self._diversity: tuple[Bank, DiversityLoss] | None = None
 
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
         """All terms, averaged over MSC outputs; ``loss`` is their weighted sum."""
@@ -165,11 +158,11 @@ class StageLoss:
         loss = terms["cross_entropy"]
         if "diversity" in terms:
             loss = loss + config.diversity * terms["diversity"]
-        if config.l1 > 0 and config.lr.readout > 0 and isinstance(head, PrototypeHead | GroupedHead):
-            units = head.grouping.class_of_group if isinstance(head, GroupedHead) else head.bank.class_of
-            terms["l1"] = off_class_l1(head.readout, units)
+        weights, class_of_unit = head.unit_weights(), head.class_of_unit()
+        if config.l1 > 0 and config.lr.readout > 0 and weights is not None and class_of_unit is not None:
+            terms["l1"] = off_class_l1(weights, class_of_unit)
             loss = loss + config.l1 * terms["l1"]
-        if config.entropy > 0 and isinstance(head, GroupedHead):
+        if config.entropy > 0 and head.grouping is not None:
             terms["entropy"] = head.grouping.entropy()
             loss = loss + config.entropy * terms["entropy"]
         if inner is not None and config.auxiliary > 0:
@@ -185,17 +178,16 @@ class StageLoss:
     def output_terms(self, model: Segmenter, features: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and diversity of one feature map (B, F, h, w) with masks (B, H, W)."""
         head, terms = model.head, {}
-        if isinstance(head, PrototypeHead | GroupedHead):
-            distances = head.bank.distances(features)
-            logits = head.from_activations(log_activation(distances))
-            if self.config.diversity > 0:
-                labels = resize_labels(masks, (features.shape[-2], features.shape[-1]))
-                terms["diversity"] = self.diversity(head.bank)(distances, labels)
+        if self.config.diversity > 0 and head.bank is not None and head.bank.compares == "distance":
+            logits, _, distances = head.read(features)
+            assert distances is not None
+            labels = resize_labels(masks, (features.shape[-2], features.shape[-1]))
+            terms["diversity"] = self.diversity(head.bank)(distances, labels)
         else:
             logits = head(features)
         return {"cross_entropy": self.cross_entropy(logits, masks), **terms}
 
-    def diversity(self, bank: PrototypeBank) -> DiversityLoss:
+    def diversity(self, bank: Bank) -> DiversityLoss:
         """The diversity loss of a bank, its index tables made once a bank."""
         if self._diversity is None or self._diversity[0] is not bank:
             v = self.variant
@@ -253,9 +245,3 @@ def pad_masks(model: Segmenter, batch: Batch) -> Tensor:
     h, w = batch.masks.shape[-2:]
     ph, pw = model.encoder.padded_size(h, w)
     return F.pad(batch.masks, (0, pw - w, 0, ph - h), value=IGNORE_INDEX)
-
-
-def readout_of(head: nn.Module) -> nn.Parameter:
-    """The linear readout of a prototype or grouped head."""
-    assert isinstance(head, PrototypeHead | GroupedHead)
-    return head.readout

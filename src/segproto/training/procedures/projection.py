@@ -14,19 +14,18 @@ from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.data.build import list_folder
 from segproto.data.subset import Subset
 from segproto.errors import DataError
-from segproto.model.evidence import bank_of
+from segproto.model.edit import keep_prototypes
 from segproto.model.features import image_features
 from segproto.model.fingerprint import encoder_hash
-from segproto.model.heads import PrototypeHead
 from segproto.model.patches import cell_box, draw_patch
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.bank import PrototypeBank
+from segproto.prototypes.bank import Bank
 from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.procedures.config import ProjectConfig
 from segproto.training.procedures.map_images import fold_images
-from segproto.training.procedures.require import require_head
+from segproto.training.procedures.require import require_prototypes
 from segproto.training.procedures.subset import SubsetFeatures, listed
 from segproto.training.stage import Procedure, StageContext
 
@@ -39,26 +38,27 @@ def projection_stage(name: str, config: ProjectConfig) -> Procedure:
 def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     """Projects all prototypes of ``context.segmenter`` in place and records where each came from."""
     model = context.segmenter
-    head = require_head(model, "project", PrototypeHead)
+    start = require_prototypes(model, "project").num_prototypes
     dataset, cache = searched_images(context, config.images)
-    nearest = search(context, dataset, cache, config.membership, lambda features: head.bank.distances(features)[0])
-    start = head.bank.num_prototypes
+    nearest = search(context, dataset, cache, config.membership, lambda features: model.head.distances(features)[0])
     if config.absent == "drop":
-        drop_absent(head, nearest)
+        drop_absent(model, nearest)
     else:
         require_found(model, nearest)
     gap = nearest.distance.sqrt()
     if cache is not None:
         recompute(model, dataset, nearest)
+    bank = require_prototypes(model, "project")  # another one if some were dropped
     with torch.no_grad():
-        head.bank.vectors.copy_(nearest.feature)
+        bank.vectors.copy_(nearest.feature)
     model.provenance, model.patches = trace(model, dataset, nearest)
     if config.deduplicate:
-        keep_prototypes(model, head, unique_rows(head.bank.vectors.detach()).nonzero()[:, 0])
+        keep_prototypes(model, unique_rows(bank.vectors.detach()).nonzero()[:, 0])
+        bank = require_prototypes(model, "project")
     return {
         "prototypes_start": start,
-        "prototypes": head.bank.num_prototypes,
-        "classes_without_prototypes": classes_without_prototypes(model, head.bank),
+        "prototypes": bank.num_prototypes,
+        "classes_without_prototypes": classes_without_prototypes(model, bank),
         "projection_gap_mean": float(gap.mean()),
         "projection_gap_max": float(gap.max()),
         "images": len(dataset),
@@ -99,15 +99,15 @@ def search(
         dataset: the images.
         cache: their backbone features, or None.
         membership: which cells belong to a class.
-        distances: features (1, S*D, h, w) to distances (P, h, w).
+        distances: features (1, S*D, h, w), as the head compares them, to distances (P, h, w).
     """
     model, fabric = context.segmenter, context.fabric
-    bank = bank_of(model.head)
+    bank = model.head.bank
     assert bank is not None
     rule = nearest_label if membership == "nearest_label" else any_pixel
     nearest = RunningNearest(bank.class_of, bank.scale_of, bank.num_scales, bank.dim)
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="project"):
-        features = image_features(model, dataset, index, cache)
+        features = model.head.cell_features(image_features(model, dataset, index, cache))
         mask = padded_mask(model, dataset[index].mask.to(features.device))
         allowed = rule(mask, (features.shape[-2], features.shape[-1]), bank.num_classes)
         nearest.update(distances(features), allowed, features[0], index)
@@ -119,11 +119,11 @@ def search(
 def recompute(model: Segmenter, dataset: SegmentationDataset, nearest: RunningNearest) -> None:
     """Takes the found cells' features from the images again: those of a cache are rounded to 16 bits."""
     bank = model.head.bank
-    assert isinstance(bank, PrototypeBank)
+    assert bank is not None
     for index in sorted(set(nearest.image.tolist()) - {-1}):
         chosen = (nearest.image == index).nonzero()[:, 0]
         row, column = nearest.cell[chosen].T
-        cells = image_features(model, dataset, index)[0, :, row, column].T
+        cells = model.head.cell_features(image_features(model, dataset, index))[0, :, row, column].T
         nearest.feature[chosen] = bank.own_features(cells)[torch.arange(len(chosen)), chosen]
 
 
@@ -156,23 +156,14 @@ def require_found(model: Segmenter, nearest: RunningNearest) -> None:
         )
 
 
-def drop_absent(head: PrototypeHead, nearest: RunningNearest) -> None:
+def drop_absent(model: Segmenter, nearest: RunningNearest) -> None:
     """Takes prototypes without a cell out of both, for tables with classes that no image has (COCO-Stuff has 11)."""
     keep = torch.isfinite(nearest.distance).nonzero()[:, 0]
     nearest.load_state_dict({key: value[keep] for key, value in nearest.state_dict().items()})
-    head.select(keep)
+    keep_prototypes(model, keep)
 
 
-def keep_prototypes(model: Segmenter, head: PrototypeHead, keep: Tensor) -> None:
-    """Keeps these prototypes (indices, ascending) of the model's head, their sources and the pictures of these."""
-    head.select(keep)
-    if model.provenance is not None:
-        model.provenance = model.provenance.select(keep.tolist())
-        named = {source.patch for source in model.provenance.sources if source is not None}
-        model.patches = {name: picture for name, picture in model.patches.items() if name in named}
-
-
-def classes_without_prototypes(model: Segmenter, bank: PrototypeBank) -> list[str]:
+def classes_without_prototypes(model: Segmenter, bank: Bank) -> list[str]:
     """Names of the classes that no prototype of the bank has."""
     counts = torch.bincount(bank.class_of, minlength=bank.num_classes).tolist()
     return [model.classes.names[c] for c, count in enumerate(counts) if count == 0]

@@ -9,20 +9,19 @@ from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
 from segproto.errors import DataError
+from segproto.model.edit import keep_prototypes
 from segproto.model.features import image_features
-from segproto.model.heads import GroupedHead, PrototypeHead
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.nearest import RunningTopK
 from segproto.training.procedures.config import PruneConfig, ThresholdConfig
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import (
     classes_without_prototypes,
-    keep_prototypes,
     of_others,
     padded_mask,
     searched_images,
 )
-from segproto.training.procedures.require import require_head
+from segproto.training.procedures.require import require_groups, require_prototypes
 from segproto.training.stage import Procedure, StageContext
 
 
@@ -35,23 +34,23 @@ def pruning_stage(name: str, config: PruneConfig) -> Procedure:
 def prune(context: StageContext, config: PruneConfig) -> dict[str, Any]:
     """Prunes ``context.segmenter`` in place; returns how many prototypes were there and stayed."""
     model, fabric = context.segmenter, context.fabric
-    head = require_head(model, "prune", PrototypeHead)
+    bank = require_prototypes(model, "prune")
     dataset, cache = searched_images(context, config.images)
-    top = RunningTopK(head.bank.class_of, config.k)
+    top = RunningTopK(bank.class_of, config.k)
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="prune"):
         features = image_features(model, dataset, index, cache)
         update_top(context, top, features, dataset, index)
     for state in of_others(context, top.state_dict()):
         top.merge(state)
     keep = top.keep_mask(config.threshold).nonzero()[:, 0]
-    start = head.bank.num_prototypes
+    start = bank.num_prototypes
     if len(keep) == 0:
         raise DataError(
             f"stages.prune.threshold = {config.threshold}: none of {start} prototypes has so many of its {config.k} "
             "nearest patches in its class; lower stages.prune.threshold, or raise stages.prune.k or train for longer"
         )
-    keep_prototypes(model, head, keep)
-    empty = classes_without_prototypes(model, head.bank)
+    keep_prototypes(model, keep)
+    empty = classes_without_prototypes(model, require_prototypes(model, "prune"))
     return {"prototypes_start": start, "prototypes": len(keep), "classes_without_prototypes": empty}
 
 
@@ -63,10 +62,9 @@ def update_top(
     See docs/specs/scaleproto.md#pruning, steps 1 and 2.
     """
     head = context.segmenter.head
-    assert isinstance(head, PrototypeHead)
     mask = padded_mask(context.segmenter, dataset[index].mask.to(features.device))
     grid_labels = resize_labels(mask[None], (features.shape[-2], features.shape[-1]))[0]
-    top.update(head.bank.distances(features)[0], grid_labels, mask, index)
+    top.update(head.distances(head.cell_features(features))[0], grid_labels, mask, index)
 
 
 def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
@@ -77,6 +75,5 @@ def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
 @torch.no_grad()
 def threshold(context: StageContext, config: ThresholdConfig) -> dict[str, Any]:
     """Thresholds the groups of ``context.segmenter`` in place."""
-    head = require_head(context.segmenter, "threshold", GroupedHead)
-    head.grouping.threshold_(config.tau)
+    require_groups(context.segmenter, "threshold").threshold_(config.tau)
     return {"tau": config.tau}

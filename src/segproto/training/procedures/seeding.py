@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from segproto.errors import ConfigError
-from segproto.model.heads import GroupedHead, LinearHead, PrototypeHead
+from segproto.model.heads import LinearHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training.procedures.config import OptimiseConfig, SeedConfig
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import search, searched_images
-from segproto.training.procedures.require import require_head
+from segproto.training.procedures.require import require_prototypes
 from segproto.training.stage import Procedure, Stage, StageContext
 
 
@@ -61,15 +61,16 @@ def begin_prototypes(
     Raises:
         ConfigError: any other head.
     """
-    head = model.head
-    if isinstance(head, PrototypeHead):
+    head, bank = model.head, model.head.bank
+    if isinstance(head, LinearHead):
+        bank = make_bank(model)
+    elif isinstance(bank, PrototypeBank) and head.grouping is None:
         return
-    if not isinstance(head, LinearHead | GroupedHead):
+    if not isinstance(bank, PrototypeBank):
         raise ConfigError(
             f"train.start: prototypes cannot start from a {head.kind} head; expected a linear (black box), prototype "
             "or grouped model"
         )
-    bank = head.bank if isinstance(head, GroupedHead) else make_bank(model)
     model.head = PrototypeHead(bank, incorrect_strength).to(next(head.parameters()).device)
 
 
@@ -79,7 +80,7 @@ def seed(context: StageContext, config: SeedConfig) -> dict[str, Any]:
 
     A class without cells keeps its uniform prototypes; the projection is what refuses it.
     """
-    bank = require_head(context.segmenter, "seed", PrototypeHead).bank
+    bank = require_prototypes(context.segmenter, "seed")
     dataset, cache = searched_images(context, config.images)
     generator = torch.Generator(bank.vectors.device).manual_seed(context.recipe.train.seed + context.fabric.global_rank)
 
