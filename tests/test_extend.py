@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_runs import SMALL
 
+from segproto.data.table import DATASETS
+from segproto.errors import ConfigError
 from segproto.evaluation.interpretability.table import METRICS
+from segproto.runs.settings import resolve
 from segproto.table import Table
 
 PAGES = Path(__file__).parents[1] / "docs" / "extend"
-TABLES: tuple[Table[Any], ...] = (METRICS,)
+TABLES: tuple[Table[Any], ...] = (DATASETS, METRICS)
 
 
 @pytest.fixture
@@ -45,3 +49,13 @@ def test_a_metric_of_your_own(example: Path, scaleproto_run: Path) -> None:
     assert list(found) == ["purity", "agreement"]
     assert 0 <= found["agreement"]["value"] <= 1
     assert found["agreement"]["unit"] == "share"
+
+
+@pytest.mark.slow
+def test_a_data_set_of_your_own(example: Path) -> None:
+    settings = [*(s for s in SMALL if not s.startswith("data.scenes")), "data.augment.crop=32"]
+    found = run("dataset.md", {'out="runs/squares"': f'out="runs/squares", overrides={settings}'})["found"]
+    assert (found["images"], [row["name"] for row in found["per_class"]]) == (16, ["ground", "square"])
+    DATASETS._entries.pop("squares")
+    with pytest.raises(ConfigError, match="no data set has this name"):
+        resolve("runs/squares/recipe.yaml", {}, [])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from segproto.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -27,15 +30,21 @@ EntryT = TypeVar("EntryT", bound=Named)
 class Table(Mapping[str, EntryT]):
     """Entries by name, in the order they are listed in.
 
+    Beside those that are shipped there are two ways in, both by the entry itself, never by a path in a setting:
+    :meth:`register`, for as long as a process runs, and the entry points of installed packages, which the command line
+    finds, too: ``[project.entry-points."segproto.data"]`` with ``squares = "my_package:SQUARES"``.
+
     Args:
         what: of what kind the entries are, in messages.
         entries: those that are shipped.
+        group: of entry points.
     """
 
-    def __init__(self, what: str, entries: Iterable[EntryT]) -> None:
-        self.what = what
+    def __init__(self, what: str, entries: Iterable[EntryT], group: str) -> None:
+        self.what, self.group = what, group
         self._entries = {entry.name: entry for entry in entries}
         self._shipped = frozenset(self._entries)
+        self._looked = False
 
     def register(self, entry: EntryT) -> EntryT:
         """Adds an entry for as long as this process runs: from then on its name works wherever a shipped one does.
@@ -60,18 +69,35 @@ class Table(Mapping[str, EntryT]):
         Raises:
             ConfigError: there is none; the nearest name is told.
         """
-        if name not in self._entries:
-            raise ConfigError(f"{self.what} {name!r} is unknown; {nearest(name, self._entries)}")
-        return self._entries[name]
+        if name not in self:
+            raise ConfigError(f"{self.what} {name!r} is unknown; {nearest(name, self)}")
+        return self[name]
 
     def __getitem__(self, name: str) -> EntryT:
+        if name not in self._shipped:
+            self._look()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
+        self._look()
         return iter(self._entries)
 
     def __len__(self) -> int:
+        self._look()
         return len(self._entries)
+
+    def _look(self) -> None:
+        """Takes in what installed packages offer, once; one that cannot be imported is told of and left out."""
+        if self._looked:
+            return
+        self._looked = True
+        from importlib.metadata import entry_points
+
+        for point in entry_points(group=self.group):
+            try:
+                self.register(point.load())
+            except Exception as error:  # another's code, and its errors of any kind
+                log.warning("warning: entry point %s = %s cannot be used: %s", point.name, point.value, error)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def test_config_survives_json():
     ("make", "message"),
     [
         (lambda: DataConfig(nme="em"), "nme"),
-        (lambda: DataConfig(name="em", classes="a.yaml"), "em brings its own"),
+        (lambda: DataConfig(name="em", classes="a.yaml"), "em does not read it"),
         (lambda: AugmentConfig(scale=(2, 1)), "smallest, largest"),
         (lambda: ScenesConfig(objects=(3, 2)), "fewest, most"),
         (lambda: SplitConfig(train_folder="a"), "both train_folder and val_folder"),

@@ -170,7 +170,7 @@ def test_roots_are_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(DataError, match=r"data\.variant=20: cityscapes has 19, 27"):
         build_dataset(DataConfig(name="cityscapes", variant="20"), "val")
     assert DataConfig(name="cityscapes", variant=27).variant == "27"  # as a command line gives it
-    with pytest.raises(ValueError, match="variant is for published sets"):
+    with pytest.raises(ValueError, match="variant is for name: cityscapes"):
         DataConfig(name="scenes", variant="27")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segproto.errors import DataError
-from segproto.runs.catalogue import DATA_KINDS, DATA_SOURCES
 from segproto.table import nearest
+
+if TYPE_CHECKING:
+    from segproto.data.kind import DataKind
 
 PathLike = str | Path
 
@@ -22,35 +24,31 @@ def data_sets(name: str | None = None) -> list[dict[str, Any]]:
     Raises:
         DataError: no such kind.
     """
-    from segproto.data.published_sets import PUBLISHED
-    from segproto.data.roots import known_root
+    from segproto.data.table import DATASETS
 
-    rows: list[dict[str, Any]] = []
-    for kind, line in DATA_KINDS.items():
-        rows.append({"name": kind, "title": line})
-        if kind in DATA_SOURCES:
-            rows[-1]["where"], rows[-1]["terms"] = DATA_SOURCES[kind]
-    for known in PUBLISHED.values():
-        root = known_root(known.name, known.variable)
-        archives = [archive.name + (" (optional)" if archive.optional else "") for archive in known.archives]
-        rows.append(
-            {
-                "name": known.name,
-                "title": known.title,
-                "variants": list(known.variants),
-                "where": known.where,
-                "terms": known.terms,
-                "archives": archives,
-                "root": None if root is None else str(root),
-                "variable": known.variable,
-            }
-        )
+    rows = [data_row(kind) for kind in DATASETS.values()]
     if name is None:
         return rows
     found = [row for row in rows if row["name"] == name]
     if not found:
         raise DataError(f"data set {name!r} is unknown; {nearest(name, [row['name'] for row in rows])}")
     return found
+
+
+def data_row(kind: DataKind) -> dict[str, Any]:
+    """What people are told of a kind of data set."""
+    from segproto.data.roots import known_root
+
+    row: dict[str, Any] = {"name": kind.name, "title": kind.title}
+    if kind.where:
+        row |= {"where": kind.where, "terms": kind.terms}
+    known = kind.published
+    if known is not None:
+        root = known_root(known.name, known.variable)
+        row["variants"] = list(known.variants)
+        row["archives"] = [archive.name + (" (optional)" if archive.optional else "") for archive in known.archives]
+        row |= {"root": None if root is None else str(root), "variable": known.variable}
+    return row
 
 
 def data_prepare(
@@ -90,7 +88,7 @@ def data_submit(name: str, masks: PathLike, *, out: PathLike) -> dict[str, Any]:
     """Packs a folder of predicted masks as the benchmark's server wants them.
 
     Args:
-        name: ``cityscapes``, ``voc`` or ``ade20k``.
+        name: of a data set whose benchmark has a server.
         masks: what ``segproto predict`` wrote for the test images.
         out: the archive to write.
 
@@ -100,10 +98,10 @@ def data_submit(name: str, masks: PathLike, *, out: PathLike) -> dict[str, Any]:
     Raises:
         DataError: no such server, no masks, or values outside the classes.
     """
-    from segproto.data.submission import TEST_IMAGES, submit
+    from segproto.data.submission import SERVERS, submit
 
     count = submit(name, Path(masks), Path(out))
-    return {"out": str(out), "masks": count, "test_images": TEST_IMAGES[name]}
+    return {"out": str(out), "masks": count, "test_images": SERVERS[name].test_images}
 
 
 def data_verify(

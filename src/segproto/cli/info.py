@@ -65,7 +65,7 @@ def named(value: str) -> str:
     """
     import difflib
 
-    from segproto.data.build import DATASETS
+    from segproto.data.table import DATASETS
     from segproto.errors import DataError
 
     if "=" in value:

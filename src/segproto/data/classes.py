@@ -26,9 +26,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segproto.data.base import IGNORE_INDEX, ClassTable
-from segproto.data.config import SplitConfig
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
+from segproto.data.split import SplitConfig
 from segproto.errors import DataError
 from segproto.files.keys import shown
 

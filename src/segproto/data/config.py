@@ -2,111 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from segproto.data.kind import DataKind
+from segproto.data.paths import ClassesPath, ExpandedPath
+from segproto.data.scenes import ScenesConfig
+from segproto.data.split import SplitConfig
+from segproto.data.table import DATASETS
+from segproto.table import Known
 
-def expand_path(path: Path) -> Path:
-    """``~`` and ``$VARIABLES`` filled in, made absolute; a path with an unset variable is left as it was written."""
-    text = os.path.expandvars(os.path.expanduser(path))
-    return path if "$" in text else Path(os.path.abspath(text))
-
-
-def _expand_file(path: Path) -> Path:
-    """As ``expand_path``, except for a bare word (the name of a shipped table)."""
-    return expand_path(path) if path.suffix else path
-
-
-def _expand_list(path: Path) -> Path:
-    """``~`` and ``$VARIABLES`` filled in; relative paths stay: they are looked for in several places."""
-    return Path(os.path.expandvars(os.path.expanduser(path)))
-
-
-ExpandedPath = Annotated[Path, AfterValidator(expand_path)]
-# Written to a run's recipe as text, which is left alone there: a relative path is not meant from the working directory.
-ClassesPath = Annotated[Path, AfterValidator(_expand_file), PlainSerializer(str)]
-ListPath = Annotated[Path, AfterValidator(_expand_list), PlainSerializer(str)]
-
-
-class SplitConfig(BaseModel):
-    """How images are divided into ``train`` and ``val``; give one of the rules.
-
-    Used by ``data.split`` and by the ``split:`` section of a ``classes.yaml``. Without any rule: folders ``train`` and
-    ``val`` under the images if there are such, else ``train.txt`` and ``val.txt`` in the root, else
-    ``val_fraction: 0.2``.
-
-    Attributes:
-        train_folder: subfolder of ``images`` (and of ``labels``) with the training images; goes with ``val_folder``.
-        val_folder: the same for validation.
-        train_list: text file with one image name a line (or image and mask file, as VOC's); with only one list, the
-            other split is all the rest.
-        val_list: the same for validation.
-        val_pattern: regular expression; images whose name it finds (``re.search``) are validation, the others training.
-        val_fraction: share of images drawn at random for validation, fixed by ``seed``.
-        seed: of the random split.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    train_folder: str | None = None
-    val_folder: str | None = None
-    train_list: ListPath | None = None
-    val_list: ListPath | None = None
-    val_pattern: str | None = None
-    val_fraction: float | None = Field(default=None, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
-
-    @property
-    def has_rule(self) -> bool:
-        """Whether any rule is given."""
-        return bool(self.model_dump(exclude_none=True, exclude={"seed"}))
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> SplitConfig:
-        by_folder = self.train_folder is not None or self.val_folder is not None
-        by_list = self.train_list is not None or self.val_list is not None
-        rules = [by_folder, by_list, self.val_pattern is not None, self.val_fraction is not None]
-        if sum(rules) > 1:
-            raise ValueError("a split has one rule: folders, lists, val_pattern or val_fraction, not several")
-        if by_folder and (self.train_folder is None or self.val_folder is None):
-            raise ValueError("a split by folder needs both train_folder and val_folder")
-        if self.val_pattern is not None:
-            try:
-                re.compile(self.val_pattern)
-            except re.error as error:
-                raise ValueError(f"val_pattern {self.val_pattern!r} is not a regular expression: {error}") from None
-        return self
-
-
-class ScenesConfig(BaseModel):
-    """Generated scenes.
-
-    Attributes:
-        num_train: training images.
-        num_val: validation images (never the same as a training image).
-        size: side of the square images in pixels.
-        seed: of the generator; each (seed, split, index) gives one image for ever.
-        objects: fewest and most objects a scene is asked to have.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    num_train: int = Field(default=512, ge=1)
-    num_val: int = Field(default=96, ge=1)
-    size: int = Field(default=128, ge=32, le=2048)
-    seed: int = Field(default=0, ge=0)
-    objects: tuple[int, int] = (2, 4)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ScenesConfig:
-        low, high = self.objects
-        if not 0 <= low <= high <= 32:
-            raise ValueError(f"objects must be [fewest, most] within 0..32, got {list(self.objects)}")
-        return self
+OPTIONAL = ("classes", "split", "parts", "part_maps", "variant")  # settings that only some kinds of data read
 
 
 class AugmentConfig(BaseModel):
@@ -164,9 +71,8 @@ class DataConfig(BaseModel):
     """Which data, how it is split, read and augmented.
 
     Attributes:
-        name: ``folder`` (your own images and masks), ``images`` (your own, without masks), ``scenes`` (generated),
-            ``em`` (ISBI-2012), ``camvid``, or a published set as it is distributed: ``cityscapes``, ``voc``,
-            ``ade20k``, ``ade20k_full``, ``coco_stuff``, ``potsdam`` (see ``segproto data list``).
+        name: the kind of data set, one that ``segproto data list`` shows: ``folder`` (your own images and masks),
+            ``images`` (your own, without masks), ``scenes`` (generated), or a published set as it is distributed.
         variant: of a published set: its classes or training split, as in ``27`` for Cityscapes; None: the usual one.
         root: the data folder; ``~`` and environment variables are filled in. Not used by ``scenes``.
         images: folder of the images, relative to ``root``; ``{split}`` in it stands for the split's folder.
@@ -200,10 +106,7 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal[
-        "folder", "images", "scenes", "em", "camvid",
-        "cityscapes", "voc", "ade20k", "ade20k_full", "coco_stuff", "potsdam",
-    ] = "folder"  # fmt: skip
+    name: Annotated[str, Known(DATASETS)] = "folder"
     variant: str | None = Field(default=None, coerce_numbers_to_str=True)
     root: ExpandedPath | None = None
     images: str = "images"
@@ -228,19 +131,26 @@ class DataConfig(BaseModel):
     augment: AugmentConfig = AugmentConfig()
 
     @property
+    def kind(self) -> DataKind:
+        """What ``name`` means.
+
+        Raises:
+            ConfigError: a name registered when the settings were checked is not any more.
+        """
+        return DATASETS.find(self.name)
+
+    @property
     def has_masks(self) -> bool:
         """Whether any image may have a mask."""
-        return self.name != "images" and self.labels is not None
+        return self.kind.masks != "never" and self.labels is not None
 
     @model_validator(mode="after")
-    def _folder_options(self) -> DataConfig:
-        if self.name != "folder":
-            given = {"classes": self.classes, "split": self.split, "parts": self.parts, "part_maps": self.part_maps}
-            for key, value in given.items():
-                if value is not None:
-                    raise ValueError(f"{key} is for name: folder; {self.name} brings its own")
-        if self.labels is None and (self.name != "folder" or self.image_suffix or self.parts is not None):
-            raise ValueError("labels = null: is for name: folder, without image_suffix and parts")
-        if self.variant is not None and self.name in ("folder", "images", "scenes", "em", "camvid"):
-            raise ValueError(f"variant is for published sets; {self.name} has none")
+    def _only_what_is_read(self) -> DataConfig:
+        for key in OPTIONAL:
+            if getattr(self, key) is not None and key not in self.kind.reads:
+                readers = ", ".join(kind.name for kind in DATASETS.values() if key in kind.reads)
+                raise ValueError(f"{key} is for name: {readers}; {self.name} does not read it")
+        if self.labels is None and (self.kind.masks != "optional" or self.image_suffix or self.parts is not None):
+            readers = ", ".join(kind.name for kind in DATASETS.values() if kind.masks == "optional")
+            raise ValueError(f"labels = null: is for name: {readers}, without image_suffix and parts")
         return self

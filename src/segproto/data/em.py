@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
-from segproto.data.config import DataConfig
+from segproto.data.kind import DataKind
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import PairDataset, find_pairs
+from segproto.data.roots import data_root
 from segproto.data.tiff import open_tiff, read_array
 from segproto.errors import DataError
+
+if TYPE_CHECKING:
+    from segproto.data.config import DataConfig
 
 VOLUME, VOLUME_LABELS = "train-volume.tif", "train-labels.tif"
 # 0 is membrane; the stacks store cell interior as 255, PNG copies as 1. There is no void.
@@ -31,12 +36,13 @@ def val_slices(count: int, seed: int) -> list[int]:
     return sorted(int(i) for i in drawn)
 
 
-def open_em(config: DataConfig, root: Path, split: str) -> SegmentationDataset:
+def open_em(config: DataConfig, split: str) -> SegmentationDataset:
     """One split of the stacks ``train-volume.tif``/``train-labels.tif``, or of folders of slices in stack order.
 
     Raises:
         DataError: if neither layout is complete.
     """
+    root = data_root(config)
     if (root / VOLUME).is_file():
         volume, labels = _read_stack(root / VOLUME), _read_stack(root / VOLUME_LABELS)
         if volume.shape != labels.shape:
@@ -93,3 +99,12 @@ class StackDataset(SegmentationDataset):
         digest.update(np.ascontiguousarray(self._volume).tobytes())
         digest.update(np.ascontiguousarray(self._labels).tobytes())
         return digest.hexdigest()[:16]
+
+
+EM = DataKind(
+    name="em",
+    title="ISBI-2012 membranes: the two TIFF stacks, or folders of PNGs",
+    where="https://imagej.net/events/isbi-2012-segmentation-challenge",
+    terms="terms on that page; cite its paper",
+    open=open_em,
+)

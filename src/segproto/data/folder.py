@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.classes import Classes, find_classes, read_classes
 from segproto.data.coarse import refuse_names
-from segproto.data.config import DataConfig, SplitConfig
+from segproto.data.kind import DataKind
 from segproto.data.pairs import PairDataset, Pairs, find_pairs, find_part_maps, read_list
 from segproto.data.parts import PartTable, read_parts
+from segproto.data.roots import data_root
+from segproto.data.split import SplitConfig
 from segproto.data.subset import keep_only
 from segproto.data.unlabelled import ImageFolder
 from segproto.errors import DataError
 
+if TYPE_CHECKING:
+    from segproto.data.config import DataConfig
+
 _DEFAULT_FRACTION = 0.2
 
 
-def open_folder(config: DataConfig, root: Path, split: str) -> SegmentationDataset:
+def open_folder(config: DataConfig, split: str) -> SegmentationDataset:
     """The images and masks of one split of a folder with a ``classes.yaml``; void masks if it is to have none.
 
     Raises:
         DataError: in one line: what is missing or contradictory.
     """
+    root = data_root(config)
     if config.labels is None:
         return open_unmasked(config, root, split)
     if split == "val":
@@ -163,3 +170,43 @@ def _is_val(rule: SplitConfig, names: list[str]) -> list[bool]:
     drawn = np.random.Generator(np.random.PCG64(rule.seed)).permutation(len(names))[:count]
     val = set(drawn.tolist())
     return [i in val for i in range(len(names))]
+
+
+def check_folder(config: DataConfig, split: str) -> tuple[SegmentationDataset, list[str]]:
+    """As :func:`open_folder`, but missing partners and doubles become lines, beside all pairs that are whole."""
+    root = data_root(config)
+    classes = read_classes(find_classes(config.classes, root))
+    rule = split_rule(config, root, classes)
+    pairs = split_pairs(config, root, rule, split)
+    names = split_names(rule, list(pairs.images), split, (classes.path.parent, root))
+    whole = [name for name in names if name in pairs.images and name in pairs.masks]
+    return PairDataset(split, whole, pairs, classes.labels), partner_problems(pairs, names)
+
+
+def partner_problems(pairs: Pairs, names: list[str]) -> list[str]:
+    """A line for each image without a mask, each mask without an image, and each listed name without an image."""
+    return [
+        *pairs.doubles,
+        *(pairs.without_mask(name) for name in names if name in pairs.images and name not in pairs.masks),
+        *(
+            f"{path}: has no image of its name; add it, or remove the mask"
+            for name, path in pairs.masks.items()
+            if name not in pairs.images
+        ),
+        *(
+            f"{name!r} is listed but there is no such image; add it, or take it off the list"
+            for name in names
+            if name not in pairs.images
+        ),
+    ]
+
+
+FOLDER = DataKind(
+    name="folder",
+    title="your own images and masks, described by a classes.yaml",
+    open=open_folder,
+    reads=("classes", "split", "parts", "part_maps"),
+    masks="optional",
+    check=check_folder,
+    own=True,
+)

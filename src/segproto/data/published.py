@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segproto.data.archives import Tree, ZipMember
-from segproto.data.config import DataConfig
 from segproto.data.crops import Crop
+from segproto.data.kind import DataKind
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import PairDataset, Pairs
 from segproto.data.parts import PartTable, read_parts
 from segproto.data.roots import known_root, user_file
 from segproto.errors import DataError
+
+if TYPE_CHECKING:
+    from segproto.data.config import DataConfig
 
 Files = Mapping[str, Path | ZipMember | Crop]
 
@@ -145,7 +150,20 @@ def published_root(config: DataConfig, known: Published) -> Path:
     return root / known.inner if known.inner and (root / known.inner).is_dir() else root
 
 
-def open_published(config: DataConfig, split: str, known: Published) -> PairDataset:
+def published_kind(known: Published) -> DataKind:
+    """What ``data.name`` means of a published set: all it takes is in its own record."""
+    return DataKind(
+        name=known.name,
+        title=known.title,
+        where=known.where,
+        terms=known.terms,
+        open=partial(open_published, known),
+        reads=("variant",),
+        published=known,
+    )
+
+
+def open_published(known: Published, config: DataConfig, split: str) -> PairDataset:
     """One split of a data set.
 
     Raises:

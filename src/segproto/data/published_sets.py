@@ -13,7 +13,7 @@ from segproto.data.crops import potsdam_tiles
 from segproto.data.images import read_objects
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
-from segproto.data.published import Archive, Found, Published, PublishedParts
+from segproto.data.published import Archive, Found, Published, PublishedParts, published_kind
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
 from segproto.files.reading import read_text
@@ -323,3 +323,4 @@ PUBLISHED: dict[str, Published] = {
         ),
     )
 }
+PUBLISHED_KINDS = tuple(published_kind(known) for known in PUBLISHED.values())

@@ -1,11 +1,15 @@
-"""Where the data sets lie, set once: an environment variable each, or one user file."""
+"""Where the data sets lie: ``data.root``, or set once by an environment variable each or in one user file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segproto.errors import DataError
+
+if TYPE_CHECKING:
+    from segproto.data.config import DataConfig
 
 CONFIG = "SEGPROTO_CONFIG"
 
@@ -35,3 +39,18 @@ def known_root(name: str, variable: str) -> Path | None:
         raise DataError(f"{file}: expected lines like 'cityscapes: /data/cityscapes'")
     value = content.get(name)
     return None if value is None else Path(os.path.expandvars(value)).expanduser()
+
+
+def data_root(config: DataConfig) -> Path:
+    """The data folder, checked.
+
+    Raises:
+        DataError: if it is not set, holds an unset variable or is no folder.
+    """
+    if config.root is None:
+        raise DataError(f"data.root is not set: data.name={config.name} needs the folder of its files (data.root=DIR)")
+    if "$" in str(config.root):
+        raise DataError(f"data.root={config.root} holds an environment variable that is not set")
+    if not config.root.is_dir():
+        raise DataError(f"data.root={config.root} is not a folder; set data.root=DIR to where the files are")
+    return config.root

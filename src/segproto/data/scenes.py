@@ -7,15 +7,17 @@ nothing, shapes and textures do. Image ``index`` of a split is a pure function o
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
-from segproto.data.config import ScenesConfig
+from segproto.data.kind import DataKind
 from segproto.data.palette import default_colours
 from segproto.data.scene_objects import KINDS, Array, Kind
 
@@ -46,6 +48,33 @@ _PALETTE = np.array(
     ],
     dtype=np.float32,
 )
+
+
+class ScenesConfig(BaseModel):
+    """Generated scenes.
+
+    Attributes:
+        num_train: training images.
+        num_val: validation images (never the same as a training image).
+        size: side of the square images in pixels.
+        seed: of the generator; each (seed, split, index) gives one image for ever.
+        objects: fewest and most objects a scene is asked to have.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    num_train: int = Field(default=512, ge=1)
+    num_val: int = Field(default=96, ge=1)
+    size: int = Field(default=128, ge=32, le=2048)
+    seed: int = Field(default=0, ge=0)
+    objects: tuple[int, int] = (2, 4)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScenesConfig:
+        low, high = self.objects
+        if not 0 <= low <= high <= 32:
+            raise ValueError(f"objects must be [fewest, most] within 0..32, got {list(self.objects)}")
+        return self
 
 
 class Scene(NamedTuple):
@@ -193,3 +222,16 @@ class ScenesDataset(SegmentationDataset):
     def fingerprint(self) -> str:
         settings = (_VERSION, self.split, len(self), self.config.size, self.config.seed, self.config.objects)
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+
+
+def scenes_words(data: Mapping[str, Any]) -> str:
+    """The data set in a few words, from its resolved settings."""
+    return f"generated scenes, {data['scenes']['num_train']} to train, {data['scenes']['num_val']} to validate"
+
+
+SCENES = DataKind(
+    name="scenes",
+    title="generated scenes with parts; needs no files",
+    open=lambda config, split: ScenesDataset(config.scenes, split),
+    words=scenes_words,
+)

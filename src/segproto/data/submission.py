@@ -6,6 +6,7 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,22 @@ from segproto.data.prepare import part_of
 from segproto.data.published_sets import shipped
 from segproto.errors import DataError
 
-TEST_IMAGES = {"cityscapes": 1525, "voc": 1456, "ade20k": 3352}
+
+@dataclass(frozen=True)
+class Server:
+    """What a benchmark's server takes.
+
+    Attributes:
+        ending: of the archive.
+        encode: from a predicted mask to the member's name and content.
+        test_images: how many it expects.
+    """
+
+    ending: str
+    encode: Callable[[Path], tuple[str, bytes]]
+    test_images: int
+
+
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
@@ -33,9 +49,9 @@ def submit(name: str, masks: Path, out: Path) -> int:
     Raises:
         DataError: no such server, no masks, a value that is no class, or another ending of ``out``.
     """
-    if name not in WRITERS:
-        raise DataError(f"{name}: no server takes its predictions here; known: {', '.join(WRITERS)}")
-    ending, encode = WRITERS[name]
+    if name not in SERVERS:
+        raise DataError(f"{name}: no server takes its predictions here; known: {', '.join(SERVERS)}")
+    ending, encode = SERVERS[name].ending, SERVERS[name].encode
     if not out.name.endswith(ending):
         raise DataError(f"--out {out}: {name} is handed in as a file ending in {ending}")
     files = sorted(masks.rglob("*.png"))
@@ -110,8 +126,8 @@ def voc_palette() -> list[int]:
     return [int(v) for v in np.sum(bits, axis=0).ravel()]
 
 
-WRITERS: dict[str, tuple[str, Callable[[Path], tuple[str, bytes]]]] = {
-    "cityscapes": (".zip", cityscapes),
-    "voc": (".tgz", voc),
-    "ade20k": (".zip", ade20k),
+SERVERS = {
+    "cityscapes": Server(".zip", cityscapes, 1525),
+    "voc": Server(".tgz", voc, 1456),
+    "ade20k": Server(".zip", ade20k, 3352),
 }

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from segproto.data.base import IGNORE_INDEX, ClassTable, Sample, SegmentationDataset
 from segproto.data.images import read_image
+from segproto.data.kind import DataKind
+from segproto.data.roots import data_root
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
+
+if TYPE_CHECKING:
+    from segproto.data.config import DataConfig
 
 
 class ImageFolder(SegmentationDataset):
@@ -54,3 +60,17 @@ class ImageFolder(SegmentationDataset):
             stat = path.stat()
             digest.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode())
         return digest.hexdigest()[:16]
+
+
+def open_images(config: DataConfig, split: str) -> ImageFolder:
+    """The folder ``data.images`` of the root, or the root itself where there is no such folder."""
+    root = data_root(config)
+    return ImageFolder(root / config.images if (root / config.images).is_dir() else root, split)
+
+
+IMAGES = DataKind(
+    name="images",
+    title="your own images, without masks (methods that need no labels)",
+    open=open_images,
+    masks="never",
+)

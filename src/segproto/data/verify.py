@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
-from segproto.data.build import SPLITS, build_dataset, data_root
-from segproto.data.classes import find_classes, read_classes
+from segproto.data.build import SPLITS, build_dataset
 from segproto.data.coarse import coarse_line
 from segproto.data.config import DataConfig
-from segproto.data.folder import split_names, split_pairs, split_rule
 from segproto.data.images import orientation
-from segproto.data.pairs import PairDataset, Pairs
+from segproto.data.pairs import PairDataset
 from segproto.errors import DataError
 
 
@@ -134,34 +132,13 @@ def _add(report: VerifyReport, line: str) -> None:
 
 
 def _open_split(config: DataConfig, split: str, report: VerifyReport) -> SegmentationDataset:
-    """Like ``build_dataset``, but a folder's missing partners become lines and the rest is still checked."""
-    if config.name != "folder" or config.labels is None:
+    """Like ``build_dataset``, but where the kind of data can, what is missing becomes lines and the rest is checked."""
+    if config.kind.check is None or config.labels is None:
         return build_dataset(config, split)
-    root = data_root(config)
-    classes = read_classes(find_classes(config.classes, root))
-    rule = split_rule(config, root, classes)
-    pairs = split_pairs(config, root, rule, split)
-    names = split_names(rule, list(pairs.images), split, (classes.path.parent, root))
-    for line in _partner_problems(pairs, names):
+    dataset, problems = config.kind.check(config, split)
+    for line in problems:
         _add(report, line)
-    return PairDataset(split, [n for n in names if n in pairs.images and n in pairs.masks], pairs, classes.labels)
-
-
-def _partner_problems(pairs: Pairs, names: list[str]) -> list[str]:
-    return [
-        *pairs.doubles,
-        *(pairs.without_mask(name) for name in names if name in pairs.images and name not in pairs.masks),
-        *(
-            f"{path}: has no image of its name; add it, or remove the mask"
-            for name, path in pairs.masks.items()
-            if name not in pairs.images
-        ),
-        *(
-            f"{name!r} is listed but there is no such image; add it, or take it off the list"
-            for name in names
-            if name not in pairs.images
-        ),
-    ]
+    return dataset
 
 
 def _summarise(
@@ -179,7 +156,7 @@ def _summarise(
         void, pixels[IGNORE_INDEX] = int(pixels[IGNORE_INDEX]), 0
         if void == mask.size and config.labels is not None:
             report.notes.append(f"{dataset.path(index) or dataset.names[index]}: its mask is void everywhere")
-        if config.name == "folder" and (path := dataset.path(index)) is not None and orientation(path) > 1:
+        if config.kind.own and (path := dataset.path(index)) is not None and orientation(path) > 1:
             turned.append(path)
         summary.readable += 1
         summary.pixels += pixels[:count]
@@ -196,9 +173,7 @@ def _summarise(
 
 def unused_classes(config: DataConfig) -> tuple[int, ...]:
     """Classes of a published set that none of its labels show."""
-    from segproto.data.published_sets import PUBLISHED
-
-    known = PUBLISHED.get(config.name)
+    known = config.kind.published
     return () if known is None or config.merge else known.unused.get(known.variant(config.variant), ())
 
 
@@ -219,9 +194,7 @@ def _check_parts(
     config: DataConfig, dataset: SegmentationDataset, report: VerifyReport, progress: Progress | None
 ) -> None:
     """A note of how many validation images and classes have parts, beside the published numbers."""
-    from segproto.data.published_sets import PUBLISHED
-
-    known = PUBLISHED.get(config.name)
+    known = config.kind.published
     if known is None or known.parts is None or not isinstance(dataset, PairDataset) or not dataset.part_names:
         return
     shown: set[str] = set()
@@ -244,9 +217,7 @@ def _check_parts(
 
 def _check_published(config: DataConfig, report: VerifyReport) -> None:
     """Counts of a published set, and whether Cityscapes' fine labels are coarse ones under their name."""
-    from segproto.data.published_sets import PUBLISHED
-
-    known = PUBLISHED.get(config.name)
+    known = config.kind.published
     if known is None:
         return
     variant = known.variant(config.variant)

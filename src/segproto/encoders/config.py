@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from segproto.data.config import ExpandedPath
+from segproto.data.paths import ExpandedPath
 
 
 class EncoderConfig(BaseModel):

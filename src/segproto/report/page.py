@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from segproto.data.base import IGNORE_INDEX
 from segproto.data.build import build_dataset
+from segproto.data.table import DATASETS
 from segproto.errors import SegprotoError
 from segproto.files.pages import page_environment
 from segproto.model.explain import Explanation, explain
@@ -193,8 +194,9 @@ def facts(run: Run, model: Segmenter) -> list[tuple[str, str]]:
 
 def data_words(data: dict[str, Any]) -> str:
     """The data set in a few words."""
-    if data["name"] == "scenes":
-        return f"generated scenes, {data['scenes']['num_train']} to train, {data['scenes']['num_val']} to validate"
+    kind = DATASETS.get(data["name"])
+    if kind is not None and kind.words is not None:
+        return kind.words(data)
     folder = Path(data["root"]).name if data.get("root") else data["name"]
     return str(data["name"]) if folder == data["name"] else f"{data['name']}, {folder}"
 

@@ -7,18 +7,6 @@ from pathlib import Path
 from segproto.errors import ConfigError
 from segproto.table import nearest
 
-DATA_KINDS = {
-    "folder": "your own images and masks, described by a classes.yaml",
-    "images": "your own images, without masks (methods that need no labels)",
-    "scenes": "generated scenes with parts; needs no files",
-    "em": "ISBI-2012 membranes: the two TIFF stacks, or folders of PNGs",
-    "camvid": "CamVid with 11 classes",
-}
-DATA_SOURCES = {  # of kinds above: where to get them, under which terms
-    "em": ("https://imagej.net/events/isbi-2012-segmentation-challenge", "terms on that page; cite its paper"),
-    "camvid": ("http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/", "terms on that page; cite its papers"),
-}
-
 
 def shipped() -> dict[str, Path]:
     """Recipe name to file, sorted by name; found by looking, so that a new method needs no entry here."""

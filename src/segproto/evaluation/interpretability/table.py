@@ -38,4 +38,5 @@ METRICS: Table[Metric] = Table(
         FRESHNESS,
         COST,
     ),
+    "segproto.metrics",
 )

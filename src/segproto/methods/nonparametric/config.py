@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from segproto.data.config import ListPath
+from segproto.data.paths import ListPath
 from segproto.prototypes.clustering import SyncMode
 from segproto.prototypes.embedding import ProjectionNorm
 from segproto.prototypes.sinkhorn import AssignMode, FewMode

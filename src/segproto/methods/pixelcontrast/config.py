@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
-from segproto.data.config import AugmentConfig, ExpandedPath
+from segproto.data.config import AugmentConfig
+from segproto.data.paths import ExpandedPath
 from segproto.refine.crf_settings import CRF_SETS, CrfSettings
 from segproto.training.procedures.config import LinearOptimise, OptimiseConfig
 from segproto.training.recipe import Recipe
@@ -270,8 +271,8 @@ class PixelcontrastRecipe(Recipe):
                 "stages.masks.walk = true: no affinities are learnt to walk over; set stages.affinity.steps, "
                 "train.start=MODEL of a run that learnt them, or stages.masks.walk=false"
             )
-        if self.data.name == "images":
+        if self.data.kind.masks == "never":
             raise ValueError(
-                "data.name = images: classes are needed; use data.name=folder with a classes.yaml and tags"
+                f"data.name = {self.data.name}: classes are needed; use data.name=folder with a classes.yaml and tags"
             )
         return self

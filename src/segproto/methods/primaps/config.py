@@ -176,11 +176,11 @@ class PrimapsRecipe(Recipe):
                 raise ValueError(f"stages.stego.steps: trains codes; set encoder.neck=codes, not {self.encoder.neck}")
             if self.train.cache_features:
                 raise ValueError("train.cache_features = true: stages.stego needs the images; set it to false")
-        if self.data.name == "images":
+        if self.data.kind.masks == "never":
             asked = {"stages.em.probe": self.stages.em.probe, "stages.found.figures": self.stages.found.figures}
             for key, on in asked.items():
                 if on:
-                    raise ValueError(f"{key} = true: needs labels, data.name=images has none")
+                    raise ValueError(f"{key} = true: needs labels, data.name={self.data.name} has none")
             if self.stages.found.selection == "oracle":
-                raise ValueError("stages.found.selection = oracle: needs labels, data.name=images has none")
+                raise ValueError(f"stages.found.selection = oracle: needs labels, data.name={self.data.name} has none")
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from segproto.data.config import ListPath
+from segproto.data.paths import ListPath
 
 
 class LearningRates(BaseModel):
