@@ -171,6 +171,7 @@ def test_cityscapes_frame_decodes(frame) -> None:
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs $SEGPROTO_DATA")
 def test_cityscapes_frame_yields_finite_figures(frame) -> None:
     model = tiny_segmenters.segmenter("grouped", 19, stride=32)
+    model.classes = frame.classes
     names = ("consistency", "stability", "purity", "group_overlap", "prototype_overlap", "components", "pointing")
     config = InterpretabilityConfig(metrics=(*names, "coverage", "health", "nearest", "completeness"))
     found = interpret(model, frame, config)["metrics"]
