@@ -101,7 +101,8 @@ def test_the_gallery_shows_every_category(trained: Path) -> None:
     page = (trained / "stages" / "found" / "categories.html").read_text()
     assert all(f"category {i} " in page for i in range(5))
     assert page.count("data:image/jpeg") >= 5
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
 
 
 def test_the_model_predicts_explains_and_is_matched_by_evaluate(trained: Path) -> None:
