@@ -22,6 +22,7 @@ def train(
     resume: PathLike | None = None,
     start: PathLike | None = None,
     devices: int | None = None,
+    data_changed: bool = False,
     overrides: Sequence[str] = (),
     quiet: bool = False,
     **sections: Any,
@@ -31,10 +32,11 @@ def train(
     Args:
         recipe: a shipped recipe's name (``scaleproto/em``) or a YAML file.
         out: the run folder.
-        resume: an interrupted run folder to continue exactly; excludes everything else but ``quiet`` and
-            overrides of what does not change the result (:data:`segproto.training.folder.FREE`).
+        resume: an interrupted run folder to continue exactly; excludes everything else but ``data_changed``, ``quiet``
+            and overrides of what does not change the result (:data:`segproto.training.folder.FREE`).
         start: a run or model whose weights the run begins from.
         devices: processes on this machine.
+        data_changed: with ``resume``: go on although the data are not those the run began with.
         overrides: ``key=value`` settings, applied last.
         quiet: no progress.
         **sections: parts of the recipe, as in ``data={"root": "data/em"}, train={"seed": 1}``.
@@ -52,6 +54,8 @@ def train(
         folder = place(resume, "--resume")
         method, config = resolve(folder / "recipe.yaml", {}, overrides)
     else:
+        if data_changed:
+            raise ConfigError("data_changed is for resume: a new run takes the data as they are")
         if recipe is None or out is None:
             raise ConfigError("expected a recipe and out=DIR, as in train('scaleproto/scenes', out='runs/scenes')")
         folder = place(out)
@@ -59,7 +63,7 @@ def train(
         given = {key: value for key, value in chosen.items() if value is not None}
         sections = {**sections, "train": {**sections.get("train", {}), **given}}
         method, config = resolve(recipe, sections, overrides)
-    result = run(method, config, folder, resume=resume is not None, quiet=quiet)
+    result = run(method, config, folder, resume=resume is not None, data_changed=data_changed, quiet=quiet)
     if resume is not None:
         record_of_resumed(folder, config, result.seconds, quiet)
     return result if config.then is None else train_on_masks(config.then, folder, quiet)

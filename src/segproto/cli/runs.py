@@ -24,6 +24,9 @@ def train(
     start: Annotated[Path | None, typer.Option(help="Begin from the weights of this run or model.")] = None,
     seeds: Annotated[str | None, typer.Option(help="One run a seed, as in 1,2,3, in OUT/seed1 ...")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Processes (GPUs) on this machine.")] = None,
+    data_changed: Annotated[
+        bool, typer.Option("--data-changed-on-purpose", help="With --resume: go on with other data than before.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +37,9 @@ def train(
         if (recipe and "=" not in recipe) or out or start or seeds or devices:
             raise ConfigError("--resume takes the run folder only; its recipe.yaml holds everything else")
         free = settings([recipe, *(values or ())] if recipe else values)  # the first setting stands in recipe's place
-        results = [api.train(resume=resume, overrides=free, quiet=quiet)]
+        results = [api.train(resume=resume, data_changed=data_changed, overrides=free, quiet=quiet)]
+    elif data_changed:
+        raise ConfigError("--data-changed-on-purpose is for --resume: a new run takes the data as they are")
     elif recipe is None or out is None:
         raise ConfigError("expected a recipe and --out, as in: segproto train scaleproto/scenes --out runs/scenes")
     else:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +54,18 @@ def numbered_names(count: int) -> tuple[str, ...]:
     return tuple(f"class {i}" for i in range(count))
 
 
+class HasStat(Protocol):
+    """A file, perhaps inside an archive."""
+
+    def stat(self) -> Any:
+        """With ``st_size`` and ``st_mtime_ns``."""
+
+
+def stamp_of(*files: HasStat) -> str:
+    """Size in bytes and date in nanoseconds of each file, ``SIZE@DATE SIZE@DATE``: what changes when a file does."""
+    return " ".join(f"{stat.st_size}@{stat.st_mtime_ns}" for stat in (file.stat() for file in files))
+
+
 class Sample(NamedTuple):
     """One image as stored: ``image`` uint8 (3, H, W) RGB, ``mask`` (H, W) with 255 = void, see ``label_dtype``."""
 
@@ -96,6 +108,10 @@ class SegmentationDataset(ABC):
     def path(self, index: int) -> Path | None:
         """The image file, or None for generated images."""
         return None
+
+    def stamp(self, index: int) -> str:
+        """Sizes and dates of an image's files, see :func:`stamp_of`; empty where it is generated or one of a stack."""
+        return ""
 
     def parts(self, index: int) -> Tensor | None:
         """Part ids, int64 (H, W), 0 = no part; None where the set has no parts."""

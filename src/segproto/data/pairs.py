@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from torch import Tensor
 
-from segproto.data.base import Sample, SegmentationDataset
+from segproto.data.base import Sample, SegmentationDataset, stamp_of
 from segproto.data.images import orientation, read_image
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
 from segproto.data.labels import LabelMap
@@ -193,6 +193,9 @@ class PairDataset(SegmentationDataset):
 
     def path(self, index: int) -> Path | None:
         return self._images[index]
+
+    def stamp(self, index: int) -> str:
+        return stamp_of(self._images[index], self._masks[index])
 
     def mask_path(self, index: int) -> Path:
         """The mask file."""

@@ -29,6 +29,9 @@ class Relabelled(SegmentationDataset):
     def path(self, index: int) -> Path | None:
         return self.whole.path(index)
 
+    def stamp(self, index: int) -> str:
+        return self.whole.stamp(index)
+
     def parts(self, index: int) -> Tensor | None:
         return self.whole.parts(index)
 

@@ -34,6 +34,9 @@ class CentreSquare(SegmentationDataset):
     def path(self, index: int) -> Path | None:
         return self.whole.path(index)
 
+    def stamp(self, index: int) -> str:
+        return self.whole.stamp(index)
+
     def parts(self, index: int) -> Tensor | None:
         found = self.whole.parts(index)
         return None if found is None else self.resized_labels(found)

@@ -32,6 +32,9 @@ class Subset(SegmentationDataset):
     def path(self, index: int) -> Path | None:
         return self.whole.path(self.indices[index])
 
+    def stamp(self, index: int) -> str:
+        return self.whole.stamp(self.indices[index])
+
     def parts(self, index: int) -> Tensor | None:
         return self.whole.parts(self.indices[index])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from segproto.data.base import IGNORE_INDEX, ClassTable, Sample, SegmentationDataset
+from segproto.data.base import IGNORE_INDEX, ClassTable, Sample, SegmentationDataset, stamp_of
 from segproto.data.images import read_image
 from segproto.data.kind import DataKind
 from segproto.data.roots import data_root
@@ -52,6 +52,9 @@ class ImageFolder(SegmentationDataset):
 
     def path(self, index: int) -> Path | None:
         return self._files[index]
+
+    def stamp(self, index: int) -> str:
+        return stamp_of(self._files[index])
 
     @property
     def fingerprint(self) -> str:

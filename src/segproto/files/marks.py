@@ -17,7 +17,7 @@ from segproto.errors import ConfigError
 
 END = 1 << 16  # bytes at either end of a file where its mark is looked for
 OLD = {"page": b"Made by segproto", "figures": b'"command": ['}  # what such files had before there were marks
-RUN = ("metrics.jsonl", "checkpoints", "stages", "model")  # one of them is beside a run's recipe.yaml
+RUN = ("data.json", "metrics.jsonl", "checkpoints", "stages", "model")  # one of them is beside a run's recipe.yaml
 CACHE = "CACHEDIR.TAG"  # https://bford.info/cachedir
 SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by segproto (cache): may be deleted, is made again\n"
 

@@ -11,7 +11,7 @@ from segproto.errors import ConfigError, SegprotoError
 from segproto.files import disk_errors, sync_file
 from segproto.training.recipe import Recipe, dump_recipe, load_recipe_dict, resolved, validate_recipe
 
-OWN = ("recipe.yaml", "metrics.jsonl", "checkpoints", "stages", "model")
+OWN = ("recipe.yaml", "data.json", "metrics.jsonl", "checkpoints", "stages", "model")
 # What may differ on --resume: it changes where and how visibly a run goes on, not what comes out of it.
 FREE = ("data.root", "data.workers", "train.checkpoint_every", "train.log_every", "train.loggers", "train.accelerator")
 

@@ -22,6 +22,7 @@ from segproto.model.figures import number_figures
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
+from segproto.training.data_record import DataRecord, keep_record
 from segproto.training.devices import arrange, make_fabric, on_first, seed_all
 from segproto.training.folder import check_resumable, finished, refuse_taken, take_folder
 from segproto.training.job import Job
@@ -58,7 +59,9 @@ class RunResult:
     was_finished: bool = False
 
 
-def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quiet: bool = False) -> RunResult:
+def run(
+    method: Method, recipe: Recipe, out: Path, *, resume: bool = False, data_changed: bool = False, quiet: bool = False
+) -> RunResult:
     """Trains.
 
     A run is a pure function of its recipe: interrupted at any moment and resumed, it ends (on a CPU) with the same
@@ -69,6 +72,7 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
         recipe: of the type ``method.recipe``.
         out: the run's folder.
         resume: continue the run in ``out`` from its last checkpoint; otherwise ``out`` must not hold a run.
+        data_changed: resume although the data are not those the run began with.
         quiet: no bars and lines.
 
     Raises:
@@ -91,7 +95,7 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
         reporter.line(f"{out}: this run is finished; there is nothing to resume")
         return RunResult(out, list(done["stages"].values())[-1], done["stages"], done["seconds"], was_finished=True)
     with reporting(reporter), memory_errors(str(out)):
-        job = prepare(method, recipe, out, stages, fabric, reporter, settled.words)
+        job = prepare(method, recipe, out, stages, fabric, reporter, settled.words, data_changed)
         if settled.words:
             reporter.line(settled.words)
         try:
@@ -104,7 +108,14 @@ def run(method: Method, recipe: Recipe, out: Path, *, resume: bool = False, quie
 
 
 def prepare(
-    method: Method, recipe: Recipe, out: Path, stages: list[Stage], fabric: Fabric, reporter: Reporter, note: str
+    method: Method,
+    recipe: Recipe,
+    out: Path,
+    stages: list[Stage],
+    fabric: Fabric,
+    reporter: Reporter,
+    note: str,
+    data_changed: bool,
 ) -> Job:
     """Data, model and the place to go on from. The folder is taken only once all of them are there.
 
@@ -115,6 +126,7 @@ def prepare(
         other = "data.name=images for images alone" if method.supervision == "none" else "data.labels to their folder"
         raise ConfigError(f"data.labels = null: is for methods that learn from tags; {method.name} needs {other}")
     val_set = build_dataset(recipe.data, "val") if recipe.data.has_masks else None
+    whole = train_set
     if recipe.data.on_error == "skip":
         train_set = screened(train_set, fabric, reporter)
     path = checkpoint.latest(out / "checkpoints")
@@ -123,6 +135,7 @@ def prepare(
     arrange(segmenter, fabric.device)
     first = fabric.global_rank == 0
     on_first(fabric, lambda: None if (out / "recipe.yaml").exists() else take_folder(out, recipe, note))
+    on_first(fabric, lambda: keep_record(out, DataRecord.of(recipe, whole, val_set), changed=data_changed))
     seen = batches_before(stages, state.stage) + state.step
     loggers = build_loggers(recipe.train.loggers, out, resolved(recipe), seen) if first else []
     journal = Journal(out / "metrics.jsonl", loggers, active=first)
