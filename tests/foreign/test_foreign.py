@@ -170,8 +170,9 @@ def test_mxnet_params(tmp_path: Path, version: int | None) -> None:
 
 
 @given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda c: st.lists(c) | st.dictionaries(st.text() | st.integers(), c) | st.tuples(c, c), max_leaves=20,
+    st.none() | st.booleans() | st.integers(-(2**200), 2**200) | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda c: st.lists(c) | st.dictionaries(st.text() | st.integers(-(2**63), 2**63), c) | st.tuples(c, c),
+    max_leaves=20,
 ), st.integers(0, 5))  # fmt: skip
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_plain_value_comes_back(tmp_path: Path, value: Any, protocol: int) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, WeightsError
+from segproto.files.reading import require_ordinary
 
 if TYPE_CHECKING:
     from segproto.interop.conversion import Source, Weights
@@ -44,6 +45,7 @@ def convert(
         WeightsError: the file is damaged, hostile or of another kind.
     """
     from segproto.data.classes import find_classes, read_classes
+    from segproto.foreign.allocations import bounded
     from segproto.interop.conversion import Options
     from segproto.model.segmenter import Segmenter
     from segproto.table import nearest
@@ -54,8 +56,11 @@ def convert(
     out = Path(out)
     check_free(out)
     table = None if classes is None else read_classes(find_classes(Path(classes), Path())).labels.table
+    if wrong := [value for value in overrides if "=" not in value]:
+        raise ConfigError(f"{wrong[0]!r}: expected key=value")
     options = Options(table, dict(value.split("=", 1) for value in overrides))
-    made = known[source].convert(Path(file), options)
+    with bounded(file, require_ordinary(Path(file), WeightsError)):
+        made = known[source].convert(Path(file), options)
     options.finish()
     if isinstance(made, Segmenter):
         made.save(out)

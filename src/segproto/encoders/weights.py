@@ -1,23 +1,22 @@
-"""Weights files: reading them without running code, and fitting them to a module."""
+"""Weights files for an encoder: reading one, and fitting it to a module."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from segproto import foreign
 from segproto.errors import WeightsError
 
 CONTAINERS = ("state_dict", "model", "teacher")  # where common training codes put the tensors
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, from a safetensors file or a state dict that ``torch.load(weights_only=True)`` accepts.
+    """Tensors by name, from a safetensors file, or a torch file or pickle that holds a state dict.
+
+    The file is read by :mod:`segproto.foreign`: nothing it names is run, and it costs no more than its size allows.
 
     Args:
         path: the file.
@@ -26,21 +25,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
         WeightsError: if it is missing, damaged, or holds something else than tensors by name.
     """
     path = Path(path)
+    if not path.exists():
+        raise WeightsError(f"{path}: no such weights file; set encoder.weights to one that exists")
+    hint = "published checkpoints that hold more are read by segproto convert (see --list)"
     try:
-        value = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such weights file; set encoder.weights to one that exists") from error
-    except pickle.UnpicklingError as error:  # torch's own words advise to run what is in the file
-        hint = "give such a file; published checkpoints that hold more are read by segproto convert (see --list)"
-        raise WeightsError(f"{path}: not a safetensors file or plain state dict of tensors; {hint}") from error
-    except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: not a safetensors file or plain state dict ({reason})") from error
+        value = foreign.read(path)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; expected a safetensors file or a state dict of tensors; {hint}") from error
     for name in CONTAINERS:
         if isinstance(value, dict) and isinstance(value.get(name), dict):
             value = value[name]
-    if not isinstance(value, dict) or not all(isinstance(v, Tensor) for v in value.values()):
-        raise WeightsError(f"{path}: expected tensors by name, found something else; export its state_dict")
+    if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()):
+        raise WeightsError(f"{path}: expected tensors by name, found something else; give a state dict; {hint}")
     return value
 
 

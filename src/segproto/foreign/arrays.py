@@ -14,6 +14,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from segproto.errors import WeightsError
+from segproto.files.reading import open_file
 from segproto.foreign.guard import guarded
 from segproto.foreign.machine import BoundedStream, load
 from segproto.foreign.records import Refusal
@@ -32,7 +33,7 @@ def read_npy_dict(path: str | Path) -> dict[Any, Any]:
     path = Path(path)
 
     def parse(path: Path) -> Any:
-        with path.open("rb") as file:
+        with open_file(path, WeightsError) as file:
             return parse_npy(file)
 
     value = guarded(path, parse)
@@ -62,7 +63,7 @@ def read_mxnet_params(path: str | Path) -> dict[str, Tensor]:
     """
 
     def parse(path: Path) -> dict[str, Tensor]:
-        with path.open("rb") as file:
+        with open_file(path, WeightsError) as file:
             return parse_mxnet(file)
 
     found: dict[str, Tensor] = guarded(Path(path), parse)

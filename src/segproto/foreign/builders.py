@@ -10,7 +10,7 @@ from torch import Tensor
 from segproto.foreign.containers import key, set_items
 from segproto.foreign.numpy_objects import NUMPY_CALLS, DType, PendingArray
 from segproto.foreign.records import Name, Record, Refusal
-from segproto.foreign.storages import rebuild_tensor
+from segproto.foreign.storages import rebuild_tensor, rebuild_typed
 
 
 def build_call(what: Any, arguments: Any) -> Any:
@@ -53,6 +53,8 @@ def rebuild_parameter(data: Any, *_: Any) -> Tensor:
 
 def rebuild_from_type(function: Any, _: Any, arguments: Any, __: Any = None) -> Any:
     """A tensor subclass is the tensor inside it."""
+    if not isinstance(function, Name) or not function.path.startswith("torch._utils._rebuild_"):
+        raise Refusal("a tensor of a subclass that is not made of a tensor; the file is damaged")
     return build_call(function, arguments)
 
 
@@ -114,16 +116,24 @@ def plain_bytes(content: Any = b"", encoding: Any = None) -> bytes:
     return content
 
 
+def device(kind: Any = "cpu", index: Any = None) -> str:
+    """``torch.device``, as text."""
+    if not isinstance(kind, str) or not (index is None or type(index) is int):
+        raise Refusal("a device without a name; the file is damaged")
+    return kind if index is None else f"{kind}:{index}"
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": rebuild_tensor,
+    "torch._utils._rebuild_tensor_v3": rebuild_typed,
     "torch._utils._rebuild_parameter": rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": rebuild_parameter,
     "torch.nn.parameter.Parameter": rebuild_parameter,
     "torch._tensor._rebuild_from_type_v2": rebuild_from_type,
     "torch._tensor._rebuild_from_type": rebuild_from_type,
     "torch.Size": lambda content=(): tuple(sequence(content)),
-    "torch.device": lambda kind="cpu", index=None: kind if index is None else f"{kind}:{index}",
+    "torch.device": device,
     "collections.OrderedDict": mapping,
     "collections.defaultdict": mapping,
     "collections.Counter": mapping,

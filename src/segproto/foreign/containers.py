@@ -7,20 +7,29 @@ from typing import Any
 from segproto.foreign.records import Name, Record, Refusal
 
 SCALARS = (str, bytes, int, float, bool, type(None), Name, Record)
-DEEPEST_KEY = 3
+LARGEST_KEY = 1 << 64  # a dict of larger integers can be made to need quadratic time
+IN_TUPLES = (str, bytes, bool, type(None), Name)
+SMALL_INTEGER = 1 << 16  # in tuples, whose hashes are easily made equal
 
 
-def key(value: Any, depth: int = 0) -> Any:
+def key(value: Any) -> Any:
     """A value that may be a key: hashing it must end and must run no code of the file.
 
     Raises:
-        Refusal: a container other than a small tuple.
+        Refusal: a container other than a small tuple of texts and small numbers; an integer of more than 64 bits.
     """
     if isinstance(value, SCALARS):
+        if type(value) is int and abs(value) >= LARGEST_KEY:
+            raise Refusal("an integer of more than 64 bits as a key; the file is damaged")
         return value
-    if isinstance(value, tuple) and len(value) <= 8 and depth < DEEPEST_KEY:
-        return tuple(key(v, depth + 1) for v in value)
+    if isinstance(value, tuple) and len(value) <= 8 and all(map(fits_tuple, value)):
+        return value
     raise Refusal(f"a {type(value).__name__} as a key; expected text or a number")
+
+
+def fits_tuple(value: Any) -> bool:
+    """Whether a value may be in a tuple that is a key."""
+    return isinstance(value, IN_TUPLES) or (type(value) is int and abs(value) < SMALL_INTEGER)
 
 
 def set_items(target: Any, values: list[Any]) -> None:

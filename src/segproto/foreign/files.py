@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from segproto.errors import WeightsError
+from segproto.files.reading import open_file
 from segproto.foreign.arrays import parse_mxnet, parse_npy
 from segproto.foreign.guard import guarded
 from segproto.foreign.records import Refusal
@@ -40,11 +42,11 @@ def read(path: str | Path) -> Any:
 
 def read_any(path: Path) -> Any:
     """By its first bytes."""
-    with path.open("rb") as file:
+    with open_file(path, WeightsError) as file:
         start = file.read(8)
         file.seek(0)
         if start.startswith(ZIP):
-            return read_zip(path)
+            return read_zip(file)
         if start.startswith(NPY):
             return parse_npy(file)
         if start == MXNET:
@@ -57,7 +59,7 @@ def read_any(path: Path) -> Any:
         if start[:1].decode("latin1") not in OPCODES:
             kinds = "neither a torch file, pickle, safetensors, npy nor MXNet file"
             raise Refusal(f"{kinds} (it starts with {start[:4]!r})")
-        if start[0] != 0x80 and tarfile.is_tarfile(path):
+        if start[0] != 0x80 and tarfile.is_tarfile(file):
             raise Refusal("a tar archive, as torch wrote before 0.1.10; load it with an old torch and save it again")
         return read_stream(file)
 

@@ -10,6 +10,7 @@ import pickletools
 from collections.abc import Callable
 from typing import IO, Any
 
+from segproto.foreign.budget import INTEGER_BITS, Work
 from segproto.foreign.builders import build_call, build_state
 from segproto.foreign.containers import extend, key, set_items
 from segproto.foreign.numpy_objects import PendingArray
@@ -59,7 +60,7 @@ def load(stream: BoundedStream, persistent: Callable[[Any], Any] | None = None) 
     Raises:
         Refusal: what the pickle asks for is not done here, or it is damaged.
     """
-    machine = Machine(persistent)
+    machine = Machine(persistent, stream.tell)
     for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
         if opcode.name == "STOP":
             return machine.pop()
@@ -70,7 +71,8 @@ def load(stream: BoundedStream, persistent: Callable[[Any], Any] | None = None) 
 class Machine:
     """Stack, memo and one method an opcode that does more than push a constant."""
 
-    def __init__(self, persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(self, persistent: Callable[[Any], Any] | None, tell: Callable[[], int]) -> None:
+        self.work, self.tell, self.start = Work(), tell, tell()
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.pending: dict[int, int] = {}  # where the memo keeps arrays that have no data yet
@@ -79,6 +81,8 @@ class Machine:
     def step(self, name: str, argument: Any) -> None:
         """Executes one opcode."""
         if name in PUSHED:
+            if type(argument) is int and argument.bit_length() > INTEGER_BITS:
+                raise Refusal(f"its pickle has an integer of {argument.bit_length()} bits; the file is damaged")
             self.stack.append(argument)
         elif name in FRESH:
             self.stack.append(FRESH[name]())
@@ -193,27 +197,27 @@ class Machine:
 
     def op_inst(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
-        self.stack.append(build_call(name_of(module, name), tuple(self.pop_to_mark())))
+        self.call(name_of(module, name), tuple(self.pop_to_mark()))
 
     def op_obj(self, _: Any) -> None:
         what, *arguments = self.pop_to_mark() or [None]
-        self.stack.append(build_call(what, tuple(arguments)))
+        self.call(what, tuple(arguments))
 
     def op_reduce(self, _: Any) -> None:
-        what, arguments = self.pop_many(2)
-        self.stack.append(build_call(what, arguments))
+        self.call(*self.pop_many(2))
 
     op_newobj = op_reduce
 
     def op_newobj_ex(self, _: Any) -> None:
         what, arguments, named = self.pop_many(3)
-        made = build_call(what, arguments)
-        if isinstance(made, Record) and isinstance(named, dict):
+        self.call(what, arguments)
+        if isinstance(made := self.peek(), Record) and isinstance(named, dict):
+            self.charge(named)
             made.attributes.update(named)
-        self.stack.append(made)
 
     def op_build(self, _: Any) -> None:
         target, state = self.pop_many(2)
+        self.charge(state)
         self.stack.append(build_state(target, state))
         if isinstance(target, PendingArray) and id(target) in self.pending:
             self.memo[self.pending.pop(id(target))] = self.peek()
@@ -223,6 +227,15 @@ class Machine:
 
     def op_binpersid(self, _: Any) -> None:
         self.stack.append(self.look_up(self.pop()))
+
+    def call(self, what: Any, arguments: Any) -> None:
+        """Pushes what a call stands for."""
+        self.charge(arguments)
+        self.stack.append(build_call(what, arguments))
+
+    def charge(self, values: Any) -> None:
+        """Counts the work that values can make."""
+        self.work.charge(values, self.tell() - self.start)
 
     def look_up(self, identity: Any) -> Any:
         """The object behind a persistent id."""

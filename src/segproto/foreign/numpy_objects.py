@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from segproto.foreign.budget import sizes
 from segproto.foreign.records import Name, Refusal
 
 PLAIN = re.compile(r"[<>|=]?([?bBhHiIlLqQefdFD]|[biufc]\d{1,2}|[SUa]\d{1,6}|O8?)")
@@ -46,8 +47,7 @@ class PendingArray:
 
 def make_array(data: Any, dtype: Any, shape: Any, order: str) -> Any:
     """An array of a shape, whose bytes must be there."""
-    numbers = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-    if not isinstance(dtype, DType) or not numbers:
+    if not isinstance(dtype, DType) or sizes(shape) is None:
         raise Refusal("a numpy array of a type or shape that cannot be read; the file is damaged")
     if dtype.numpy().hasobject:
         if not isinstance(data, list) or len(data) != math.prod(shape):
@@ -68,7 +68,8 @@ def dtype(text: Any, *_: Any) -> DType:
     if isinstance(text, Name) and text.path.startswith("numpy."):
         text = np.dtype(SCALAR_TYPES[text.path[6:]]).str if text.path[6:] in SCALAR_TYPES else None
     if not isinstance(text, str) or not PLAIN.fullmatch(text):
-        raise Refusal(f"a numpy type {str(text)[:20]!r}; expected plain numbers")
+        shown = text[:20] if isinstance(text, str) else type(text).__name__
+        raise Refusal(f"a numpy type {shown!r}; expected plain numbers")
     return DType("O" if text.endswith("O8") else text)
 
 

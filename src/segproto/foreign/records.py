@@ -61,12 +61,17 @@ min max abs reversed Exception ValueError RuntimeError NotImplementedError Ellip
 HARMLESS = frozenset(HARMLESS_NAMES.split())
 
 
+LONGEST_NAME = 500
+
+
 def name_of(module: str, name: str) -> Name:
     """The name a file gives, with Python 2's module names brought up to date.
 
     Raises:
         Refusal: for what only an attack would name.
     """
+    if len(module) + len(name) > LONGEST_NAME:
+        raise Refusal(f"it names something of {len(module) + len(name)} characters, which is no class or function")
     module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
     path = f"{module}.{name}"
     shown = "".join(c if c.isprintable() else "?" for c in path[:80])

@@ -9,22 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.foreign.budget import Room, sizes
 from segproto.foreign.records import Name, Refusal
 
-LARGEST_VIEW = 1 << 24  # cells a tensor may have beyond its storage (an expanded view)
+LONGEST_KEY = 100
 DTYPES = {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16,
     "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
     "Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128,
     "Untyped": torch.uint8, "_Untyped": torch.uint8,
 }  # fmt: skip
+BY_NAME = {  # of types that came after typed storages
+    str(dtype): dtype
+    for dtype in (torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2, *DTYPES.values())
+}
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Flat data of one type."""
+    """Flat data of one type, and the room that the file's tensors have."""
 
     data: Tensor
+    room: Room
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ def storage_id(identity: Any) -> StorageId:
     name = path.removeprefix("torch.").removeprefix("cuda.").removeprefix("storage.").removesuffix("Storage")
     if name not in DTYPES or not path.startswith("torch."):
         raise Refusal(f"a tensor storage of type {path or type(kind).__name__}; expected numbers torch knows")
-    if not isinstance(key, (str, int)) or type(length) is not int or length < 0:
+    short = type(key) is int or (isinstance(key, str) and len(key) <= LONGEST_KEY)
+    if not short or sizes((length,)) is None:
         raise Refusal("a tensor storage without key or length; the file is damaged")
     part = view[0] if view and isinstance(view[0], tuple) and len(view[0]) == 3 else None
     return StorageId(DTYPES[name], str(key), length, part)
@@ -64,13 +71,25 @@ def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -
     """The tensor of that size and stride in a storage.
 
     Raises:
-        Refusal: it would reach outside its storage, or be absurdly larger.
+        Refusal: it would reach outside its storage, or the file's tensors together would be absurdly larger than it.
     """
-    numbers = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else (None,)
-    if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
+    if not isinstance(storage, Storage) or any(sizes(part) is None for part in ((offset,), size, stride)):
         raise Refusal("a tensor without storage, size or stride; the file is damaged")
     have, cells = storage.data.numel(), math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if cells else 0
-    if cells and (last >= have or cells > max(have, LARGEST_VIEW)):
+    if cells and last >= have:
         raise Refusal(f"a tensor of size {size[:5]} in a storage of {have} numbers; the file is damaged")
+    storage.room.take(cells * storage.data.itemsize)
     return storage.data.as_strided(size, stride, offset) if cells else storage.data.new_empty(size)
+
+
+def rebuild_typed(storage: Any, offset: Any, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any) -> Tensor:
+    """The same of a type that has no storage of its own: its bytes are in an untyped one.
+
+    Raises:
+        Refusal: see :func:`rebuild_tensor`; also an unknown type.
+    """
+    known = BY_NAME.get(dtype.path) if isinstance(dtype, Name) else None
+    if known is None or not isinstance(storage, Storage) or storage.data.numel() % known.itemsize:
+        raise Refusal("a tensor of an unknown type; the file is damaged")
+    return rebuild_tensor(Storage(storage.data.view(known), storage.room), offset, size, stride)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from segproto.foreign.budget import Room
 from segproto.foreign.machine import BoundedStream, load
 from segproto.foreign.records import Name, Refusal
 from segproto.foreign.storages import Storage, StorageId, storage_id
@@ -18,34 +18,35 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 
 
-def read_zip(path: Path) -> Any:
+def read_zip(file: IO[bytes]) -> Any:
     """The object of a zip archive that ``torch.save`` wrote.
 
     Raises:
         Refusal: no such archive; entries that are compressed, overlap, or lie outside of it.
     """
-    with opened(path) as archive:
+    with opened(file) as archive:
         entries = {info.filename: info for info in archive.infolist()}
-        check_entries(entries, path.stat().st_size)
+        size = os.fstat(file.fileno()).st_size
+        check_entries(entries, size)
         pickles = [name for name in entries if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise Refusal(f"a zip archive with {len(pickles)} data.pkl; expected one, as torch.save writes")
         root = pickles[0].removesuffix("data.pkl")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
             raise Refusal("its numbers are big-endian; save it again on the usual kind of machine")
-        storages = ZipStorages(archive, entries, f"{root}data/")
+        storages = ZipStorages(archive, entries, f"{root}data/", Room(size))
         content = archive.read(pickles[0])
         return load(BoundedStream(io.BytesIO(content), len(content)), storages.get)
 
 
-def opened(path: Path) -> zipfile.ZipFile:
+def opened(file: IO[bytes]) -> zipfile.ZipFile:
     """A zip archive (one that was cut off lacks the directory at its end).
 
     Raises:
         Refusal: its directory cannot be read.
     """
     try:
-        return zipfile.ZipFile(path)
+        return zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
         raise Refusal(f"a zip archive that is cut off or damaged ({error}); download it again") from error
 
@@ -65,8 +66,8 @@ def check_entries(entries: dict[str, zipfile.ZipInfo], size: int) -> None:
 class ZipStorages:
     """Storages of an archive, each read once when a tensor asks for it."""
 
-    def __init__(self, archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], root: str) -> None:
-        self.archive, self.entries, self.root = archive, entries, root
+    def __init__(self, archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], root: str, room: Room) -> None:
+        self.archive, self.entries, self.root, self.room = archive, entries, root, room
         self.known: dict[str, torch.Tensor] = {}
 
     def get(self, identity: Any) -> Storage:
@@ -80,7 +81,7 @@ class ZipStorages:
         if wanted.key not in self.known:
             content = bytearray(self.archive.read(info))
             self.known[wanted.key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0).byte()
-        return Storage(self.known[wanted.key].view(wanted.dtype))
+        return Storage(self.known[wanted.key].view(wanted.dtype), self.room)
 
 
 def read_stream(file: IO[bytes]) -> Any:
@@ -106,8 +107,8 @@ def read_stream(file: IO[bytes]) -> Any:
 class StreamStorages:
     """Storages of a stream: room is made when they are named, the numbers come at the end."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, size: int) -> None:
+        self.left, self.room = size, Room(size)
         self.known: dict[str, tuple[StorageId, torch.Tensor]] = {}
 
     def get(self, identity: Any) -> Any:
@@ -116,8 +117,8 @@ class StreamStorages:
             return identity[1]
         wanted = storage_id(identity)
         if wanted.key not in self.known:
-            self.room -= wanted.bytes
-            if self.room < 0:
+            self.left -= wanted.bytes
+            if self.left < 0:
                 raise Refusal(f"tensor storage {wanted.key[:20]} should have {wanted.bytes} bytes, more than the file")
             self.known[wanted.key] = (wanted, torch.zeros(wanted.length, dtype=wanted.dtype))
         data = self.known[wanted.key][1]
@@ -126,12 +127,12 @@ class StreamStorages:
             if not (type(start) is int and type(length) is int and 0 <= start <= start + length <= len(data)):
                 raise Refusal(f"a view outside tensor storage {wanted.key[:20]}; the file is damaged")
             data = data[start : start + length]
-        return Storage(data)
+        return Storage(data, self.room)
 
     def fill(self, stream: BoundedStream, keys: list[Any]) -> None:
         """Reads the numbers, in the order of the keys."""
         for key in keys:
-            if str(key) not in self.known:
+            if not isinstance(key, (str, int)) or str(key) not in self.known:
                 raise Refusal("numbers of a tensor storage that nothing names; the file is damaged")
             wanted, data = self.known.pop(str(key))
             if int.from_bytes(stream.read(8), "little") != wanted.length:

@@ -14,6 +14,7 @@ from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
 from segproto.files import fill_tensors, fresh_folder, old_of
+from segproto.foreign.allocations import bounded
 from segproto.model.heads import build_head
 from segproto.model.provenance import Provenance
 from segproto.model.segmenter import Segmenter
@@ -91,11 +92,13 @@ def load(folder: Path) -> Segmenter:
     if value.get("format") != FORMAT or value.get("version", 0) > VERSION:
         found = f"{value.get('format')!r} version {value.get('version')}"
         raise WeightsError(f"{folder}/model.json: expected {FORMAT} version <= {VERSION}, found {found}")
-    encoder = build_encoder(EncoderConfig(**value["encoder"]), load_weights=False)
+    with bounded(f"{folder}/model.json", sum(tensor.nbytes for tensor in tensors.values())):
+        encoder = build_encoder(EncoderConfig(**value["encoder"]), load_weights=False)
+        head = build_head(value["head"])
     norm = value["preprocessing"]
     if encoder.normalisation != (tuple(norm["mean"]), tuple(norm["std"])):
         encoder.normalisation = type(encoder.normalisation)(tuple(norm["mean"]), tuple(norm["std"]))
-    model = Segmenter(encoder, build_head(value["head"]), ClassTable.from_json(value["classes"]), card=value["card"])
+    model = Segmenter(encoder, head, ClassTable.from_json(value["classes"]), card=value["card"])
     check_keys(folder, {k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors)
     model.load_state_dict(tensors)
     if (folder / "prototypes.json").exists():
