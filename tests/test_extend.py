@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from tiny_runs import SMALL
 from segproto.data.table import DATASETS
 from segproto.errors import ConfigError
 from segproto.evaluation.interpretability.table import METRICS
+from segproto.model.heads import HEADS
 from segproto.runs.settings import resolve
 from segproto.table import Table
 
 PAGES = Path(__file__).parents[1] / "docs" / "extend"
-TABLES: tuple[Table[Any], ...] = (DATASETS, METRICS)
+TABLES: tuple[Table[Any], ...] = (DATASETS, HEADS, METRICS)
 
 
 @pytest.fixture
@@ -59,3 +61,26 @@ def test_a_data_set_of_your_own(example: Path) -> None:
     DATASETS._entries.pop("squares")
     with pytest.raises(ConfigError, match="no data set has this name"):
         resolve("runs/squares/recipe.yaml", {}, [])
+
+
+@pytest.mark.slow
+def test_a_head_of_your_own(example: Path) -> None:
+    """It goes through all stages of a method; explanation, figures, report, edit and graph take it as it is."""
+    settings = [*SMALL, "stages.finetune.steps=2", "stages.prune_finetune.steps=2"]
+    settings += ["model.prototypes=3", "stages.prune.threshold=1"]
+    names = run(
+        "head.md",
+        {
+            "{}, [])": f"{{}}, {settings})",
+            'out="runs/voting")\n\nwhy': f'out="runs/voting", overrides={settings})\n\nwhy',
+            "interpretability=True)": "interpretability=True, overrides=['interpretability.metrics=[sparsity]'])",
+        },
+    )
+    stages = [json.loads(file.read_text()) for file in sorted(example.glob("runs/voting/stages/*/result.json"))]
+    assert {stage["stage"] for stage in stages} >= {"joint", "project", "prune"}
+    assert names["why"].segmenter.head.kind == "voting"
+    assert names["why"].completeness_error() <= 1e-4
+    assert (example / "runs" / "voting" / "report.html").is_file()
+    assert json.loads((example / "voting.json").read_text())["outputs"][2:] == ["activations", "distances"]
+    kept = json.loads((example / "models" / "without" / "edit.json").read_text())["prototypes"]
+    assert kept["after"] == kept["before"] - 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -29,6 +30,15 @@ def test_every_package_has_a_floor() -> None:
     }
     assert found - {"__init__"} == named
     assert floors["exhaustive"]
+
+
+def test_no_head_is_asked_for_its_type() -> None:
+    """Heads speak for themselves; a method may ask for its own, and a plain classifier gives way to prototypes."""
+    package = ROOT / "src" / "segproto"
+    asking = [f.relative_to(package) for f in SOURCES if re.search(r"isinstance\([^()]*\w*Head\b", f.read_text())]
+    others = {str(name) for name in asking if name.parts[0] != "methods"}
+    assert others == {"training/procedures/seeding.py"}
+    assert not [f for f in SOURCES if re.search(r"(getattr|hasattr)\(\w*\.?head\b", f.read_text())]
 
 
 def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:

@@ -1,12 +1,13 @@
-"""Tables of named entries: data sets, encoders, metrics. What is named in one place is found by name everywhere."""
+"""Tables of named entries: data sets, heads, metrics ... What is named in one place is found by name everywhere."""
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from segproto.errors import ConfigError
 
@@ -17,14 +18,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 
-class Named(Protocol):
-    """An entry: a record that carries its own name."""
-
-    @property
-    def name(self) -> str: ...
-
-
-EntryT = TypeVar("EntryT", bound=Named)
+EntryT = TypeVar("EntryT")
 
 
 class Table(Mapping[str, EntryT]):
@@ -38,11 +32,13 @@ class Table(Mapping[str, EntryT]):
         what: of what kind the entries are, in messages.
         entries: those that are shipped.
         group: of entry points.
+        name: the attribute in which an entry carries its own name.
     """
 
-    def __init__(self, what: str, entries: Iterable[EntryT], group: str) -> None:
+    def __init__(self, what: str, entries: Iterable[EntryT], group: str, name: str = "name") -> None:
         self.what, self.group = what, group
-        self._entries = {entry.name: entry for entry in entries}
+        self._name: Callable[[EntryT], str] = attrgetter(name)
+        self._entries = {self._name(entry): entry for entry in entries}
         self._shipped = frozenset(self._entries)
         self._looked = False
 
@@ -58,9 +54,10 @@ class Table(Mapping[str, EntryT]):
         Raises:
             ConfigError: a shipped entry has the name.
         """
-        if entry.name in self._shipped:
-            raise ConfigError(f"{self.what} {entry.name!r} is shipped with segproto; give yours another name")
-        self._entries[entry.name] = entry
+        name = self._name(entry)
+        if name in self._shipped:
+            raise ConfigError(f"{self.what} {name!r} is shipped with segproto; give yours another name")
+        self._entries[name] = entry
         return entry
 
     def find(self, name: str) -> EntryT:

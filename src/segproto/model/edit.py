@@ -133,9 +133,12 @@ def keep_prototypes(
     Raises:
         ConfigError: the head cannot do without any, or a class would have none where each needs one.
     """
-    head = model.head
-    if head.decides == "nearest" and head.bank is not None:
-        require_every_class(model, head.bank.class_of.cpu()[keep.cpu()])
+    head, bank = model.head, model.head.bank
+    assert bank is not None
+    device = bank.class_of.device
+    keep, into = keep.to(device), None if into is None else into.to(device)
+    if head.decides == "nearest":
+        require_every_class(model, bank.class_of[keep])
     kept = head.select(keep, into=into, renormalise=renormalise)
     if model.provenance is not None:
         model.provenance = model.provenance.select(kept)

@@ -167,7 +167,7 @@ class Head(nn.Module, ABC):
         """Keeps some prototypes with their weights, in place: for pruning, dropping and merging.
 
         Args:
-            keep: int64 indices, ascending.
+            keep: int64 indices, ascending, on the bank's device.
             into: (P,) int64, the kept prototype that each one's weights are added to; None = those of others are lost.
             renormalise: what a group loses goes to its other members.
 

@@ -1,8 +1,8 @@
-"""Heads: from features to class logits, and each logit back to its prototypes. All kinds, and how to add one."""
+"""Heads: from features to class logits, and each logit back to its prototypes. All kinds."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from segproto.prototypes.grouping import Grouping
 from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.readout import initial_readout
 from segproto.prototypes.similarity import log_activation
+from segproto.table import Table
 
 
 class LinearHead(Head):
@@ -107,9 +108,9 @@ class PrototypeHead(ReadoutHead):
         return Contributions(self.readout[classes] * activations, None, activations.new_zeros(len(classes)))
 
     def select(self, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False) -> list[int]:
-        readout, keep = self.readout.detach(), keep.to(self.readout.device)
+        readout = self.readout.detach()
         if into is not None:
-            readout = torch.zeros_like(readout).index_add_(1, into.to(readout.device), readout)
+            readout = torch.zeros_like(readout).index_add_(1, into, readout)
         self.bank = self.bank.select(keep)
         self.readout = nn.Parameter(readout[:, keep].clone())
         kept: list[int] = keep.tolist()
@@ -155,9 +156,9 @@ class GroupedHead(ReadoutHead):
     @torch.no_grad()
     def select(self, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False) -> list[int]:
         """As :meth:`Head.select`; a class without any prototype loses its groups and their readout columns."""
-        before, keep = self.grouping.dense(), keep.to(self.readout.device)
+        before = self.grouping.dense()
         if into is not None:
-            before = torch.zeros_like(before).index_add_(1, into.to(before.device), before)
+            before = torch.zeros_like(before).index_add_(1, into, before)
         classes = self.grouping.class_of_group
         self.bank = self.bank.select(keep)
         self.grouping = Grouping(self.bank.class_of, self.num_classes, self.grouping.groups)
@@ -226,38 +227,19 @@ KINDS = (
     TapHead,
     AffinityHead,
 )
-HEADS: dict[str, type[Head]] = {h.kind: h for h in KINDS}
-HeadT = TypeVar("HeadT", bound=type[Head])
-
-
-def register_head(kind: HeadT) -> HeadT:
-    """Makes a kind of head known to this process, so that models with it load; for heads that live outside the package.
-
-    A model's file names the kind and never a class to import: the program that loads it has to have called this.
-
-    Args:
-        kind: a class of heads with a ``kind`` of its own. May decorate it.
-
-    Raises:
-        ValueError: another class has that name.
-    """
-    known = HEADS.setdefault(kind.kind, kind)
-    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise ValueError(f"head kind {kind.kind!r} is {known.__module__}.{known.__qualname__}; give yours another name")
-    HEADS[kind.kind] = kind  # the same class, from a module that was loaded again
-    return kind
+HEADS: Table[type[Head]] = Table("head", KINDS, "segproto.heads", name="kind")
 
 
 def build_head(value: dict[str, Any]) -> Head:
-    """The head a description names.
+    """The head a description names; it never says what to import.
 
     Raises:
         WeightsError: for a kind this process does not know.
     """
     kind = value.get("kind")
-    if kind not in HEADS:
+    if not isinstance(kind, str) or kind not in HEADS:
         raise WeightsError(
             f"head kind {kind!r} is unknown here (known: {', '.join(HEADS)}); update segproto, or, for a head of your "
-            "own, call segproto.model.heads.register_head before loading"
+            "own, import what registers it (segproto.model.heads.HEADS.register) before loading"
         )
     return HEADS[kind].from_description(value)

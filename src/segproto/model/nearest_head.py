@@ -122,7 +122,7 @@ class NearestHead(Head):
         class must keep one.
         """
         old, class_of = self.bank.vectors, self.bank.class_of
-        rows = [keep[class_of.to(keep.device)[keep] == c].tolist() for c in range(self.num_classes)]
+        rows = [keep[class_of[keep] == c].tolist() for c in range(self.num_classes)]
         width = max(map(len, rows))
         kept = [p for row in rows for p in row + row[:1] * (width - len(row))]
         vectors = old.flatten(0, 1)[torch.tensor(kept, device=old.device)]
