@@ -18,7 +18,6 @@ from two_steps import two_steps
 from segproto.data.build import build_dataset
 from segproto.evaluation.interpretability.freshness import freshness
 from segproto.methods import METHODS
-from segproto.model.evidence import bank_of
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training import runner
@@ -125,6 +124,6 @@ def test_a_stopped_run_leaves_the_files_of_one_that_was_not(runs: tuple[str, Pat
 
 def test_prototypes_are_features_of_the_saved_encoder(runs: tuple[str, Path]) -> None:
     model = Segmenter.load(runs[1] / "whole")
-    if not isinstance(bank_of(model.head), PrototypeBank):
+    if not isinstance(model.head.bank, PrototypeBank):
         return
     assert freshness(model, build_dataset(small(runs[0]).data, "train"))["value"] == 1.0
