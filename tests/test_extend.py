@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_runs import SMALL
 
+import segproto
 from segproto.data.table import DATASETS
-from segproto.errors import ConfigError
+from segproto.encoders.table import BACKBONES
+from segproto.errors import ConfigError, WeightsError
 from segproto.evaluation.interpretability.table import METRICS
 from segproto.model.heads import HEADS
 from segproto.runs.settings import resolve
 from segproto.table import Table
 
 PAGES = Path(__file__).parents[1] / "docs" / "extend"
-TABLES: tuple[Table[Any], ...] = (DATASETS, HEADS, METRICS)
+TABLES: tuple[Table[Any], ...] = (BACKBONES, DATASETS, HEADS, METRICS)
 
 
 @pytest.fixture
@@ -84,3 +87,13 @@ def test_a_head_of_your_own(example: Path) -> None:
     assert json.loads((example / "voting.json").read_text())["outputs"][2:] == ["activations", "distances"]
     kept = json.loads((example / "models" / "without" / "edit.json").read_text())["prototypes"]
     assert kept["after"] == kept["before"] - 2
+
+
+@pytest.mark.slow
+def test_an_encoder_of_your_own(example: Path) -> None:
+    model = run("encoder.md", {'out="runs/strided"': f'out="runs/strided", overrides={SMALL}'})["model"]
+    assert model.encoder.backbone.num_features == 16
+    assert segproto.load("runs/strided").predict(torch.zeros(3, 30, 40, dtype=torch.uint8)).shape == (30, 40)
+    BACKBONES._entries.pop("strided")
+    with pytest.raises(WeightsError, match=r"encoder.name = 'strided': .*no encoder has this name.*encoder.md"):
+        segproto.load("runs/strided")

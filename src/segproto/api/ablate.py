@@ -87,7 +87,7 @@ def ablate_scales(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[st
 
     config = resolve(recipe, {}, options.get("overrides", ()))[1]
     encoder, model = config.encoder, getattr(config, "model", None)
-    if encoder.neck != "aspp" or encoder.fusion != "concat" or model is None or not hasattr(model, "prototypes"):
+    if encoder.scale_rates is None or model is None or not hasattr(model, "prototypes"):
         raise ConfigError(f"{recipe}: has no scales to compare (expected encoder.neck=aspp, encoder.fusion=concat)")
     single = ["encoder.fusion=sum", f"model.prototypes={model.prototypes * len(encoder.rates)}"]
     return compare_variants(recipe, {f"{len(encoder.rates)}-scales": [], "1-scale": single}, out=out, **options)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segproto.encoders.kind import NeckKind
+
+if TYPE_CHECKING:
+    from segproto.encoders.base import Backbone
+    from segproto.encoders.config import EncoderConfig
 
 
 class ASPP(nn.Module):
@@ -56,3 +62,19 @@ class ASPP(nn.Module):
         if self.fusion == "concat":
             return torch.cat(branches, dim=1)
         return torch.stack(branches).sum(0)
+
+
+def build_aspp(config: EncoderConfig, backbone: Backbone) -> tuple[ASPP, tuple[int, ...]]:
+    """The neck of these settings."""
+    options = (config.dim, config.rates, config.fusion, config.reduce, config.layer_norm)
+    neck = ASPP(backbone.num_features, *options)
+    return neck, neck.scale_dims
+
+
+ASPP_NECK = NeckKind(
+    name="aspp",
+    title="parallel dilated 3x3 convolutions, a scale each",
+    build=build_aspp,
+    reads=("reduce", "layer_norm"),
+    branches=True,
+)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segproto.encoders.kind import NeckKind
+from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segproto.encoders.base import Backbone
+    from segproto.encoders.config import EncoderConfig
 
 DROPOUT = 0.5
 
@@ -50,3 +58,20 @@ class ASPPPool(nn.Module):
         joined = torch.cat([*parts, pooled.expand_as(parts[0])], 1)
         out: Tensor = self.dropout(self.conv_cat(joined))
         return out
+
+
+def build_aspp_pool(config: EncoderConfig, backbone: Backbone) -> tuple[ASPPPool, tuple[int, ...]]:
+    """The neck of these settings; it has four branches, as published.
+
+    Raises:
+        ConfigError: another number of rates.
+    """
+    if len(config.rates) != 4:
+        raise ConfigError(f"encoder.rates={config.rates}: aspp_pool takes four")
+    neck = ASPPPool(backbone.num_features, config.dim, config.rates)
+    return neck, neck.scale_dims
+
+
+ASPP_POOL = NeckKind(
+    name="aspp_pool", title="the ASPP of pixelcontrast's DeepLabv2, with image pooling", build=build_aspp_pool
+)

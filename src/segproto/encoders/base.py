@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segproto.encoders.config import EncoderConfig
+if TYPE_CHECKING:
+    from segproto.encoders.config import EncoderConfig
 
 log = logging.getLogger(__name__)
-
-DECODERS = ("fcn", "uper", "segformer")  # necks that read the backbone's maps, not its one joined map
 
 
 class Normalisation(NamedTuple):
@@ -92,7 +91,7 @@ class Encoder(nn.Module):
         self.config = config
         self.stride_multiple = stride_multiple
         self.smallest = smallest
-        self.decoder = config.neck in DECODERS
+        self.decoder = config.neck_kind.maps
         self.backbone_frozen = False
         self._padding_told = False
 

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from torch import nn
-
-from segproto.encoders.aspp import ASPP
-from segproto.encoders.aspp_pool import ASPPPool
-from segproto.encoders.base import DECODERS, Backbone, Encoder
-from segproto.encoders.codes import Codes
+from segproto.encoders.base import Backbone, Encoder
 from segproto.encoders.config import EncoderConfig
-from segproto.encoders.decoders import Decoder
-from segproto.encoders.largefov import LargeFOV
-from segproto.encoders.resnet import DeepLabResNet101, load_imagenet_resnet101
-from segproto.encoders.unet import UNet
-from segproto.encoders.weights import fit, read_state
+from segproto.encoders.table import BACKBONES, NECKS
 from segproto.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -35,28 +26,10 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
         ConfigError: settings that do not go together.
         WeightsError: a weights file that is missing or does not fit.
     """
+    if load_weights:  # an artefact is what it is
+        refuse_unread(config)
     backbone = build_backbone(config, load_weights)
-    neck: nn.Module
-    if config.neck == "aspp":
-        neck = ASPP(backbone.num_features, config.dim, config.rates, config.fusion, config.reduce, config.layer_norm)
-        scale_dims = neck.scale_dims
-    elif config.neck == "codes":
-        neck = Codes(backbone.num_features, config.dim, config.code_dropout)
-        scale_dims = neck.scale_dims
-    elif config.neck == "aspp_pool":
-        check_rates(config)
-        neck = ASPPPool(backbone.num_features, config.dim, config.rates)
-        scale_dims = neck.scale_dims
-    elif config.neck == "largefov":
-        neck = LargeFOV(backbone.num_features)
-        scale_dims = neck.scale_dims
-    elif config.neck in DECODERS:
-        channels = backbone.map_channels or (backbone.num_features,)
-        check_decoder(config, len(channels))
-        neck, scale_dims = Decoder(config, channels), (config.dim,)
-    else:
-        neck, scale_dims = nn.Identity(), (backbone.num_features,)
-    refuse_decoder_settings(config)
+    neck, scale_dims = config.neck_kind.build(config, backbone)
     limits = {"stride_multiple": backbone.stride_multiple, "smallest": backbone.smallest}
     encoder = Encoder(backbone, neck, scale_dims, backbone.normalisation, config, **limits)
     if config.frozen:
@@ -71,84 +44,22 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
 
 def build_backbone(config: EncoderConfig, load_weights: bool) -> Backbone:
     """The backbone alone, filled from ``config.weights`` (or timm's download)."""
-    if config.name == "timm":
-        from segproto.encoders.timm_backbone import TimmBackbone
-
-        return TimmBackbone(config, load_weights)
-    if config.name == "mit":
-        from segproto.encoders.mit import MiT
-
-        return MiT(config, load_weights)
-    if config.name == "hrnet":
-        from segproto.encoders.hrnet import HRNet
-
-        return HRNet(config, load_weights)
-    refuse_timm_settings(config)
-    if config.name in ("resnet38d", "resnet38d_taps"):
-        from segproto.encoders.resnet38 import ResNet38d, ResNet38Taps, load_resnet38d
-
-        wide = ResNet38d() if config.name == "resnet38d" else ResNet38Taps()
-        if load_weights and config.weights is not None:
-            load_resnet38d(wide, config.weights)
-        return wide
-    if config.name == "unet":
-        unet = UNet(config.width, config.output_stride or 1)
-        if load_weights and config.weights is not None:
-            fit(unet, read_state(config.weights), config.weights)
-        return unet
-    if config.output_stride not in (None, 8):
-        raise ConfigError(f"encoder.output_stride={config.output_stride}: deeplabv2_resnet101 has 8")
-    resnet = DeepLabResNet101()
-    if load_weights and config.weights is not None:
-        load_imagenet_resnet101(resnet, read_state(config.weights), config.weights)
-    return resnet
+    return config.backbone_kind.build(config, load_weights)
 
 
-def refuse_timm_settings(config: EncoderConfig) -> None:
-    """Settings that only ``name: timm`` reads are an error elsewhere."""
-    given: dict[str, object] = {
-        "backbone": config.backbone,
-        "layers": config.layers,
-        "pretrained": config.pretrained or None,
-    }
-    given["input_scale"] = None if config.input_scale == 1 else config.input_scale
-    for key, value in given.items():
-        if value is not None:
-            raise ConfigError(f"encoder.{key}={value}: only encoder.name=timm reads it, this is {config.name}")
-
-
-def check_decoder(config: EncoderConfig, maps: int) -> None:
-    """Refuses an auxiliary classifier on a map that is not there, and a pyramid decoder of one map.
+def refuse_unread(config: EncoderConfig) -> None:
+    """Settings that the backbone or the neck does not read are an error.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: naming the setting, and who reads it.
     """
-    if config.neck != "fcn" and maps < 2:
-        raise ConfigError(
-            f"encoder.neck={config.neck} reads several maps, here is {maps}; set encoder.layers, as in [0, 1, 2, 3]"
-        )
-    if config.auxiliary is not None and config.auxiliary >= maps - 1:
-        raise ConfigError(
-            f"encoder.auxiliary={config.auxiliary}: of {maps} maps it may read 0..{maps - 2}, not the last"
-        )
-
-
-def check_rates(config: EncoderConfig) -> None:
-    """The pooled ASPP has four branches, as published.
-
-    Raises:
-        ConfigError: another number of rates.
-    """
-    if len(config.rates) != 4:
-        raise ConfigError(f"encoder.rates={config.rates}: aspp_pool takes four")
-
-
-def refuse_decoder_settings(config: EncoderConfig) -> None:
-    """Settings that only the decoders, or only the ASPP, read are an error with other necks."""
-    for key, value in {"reduce": config.reduce, "layer_norm": config.layer_norm or None}.items():
-        if value is not None and config.neck != "aspp":
-            raise ConfigError(f"encoder.{key}={value}: only aspp reads it, the neck is {config.neck}")
-    given = {"auxiliary": config.auxiliary, "projection": config.projection or None}
-    for key, value in given.items():
-        if value is not None and config.neck not in DECODERS:
-            raise ConfigError(f"encoder.{key}={value}: only {', '.join(DECODERS)} read it, the neck is {config.neck}")
+    backbone = (BACKBONES, config.backbone_kind, ("backbone", "layers", "pretrained", "input_scale"))
+    neck = (NECKS, config.neck_kind, ("reduce", "layer_norm", "auxiliary", "projection"))
+    for table, own, settings in (backbone, neck):
+        for setting in settings:
+            value, start = getattr(config, setting), type(config).model_fields[setting].default
+            if value != start and setting not in own.reads:
+                readers = [kind.name for kind in table.values() if setting in kind.reads]
+                read = "reads" if len(readers) == 1 else "read"
+                what = f"only {', '.join(readers)} {read} it, the {table.what} is {own.name}"
+                raise ConfigError(f"encoder.{setting}={value}: {what}")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segproto.encoders.kind import NeckKind
+
+if TYPE_CHECKING:
+    from segproto.encoders.base import Backbone
+    from segproto.encoders.config import EncoderConfig
 
 DROPOUT = 0.1
 
@@ -35,3 +41,12 @@ class Codes(nn.Module):
         linear, other = (F.dropout2d(features, DROPOUT, training=drops) for _ in range(2))
         out: Tensor = self.cluster1(linear) + self.cluster2(other)
         return out
+
+
+def build_codes(config: EncoderConfig, backbone: Backbone) -> tuple[Codes, tuple[int, ...]]:
+    """The neck of these settings."""
+    neck = Codes(backbone.num_features, config.dim, config.code_dropout)
+    return neck, neck.scale_dims
+
+
+CODES = NeckKind(name="codes", title="the code head of STEGO and HP", build=build_codes)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from segproto.data.paths import ExpandedPath
+from segproto.encoders.kind import BackboneKind, NeckKind
+from segproto.encoders.table import BACKBONES, NECKS
+from segproto.table import Known
 
 
 class EncoderConfig(BaseModel):
     """Encoder settings; a recipe's ``encoder`` section and part of every artefact.
 
     Attributes:
-        name: ``deeplabv2_resnet101``, ``unet``, ``timm``, ``hrnet`` (fused as published), ``mit`` (SegFormer's; needs
-            the extra ``transformers``) or ``resnet38d`` (of PSA, SEAM and pixelcontrast; ``resnet38d_taps``: with the
-            image and inner maps that their heads read).
+        name: the kind of backbone: ``timm``, ``deeplabv2_resnet101``, ``unet``, ``hrnet`` (fused as published), ``mit``
+            (SegFormer's; needs the extra ``transformers``), ``resnet38d`` (of PSA, SEAM and pixelcontrast;
+            ``resnet38d_taps``: with the image and inner maps that their heads read) or one that was registered.
         backbone: the timm model name, for ``name: timm`` and ``hrnet``; ``mit_b0`` .. ``mit_b5`` for ``mit``.
         weights: a local weights file (safetensors or a state dict; ``~`` and ``$VARIABLES`` are filled in), or None.
         pretrained: ask timm to download its weights (never happens unless set, nor where ``weights`` is given).
@@ -46,7 +49,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal["deeplabv2_resnet101", "unet", "timm", "hrnet", "mit", "resnet38d", "resnet38d_taps"] = "timm"
+    name: Annotated[str, Known(BACKBONES)] = "timm"
     backbone: str | None = None
     weights: ExpandedPath | None = None
     pretrained: bool = False
@@ -54,7 +57,7 @@ class EncoderConfig(BaseModel):
     output_stride: int | None = None
     layers: list[int] | None = None
     input_scale: float = Field(1.0, gt=0, le=8)
-    neck: Literal["aspp", "identity", "fcn", "uper", "segformer", "codes", "largefov", "aspp_pool"] = "aspp"
+    neck: Annotated[str, Known(NECKS)] = "aspp"
     code_dropout: Literal["off", "training", "always"] = "off"
     convs: int = Field(1, ge=1)
     projection: bool = False
@@ -67,3 +70,18 @@ class EncoderConfig(BaseModel):
     width: int = Field(64, ge=1)
     msc: list[float] = []
     squash: Literal["sigmoid", "relu", "none"] = "sigmoid"
+
+    @property
+    def backbone_kind(self) -> BackboneKind:
+        """What ``name`` means."""
+        return BACKBONES.find(self.name)
+
+    @property
+    def neck_kind(self) -> NeckKind:
+        """What ``neck`` means."""
+        return NECKS.find(self.neck)
+
+    @property
+    def scale_rates(self) -> list[int] | None:
+        """The dilation rate of each scale; None where scales are not branches with a rate each."""
+        return self.rates if self.neck_kind.branches and self.fusion == "concat" else None

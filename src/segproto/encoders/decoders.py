@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segproto.encoders.config import EncoderConfig
+from segproto.encoders.kind import NeckKind
+from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segproto.encoders.base import Backbone
+    from segproto.encoders.config import EncoderConfig
 
 DROPOUT = 0.1  # of whole channels, before the classifier or the projection
 POOLS = (1, 2, 3, 6)
@@ -107,20 +113,17 @@ class Decoder(nn.Module):
     The projection is two 1x1 convolutions with a ReLU between; the norm after it belongs to the head.
 
     Args:
-        config: ``neck``, ``dim``, ``convs`` and ``projection``.
-        channels: of the backbone's maps, finest first.
+        decode: from the backbone's maps to (B, dim, h, w).
+        dim: its channels.
+        projection: end in the two convolutions.
     """
 
-    def __init__(self, config: EncoderConfig, channels: Sequence[int]) -> None:
+    def __init__(self, decode: nn.Module, dim: int, projection: bool) -> None:
         super().__init__()
-        dim = config.dim
-        if config.neck == "fcn":
-            self.decode: nn.Module = FCN(channels, dim, config.convs)
-        else:
-            self.decode = UPer(channels, dim) if config.neck == "uper" else SegFormer(channels, dim)
+        self.decode = decode
         self.dropout = nn.Dropout2d(DROPOUT)
         layers = (nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, dim, 1))
-        self.projection = nn.Sequential(*layers) if config.projection else nn.Identity()
+        self.projection = nn.Sequential(*layers) if projection else nn.Identity()
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps, finest first, to (B, dim, h, w)."""
@@ -132,3 +135,55 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
     """(B, D, h, w) on the grid of another map, bilinear."""
     size = (like.shape[-2], like.shape[-1])
     return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def build_decoder(
+    config: EncoderConfig, backbone: Backbone, decode: Callable[[Sequence[int]], nn.Module]
+) -> tuple[Decoder, tuple[int, ...]]:
+    """A decoder of the backbone's maps.
+
+    Args:
+        config: ``dim``, ``projection``, and ``auxiliary``, which is checked.
+        backbone: whose maps it reads.
+        decode: from their channels, finest first, to the decoder itself.
+
+    Raises:
+        ConfigError: one map where several are needed, or an auxiliary classifier on a map that is not there.
+    """
+    channels = backbone.map_channels or (backbone.num_features,)
+    maps = len(channels)
+    if config.neck_kind.several and maps < 2:
+        raise ConfigError(
+            f"encoder.neck={config.neck} reads several maps, here is {maps}; set encoder.layers, as in [0, 1, 2, 3]"
+        )
+    if config.auxiliary is not None and config.auxiliary >= maps - 1:
+        raise ConfigError(
+            f"encoder.auxiliary={config.auxiliary}: of {maps} maps it may read 0..{maps - 2}, not the last"
+        )
+    return Decoder(decode(channels), config.dim, config.projection), (config.dim,)
+
+
+DECODER_READS = ("auxiliary", "projection")
+FCN_DECODER = NeckKind(
+    name="fcn",
+    title="3x3 convolutions on the last map",
+    build=lambda config, backbone: build_decoder(config, backbone, lambda c: FCN(c, config.dim, config.convs)),
+    reads=DECODER_READS,
+    maps=True,
+)
+UPER_DECODER = NeckKind(
+    name="uper",
+    title="UPerNet's decoder",
+    build=lambda config, backbone: build_decoder(config, backbone, lambda c: UPer(c, config.dim)),
+    reads=DECODER_READS,
+    maps=True,
+    several=True,
+)
+SEGFORMER_DECODER = NeckKind(
+    name="segformer",
+    title="SegFormer's decoder",
+    build=lambda config, backbone: build_decoder(config, backbone, lambda c: SegFormer(c, config.dim)),
+    reads=DECODER_READS,
+    maps=True,
+    several=True,
+)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segproto.encoders.base import Backbone
-from segproto.encoders.config import EncoderConfig
+from segproto.encoders.kind import BackboneKind
 from segproto.encoders.weights import fit, read_state
 from segproto.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from segproto.encoders.config import EncoderConfig
 
 # Of an ImageNet classifier, not of the features.
 CLASSIFIER = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
@@ -37,6 +39,8 @@ class HRNet(Backbone):
     stride_multiple = 32
 
     def __init__(self, config: EncoderConfig, load_weights: bool = True) -> None:
+        import timm  # takes seconds
+
         super().__init__()
         name = config.backbone or "hrnet_w48"
         known = timm.list_models("hrnet_w*")
@@ -70,3 +74,6 @@ def align_corners(net: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, nn.Upsample):
                 setattr(module, name, nn.Upsample(scale_factor=child.scale_factor, mode="bilinear", align_corners=True))
+
+
+HRNET = BackboneKind(name="hrnet", title="HRNet, fused as published", build=HRNet, reads=("backbone", "pretrained"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segproto.encoders.kind import NeckKind
+
 CHANNELS = 512
 MOMENTUM = 3e-4  # of its batch norms, as published
 
@@ -33,3 +35,10 @@ class LargeFOV(nn.Module):
         x = F.relu(self.bn_fov(self.conv_fov(features)))
         out: Tensor = self.dropout(F.relu(self.bn_fov2(self.conv_fov2(x))))
         return out
+
+
+LARGEFOV = NeckKind(
+    name="largefov",
+    title="the neck of DeepLabv1 LargeFOV, 512 channels",
+    build=lambda config, backbone: (LargeFOV(backbone.num_features), LargeFOV.scale_dims),
+)

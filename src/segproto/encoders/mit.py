@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from segproto.encoders.base import Backbone
-from segproto.encoders.config import EncoderConfig
+from segproto.encoders.kind import BackboneKind
 from segproto.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from segproto.encoders.config import EncoderConfig
 
 WIDE = (64, 128, 320, 512)
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # name: (channels, blocks) of the four stages
@@ -101,3 +104,11 @@ def read_published(model: Any, config: EncoderConfig, shape: Any) -> dict[str, T
         )
     state: dict[str, Tensor] = net.state_dict()
     return state
+
+
+MIT = BackboneKind(
+    name="mit",
+    title="SegFormer's Mix Transformers (extra transformers)",
+    build=MiT,
+    reads=("backbone", "pretrained"),
+)

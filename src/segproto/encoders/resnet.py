@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segproto.encoders.base import Backbone
-from segproto.encoders.weights import fit
+from segproto.encoders.kind import BackboneKind
+from segproto.encoders.weights import fit, read_state
+from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segproto.encoders.config import EncoderConfig
 
 BLOCKS = (3, 4, 23, 3)
 STRIDES = (1, 2, 1, 1)
@@ -121,3 +127,22 @@ def load_imagenet_resnet101(backbone: DeepLabResNet101, state: Mapping[str, Tens
         WeightsError: if a tensor is missing, unknown or of another shape.
     """
     fit(backbone, rename_imagenet_resnet101(state), source)
+
+
+def build_deeplab(config: EncoderConfig, load_weights: bool) -> DeepLabResNet101:
+    """The network of these settings.
+
+    Raises:
+        ConfigError: another output stride than 8.
+    """
+    if config.output_stride not in (None, 8):
+        raise ConfigError(f"encoder.output_stride={config.output_stride}: deeplabv2_resnet101 has 8")
+    resnet = DeepLabResNet101()
+    if load_weights and config.weights is not None:
+        load_imagenet_resnet101(resnet, read_state(config.weights), config.weights)
+    return resnet
+
+
+DEEPLAB_RESNET101 = BackboneKind(
+    name="deeplabv2_resnet101", title="the ResNet-101 of DeepLabv2, as published", build=build_deeplab
+)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.encoders.base import Backbone
+from segproto.encoders.kind import BackboneKind
 from segproto.encoders.largefov import MOMENTUM
 from segproto.encoders.weights import fit, read_state
 from segproto.errors import WeightsError
+
+if TYPE_CHECKING:
+    from segproto.encoders.config import EncoderConfig
 
 FROZEN = ("conv1a", "b2", "b2_1", "b2_2")  # never trained by the CAM and affinity networks
 TAPS = (3, 512, 1024, 4096)  # channels of the image, conv4, conv5 and conv6
@@ -199,3 +203,19 @@ def load_resnet38d(backbone: ResNet38d, path: Path) -> None:
         if key.endswith("num_batches_tracked"):
             state.setdefault(key, value)
     fit(backbone, state, path)
+
+
+def build_resnet38d(config: EncoderConfig, load_weights: bool) -> ResNet38d:
+    """The network of these settings, with or without the taps."""
+    backbone = ResNet38Taps() if config.name == RESNET38D_TAPS.name else ResNet38d()
+    if load_weights and config.weights is not None:
+        load_resnet38d(backbone, config.weights)
+    return backbone
+
+
+RESNET38D = BackboneKind(name="resnet38d", title="ResNet-38d of PSA, SEAM and pixelcontrast", build=build_resnet38d)
+RESNET38D_TAPS = BackboneKind(
+    name="resnet38d_taps",
+    title="the same, with the image and the inner maps that the heads of these systems read",
+    build=build_resnet38d,
+)

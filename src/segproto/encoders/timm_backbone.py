@@ -8,20 +8,22 @@ import logging
 from fractions import Fraction
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from segproto.encoders.base import Backbone, Normalisation
-from segproto.encoders.config import EncoderConfig
+from segproto.encoders.kind import BackboneKind
 from segproto.encoders.position import resample_position_embedding
 from segproto.encoders.vit_names import timm_names
 from segproto.encoders.weights import fit, read_state
 from segproto.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from segproto.encoders.config import EncoderConfig
 
 log = logging.getLogger(__name__)
 PLAIN_VITS = ("vision_transformer", "deit", "eva")  # timm modules: blocks at one resolution
@@ -47,6 +49,8 @@ class Taps(nn.Module):
 
 def near_models(name: str) -> str:
     """Names that begin with, contain or resemble a name that timm does not know."""
+    import timm  # takes seconds
+
     known = timm.list_models()
     begun = [model for model in known if model.startswith(name)]
     near = begun or [model for model in known if name in model] or difflib.get_close_matches(name, known, n=3)
@@ -71,6 +75,8 @@ class TimmBackbone(Backbone):
     """
 
     def __init__(self, config: EncoderConfig, load_weights: bool = True) -> None:
+        import timm  # takes seconds
+
         super().__init__()
         name = config.backbone
         if name is None or not timm.is_model(name):
@@ -124,6 +130,8 @@ def downloaded(net: nn.Module, name: str, options: dict[str, Any]) -> Any:
     Raises:
         WeightsError: there are none, or no network.
     """
+    import timm  # takes seconds
+
     size = sum(p.numel() * p.element_size() for p in net.parameters()) / 1e6
     log.warning("encoder.pretrained=true: %s, about %.0f MB, is downloaded unless an earlier run has", name, size)
     hub = logging.getLogger("huggingface_hub")
@@ -142,6 +150,8 @@ def downloaded(net: nn.Module, name: str, options: dict[str, Any]) -> Any:
 
 def create(config: EncoderConfig, pretrained: bool, vit: bool) -> Any:
     """The timm network without classifier, able to take any image size at the wanted output stride."""
+    import timm  # takes seconds
+
     name, stride = config.backbone or "", config.output_stride
     reference = vit and "_reg" not in name and not timm.models.is_model_in_modules(name, ("eva",))
     options: dict[str, Any] = {"dynamic_img_size": not reference} if vit else {}
@@ -169,6 +179,8 @@ def create(config: EncoderConfig, pretrained: bool, vit: bool) -> Any:
 
 def stride_hint(name: str) -> str:
     """Which output strides a network takes, for the error message."""
+    import timm  # takes seconds
+
     valid = []
     for stride in (8, 16, 32):
         with contextlib.suppress(Exception):  # refusals differ from model to model
@@ -220,3 +232,11 @@ def load_backbone(net: Any, path: Path) -> None:
     unused = (*heads, "mask_token")  # DINOv2 files carry the token of their training
     state = {name: value for name, value in timm_names(read_state(path)).items() if not name.startswith(unused)}
     fit(net, state, path)
+
+
+TIMM = BackboneKind(
+    name="timm",
+    title="any network of timm, by encoder.backbone",
+    build=TimmBackbone,
+    reads=("backbone", "layers", "pretrained", "input_scale"),
+)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segproto.encoders.base import Backbone
+from segproto.encoders.kind import BackboneKind
+from segproto.encoders.weights import fit, read_state
 from segproto.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segproto.encoders.config import EncoderConfig
 
 STRIDES = {1: 4, 2: 3, 4: 2}  # output stride -> number of up steps kept
 
@@ -112,3 +119,14 @@ class UNet(Backbone):
             x = self.get_submodule(f"up{step + 1}")(x, levels.pop())
         out: Tensor = self.outc(x)
         return out
+
+
+def build_unet(config: EncoderConfig, load_weights: bool) -> UNet:
+    """The network of these settings."""
+    unet = UNet(config.width, config.output_stride or 1)
+    if load_weights and config.weights is not None:
+        fit(unet, read_state(config.weights), config.weights)
+    return unet
+
+
+UNET = BackboneKind(name="unet", title="the U-Net of the electron-microscopy experiments", build=build_unet)

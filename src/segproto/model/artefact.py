@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from segproto.data.base import ClassTable
@@ -93,7 +94,7 @@ def load(folder: Path) -> Segmenter:
         found = f"{value.get('format')!r} version {value.get('version')}"
         raise WeightsError(f"{folder}/model.json: expected {FORMAT} version <= {VERSION}, found {found}")
     with bounded(f"{folder}/model.json", sum(tensor.nbytes for tensor in tensors.values())):
-        encoder = build_encoder(EncoderConfig(**value["encoder"]), load_weights=False)
+        encoder = build_encoder(encoder_config(folder, value["encoder"]), load_weights=False)
         head = build_head(value["head"])
     norm = value["preprocessing"]
     if encoder.normalisation != (tuple(norm["mean"]), tuple(norm["std"])):
@@ -105,6 +106,21 @@ def load(folder: Path) -> Segmenter:
         model.provenance = Provenance.from_json(json.loads((folder / "prototypes.json").read_text()))
     model.patches = {f"prototypes/{p.name}": p.read_bytes() for p in sorted(folder.glob("prototypes/*.png"))}
     return model.eval()
+
+
+def encoder_config(folder: Path, value: dict[str, Any]) -> EncoderConfig:
+    """The settings of an artefact's encoder.
+
+    Raises:
+        WeightsError: a key or a name that is unknown here, as of an encoder that was registered where it was trained.
+    """
+    try:
+        return EncoderConfig(**value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in ("encoder", *first["loc"]))
+        hint = "what is not shipped must be registered before a model is loaded (docs/extend/encoder.md)"
+        raise WeightsError(f"{folder}/model.json: {key} = {first['input']!r}: {first['msg']}; {hint}") from None
 
 
 def find_model(folder: Path) -> Path:

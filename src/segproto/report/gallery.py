@@ -185,9 +185,10 @@ def scale_names(model: Segmenter) -> list[str]:
     scales = len(model.encoder.scale_dims) if bank is None else bank.num_scales
     if scales == 1:
         return ["the only scale"]
-    rated = config.neck == "aspp" and config.fusion == "concat" and len(config.rates) == scales
-    names = [f"scale {i + 1}" for i in range(scales)]
-    return [f"{name} (rate {config.rates[i]})" for i, name in enumerate(names)] if rated else names
+    names, rates = [f"scale {i + 1}" for i in range(scales)], config.scale_rates
+    if rates is None or len(rates) != scales:
+        return names
+    return [f"{name} (rate {rate})" for name, rate in zip(names, rates, strict=True)]
 
 
 def for_probe(model: Segmenter, found: Sequence[Card]) -> list[dict[str, Any]]:

@@ -14,12 +14,12 @@ from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
 from segproto.data.loader import sample_order
 from segproto.encoders.config import EncoderConfig
+from segproto.encoders.table import NECKS
 from segproto.errors import ConfigError
 from segproto.model.features import BackboneFeatures
 from segproto.prototypes.labels import resize_labels
 
 MASK_MEMORY = 1 << 30  # bytes of masks kept in memory; further ones are read each time
-SEVERAL_MAPS = ("uper", "segformer")  # necks of which the cache, one map an image, cannot hold the input
 FLIPS = 2  # the stream of random numbers for flips (the loader uses 0 and 1)
 
 Size = tuple[int, int]
@@ -31,10 +31,11 @@ def require_cacheable(encoder: EncoderConfig, augment: AugmentConfig) -> None:
     Raises:
         ConfigError: naming the setting and the value it must have.
     """
+    necks = [kind.name for kind in NECKS.values() if not kind.several]  # the cache holds one map per image
     checks = [
         (encoder.frozen, "encoder.frozen", encoder.frozen, "true"),
         (not encoder.msc, "encoder.msc", encoder.msc, "[]"),
-        (encoder.neck not in SEVERAL_MAPS, "encoder.neck", encoder.neck, "aspp, identity or fcn"),
+        (not encoder.neck_kind.several, "encoder.neck", encoder.neck, " or ".join(necks)),
         (encoder.auxiliary is None, "encoder.auxiliary", encoder.auxiliary, "null"),
         (augment.crop is None, "data.augment.crop", augment.crop, "null"),
         (augment.scale == (1, 1), "data.augment.scale", list(augment.scale), "[1, 1]"),
