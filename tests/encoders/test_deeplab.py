@@ -169,5 +169,5 @@ def test_settings_that_do_not_go_together():
         build_encoder(EncoderConfig(name="unet", width=4, neck="identity", layer_norm=True))
     with pytest.raises(ConfigError, match="output_stride=16"):
         build_encoder(EncoderConfig(name="deeplabv2_resnet101", output_stride=16))
-    with pytest.raises(ConfigError, match=r"encoder\.layers=\[1\]: only encoder\.name=timm"):
+    with pytest.raises(ConfigError, match=r"encoder\.layers=\[1\]: only timm reads it"):
         build_encoder(EncoderConfig(name="unet", layers=[1]))
