@@ -24,7 +24,7 @@ from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.cosine_bank import CosineBank
 from segproto.runs.folder import Run
-from segproto.training.procedures.forgetting import Forgotten, penalty
+from segproto.training.procedures.forgotten import Forgotten, Marked, penalty
 
 CLASSES, PROTOTYPES = 4, 16
 
@@ -211,9 +211,9 @@ def test_the_penalty_is_one_at_a_match_and_moves_prototypes_away() -> None:
     patch = torch.rand(1, 6)
     with torch.no_grad():
         bank.vectors[2] = patch[0, :3]  # class 1, scale 0
-    marked = Forgotten(patch, torch.tensor([1]), 2, None)
+    marked = Marked(patch, torch.tensor([1]), 2)
     assert penalty(marked, bank).item() == pytest.approx(1, abs=1e-4)
-    assert penalty(Forgotten(patch, torch.tensor([3]), 2, None), bank).item() < 0.9
+    assert penalty(Marked(patch, torch.tensor([3]), 2), bank).item() < 0.9
     with torch.no_grad():
         bank.vectors[2] += 0.05
     penalty(marked, bank).backward()
@@ -300,6 +300,38 @@ def test_forgetting_trains_and_nothing_comes_back(run: Path, tmp_path: Path) -> 
     assert row["prototype"] == 3
     assert row["nearest"] == int(rows.masked_fill(~alike[0], 1e9).argmin())
     assert row["times_radius"] == pytest.approx(result["nearest_to_forgotten"])
+
+
+def test_sources_of_resting_prototypes_stay_while_others_forget(run: Path, tmp_path: Path) -> None:
+    before, settings = segproto.load(run), ["stages.forget.steps=2", "stages.forget.retune_steps=2"]
+    segproto.edit(run, out=tmp_path / "forgot", forget=[3], overrides=settings, quiet=True)
+    assert before.provenance is not None
+    own = before.head.bank.class_of == before.head.bank.class_of[3]
+    expected = [None if mine else s for s, mine in zip(before.provenance.sources, own.tolist(), strict=True)]
+    for stage in ("mark", "forget"):
+        during = segproto.load(tmp_path / "forgot", stage=stage)
+        assert during.provenance is not None
+        assert list(during.provenance.sources) == expected
+        assert set(during.patches) == {source.patch for source in expected if source is not None}
+
+
+def test_models_that_kept_what_they_forgot_in_their_card_load(run: Path, tmp_path: Path) -> None:
+    settings = ["stages.forget.steps=2", "stages.forget.retune_steps=2"]
+    segproto.edit(run, out=tmp_path / "forgot", forget=[3], overrides=settings, quiet=True)
+    folder = tmp_path / "forgot" / "stages" / "forget" / "model"
+    now = segproto.load(folder)
+    assert now.provenance is not None
+    assert not {"forgotten", "resting"} & now.card.keys()
+    value = json.loads((folder / "model.json").read_text())
+    value["card"] |= {"forgotten": value.pop("forgotten"), "resting": now.provenance.to_json()["sources"]}
+    (folder / "model.json").write_text(json.dumps(value))
+    (folder / "prototypes.json").unlink()
+    older = segproto.load(folder)
+    assert older.forgotten == now.forgotten
+    assert len(now.forgotten) == 1
+    assert older.provenance is not None
+    assert older.provenance.sources == now.provenance.sources
+    assert not {"forgotten", "resting"} & older.card.keys()
 
 
 @pytest.mark.parametrize("where", ["training", "scoring"])

@@ -42,6 +42,7 @@ class TestContract:
             assert (out / "stages" / stage.name / "result.json").exists(), stage.name
             model = Segmenter.load(out / "stages" / stage.name)
             result = json.loads((out / "stages" / stage.name / "result.json").read_text())
+            assert result["words"] == stage.words
             assert {"prototypes_used", "group_average"} & result.keys() == set(group_keys(model)), stage.name
         assert (out / "recipe.yaml").exists()
 

@@ -313,6 +313,24 @@ def test_a_class_without_a_pixel_is_refused_or_dropped(tmp_path):
     assert set(model.predict(tmp_path / "images/0.png").flatten().tolist()) <= {0, 1, 2}
 
 
+ALL_STAGES = {  # what no shipped recipe has, or not all of it
+    "nonparametric": ["stages.linear={steps: 1, lr: {neck: 1}}", "stages.seed.start=classifier"],
+    "primaps": ["stages.stego.steps=1", "encoder.neck=codes", "train.cache_features=false"],
+    "protoseg": ["stages.linear={steps: 1, lr: {neck: 1}}", "stages.forget.prototypes=[0]"],
+    "scaleproto": ["stages.seed.start=features", "stages.forget.prototypes=[0]"],
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "overrides"),
+    [(*entry, []) for entry in SHIPPED] + [(method, "scenes", more) for method, more in ALL_STAGES.items()],
+)
+def test_every_stage_says_what_it_does(method: str, name: str, overrides: list[str]) -> None:
+    words = [stage.words for stage in METHODS[method]().stages(shipped(method, name, *overrides))]
+    assert all(words)
+    assert len(set(words)) == len(words)
+
+
 @needs_data
 @pytest.mark.data
 def test_real_files_of_cityscapes_and_coco_stuff():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from segproto.report.failures import FailureBook
 from segproto.report.health import UNUSED, health_words
 from segproto.report.measures import metric_rows, threshold_charts
 from segproto.report.pictures import data_uri, outline, paint
+from segproto.report.tables import stage_rows
 from segproto.runs.folder import Run, run_of, write_json
 
 VOID_ELEMENTS = {"meta", "img", "br", "rect", "line", "circle", "polyline"}
@@ -161,6 +163,19 @@ def test_a_copied_run_keeps_the_order_of_its_stages(tmp_path: Path) -> None:
     assert [stage["stage"] for stage in Run(tmp_path).stages] == ["threshold", "project", "joint"]
     write_json(tmp_path / "checkpoints" / "finished.json", {"stages": {"joint": {}, "project": {}, "threshold": {}}})
     assert [stage["stage"] for stage in Run(tmp_path).stages] == ["joint", "project", "threshold"]
+
+
+def test_stages_say_what_they_do_and_those_of_older_runs_say_nothing(html: str, runs: Path, tmp_path: Path) -> None:
+    assert "each prototype becomes its nearest training patch</span>" in html
+    older = tmp_path / "older"
+    shutil.copytree(runs / "blackbox", older)
+    for file in older.glob("stages/*/result.json"):
+        value = json.loads(file.read_text())
+        assert value.pop("words")
+        file.write_text(json.dumps(value))
+    assert [row["words"] for row in stage_rows(Run(older))] == [""]
+    report = segproto.write_report(older).read_text()
+    assert '<td>joint <span class="soft"></span></td>' in report
 
 
 def test_failures_keep_the_largest_mistakes(runs: Path) -> None:

@@ -19,7 +19,7 @@ from segproto.data.config import DataConfig, ScenesConfig, SplitConfig
 from segproto.data.scenes import ScenesDataset
 from segproto.errors import ConfigError, DataError
 from segproto.methods import METHODS
-from segproto.model.features import image_features
+from segproto.model.features import BackboneFeatures, image_features
 from segproto.model.heads import NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
@@ -48,11 +48,13 @@ def stages_of(method: str, *overrides: str) -> dict[str, Stage]:
     return {stage.name: stage for stage in METHODS[method]().stages(shipped(method, *overrides))}
 
 
-def context(model: Segmenter, dataset: SegmentationDataset | None = None, **extra: Any) -> StageContext:
+def context(
+    model: Segmenter, dataset: SegmentationDataset | None = None, train_cache: BackboneFeatures | None = None
+) -> StageContext:
     """A procedure's surroundings on one process, with a few scenes."""
     fabric = cast(Any, SimpleNamespace(global_rank=0, world_size=1))
     images = dataset or ScenesDataset(ScenesConfig(num_train=6, size=32), "train")
-    return StageContext(model, fabric, shipped("protoseg"), Path(), images, None, extra)
+    return StageContext(model, fabric, shipped("protoseg"), Path(), images, None, train_cache)
 
 
 def test_an_override_of_the_projection_keeps_protosegs_membership() -> None:

@@ -58,7 +58,7 @@ def edit(
     Returns:
         ``miou``, ``accuracy``, ``per_class`` (each ``before``, ``after``, ``change``), ``edits`` in words, ``kept``
         (old number of each prototype), ``prototypes``, ``seconds``, ``command``; with ``forget`` also ``forgotten``
-        (:func:`segproto.training.procedures.forgetting.nearest_to_forgotten`); also in ``out/edit.json``.
+        (:func:`segproto.training.procedures.forgotten.nearest_to_forgotten`); also in ``out/edit.json``.
 
     Raises:
         ConfigError: nothing to do, no such prototype or group, or ``out`` is taken.
@@ -99,7 +99,7 @@ def scored(
 ) -> dict[str, Any]:
     """What an edit changed on these images, in figures; ``told``: also whether what was forgotten stays away."""
     from segproto.evaluation.rescore import EncoderFeatures, change, rescore_heads
-    from segproto.training.procedures.forgetting import nearest_to_forgotten
+    from segproto.training.procedures.forgotten import nearest_to_forgotten
     from segproto.training.progress import Reporter
 
     features = EncoderFeatures(model, dataset, cache_root())
@@ -199,7 +199,8 @@ def train_to_forget(
     """Runs the stages of forgetting on the run's own recipe; the result is a run that can be resumed and repeated."""
     from segproto.runs.folder import run_of
     from segproto.runs.settings import resolve
-    from segproto.training.procedures.forgetting import STAGES, prototype_bank, source_to_forget
+    from segproto.training.procedures.forgetting import STAGES, source_to_forget
+    from segproto.training.procedures.forgotten import prototype_bank
     from segproto.training.recipe import resolved
     from segproto.training.runner import run
 

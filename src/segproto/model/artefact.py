@@ -16,6 +16,7 @@ from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
 from segproto.files import fill_tensors, fresh_folder, old_of
 from segproto.foreign.allocations import bounded
+from segproto.model.forgotten import read_forgotten
 from segproto.model.heads import build_head
 from segproto.model.provenance import Provenance
 from segproto.model.segmenter import Segmenter
@@ -28,7 +29,7 @@ def describe(model: Segmenter) -> dict[str, Any]:
     """What ``model.json`` holds: everything but tensors and provenance."""
     encoder = model.encoder.config.model_dump(mode="json", exclude={"weights"}) | {"pretrained": False}
     norm = {"mean": list(model.encoder.normalisation.mean), "std": list(model.encoder.normalisation.std)}
-    return {
+    value = {
         "format": FORMAT,
         "version": VERSION,
         "encoder": encoder,
@@ -37,6 +38,9 @@ def describe(model: Segmenter) -> dict[str, Any]:
         "classes": model.classes.to_json(),
         "card": model.card,
     }
+    if model.forgotten:
+        value["forgotten"] = [patch.to_json() for patch in model.forgotten]
+    return value
 
 
 def save(model: Segmenter, folder: Path, advice: str = "free some space") -> None:
@@ -104,6 +108,7 @@ def load(folder: Path) -> Segmenter:
     model.load_state_dict(tensors)
     if (folder / "prototypes.json").exists():
         model.provenance = Provenance.from_json(json.loads((folder / "prototypes.json").read_text()))
+    read_forgotten(model, value)
     model.patches = {f"prototypes/{p.name}": p.read_bytes() for p in sorted(folder.glob("prototypes/*.png"))}
     return model.eval()
 

@@ -57,6 +57,7 @@ def edited(
         model.provenance,
         dict(model.patches),
         copy.deepcopy(model.card),
+        model.forgotten,
     )
     words = []
     if forbid:
@@ -142,8 +143,7 @@ def keep_prototypes(
     kept = head.select(keep, into=into, renormalise=renormalise)
     if model.provenance is not None:
         model.provenance = model.provenance.select(kept)
-        named = {source.patch for source in model.provenance.sources if source is not None}
-        model.patches = {name: picture for name, picture in model.patches.items() if name in named}
+        model.drop_unnamed_patches()
     return kept
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segproto.data.base import ClassTable
 from segproto.encoders.base import Encoder
 from segproto.model.auxiliary import auxiliary_head
+from segproto.model.forgotten import ForgottenPatch
 from segproto.model.heads import Head
 from segproto.model.provenance import Provenance
 
@@ -28,6 +29,7 @@ class Segmenter(nn.Module):
         provenance: where each prototype came from; None before the projection.
         patches: pictures of the patches, PNG bytes by file name.
         card: facts for people and reports (method, stage, data, edits), JSON-ready.
+        forgotten: training patches the model was ever made to forget, oldest first.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Segmenter(nn.Module):
         provenance: Provenance | None = None,
         patches: dict[str, bytes] | None = None,
         card: dict[str, Any] | None = None,
+        forgotten: tuple[ForgottenPatch, ...] = (),
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -47,6 +50,7 @@ class Segmenter(nn.Module):
         self.provenance = provenance
         self.patches = patches or {}
         self.card = card or {}
+        self.forgotten = forgotten
 
     @property
     def found_categories(self) -> bool:
@@ -84,6 +88,12 @@ class Segmenter(nn.Module):
         from segproto.model.explain import explain
 
         return explain(self, image, **options)
+
+    def drop_unnamed_patches(self) -> None:
+        """Keeps the pictures of patches that a prototype's source names."""
+        sources = () if self.provenance is None else self.provenance.sources
+        named = {source.patch for source in sources if source is not None}
+        self.patches = {name: picture for name, picture in self.patches.items() if name in named}
 
     def save(self, folder: Path) -> None:
         """Writes the artefact; see :func:`segproto.model.artefact.save`."""

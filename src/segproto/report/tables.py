@@ -53,31 +53,6 @@ def class_rows(run: Run, other: Run | None, model: Segmenter, cards: list[galler
     ]
 
 
-STAGE_WORDS = {
-    "warmup": "the new layers learn first",
-    "joint": "encoder and prototypes learn together",
-    "project": "each prototype becomes its nearest training patch",
-    "finetune": "readout only",
-    "prune": "prototypes with mixed neighbours are dropped",
-    "group_warmup": "groups of prototypes begin",
-    "group_joint": "groups and their readout learn",
-    "threshold": "small group weights become zero",
-    "proposals": "each image is grouped into mask proposals",
-    "init": "categories start as principal components of the features",
-    "kmeans": "categories become cosine clusters",
-    "em": "categories learn from the mask proposals",
-    "found": "masks and a gallery of the categories are written",
-    "trace": "the nearest training patch of each prototype is found",
-    "linear": "a plain classifier warms the encoder up",
-    "seed": "prototypes begin as training features",
-    "mark": "misleading prototypes move away from their patches",
-    "forget": "a penalty keeps all prototypes away from these patches",
-    "reproject": "prototypes become training patches again, unlike those",
-    "retune": "groups and readout settle",
-    "rethreshold": "small group weights become zero again",
-}
-
-
 def stage_rows(run: Run) -> list[dict[str, Any]]:
     """The stage table; figures a stage did not change are carried on."""
     begun = [stage["prototypes_start"] for stage in run.stages if "prototypes_start" in stage]
@@ -85,9 +60,7 @@ def stage_rows(run: Run) -> list[dict[str, Any]]:
     rows = []
     for stage in run.stages:
         carried |= {key: stage[key] for key in carried if stage.get(key) is not None}
-        rows.append(
-            {"name": stage["stage"], "words": STAGE_WORDS.get(stage["stage"], ""), "miou": stage.get("miou")} | carried
-        )
+        rows.append({"name": stage["stage"], "words": stage.get("words", ""), "miou": stage.get("miou")} | carried)
     return rows
 
 

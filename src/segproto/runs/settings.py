@@ -19,7 +19,7 @@ from segproto.training.method import Method
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, merge, validate_recipe
 
 
-def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Method, Recipe]:
+def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Method[Any], Recipe]:
     """The method a recipe names, and the checked recipe.
 
     Args:

@@ -126,7 +126,8 @@ class Loop:
             bank = job.segmenter.head.bank
             if stage.begin is not None:
                 stage.begin(job.segmenter)
-            drop_stale_provenance(job.segmenter, bank, stage.parameters(job.segmenter))
+            if not stage.keeps_sources:
+                drop_stale_provenance(job.segmenter, bank, stage.parameters(job.segmenter))
         arrange(job.segmenter, job.fabric.device)
 
     def _groups(self) -> list[ParamGroup]:

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, Literal
 
 from segproto.data.base import ClassTable
 from segproto.interop.conversion import Source
 from segproto.model.segmenter import Segmenter
-from segproto.training.recipe import Recipe
+from segproto.training.recipe import RecipeT
 from segproto.training.stage import Stage
+
+Supervision = Literal["pixel masks", "image-level labels", "none"]
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Generic[RecipeT]):
     """A method: a model before its first step, and a list of stages.
 
     Attributes:
         name: its public name.
         title: one line for people.
         supervision: the labels it needs.
-        recipe: its recipe's type, a subclass of :class:`Recipe` (which ``build`` and ``stages`` receive).
+        recipe: its recipe's type, a subclass of :class:`~segproto.training.recipe.Recipe`.
         build: makes the untrained model.
         stages: all stages, in order.
         recipes: folder of its shipped recipes (``NAME.yaml``).
@@ -31,9 +33,9 @@ class Method:
 
     name: str
     title: str
-    supervision: str
-    recipe: type[Recipe]
-    build: Callable[[Any, ClassTable], Segmenter]
-    stages: Callable[[Any], list[Stage]]
+    supervision: Supervision
+    recipe: type[RecipeT]
+    build: Callable[[RecipeT, ClassTable], Segmenter]
+    stages: Callable[[RecipeT], list[Stage]]
     recipes: Path
     sources: tuple[Source, ...] = ()

@@ -32,7 +32,7 @@ from segproto.training.memory import memory_errors
 from segproto.training.method import Method
 from segproto.training.precision import settle
 from segproto.training.progress import Reporter, reporting
-from segproto.training.recipe import Recipe, resolved
+from segproto.training.recipe import RecipeT, resolved
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 from segproto.training.start import chosen_stages, first_model
 
@@ -60,7 +60,13 @@ class RunResult:
 
 
 def run(
-    method: Method, recipe: Recipe, out: Path, *, resume: bool = False, data_changed: bool = False, quiet: bool = False
+    method: Method[RecipeT],
+    recipe: RecipeT,
+    out: Path,
+    *,
+    resume: bool = False,
+    data_changed: bool = False,
+    quiet: bool = False,
 ) -> RunResult:
     """Trains.
 
@@ -102,14 +108,14 @@ def run(
             if recipe.train.cache_features:
                 job.train_cache = open_cache(job, job.train_set, flips=recipe.data.augment.flip)
                 job.val_cache = open_cache(job, job.val_set, flips=False) if job.val_set is not None else None
-            return run_stages(method, job)
+            return run_stages(method.name, job)
         finally:
             job.journal.close()
 
 
 def prepare(
-    method: Method,
-    recipe: Recipe,
+    method: Method[RecipeT],
+    recipe: RecipeT,
     out: Path,
     stages: list[Stage],
     fabric: Fabric,
@@ -180,7 +186,7 @@ def batches_before(stages: list[Stage], index: int) -> int:
     return sum(stage.steps for stage in stages[:index] if isinstance(stage, Optimise))
 
 
-def run_stages(method: Method, job: Job) -> RunResult:
+def run_stages(name: str, job: Job) -> RunResult:
     """Runs what is left; after each stage an artefact, a JSON and a checkpoint are there."""
     results = {stage.name: read_result(job.out, stage.name) for stage in job.stages[: job.state.stage]}
     last_optimised = max((i for i, s in enumerate(job.stages) if isinstance(s, Optimise)), default=-1)
@@ -188,7 +194,7 @@ def run_stages(method: Method, job: Job) -> RunResult:
         if job.state.step == 0:
             job.state.stage_began = job.tick()
         job.segmenter.card |= {
-            "method": method.name,
+            "method": name,
             "stage": stage.name,
             "data": job.recipe.data.name,
             "precision": job.recipe.train.precision,
@@ -210,8 +216,9 @@ def procedure(job: Job, stage: Procedure) -> dict[str, Any]:
     seed_all(job.recipe.train.seed, stage.name, job.fabric.global_rank)
     folder = job.out / "stages" / stage.name
     folder.mkdir(parents=True, exist_ok=True)
-    extra = {"train_cache": job.train_cache, "val_cache": job.val_cache}
-    context = StageContext(job.segmenter, job.fabric, job.recipe, folder, job.train_set, job.val_set, extra)
+    context = StageContext(
+        job.segmenter, job.fabric, job.recipe, folder, job.train_set, job.val_set, train_cache=job.train_cache
+    )
     job.segmenter.eval()
     figures = stage.run(context)
     arrange(job.segmenter, job.fabric.device)
@@ -226,7 +233,8 @@ def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: boo
     validation.pop("confusion", None)
     state, index = job.state, job.state.stage
     seconds = round(job.tick() - state.stage_began, 3)
-    result = {"stage": stage.name, **figures, **job.segmenter.head.figures(), **validation, "seconds": seconds}
+    result = {"stage": stage.name, "words": stage.words, **figures, **job.segmenter.head.figures()}
+    result |= {**validation, "seconds": seconds}
     if validation:
         values = {"val_miou": validation["miou"], "val_accuracy": validation["accuracy"]}
         job.journal.write(stage.name, state.step, batches_before(job.stages, index) + state.step, values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
+from segproto.model.features import BackboneFeatures
 from segproto.model.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Optimise:
         horizon: optimiser steps over which the schedule falls; None = the stage's own. Steps beyond it keep its last
             learning rate.
         augment: of the stage's batches; None = the data's.
+        keeps_sources: no prototype with a known source moves for good, though the prototypes train (``after_step`` puts
+            them back): the model's provenance stays true.
+        words: what the stage does, for reports: a few words after its name; empty = none.
     """
 
     name: str
@@ -71,6 +75,8 @@ class Optimise:
     momentum: float = 0.9
     horizon: int | None = None
     augment: AugmentConfig | None = None
+    keeps_sources: bool = False
+    words: str = ""
 
 
 @dataclass
@@ -82,6 +88,7 @@ class StageContext:
         out: the stage's own folder in the run (exists).
         train_set: training images at native size, no augmentation.
         val_set: validation images, None if the data has none.
+        train_cache: cached backbone features of the training images; None without ``train.cache_features``.
     """
 
     segmenter: Segmenter
@@ -90,7 +97,7 @@ class StageContext:
     out: Path
     train_set: SegmentationDataset
     val_set: SegmentationDataset | None
-    extra: dict[str, Any] = field(default_factory=dict)
+    train_cache: BackboneFeatures | None = None
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,12 @@ class Procedure:
     """A stage without an optimiser (projection, pruning, thresholding, proposals ...).
 
     ``run`` changes ``context.segmenter`` in place and returns figures for ``stages/<name>/result.json``.
-    The runner then validates and saves the artefact ``stages/<name>/model``.
+    The runner then validates and saves the artefact ``stages/<name>/model``. ``words`` as of :class:`Optimise`.
     """
 
     name: str
     run: Callable[[StageContext], dict[str, Any]]
+    words: str = ""
 
 
 Stage = Optimise | Procedure

@@ -12,11 +12,11 @@ from segproto.errors import ConfigError, WeightsError
 from segproto.model.segmenter import Segmenter
 from segproto.training.devices import seed_all
 from segproto.training.method import Method
-from segproto.training.recipe import Recipe
+from segproto.training.recipe import RecipeT
 from segproto.training.stage import Optimise, Stage
 
 
-def first_model(method: Method, recipe: Recipe, classes: ClassTable, resumed: Path | None) -> Segmenter:
+def first_model(method: Method[RecipeT], recipe: RecipeT, classes: ClassTable, resumed: Path | None) -> Segmenter:
     """The checkpoint's model, that of ``train.start``, or an untrained one.
 
     Args:
@@ -68,7 +68,7 @@ def require_fit(path: Path, segmenter: Segmenter, encoder: EncoderConfig, classe
         raise WeightsError(f"train.start = {path}: that model's classes are not those of the data ({detail})")
 
 
-def chosen_stages(method: Method, recipe: Recipe) -> list[Stage]:
+def chosen_stages(method: Method[RecipeT], recipe: RecipeT) -> list[Stage]:
     """The stages to run: those of ``train.stages`` if set, in the method's order, without those of 0 steps.
 
     Raises:

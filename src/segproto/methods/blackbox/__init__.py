@@ -34,16 +34,19 @@ class BlackboxRecipe(Recipe):
     stages: BlackboxStages = BlackboxStages()
 
 
-def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
+def build(recipe: BlackboxRecipe, classes: ClassTable) -> Segmenter:
     """The encoder with a 1x1 classifier."""
     encoder = build_encoder(recipe.encoder)
     return Segmenter(encoder, LinearHead(encoder.num_features, classes.num_classes), classes)
 
 
-def stages(recipe: Recipe) -> list[Stage]:
+def stages(recipe: BlackboxRecipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
-    assert isinstance(recipe, BlackboxRecipe)
-    return [optimise_stage("warmup", recipe.stages.warmup), optimise_stage("joint", recipe.stages.joint)]
+    s = recipe.stages
+    return [
+        optimise_stage("warmup", s.warmup, words="the new layers learn first"),
+        optimise_stage("joint", s.joint, words="encoder and classifier learn together"),
+    ]
 
 
 METHOD = Method(

@@ -10,12 +10,10 @@ from segproto.model.heads import LinearHead, NearestHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.cosine_bank import CosineBank
 from segproto.prototypes.seeding import random_prototypes
-from segproto.training.recipe import Recipe
 
 
-def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
+def build(recipe: NonparametricRecipe, classes: ClassTable) -> Segmenter:
     """Encoder and random prototypes, which read all its scales side by side."""
-    assert isinstance(recipe, NonparametricRecipe)
     encoder = build_encoder(recipe.encoder)
     return Segmenter(encoder, make_head(recipe.model, classes.num_classes, encoder.num_features), classes)
 

@@ -9,22 +9,22 @@ from segproto.methods.nonparametric.seeding import seed
 from segproto.methods.nonparametric.tracing import trace_prototypes
 from segproto.methods.nonparametric.watching import Watch
 from segproto.model.segmenter import Segmenter
-from segproto.training.procedures.optimise import encoder_groups, optimise_stage, set_mode
-from segproto.training.procedures.seeding import begin_linear
-from segproto.training.recipe import Recipe
+from segproto.training.procedures.optimise import encoder_groups, set_mode
+from segproto.training.procedures.seeding import SEEDED, linear_stage
 from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage
 
 
-def stages(recipe: Recipe) -> list[Stage]:
+def stages(recipe: NonparametricRecipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
-    assert isinstance(recipe, NonparametricRecipe)
     s, found = recipe.stages, list[Stage]()
     if s.linear.steps > 0:
-        found.append(optimise_stage("linear", s.linear, begin=begin_linear))
+        found.append(linear_stage(s.linear))
     if s.seed.start != "random":
-        found.append(Procedure("seed", lambda context: seed(context, s.seed, recipe.model)))
+        words = SEEDED if s.seed.start == "features" else "prototypes begin around a classifier's class directions"
+        found.append(Procedure("seed", lambda context: seed(context, s.seed, recipe.model), words))
     found.append(joint_stage(s.joint, recipe.model))
-    found.append(Procedure("trace", lambda context: trace_prototypes(context, s.trace)))
+    words = "the nearest training patch of each prototype is found"
+    found.append(Procedure("trace", lambda context: trace_prototypes(context, s.trace), words))
     return found
 
 
@@ -45,6 +45,7 @@ def joint_stage(config: JointConfig, model_config: NonparametricModel) -> Optimi
         warmup_steps=config.warmup_steps,
         accumulate=config.accumulate,
         patience=config.patience,
+        words="the encoder learns by gradient, prototypes follow the features assigned to them",
     )
 
 

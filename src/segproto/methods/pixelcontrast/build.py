@@ -10,12 +10,11 @@ from segproto.model.cam_head import CamHead, MapHead
 from segproto.model.heads import LinearHead
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead, TapHead
-from segproto.training.recipe import Recipe
 
 AFFINITIES = "affinities"  # in a model's card: whether they were ever trained
 
 
-def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
+def build(recipe: PixelcontrastRecipe, classes: ClassTable) -> Segmenter:
     """The encoder with a head of class activation maps.
 
     Raises:
@@ -25,23 +24,23 @@ def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
         raise ConfigError(f"data: {classes.num_classes} classes; pixelcontrast needs a background (class 0) and others")
     encoder = build_encoder(recipe.encoder)
     head: MapHead = CamHead(encoder.num_features, classes.num_classes)
-    if isinstance(recipe, PixelcontrastRecipe) and recipe.network == "seam":
+    if recipe.network == "seam":
         head = TapHead(classes.num_classes)
-    if isinstance(recipe, PixelcontrastRecipe) and recipe.network == "eps":
+    if recipe.network == "eps":
         pairs = recipe.stages.contrast.second_view is not None  # plain EPS refines and contrasts nothing
         head = TapHead(classes.num_classes, 128 if pairs else 0, refine=pairs, dropout=0.0, shows="logits")
     return Segmenter(encoder, head, classes)
 
 
-def begin_affinity(model: Segmenter, recipe: Recipe) -> None:
+def begin_affinity(model: Segmenter, recipe: PixelcontrastRecipe) -> None:
     """Published heads have a network of their own for the affinities, from the encoder's first weights."""
     model.card[AFFINITIES] = True
-    if isinstance(recipe, PixelcontrastRecipe) and recipe.network != "plain":
+    if recipe.network != "plain":
         model.encoder = build_encoder(recipe.encoder)
         model.head = AffinityHead(model.classes.num_classes)
 
 
-def begin_segmenter(model: Segmenter, recipe: Recipe) -> None:
+def begin_segmenter(model: Segmenter, recipe: PixelcontrastRecipe) -> None:
     """A fresh encoder with a 1x1 classifier: the last stage learns from the masks alone."""
     model.encoder = build_encoder(recipe.encoder)
     model.head = LinearHead(model.encoder.num_features, model.classes.num_classes)

@@ -41,7 +41,8 @@ def contrast_stage(recipe: PixelcontrastRecipe) -> Optimise:
     """The CAM network learns from tags."""
     config = recipe.stages.contrast
     loss = ContrastLoss(recipe)
-    return _stage("contrast", config, loss, loss.prepare, affinity=False)
+    stage = _stage("contrast", config, loss, loss.prepare, affinity=False)
+    return replace(stage, words="a network of activation maps learns from the tags")
 
 
 def affinity_stage(recipe: PixelcontrastRecipe) -> Optimise:
@@ -49,7 +50,8 @@ def affinity_stage(recipe: PixelcontrastRecipe) -> Optimise:
     config = recipe.stages.affinity
     loss = PairLoss(config)
     stage = _stage("affinity", config, loss, loss.prepare, affinity=True)
-    return replace(stage, begin=lambda model: begin_affinity(model, recipe))
+    words = "cells of sure pixels teach which neighbours are of one class"
+    return replace(stage, begin=lambda model: begin_affinity(model, recipe), words=words)
 
 
 def _stage(

@@ -9,7 +9,7 @@ from typing import Any
 
 from segproto.errors import SegprotoError, WeightsError
 from segproto.methods.pixelcontrast.build import AFFINITIES, begin_segmenter
-from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
+from segproto.methods.pixelcontrast.config import MasksConfig, PixelcontrastRecipe
 from segproto.methods.pixelcontrast.contrast import affinity_stage, contrast_stage
 from segproto.methods.pixelcontrast.infer import make_cams, make_masks, make_scores
 from segproto.methods.pixelcontrast.products import MASKS
@@ -20,23 +20,38 @@ from segproto.model.cam_head import CamHead
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead
 from segproto.training.procedures.optimise import optimise_stage
-from segproto.training.recipe import Recipe
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 
 
-def stages(recipe: Recipe) -> list[Stage]:
+def stages(recipe: PixelcontrastRecipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
-    assert isinstance(recipe, PixelcontrastRecipe)
     if recipe.walks_elsewhere and recipe.train.start is not None:
         require_affinities(recipe.train.start)
     s = recipe.stages
-    found: list[Stage] = [contrast_stage(recipe), Procedure("cams", lambda context: make_cams(context, recipe))]
+    words = "activation maps of every training image" if s.cams.given is None else "published activation maps are read"
+    found: list[Stage] = [contrast_stage(recipe), Procedure("cams", lambda context: make_cams(context, recipe), words)]
     if s.affinity.steps:
-        found.append(Procedure("crf", lambda context: make_scores(context, s.crf)))
+        words = (
+            "a CRF finds the pixels that surely are of a class"
+            if s.crf.given_low is None
+            else "published scores are read"
+        )
+        found.append(Procedure("crf", lambda context: make_scores(context, s.crf), words))
         found.append(affinity_stage(recipe))
-    found.append(Procedure("masks", lambda context: masks_of_walk(context, recipe)))
+    found.append(Procedure("masks", lambda context: masks_of_walk(context, recipe), words_of_masks(s.masks)))
     found.append(segment_stage(recipe))
     return found
+
+
+def words_of_masks(config: MasksConfig) -> str:
+    """How the masks are made of the maps, for reports."""
+    if config.given is not None:
+        return "published masks are read"
+    if config.walk:
+        by = "a random walk over the affinities" + ("" if config.crf is None else " and a CRF")
+    else:
+        by = "their best class" if config.crf is None else "a CRF"
+    return f"the maps become masks, by {by}"
 
 
 def require_affinities(start: Path) -> None:
@@ -73,5 +88,10 @@ def masks_of_walk(context: StageContext, recipe: PixelcontrastRecipe) -> dict[st
 
 def segment_stage(recipe: PixelcontrastRecipe) -> Optimise:
     """A plain segmenter of its own, trained on the masks."""
-    plain = optimise_stage("segment", recipe.stages.segment, begin=lambda model: begin_segmenter(model, recipe))
+    plain = optimise_stage(
+        "segment",
+        recipe.stages.segment,
+        begin=lambda model: begin_segmenter(model, recipe),
+        words="a plain segmenter learns from the masks",
+    )
     return replace(plain, dataset=lambda dataset, out: with_masks(dataset, out / MASKS / "labels"))

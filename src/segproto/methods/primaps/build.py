@@ -11,12 +11,10 @@ from segproto.errors import ConfigError
 from segproto.methods.primaps.config import PrimapsRecipe
 from segproto.model.direction_head import DirectionBank, DirectionHead
 from segproto.model.segmenter import Segmenter
-from segproto.training.recipe import Recipe
 
 
-def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
+def build(recipe: PrimapsRecipe, classes: ClassTable) -> Segmenter:
     """Encoder and random directions, one per category; the categories have numbers, no names."""
-    assert isinstance(recipe, PrimapsRecipe)
     count = recipe.num_classes or classes.num_classes
     if count < 2:
         raise ConfigError("num_classes: missing; without labels say how many categories to find: num_classes=8")

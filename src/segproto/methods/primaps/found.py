@@ -81,7 +81,7 @@ def look_at_categories(context: StageContext) -> tuple[Best, Tensor]:
     cosine = torch.full((head.num_classes, count), -torch.inf, device=fabric.device)
     cell = torch.zeros(head.num_classes, count, 4, device=fabric.device)  # row, column, rows, columns
     pixels = torch.zeros(head.num_classes, dtype=torch.float64, device=fabric.device)
-    cache = context.extra.get("train_cache")
+    cache = context.train_cache
     for index in fold_images(context.train_set, rank=fabric.global_rank, world=fabric.world_size, title="categories"):
         features = image_features(model, context.train_set, index, cache)
         winner = head(features)[0].argmax(0).flatten()
@@ -120,7 +120,7 @@ def trace_categories(context: StageContext, best: Best) -> tuple[Provenance, dic
 def write_masks(context: StageContext, config: FoundConfig, root: Path) -> None:
     """A folder data set of the training images with the categories as their masks."""
     model, fabric = context.segmenter, context.fabric
-    dataset, cache = context.train_set, context.extra.get("train_cache")
+    dataset, cache = context.train_set, context.train_cache
     labels = root / "labels"
 
     def one(index: int, sample: Sample) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ def initialise(context: StageContext, config: InitConfig) -> dict[str, Any]:
     model, fabric = context.segmenter, context.fabric
     head = require_head(model, "init", DirectionHead)
     dataset: SegmentationDataset = context.train_set
-    cache = context.extra.get("train_cache")
+    cache = context.train_cache
     if config.images is not None and config.images < len(dataset):
         chosen = [i * len(dataset) // config.images for i in range(config.images)]
         dataset, cache = Subset(dataset, chosen), None if cache is None else SubsetFeatures(cache, chosen)

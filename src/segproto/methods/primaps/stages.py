@@ -13,21 +13,22 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.expectation import kmeans_loss
 from segproto.training.procedures.optimise import batch_features
 from segproto.training.procedures.require import require_head
-from segproto.training.recipe import Recipe
 from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage
 
 
-def stages(recipe: Recipe) -> list[Stage]:
+def stages(recipe: PrimapsRecipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
-    assert isinstance(recipe, PrimapsRecipe)
     s = recipe.stages
     found: list[Stage] = stego_stages(s.stego)
     if s.em.steps:
-        found.append(Procedure("proposals", lambda context: make_proposals(context, s.proposals)))
-    found.append(Procedure("init", lambda context: initialise(context, s.init)))
+        words = "each image is grouped into mask proposals"
+        found.append(Procedure("proposals", lambda context: make_proposals(context, s.proposals), words))
+    words = "categories start as principal components of the features"
+    found.append(Procedure("init", lambda context: initialise(context, s.init), words))
     found.append(kmeans_stage(s.kmeans))
     found.append(em_stage(recipe))
-    found.append(Procedure("found", lambda context: report_found(context, s.found)))
+    words = "a gallery of the categories is written" + (", and masks of the training images" if s.found.masks else "")
+    found.append(Procedure("found", lambda context: report_found(context, s.found), words))
     return found
 
 
@@ -41,6 +42,7 @@ def kmeans_stage(config: KmeansConfig) -> Optimise:
             "loss": kmeans_loss(batch_features(model, batch)[-1], direction_head(model).bank.directions)
         },
         mode=eval_mode,
+        words="categories become cosine clusters",
     )
 
 
@@ -67,6 +69,7 @@ def em_stage(recipe: PrimapsRecipe) -> Optimise:
         begin=lambda model: begin_em(model, config),
         after_step=loss.step,
         dataset=Proposed,
+        words="categories learn from the mask proposals",
     )
 
 

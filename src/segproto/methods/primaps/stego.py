@@ -36,8 +36,10 @@ def stego_stages(config: StegoConfig) -> list[Stage]:
         loss=loss,
         mode=train_codes,
         dataset=loss.prepare,
+        words="codes learn to correspond where frozen features do",
     )
-    return [Procedure("neighbours", lambda context: find_neighbours(context, config)), train]
+    words = "the training images most like each other are found"
+    return [Procedure("neighbours", lambda context: find_neighbours(context, config), words), train]
 
 
 def train_codes(model: Segmenter) -> None:

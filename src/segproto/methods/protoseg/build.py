@@ -9,12 +9,10 @@ from segproto.methods.protoseg.config import ProtoSegRecipe
 from segproto.model.heads import PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
-from segproto.training.recipe import Recipe
 
 
-def build(recipe: Recipe, classes: ClassTable) -> Segmenter:
+def build(recipe: ProtoSegRecipe, classes: ClassTable) -> Segmenter:
     """A single-scale encoder and a regular bank of prototypes with its linear readout."""
-    assert isinstance(recipe, ProtoSegRecipe)
     encoder = build_encoder(recipe.encoder)
     bank = untrained_bank(encoder, classes.num_classes, recipe.model.prototypes)
     return Segmenter(encoder, PrototypeHead(bank, recipe.model.incorrect_strength), classes)

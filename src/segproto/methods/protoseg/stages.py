@@ -11,13 +11,11 @@ from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import projection_stage
 from segproto.training.procedures.pruning import pruning_stage
 from segproto.training.procedures.seeding import begin_prototypes, seeding_stages
-from segproto.training.recipe import Recipe
 from segproto.training.stage import Stage
 
 
-def stages(recipe: Recipe) -> list[Stage]:
+def stages(recipe: ProtoSegRecipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
-    assert isinstance(recipe, ProtoSegRecipe)
     s, variant = recipe.stages, recipe.model.diversity
 
     def bank(model: Segmenter) -> PrototypeBank:
@@ -28,11 +26,11 @@ def stages(recipe: Recipe) -> list[Stage]:
 
     return [
         *seeding_stages(s.linear, s.seed, begin),
-        optimise_stage("warmup", s.warmup, variant, begin),
-        optimise_stage("joint", s.joint, variant, begin),
+        optimise_stage("warmup", s.warmup, variant, begin, words="the new layers learn first"),
+        optimise_stage("joint", s.joint, variant, begin, words="encoder and prototypes learn together"),
         projection_stage("project", s.project),
-        optimise_stage("finetune", s.finetune, variant),
+        optimise_stage("finetune", s.finetune, variant, words="the readout adapts to the projected prototypes"),
         pruning_stage("prune", s.prune),
-        optimise_stage("prune_finetune", s.prune_finetune, variant),
+        optimise_stage("prune_finetune", s.prune_finetune, variant, words="the readout adapts to those that stayed"),
         *forget_stages(s.forget, variant),
     ]

@@ -13,16 +13,14 @@ from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import projection_stage
 from segproto.training.procedures.pruning import threshold_stage
 from segproto.training.procedures.seeding import begin_prototypes, seeding_stages
-from segproto.training.recipe import Recipe
 from segproto.training.stage import Stage
 
 
-def stages(recipe: Recipe) -> list[Stage]:
+def stages(recipe: ScaleProtoRecipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out.
 
     Without a step for groups there is nothing to threshold.
     """
-    assert isinstance(recipe, ScaleProtoRecipe)
     s, variant = recipe.stages, recipe.model.diversity
 
     def bank(model: Segmenter) -> PrototypeBank:
@@ -36,14 +34,14 @@ def stages(recipe: Recipe) -> list[Stage]:
 
     prototypes: list[Stage] = [
         *seeding_stages(s.linear, s.seed, begin),
-        optimise_stage("warmup", s.warmup, variant, begin),
-        optimise_stage("joint", s.joint, variant, begin),
+        optimise_stage("warmup", s.warmup, variant, begin, words="the new layers learn first"),
+        optimise_stage("joint", s.joint, variant, begin, words="encoder and prototypes learn together"),
         projection_stage("project", s.project),
-        optimise_stage("finetune", s.finetune, variant),
+        optimise_stage("finetune", s.finetune, variant, words="the readout adapts to the projected prototypes"),
     ]
     groups: list[Stage] = [
-        optimise_stage("group_warmup", s.group_warmup, variant, grouped),
-        optimise_stage("group_joint", s.group_joint, variant, grouped),
+        optimise_stage("group_warmup", s.group_warmup, variant, grouped, words="groups of prototypes begin"),
+        optimise_stage("group_joint", s.group_joint, variant, grouped, words="groups and their readout learn"),
     ]
     if s.group_warmup.steps or s.group_joint.steps:
         groups.append(threshold_stage("threshold", s.threshold))

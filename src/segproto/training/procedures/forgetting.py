@@ -6,7 +6,6 @@ penalty keeps all prototypes of their class away, and the projection may not cho
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -17,21 +16,29 @@ from torch import Tensor
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.errors import ConfigError, DataError
-from segproto.model.features import image_features
+from segproto.model.features import BackboneFeatures, image_features
+from segproto.model.forgotten import ForgottenPatch
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.membership import nearest_label
 from segproto.prototypes.nearest import RunningNearest
-from segproto.prototypes.similarity import EPSILON, log_activation
 from segproto.training.procedures.config import DiversityConfig, LearningRates, OptimiseConfig, ThresholdConfig
+from segproto.training.procedures.forgotten import Forgotten, Marked, nearest_to_forgotten, penalty, prototype_bank
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.optimise import StageLoss, optimise_stage
 from segproto.training.procedures.projection import padded_mask, recompute, search, trace
 from segproto.training.procedures.pruning import threshold
-from segproto.training.stage import Procedure, Stage, StageContext
+from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 
-STAGES = ("mark", "forget", "reproject", "retune", "rethreshold")
+WORDS = {  # of the stages, in order
+    "mark": "misleading prototypes move away from their patches",
+    "forget": "a penalty keeps all prototypes away from these patches",
+    "reproject": "prototypes become training patches again, unlike those",
+    "retune": "groups and readout settle",
+    "rethreshold": "small group weights become zero again",
+}
+STAGES = tuple(WORDS)
 SAMPLES = 4096  # distances kept an image and marked patch, for the quantile that says what is "like" the patch
 
 
@@ -77,46 +84,40 @@ def forget_stages(config: ForgetConfig, variant: DiversityConfig, tau: Threshold
     def last(context: StageContext) -> dict[str, Any]:
         return threshold(context, tau) if tau and context.segmenter.head.grouping is not None else {}
 
-    first, second = OwnClassLoss(config, variant, penalised=True), OwnClassLoss(retune, variant)
+    def optimised(name: str, settings: ForgetConfig, *, penalised: bool) -> Optimise:
+        loss = OwnClassLoss(settings, variant, penalised)
+        plain = optimise_stage(name, settings, variant, words=WORDS[name])
+        return replace(plain, loss=loss, after_step=loss.put_back, keeps_sources=True)
+
     return [
-        Procedure("mark", lambda context: mark(context, config)),
-        replace(optimise_stage("forget", config, variant), loss=first, after_step=first.put_back),
-        Procedure("reproject", reproject),
-        replace(optimise_stage("retune", retune, variant), loss=second, after_step=second.put_back),
-        *([Procedure("rethreshold", last)] if tau else []),
+        Procedure("mark", lambda context: mark(context, config), WORDS["mark"]),
+        optimised("forget", config, penalised=True),
+        Procedure("reproject", reproject, WORDS["reproject"]),
+        optimised("retune", retune, penalised=False),
+        *([Procedure("rethreshold", last, WORDS["rethreshold"])] if tau else []),
     ]
-
-
-def prototype_bank(model: Segmenter) -> PrototypeBank:
-    """The bank that a gradient may move.
-
-    Raises:
-        ConfigError: a head without one.
-    """
-    bank = model.head.bank
-    if not isinstance(bank, PrototypeBank):
-        raise ConfigError(f"a {model.head.kind} head has no prototypes that a gradient moves; use --drop")
-    return bank
 
 
 @torch.no_grad()
 def mark(context: StageContext, config: ForgetConfig) -> dict[str, Any]:
     """Remembers the marked patches and what is like them, and moves the marked prototypes to other patches."""
     model = context.segmenter
-    bank, dataset, cache = prototype_bank(model), context.train_set, context.extra.get("train_cache")
-    patches, cells = [], []
+    bank, dataset, cache = prototype_bank(model), context.train_set, context.train_cache
+    images, cells = [], []
     for number in config.prototypes:
         source = source_to_forget(model, bank, number)
         if source.image not in dataset.names:
             raise DataError(f"prototype {number} came from {source.image}, which is not among the training images")
         features = image_features(model, dataset, list(dataset.names).index(source.image))
         cells.append(features[0, :, source.cell[0], source.cell[1]])
-        patches.append({"prototype": number, "class": int(bank.class_of[number]), "image": source.image})
-    marked = Forgotten(torch.stack(cells), bank.class_of[list(config.prototypes)], bank.num_scales, None)
+        images.append(source.image)
+    marked = Marked(torch.stack(cells), bank.class_of[list(config.prototypes)], bank.num_scales)
     radii = radii_of(model, dataset, cache, marked, config.share)
-    for patch, cell, radius in zip(patches, marked.features, radii, strict=True):
-        patch |= {"features": cell.tolist(), "radii": radius.tolist()}
-    model.card["forgotten"] = [*model.card.get("forgotten", []), *patches]
+    columns = (config.prototypes, marked.class_of.tolist(), images, marked.features.tolist(), radii.tolist())
+    model.forgotten += tuple(
+        ForgottenPatch(number, class_id, image, tuple(cell), tuple(radius))
+        for number, class_id, image, cell, radius in zip(*columns, strict=True)
+    )
     nearest = nearest_allowed(context, model)
     chosen = torch.tensor(config.prototypes, device=bank.vectors.device)
     require_elsewhere(model, bank, nearest, chosen)
@@ -125,9 +126,9 @@ def mark(context: StageContext, config: ForgetConfig) -> dict[str, Any]:
     model.card["edits"] = [*model.card.get("edits", []), words]
     if model.provenance is not None:
         rest = (~torch.isin(bank.class_of, Forgotten.of(model, bank).class_of)).tolist()
-        sources = model.provenance.to_json()["sources"]
-        model.card["resting"] = [source if rests else None for source, rests in zip(sources, rest, strict=True)]
-        model.provenance = replace(model.provenance, edits=(*model.provenance.edits, words))
+        sources = tuple(s if rests else None for s, rests in zip(model.provenance.sources, rest, strict=True))
+        model.provenance = replace(model.provenance, sources=sources, edits=(*model.provenance.edits, words))
+        model.drop_unnamed_patches()
     return {"prototypes": bank.num_prototypes, "marked": list(config.prototypes), "radii": radii.tolist()}
 
 
@@ -145,41 +146,9 @@ def source_to_forget(model: Segmenter, bank: PrototypeBank, number: int) -> Prot
     return source
 
 
-class Forgotten:
-    """Marked patches as the penalty and the projection need them.
-
-    Args:
-        features: (F, S*D) features of the marked cells.
-        class_of: (F,) the class each was marked for.
-        scales: S.
-        radii: (F, S) squared distance within which a feature counts as the patch; None before it is known.
-    """
-
-    def __init__(self, features: Tensor, class_of: Tensor, scales: int, radii: Tensor | None) -> None:
-        self.features, self.class_of, self.radii = features, class_of, radii
-        self.blocks = features.view(len(features), scales, -1)
-
-    @classmethod
-    def of(cls, model: Segmenter, bank: PrototypeBank) -> Forgotten:
-        """All patches the model was ever made to forget."""
-        items, device = model.card.get("forgotten", []), bank.vectors.device
-        features = torch.tensor([item["features"] for item in items], device=device)
-        class_of = torch.tensor([item["class"] for item in items], device=device)
-        return cls(features, class_of, bank.num_scales, torch.tensor([i["radii"] for i in items], device=device))
-
-    def to_prototypes(self, bank: PrototypeBank) -> tuple[Tensor, Tensor]:
-        """Squared distances (F, P) to the prototypes, each at its own scale, and which pairs are of one class."""
-        own = self.blocks[:, bank.scale_of]
-        return (own - bank.vectors).square().sum(-1), self.class_of[:, None] == bank.class_of
-
-    def to_cells(self, features: Tensor) -> Tensor:
-        """Squared distances (F, S, h*w) to the cells of features (S*D, h, w)."""
-        cells = features.view(self.blocks.shape[1], self.blocks.shape[2], -1).transpose(1, 2)
-        between = torch.cdist(self.blocks.transpose(0, 1), cells, compute_mode="donot_use_mm_for_euclid_dist")
-        return between.square().transpose(0, 1)
-
-
-def radii_of(model: Segmenter, dataset: SegmentationDataset, cache: Any, marked: Forgotten, share: float) -> Tensor:
+def radii_of(
+    model: Segmenter, dataset: SegmentationDataset, cache: BackboneFeatures | None, marked: Marked, share: float
+) -> Tensor:
     """(F, S): the ``share``-quantile of the distances from each marked patch to the training cells of its class."""
     kept: list[list[Tensor]] = [[] for _ in range(len(marked.features))]
     for index in fold_images(dataset, title="mark"):
@@ -198,7 +167,6 @@ def nearest_allowed(context: StageContext, model: Segmenter) -> RunningNearest:
     """Each prototype's nearest training cell of its class that is not like a forgotten patch of that class."""
     bank = prototype_bank(model)
     marked = Forgotten.of(model, bank)
-    assert marked.radii is not None
     radii = marked.radii
     of_class = (marked.class_of[:, None] == torch.arange(bank.num_classes, device=radii.device)).float()
 
@@ -208,7 +176,7 @@ def nearest_allowed(context: StageContext, model: Segmenter) -> RunningNearest:
         own = taken[bank.class_of, bank.scale_of].view(-1, *features.shape[-2:])
         return bank.distances(features)[0].masked_fill(own, torch.inf)
 
-    return search(context, context.train_set, context.extra.get("train_cache"), "nearest_label", distances)
+    return search(context, context.train_set, context.train_cache, "nearest_label", distances)
 
 
 def require_elsewhere(model: Segmenter, bank: PrototypeBank, nearest: RunningNearest, chosen: Tensor) -> None:
@@ -274,16 +242,6 @@ def others_of(model: Segmenter, classes: Tensor) -> list[tuple[Tensor, Tensor, T
     return [(parameter, parameter.detach().clone(), mask) for parameter, mask in found]
 
 
-def penalty(marked: Forgotten, bank: PrototypeBank) -> Tensor:
-    """Scalar 0..1: the mean over forgotten patches of the largest activation of a prototype of the class by the patch.
-
-    1 = a prototype equals each of them; the activation is divided by its value at an exact match.
-    """
-    distances, alike = marked.to_prototypes(bank)
-    activation = log_activation(distances) / -math.log(EPSILON)
-    return activation.masked_fill(~alike, 0).amax(1).mean()
-
-
 @torch.no_grad()
 def reproject(context: StageContext) -> dict[str, Any]:
     """Projects the classes' prototypes onto training patches again; none like a forgotten patch can be chosen."""
@@ -293,7 +251,7 @@ def reproject(context: StageContext) -> dict[str, Any]:
     moved = torch.isin(bank.class_of, Forgotten.of(model, bank).class_of)
     require_elsewhere(model, bank, nearest, moved.nonzero()[:, 0])
     nearest.image[~moved.to(nearest.image.device)] = -1
-    if context.extra.get("train_cache") is not None:
+    if context.train_cache is not None:
         recompute(model, context.train_set, nearest)
     bank.vectors.copy_(torch.where(moved[:, None], nearest.feature, bank.vectors))
     retrace(context, nearest)
@@ -307,38 +265,10 @@ def reproject(context: StageContext) -> dict[str, Any]:
 def retrace(context: StageContext, nearest: RunningNearest) -> None:
     """Sources and pictures: of prototypes found anew (``image`` of the others is -1) theirs, else those before."""
     model, place = context.segmenter, {name: i for i, name in enumerate(context.train_set.names)}
-    for p, item in enumerate(model.card.pop("resting", [])):
-        if item is not None and item["image"] in place:
-            nearest.image[p], nearest.distance[p] = place[item["image"]], item["distance"]
-            nearest.cell[p], nearest.grid[p] = (torch.tensor(item[key]) for key in ("cell", "grid"))
+    before = () if model.provenance is None else model.provenance.sources  # of the prototypes that rest
+    for p, source in enumerate(before):
+        if source is not None and source.image in place:
+            nearest.image[p], nearest.distance[p] = place[source.image], source.distance
+            nearest.cell[p], nearest.grid[p] = torch.tensor(source.cell), torch.tensor(source.grid)
     model.provenance, model.patches = trace(model, context.train_set, nearest)
     model.provenance = replace(model.provenance, edits=tuple(model.card.get("edits", ())))
-
-
-@torch.no_grad()
-def nearest_to_forgotten(model: Segmenter) -> list[dict[str, Any]]:
-    """Whether what was forgotten stays away: the prototype of the class that is now most like each forgotten patch.
-
-    Returns:
-        Per patch the model was ever made to forget: ``prototype`` (its number when it was marked), ``class``, ``image``
-        it came from, ``nearest`` (a prototype), its squared ``distance`` from the patch, and ``times_radius``: how many
-        times as far (not squared) that is as the farthest cell of that scale that counts as the patch; above 1 it
-        stays away.
-    """
-    bank = prototype_bank(model)
-    marked = Forgotten.of(model, bank)
-    assert marked.radii is not None
-    distances, alike = marked.to_prototypes(bank)
-    ratio = (distances / marked.radii[:, bank.scale_of]).sqrt()
-    times, nearest = ratio.masked_fill(~alike, torch.inf).min(1)
-    return [
-        {
-            "prototype": item["prototype"],
-            "class": model.classes.names[item["class"]],
-            "image": item["image"],
-            "nearest": int(p),
-            "distance": float(distances[row, p]),
-            "times_radius": float(times[row]),
-        }
-        for row, (item, p) in enumerate(zip(model.card["forgotten"], nearest.tolist(), strict=True))
-    ]

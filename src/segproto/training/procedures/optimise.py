@@ -30,6 +30,7 @@ def optimise_stage(
     config: OptimiseConfig,
     diversity: DiversityConfig | None = None,
     begin: Callable[[Segmenter], None] | None = None,
+    words: str = "",
 ) -> Optimise:
     """An optimising stage: cross-entropy, with diversity, L1 and entropy where the head has what they weigh.
 
@@ -38,6 +39,7 @@ def optimise_stage(
         config: steps, learning rates, loss weights.
         diversity: variant of the diversity loss.
         begin: restructures the model before the first step.
+        words: what the stage does, for reports.
     """
     return Optimise(
         name=name,
@@ -53,6 +55,7 @@ def optimise_stage(
         accumulate=config.accumulate,
         patience=config.patience,
         horizon=config.horizon,
+        words=words,
     )
 
 

@@ -15,7 +15,7 @@ from segproto.data.build import list_folder
 from segproto.data.subset import Subset
 from segproto.errors import DataError
 from segproto.model.edit import keep_prototypes
-from segproto.model.features import image_features
+from segproto.model.features import BackboneFeatures, image_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.patches import cell_box, draw_patch
 from segproto.model.provenance import PrototypeSource, Provenance
@@ -32,7 +32,8 @@ from segproto.training.stage import Procedure, StageContext
 
 def projection_stage(name: str, config: ProjectConfig) -> Procedure:
     """Porta et al. 2025, section 3.1; the membership rule of Sacha et al. 2023 is an option."""
-    return Procedure(name, lambda context: project(context, config))
+    words = "each prototype becomes its nearest training patch"
+    return Procedure(name, lambda context: project(context, config), words)
 
 
 def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
     }
 
 
-def searched_images(context: StageContext, images: Path | None) -> tuple[SegmentationDataset, Any]:
+def searched_images(context: StageContext, images: Path | None) -> tuple[SegmentationDataset, BackboneFeatures | None]:
     """The training images to search (all, or those of a list file), and their cached features if there are any.
 
     A relative list is looked for beside the ``classes.yaml``, then in the data folder, then in the working directory.
@@ -73,7 +74,7 @@ def searched_images(context: StageContext, images: Path | None) -> tuple[Segment
     Raises:
         DataError: the list cannot be read, or names an image that is not in the training split.
     """
-    cache = context.extra.get("train_cache")
+    cache = context.train_cache
     if images is None:
         return context.train_set, cache
     data = context.recipe.data
@@ -88,7 +89,7 @@ def searched_images(context: StageContext, images: Path | None) -> tuple[Segment
 def search(
     context: StageContext,
     dataset: SegmentationDataset,
-    cache: Any,
+    cache: BackboneFeatures | None,
     membership: str,
     distances: Callable[[Tensor], Tensor],
 ) -> RunningNearest:

@@ -27,7 +27,8 @@ from segproto.training.stage import Procedure, StageContext
 
 def pruning_stage(name: str, config: PruneConfig) -> Procedure:
     """Removes prototypes whose nearest training patches mostly belong to other classes."""
-    return Procedure(name, lambda context: prune(context, config))
+    words = "prototypes with mixed neighbours are dropped"
+    return Procedure(name, lambda context: prune(context, config), words)
 
 
 @torch.no_grad()
@@ -69,7 +70,7 @@ def update_top(
 
 def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
     """Sets small group weights to zero, without renormalising (docs/specs/scaleproto.md#thresholding-groups)."""
-    return Procedure(name, lambda context: threshold(context, config))
+    return Procedure(name, lambda context: threshold(context, config), "small group weights become zero")
 
 
 @torch.no_grad()

@@ -16,7 +16,9 @@ from segproto.training.procedures.config import OptimiseConfig, SeedConfig
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import search, searched_images
 from segproto.training.procedures.require import require_prototypes
-from segproto.training.stage import Procedure, Stage, StageContext
+from segproto.training.stage import Optimise, Procedure, Stage, StageContext
+
+SEEDED = "prototypes begin as training features of their class"
 
 
 def seeding_stages(linear: OptimiseConfig, config: SeedConfig, begin: Callable[[Segmenter], None]) -> list[Stage]:
@@ -29,15 +31,21 @@ def seeding_stages(linear: OptimiseConfig, config: SeedConfig, begin: Callable[[
     """
     stages: list[Stage] = []
     if linear.steps > 0:
-        stages.append(optimise_stage("linear", linear, begin=begin_linear))
+        stages.append(linear_stage(linear))
     if config.start == "features":
 
         def run(context: StageContext) -> dict[str, Any]:
             begin(context.segmenter)
             return seed(context, config)
 
-        stages.append(Procedure("seed", run))
+        stages.append(Procedure("seed", run, SEEDED))
     return stages
+
+
+def linear_stage(config: OptimiseConfig) -> Optimise:
+    """The warm-up ``linear``: encoder and a plain classifier."""
+    words = "a plain classifier warms the encoder up"
+    return optimise_stage("linear", config, begin=begin_linear, words=words)
 
 
 def begin_linear(model: Segmenter) -> None:
