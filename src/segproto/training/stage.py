@@ -99,6 +99,11 @@ class StageContext:
     val_set: SegmentationDataset | None
     train_cache: BackboneFeatures | None = None
 
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.out.parents[1]
+
 
 @dataclass(frozen=True)
 class Procedure:

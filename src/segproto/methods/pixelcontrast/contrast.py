@@ -14,6 +14,7 @@ from segproto.data.batch import Batch
 from segproto.methods.pixelcontrast.build import begin_affinity
 from segproto.methods.pixelcontrast.config import (
     AffinityConfig,
+    ContrastConfig,
     PixelcontrastRecipe,
     TrainedStage,
 )
@@ -40,7 +41,7 @@ from segproto.training.stage import Optimise, ParamGroup
 def contrast_stage(recipe: PixelcontrastRecipe) -> Optimise:
     """The CAM network learns from tags."""
     config = recipe.stages.contrast
-    loss = ContrastLoss(recipe)
+    loss = ContrastLoss(config, recipe.tags)
     stage = _stage("contrast", config, loss, loss.prepare, affinity=False)
     return replace(stage, words="a network of activation maps learns from the tags")
 
@@ -107,17 +108,18 @@ class ContrastLoss:
     """Tags, agreement of two views, and contrast (Du et al. 2022, section 3).
 
     Args:
-        recipe: of the run.
+        config: of the stage.
+        tags_from: as :func:`~segproto.methods.pixelcontrast.tagged.image_tags` reads it.
     """
 
-    def __init__(self, recipe: PixelcontrastRecipe) -> None:
-        self.recipe, self.config = recipe, recipe.stages.contrast
+    def __init__(self, config: ContrastConfig, tags_from: Path | None) -> None:
+        self.config, self.tags_from = config, tags_from
         self.rows: dict[str, int] = {}
         self.tags = torch.ones(0, 0)
 
     def prepare(self, dataset: SegmentationDataset, _out: Path) -> SegmentationDataset:
         """Reads the tags once; the images then have no masks any more."""
-        self.tags = image_tags(self.recipe, dataset)
+        self.tags = image_tags(self.tags_from, dataset)
         self.rows = {name: row for row, name in enumerate(dataset.names)}
         return without_masks(dataset, self.config.saliency, bicubic=self.config.saliency_resize == "bicubic")
 

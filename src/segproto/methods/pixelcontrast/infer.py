@@ -1,4 +1,4 @@
-"""From the CAM network to masks: maps, scores after a CRF, random walk, masks."""
+"""From the CAM network to maps of every training image, and to their scores after a CRF."""
 
 from __future__ import annotations
 
@@ -10,31 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segproto.data.base import IGNORE_INDEX, Sample
 from segproto.data.tags import BACKGROUND
-from segproto.methods.pixelcontrast.config import CamsConfig, CrfChoice, CrfConfig, PixelcontrastRecipe
+from segproto.methods.pixelcontrast.config import CamsConfig, CrfConfig
 from segproto.methods.pixelcontrast.products import (
     CAMS,
-    MASKS,
     NPZ,
     SCORES,
     read_maps,
-    remove_begun,
     remove_damaged,
     save_scores,
 )
-from segproto.methods.pixelcontrast.published import published_cams, published_mask, published_scores
-from segproto.methods.pixelcontrast.tagged import image_tags, with_masks
+from segproto.methods.pixelcontrast.published import published_cams, published_scores
+from segproto.methods.pixelcontrast.tagged import image_tags
 from segproto.metrics.cam_curve import CamCurve, best_point
-from segproto.metrics.segmentation import ConfusionMatrix
-from segproto.model.cam_head import AffineHead, MapHead
+from segproto.model.cam_head import MapHead
 from segproto.model.segmenter import Segmenter
-from segproto.refine.affinity import Pairs, affinity, cell_pairs
 from segproto.refine.crf import dense_crf, unary_from_probabilities
-from segproto.refine.random_walk import random_walk
 from segproto.training.devices import on_first
 from segproto.training.procedures.map_images import fold_images, map_images
-from segproto.training.procedures.mask_folder import PNG, add_image, mask_pixels, save_mask, write_classes
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
@@ -42,9 +36,12 @@ EPSILON = 1e-5
 
 
 @torch.no_grad()
-def make_cams(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
-    """Maps of the classes of every training image, and their scores over all thresholds where there are masks."""
-    tags, config = image_tags(recipe, context.train_set), recipe.stages.cams
+def make_cams(context: StageContext, config: CamsConfig, tags_from: Path | None) -> dict[str, Any]:
+    """Maps of the classes of every training image, and their scores over all thresholds where there are masks.
+
+    ``tags_from`` as :func:`~segproto.methods.pixelcontrast.tagged.image_tags` reads it.
+    """
+    tags = image_tags(tags_from, context.train_set)
     if config.given is None:
         require_head(context.segmenter, "cams", MapHead)
 
@@ -57,9 +54,9 @@ def make_cams(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, A
             "maps": image_cams(context.segmenter, sample.image, classes, config),
         }
 
-    folder = _run(context) / CAMS
+    folder = context.run / CAMS
     on_first(context.fabric, lambda: remove_damaged(folder))
-    map_images(context.train_set, one, folder, **_mine(context), title="cams", suffix=NPZ, save=save_scores)
+    map_images(context.train_set, one, folder, **mine(context), title="cams", suffix=NPZ, save=save_scores)
     context.fabric.barrier()
     return {"train_images": len(tags), **cam_figures(context, folder)}
 
@@ -175,12 +172,12 @@ def cam_figures(context: StageContext, folder: Path) -> dict[str, Any]:
     """The threshold curve on the training images; nothing where they have no masks."""
     dataset, fabric = context.train_set, context.fabric
     curve = CamCurve(dataset.classes.num_classes)
-    for index in fold_images(dataset, **_mine(context), title="curve"):
+    for index in fold_images(dataset, **mine(context), title="curve"):
         sample = dataset[index]
         if bool((sample.mask != IGNORE_INDEX).any()):
             found = read_maps(folder, sample)
-            curve.update(found["maps"].float(), found["classes"].long(), sample.mask.long())
-    points = curve.compute(_sum(context) if fabric.world_size > 1 else None)
+            curve.update(found.maps.float(), found.classes.long(), sample.mask.long())
+    points = curve.compute(sum_over(context) if fabric.world_size > 1 else None)
     best = best_point(points)
     if best.scores.miou is None:
         return {}
@@ -191,16 +188,16 @@ def cam_figures(context: StageContext, folder: Path) -> dict[str, Any]:
 @torch.no_grad()
 def make_scores(context: StageContext, config: CrfConfig) -> dict[str, Any]:
     """Scores of background and classes after a CRF, with a strong and with a weak background."""
-    folder, cams = _run(context) / SCORES, _run(context) / CAMS
+    folder, cams = context.run / SCORES, context.run / CAMS
     settings = config.crf.settings()
 
     def one(_index: int, sample: Sample) -> dict[str, Tensor]:
         found = read_maps(cams, sample)
         if config.given_low is not None and config.given_high is not None:
             folders, known = (config.given_low, config.given_high), context.segmenter.classes.num_classes
-            return published_scores(*folders, sample, found["classes"].tolist(), known)
-        maps = found["maps"].float().to(context.fabric.device)
-        classes = torch.cat([torch.zeros(1, dtype=torch.uint8), found["classes"]])
+            return published_scores(*folders, sample, found.classes.tolist(), known)
+        maps = found.maps.float().to(context.fabric.device)
+        classes = torch.cat([torch.zeros(1, dtype=torch.uint8), found.classes])
         if not len(maps):
             alone = torch.ones(1, *sample.image.shape[1:])
             return {"classes": classes, "low": alone, "high": alone}
@@ -210,7 +207,7 @@ def make_scores(context: StageContext, config: CrfConfig) -> dict[str, Any]:
         return {"classes": classes, "low": q[0], "high": q[1]}
 
     on_first(context.fabric, lambda: remove_damaged(folder))
-    computed = map_images(context.train_set, one, folder, **_mine(context), title="crf", suffix=NPZ, save=save_scores)
+    computed = map_images(context.train_set, one, folder, **mine(context), title="crf", suffix=NPZ, save=save_scores)
     context.fabric.barrier()
     return {"train_images": len(context.train_set), "computed": computed}
 
@@ -220,115 +217,14 @@ def background(maps: Tensor, alpha: float) -> Tensor:
     return (1 - maps.amax(0)).clamp_min(0) ** alpha
 
 
-@torch.no_grad()
-def make_masks(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
-    """Masks of all training images, a folder data set in the run, scored where there are true ones."""
-    root = _run(context) / MASKS
-    labels = root / "labels"
-    dataset, classes = context.train_set, context.segmenter.classes
-    cams = _run(context) / CAMS
-
-    def one(index: int, sample: Sample) -> dict[str, Tensor]:
-        add_image(root, dataset, index, sample.image)
-        if recipe.stages.masks.given is not None:
-            return {"mask": published_mask(recipe.stages.masks.given, sample, classes.num_classes)}
-        found = read_maps(cams, sample)
-        return {"mask": image_mask(context.segmenter, sample.image, found, recipe)}
-
-    on_first(context.fabric, lambda: remove_begun(root))
-    map_images(dataset, one, labels, **_mine(context), title="masks", suffix=PNG, save=save_mask)
-    context.fabric.barrier()
-    on_first(
-        context.fabric,
-        lambda: write_classes(root, classes, mask_pixels(root, list(dataset.names), classes.num_classes)),
-    )
-    return mask_figures(context, with_masks(dataset, labels))
-
-
-@torch.no_grad()
-def image_mask(model: Segmenter, image: Tensor, found: dict[str, Tensor], recipe: PixelcontrastRecipe) -> Tensor:
-    """The mask of one image, uint8 (H, W): background and its tagged classes after random walk and CRF.
-
-    Args:
-        model: with an :class:`AffineHead`, whose affinities are trained if there is a walk.
-        image: uint8 (3, H, W).
-        found: ``classes`` (K,) and ``maps`` (K, H, W) of the CAM stage.
-        recipe: of the run.
-    """
-    if not len(found["maps"]):
-        return torch.zeros(image.shape[1:], dtype=torch.uint8)
-    config, scores = recipe.stages.masks, first_scores(model, found, recipe)
-    if config.walk:
-        scores = walked(model, image, scores, recipe)
-    return best_classes(image, scores, found["classes"], config.crf)
-
-
-def first_scores(model: Segmenter, found: dict[str, Tensor], recipe: PixelcontrastRecipe) -> Tensor:
-    """Scores (K+1, H, W) before the random walk: the background, then the K >= 1 maps of an image."""
-    config = recipe.stages.masks
-    maps = found["maps"].float().to(next(model.parameters()).device)
-    rest = background(maps, config.alpha) if config.background is None else torch.full_like(maps[0], config.background)
-    return torch.cat([rest[None], maps])
-
-
-def best_classes(image: Tensor, scores: Tensor, classes: Tensor, crf: CrfChoice | None) -> Tensor:
-    """Of scores (K+1, H, W) the best class of every pixel, uint8 (H, W), after a CRF unless that is None.
-
-    Args:
-        image: uint8 (3, H, W).
-        scores: of the background and of ``classes``.
-        classes: uint8 (K,).
-        crf: its parameters.
-    """
-    if crf is not None:
-        unary = unary_from_probabilities(scores[None])
-        best = dense_crf(image[None].to(scores.device), unary, crf.settings(), labels=True)[0]
-    else:
-        best = scores.argmax(0)
-    return torch.cat([torch.zeros(1, dtype=torch.uint8), classes.cpu()])[best.cpu()]
-
-
-def walked(model: Segmenter, image: Tensor, scores: Tensor, recipe: PixelcontrastRecipe) -> Tensor:
-    """Scores (K+1, H, W) after a random walk over the affinities of the feature grid."""
-    config, size = recipe.stages.masks, (image.shape[1], image.shape[2])
-    values, pairs = image_affinities(model, image, recipe)
-    height, width = model.encoder.padded_size(*size)
-    padded = F.pad(scores, (0, width - size[1], 0, height - size[0]))
-    coarse = F.adaptive_avg_pool2d(padded, pairs.size)[None]
-    out = random_walk(coarse, values, pairs, beta=config.beta, log_steps=config.log_steps)
-    return model.upsample(out, size)[0]
-
-
-def image_affinities(model: Segmenter, image: Tensor, recipe: PixelcontrastRecipe) -> tuple[Tensor, Pairs]:
-    """Affinities (1, E) of the cells of an image uint8 (3, H, W), and their pairs."""
-    head, affine = require_head(model, "masks", AffineHead), recipe.stages.affinity
-    x = model.encoder.normalisation(image.to(next(model.parameters()).device))[None]
-    u = head.affinity_features(model.features(x)).float()
-    pairs = cell_pairs(u.shape[-2], u.shape[-1], affine.radius, complete=affine.complete)
-    return affinity(u, pairs), pairs
-
-
-def mask_figures(context: StageContext, masks: SegmentationDataset) -> dict[str, Any]:
-    """Scores of the masks against the true ones of the training images, if these are there."""
-    counts = ConfusionMatrix(context.train_set.classes.num_classes)
-    for index in fold_images(context.train_set, **_mine(context), title="score"):
-        counts.update(masks[index].mask, context.train_set[index].mask)
-    scores = counts.compute(_sum(context) if context.fabric.world_size > 1 else None)
-    if scores.miou is None:
-        return {}
-    iou = dict(zip(context.train_set.classes.names, scores.iou, strict=True))
-    return {"mask_miou": scores.miou, "mask_accuracy": scores.accuracy, "mask_iou": iou}
-
-
-def _run(context: StageContext) -> Path:
-    return context.out.parents[1]
-
-
-def _mine(context: StageContext) -> dict[str, int]:
+def mine(context: StageContext) -> dict[str, int]:
+    """Which images are this process's, for :func:`~segproto.training.procedures.map_images.fold_images`."""
     return {"rank": context.fabric.global_rank, "world": context.fabric.world_size}
 
 
-def _sum(context: StageContext) -> Callable[[Tensor], Tensor]:
+def sum_over(context: StageContext) -> Callable[[Tensor], Tensor]:
+    """The sum of counts over all processes; the result lies on the CPU."""
+
     def total(value: Tensor) -> Tensor:
         summed = context.fabric.all_reduce(value.to(context.fabric.device), reduce_op="sum")
         assert isinstance(summed, Tensor)

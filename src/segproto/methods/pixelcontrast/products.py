@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -42,8 +43,20 @@ def read_scores(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def read_maps(folder: Path, sample: Sample) -> dict[str, Tensor]:
-    """``classes`` (K,) and ``maps`` (K, H, W) of an image, as the CAM stage wrote them.
+class ImageMaps(NamedTuple):
+    """Activation maps of one image.
+
+    Attributes:
+        classes: uint8 (K,), its classes, without the background.
+        maps: float (K, H, W) in 0..1.
+    """
+
+    classes: Tensor
+    maps: Tensor
+
+
+def read_maps(folder: Path, sample: Sample) -> ImageMaps:
+    """The maps of an image, as the CAM stage wrote them.
 
     Raises:
         DataError: the file is missing, damaged, or was made of an image of another size.
@@ -59,7 +72,7 @@ def read_maps(folder: Path, sample: Sample) -> dict[str, Tensor]:
             f"{path}: maps of {got}, the image is {size} (width x height); delete it and run the stage that wrote it "
             "again"
         )
-    return found
+    return ImageMaps(found["classes"], maps)
 
 
 def remove_begun(folder: Path) -> None:

@@ -11,7 +11,8 @@ from segproto.errors import SegprotoError, WeightsError
 from segproto.methods.pixelcontrast.build import AFFINITIES, begin_segmenter
 from segproto.methods.pixelcontrast.config import MasksConfig, PixelcontrastRecipe
 from segproto.methods.pixelcontrast.contrast import affinity_stage, contrast_stage
-from segproto.methods.pixelcontrast.infer import make_cams, make_masks, make_scores
+from segproto.methods.pixelcontrast.infer import make_cams, make_scores
+from segproto.methods.pixelcontrast.masks import MaskRule, make_masks
 from segproto.methods.pixelcontrast.products import MASKS
 from segproto.methods.pixelcontrast.steps import keep_steps
 from segproto.methods.pixelcontrast.tagged import with_masks
@@ -29,7 +30,10 @@ def stages(recipe: PixelcontrastRecipe) -> list[Stage]:
         require_affinities(recipe.train.start)
     s = recipe.stages
     words = "activation maps of every training image" if s.cams.given is None else "published activation maps are read"
-    found: list[Stage] = [contrast_stage(recipe), Procedure("cams", lambda context: make_cams(context, recipe), words)]
+    found: list[Stage] = [
+        contrast_stage(recipe),
+        Procedure("cams", lambda context: make_cams(context, s.cams, recipe.tags), words),
+    ]
     if s.affinity.steps:
         words = (
             "a CRF finds the pixels that surely are of a class"
@@ -78,8 +82,11 @@ def require_affinities(start: Path) -> None:
 def masks_of_walk(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
     """Masks, and the steps to those of chosen images; a network of affinities gives way to the CAM network again."""
     context.segmenter.card.setdefault(AFFINITIES, recipe.walks_elsewhere)
-    figures = {**make_masks(context, recipe), **keep_steps(context, recipe)}
-    maps = context.out.parent / "cams" / "model"
+    config, rule = recipe.stages.masks, MaskRule.of(recipe.stages)
+    figures = make_masks(context, rule, config.given)
+    if config.given is None:
+        figures |= keep_steps(context, rule, config.shown)
+    maps = context.run / "stages" / "cams" / "model"
     if isinstance(context.segmenter.head, AffinityHead) and maps.is_dir():
         earlier = Segmenter.load(maps)
         context.segmenter.encoder, context.segmenter.head = earlier.encoder, earlier.head

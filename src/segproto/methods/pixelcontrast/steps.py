@@ -10,13 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
-from segproto.methods.pixelcontrast.infer import best_classes, first_scores, image_affinities, image_mask, walked
-from segproto.methods.pixelcontrast.products import CAMS, NPZ, SCORES, read_maps, read_scores
+from segproto.methods.pixelcontrast.masks import (
+    MaskRule,
+    best_classes,
+    first_scores,
+    image_affinities,
+    image_mask,
+    walked,
+)
+from segproto.methods.pixelcontrast.products import CAMS, SCORES, ImageMaps, read_maps
+from segproto.methods.pixelcontrast.tagged import affinity_labels
 from segproto.model.segmenter import Segmenter
-from segproto.refine.affinity import Pairs, affinity_targets
+from segproto.refine.affinity import Pairs
 from segproto.training.devices import on_first
-from segproto.training.procedures.map_images import result_path
 from segproto.training.procedures.steps import Step, chosen_images, write_index, write_steps
 from segproto.training.stage import StageContext
 
@@ -30,23 +36,22 @@ WALK = Step("walk", "Random walk", "The scores after walking over the affinities
 MASK = Step("mask", "Mask", "After the last CRF: what segmenters learn from.", "classes")
 
 
-def steps_of(recipe: PixelcontrastRecipe, *, scored: bool) -> list[Step]:
-    """The steps that a recipe takes, in order; ``scored``: there are scores after a CRF, from the ``crf`` stage."""
-    s = recipe.stages
+def steps_of(rule: MaskRule, *, scored: bool) -> list[Step]:
+    """The steps that a rule takes, in order; ``scored``: there are scores after a CRF, from the ``crf`` stage."""
     found = [MAPS, CUT]
     if scored:
         found.append(SURE)
-    if s.masks.walk:
+    if rule.walk is not None:
         found += [LINKS, WALK]
-    return found if s.masks.walk and s.masks.crf is None else [*found, MASK]
+    return found if rule.walk is not None and rule.crf is None else [*found, MASK]
 
 
-def keep_steps(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
+def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) -> dict[str, Any]:
     """Leaves the steps of the chosen images in the run, for the report."""
-    dataset, run = context.train_set, context.out.parents[1]
+    dataset, run = context.train_set, context.run
     scored = (run / SCORES).is_dir()  # not in a run that begins with trained affinities
-    chosen = chosen_images(dataset.names, recipe.stages.masks.shown)
-    if not chosen or recipe.stages.masks.given is not None:
+    chosen = chosen_images(dataset.names, shown)
+    if not chosen:
         return {}
 
     def keep() -> None:
@@ -54,11 +59,11 @@ def keep_steps(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, 
         for index in chosen:
             sample, name = dataset[index], dataset.names[index]
             found = read_maps(run / CAMS, sample)
-            scores = read_scores(result_path(run / SCORES, name, NPZ)) if scored else None
-            values = image_steps(context.segmenter, sample.image, found, scores, recipe, threshold)
+            sure = affinity_labels(run / SCORES, name) if scored else None
+            values = image_steps(context.segmenter, sample.image, found, sure, rule, threshold)
             write_steps(context.out / "steps", sample, values)
         names = [dataset.names[index] for index in chosen]
-        write_index(context.out / "steps", steps_of(recipe, scored=scored), names)
+        write_index(context.out / "steps", steps_of(rule, scored=scored), names)
 
     on_first(context.fabric, keep)
     return {"shown": [dataset.names[index] for index in chosen]}
@@ -74,9 +79,9 @@ def best_threshold(result: Path) -> float:
 def image_steps(
     model: Segmenter,
     image: Tensor,
-    found: dict[str, Tensor],
-    scores: dict[str, Tensor] | None,
-    recipe: PixelcontrastRecipe,
+    found: ImageMaps,
+    sure: Tensor | None,
+    rule: MaskRule,
     threshold: float,
 ) -> dict[str, Tensor]:
     """The picture of each step.
@@ -84,35 +89,32 @@ def image_steps(
     Args:
         model: with a head of maps and affinities.
         image: uint8 (3, H, W).
-        found: ``classes`` (K,) and ``maps`` (K, H, W) of the CAM stage.
-        scores: ``low`` and ``high`` of the CRF stage; None without it.
-        recipe: of the run.
+        found: of the CAM stage.
+        sure: the labels that affinity is learnt from, uint8 (H, W); None without the CRF stage.
+        rule: how the masks are made.
         threshold: of the background, for the maps alone.
 
     Returns:
         (H, W) by key, uint8 or float.
     """
-    steps = steps_of(recipe, scored=scores is not None)
-    size, classes, maps = (image.shape[1], image.shape[2]), found["classes"], found["maps"].float()
+    steps = steps_of(rule, scored=sure is not None)
+    size, classes, maps = (image.shape[1], image.shape[2]), found.classes, found.maps.float()
     empty = torch.zeros(size)
     if not len(maps):
         return {step.key: empty if step.kind == "heat" else empty.byte() for step in steps}
     cut = torch.cat([torch.full_like(maps[:1], threshold), maps])
     pictures = {MAPS.key: maps.amax(0), CUT.key: best_classes(image, cut, classes, None)}
-    if scores is not None:
-        local = affinity_targets(scores["low"][None].float(), scores["high"][None].float())[0]
-        table = torch.full((256,), 255, dtype=torch.uint8)
-        table[: len(classes) + 1] = torch.cat([torch.zeros(1, dtype=torch.uint8), classes])
-        pictures[SURE.key] = table[local]
-    if recipe.stages.masks.walk:
-        values, pairs = image_affinities(model, image, recipe)
-        grid = alike(values**recipe.stages.masks.beta, pairs)
+    if sure is not None:
+        pictures[SURE.key] = sure
+    if rule.walk is not None:
+        values, pairs = image_affinities(model, image, rule.walk)
+        grid = alike(values**rule.walk.beta, pairs)
         pictures[LINKS.key] = F.interpolate(
             grid[None, None].cpu(), size=model.encoder.padded_size(*size), mode="nearest"
         )[0, 0, : size[0], : size[1]]
-        out = walked(model, image, first_scores(model, found, recipe), recipe)
+        out = walked(model, image, first_scores(model, found, rule), rule.walk)
         pictures[WALK.key] = best_classes(image, out, classes, None)
-    pictures[MASK.key] = image_mask(model, image, found, recipe)
+    pictures[MASK.key] = image_mask(model, image, found, rule)
     return {step.key: pictures[step.key] for step in steps}
 
 

@@ -13,7 +13,6 @@ from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
 from segproto.data.images import read_image, read_indices
 from segproto.data.tags import read_tags, tags_of_masks
 from segproto.errors import DataError
-from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
 from segproto.methods.pixelcontrast.products import NPZ, read_scores
 from segproto.refine.affinity import affinity_targets
 from segproto.training.procedures.map_images import result_path
@@ -46,13 +45,13 @@ class OtherMasks(SegmentationDataset):
         return self.whole.fingerprint
 
 
-def image_tags(recipe: PixelcontrastRecipe, dataset: SegmentationDataset) -> Tensor:
-    """(N, C) tags of the training images.
+def image_tags(source: Path | None, dataset: SegmentationDataset) -> Tensor:
+    """(N, C) tags of the training images, from what a recipe's ``tags`` names; None = the classes in their masks.
 
     Raises:
         DataError: a tag that is no class, an image without a line, or no tagged image at all.
     """
-    tags = tags_of_masks(dataset) if recipe.tags is None else read_tags(recipe.tags, dataset.classes, dataset.names)
+    tags = tags_of_masks(dataset) if source is None else read_tags(source, dataset.classes, dataset.names)
     if not bool(tags[:, 1:].any()):
         raise DataError("no training image has a tag; check tags and the classes of the data (class 0 = background)")
     return tags
@@ -93,11 +92,13 @@ def with_masks(dataset: SegmentationDataset, labels: Path) -> SegmentationDatase
 def with_affinity_labels(dataset: SegmentationDataset, scores: Path) -> SegmentationDataset:
     """Images with the labels that affinity is learnt from (:func:`segproto.refine.affinity.affinity_targets`)."""
 
-    def mask(_index: int, sample: Sample) -> Tensor:
-        classes, (low, high) = affinity_scores(scores, sample.name)
-        return global_labels(affinity_targets(low[None], high[None])[0], classes)
+    return OtherMasks(dataset, lambda _index, sample: affinity_labels(scores, sample.name))
 
-    return OtherMasks(dataset, mask)
+
+def affinity_labels(scores: Path, name: str) -> Tensor:
+    """The sure pixels of an image by its scores, uint8 (H, W): class, or 255 where the two backgrounds disagree."""
+    classes, (low, high) = affinity_scores(scores, name)
+    return global_labels(affinity_targets(low[None], high[None])[0], classes)
 
 
 def with_positions(dataset: SegmentationDataset, scores: Path) -> SegmentationDataset:

@@ -37,7 +37,7 @@ SELECTION = {
 @torch.no_grad()
 def report_found(context: StageContext, config: FoundConfig) -> dict[str, Any]:
     """Chooses the model, scores its variants if asked for, writes masks and gallery."""
-    model, run = context.segmenter, context.out.parents[1]
+    model, run = context.segmenter, context.run
     figures: dict[str, Any] = {"selection": SELECTION[config.selection]}
     if config.selection == "oracle":
         take_best(model, run)
