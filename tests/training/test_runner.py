@@ -23,7 +23,14 @@ SHORT = ("stages.first_steps=2", "stages.second_steps=2")
 def test_what_a_run_leaves(tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = train(out, "train.validate_every=2")
-    assert sorted(p.name for p in out.iterdir()) == ["checkpoints", "metrics.jsonl", "model", "recipe.yaml", "stages"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "checkpoints",
+        "data.json",
+        "metrics.jsonl",
+        "model",
+        "recipe.yaml",
+        "stages",
+    ]
     assert list(result.stages) == ["first", "shift", "second"]
     for name, figures in result.stages.items():
         assert json.loads((out / "stages" / name / "result.json").read_text()) == json.loads(json.dumps(figures))
