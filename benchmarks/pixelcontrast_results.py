@@ -32,7 +32,7 @@ from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.subset import Subset
 from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
-from segproto.methods.pixelcontrast.infer import best_classes, first_scores, walked
+from segproto.methods.pixelcontrast.masks import MaskRule, best_classes, first_scores, walked
 from segproto.methods.pixelcontrast.products import CAMS, read_maps
 from segproto.metrics.segmentation import ConfusionMatrix
 from segproto.model.segmenter import Segmenter
@@ -122,7 +122,7 @@ def step_figure(run: Path, walk: bool) -> dict[str, float]:
     """mIoU of the training images after the random walk alone, or after the CRF alone."""
     config = resolve(run / "recipe.yaml", {}, ())[1]
     assert isinstance(config, PixelcontrastRecipe)
-    dataset = build_dataset(config.data, "train")
+    rule, dataset = MaskRule.of(config.stages), build_dataset(config.data, "train")
     model = Segmenter.load(run / "stages" / "masks" / "model").eval()
     counts = ConfusionMatrix(dataset.classes.num_classes)
     with torch.no_grad():
@@ -130,11 +130,12 @@ def step_figure(run: Path, walk: bool) -> dict[str, float]:
             sample = dataset[index]
             found = read_maps(run / CAMS, sample)
             mask = torch.zeros_like(sample.mask)
-            if len(found["maps"]):
-                scores = first_scores(model, found, config)
-                scores = walked(model, sample.image, scores, config) if walk else scores
-                crf = None if walk else config.stages.masks.crf
-                mask = best_classes(sample.image, scores, found["classes"], crf)
+            if len(found.maps):
+                scores = first_scores(model, found, rule)
+                if walk:
+                    assert rule.walk is not None
+                    scores = walked(model, sample.image, scores, rule.walk)
+                mask = best_classes(sample.image, scores, found.classes, None if walk else rule.crf)
             counts.update(mask, sample.mask)
     return {"miou": counts.compute().miou or 0.0}
 

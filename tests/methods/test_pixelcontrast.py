@@ -25,8 +25,9 @@ from segproto.methods.pixelcontrast import METHOD, infer
 from segproto.methods.pixelcontrast.build import build
 from segproto.methods.pixelcontrast.config import CamsConfig, PixelcontrastRecipe
 from segproto.methods.pixelcontrast.contrast import ContrastLoss
-from segproto.methods.pixelcontrast.infer import image_cams, image_mask
-from segproto.methods.pixelcontrast.products import CAMS, read_maps, read_scores, save_scores
+from segproto.methods.pixelcontrast.infer import image_cams
+from segproto.methods.pixelcontrast.masks import MaskRule, image_mask
+from segproto.methods.pixelcontrast.products import CAMS, ImageMaps, read_maps, read_scores, save_scores
 from segproto.methods.pixelcontrast.steps import alike
 from segproto.methods.pixelcontrast.tagged import with_affinity_labels, with_masks, without_masks
 from segproto.model.cam_head import CamHead
@@ -160,7 +161,7 @@ def test_maps_of_another_size_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"maps of 48x40, the image is 48x48 .* delete it and run the stage"):
         read_maps(tmp_path, sample)
     save_scores({"classes": torch.ones(2, dtype=torch.uint8), "maps": torch.ones(1, 48, 48)}, path)
-    with pytest.raises(DataError, match="no map a class"):
+    with pytest.raises(DataError, match="no map of a class"):
         read_maps(tmp_path, sample)
 
 
@@ -443,8 +444,8 @@ def test_maps_of_larger_scales_are_summed_in_two_copies(source: str) -> None:
 
 def test_an_image_without_tags_is_background() -> None:
     r = recipe()
-    found = {"classes": torch.zeros(0, dtype=torch.uint8), "maps": torch.zeros(0, 48, 48)}
-    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), found, r)
+    found = ImageMaps(torch.zeros(0, dtype=torch.uint8), torch.zeros(0, 48, 48))
+    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), found, MaskRule.of(r.stages))
     assert mask.dtype == torch.uint8
     assert not mask.any()
 
@@ -453,8 +454,8 @@ def test_a_mask_without_walk_and_crf_is_the_threshold() -> None:
     r = recipe("stages.masks.walk=false", "stages.masks.crf=null", "stages.masks.background=0.3")
     g = torch.Generator().manual_seed(0)
     maps = torch.rand(2, 48, 48, generator=g)
-    found = {"classes": torch.tensor([3, 5], dtype=torch.uint8), "maps": maps}
-    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), found, r)
+    found = ImageMaps(torch.tensor([3, 5], dtype=torch.uint8), maps)
+    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), found, MaskRule.of(r.stages))
     best = torch.where(maps[1] > maps[0], 5, 3)
     assert torch.equal(mask.long(), torch.where(maps.amax(0) > 0.3, best, 0))
 
@@ -488,7 +489,7 @@ def test_loss_terms(tmp_path: Path) -> None:
 
     for more, terms in (((), {"cross_prototype", "cross_cam", "intra"}), (("stages.contrast.contrast=0",), set())):
         r = recipe(*more)
-        loss, model = ContrastLoss(r), model_of(r)
+        loss, model = ContrastLoss(r.stages.contrast, r.tags), model_of(r)
         dataset = loss.prepare(build_dataset(r.data, "train"), tmp_path)
         image = model.encoder.normalisation(dataset[0].image)[None]
         batch = Batch(masks=dataset[0].mask.long()[None], images=image, names=(dataset.names[0],))

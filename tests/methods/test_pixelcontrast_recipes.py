@@ -129,7 +129,7 @@ def test_plain_eps_is_one_view_of_raw_maps(monkeypatch: pytest.MonkeyPatch) -> N
     head = building.build(r, CLASSES).head
     assert (head.refine, head.fc_proj, head.dropout7.p, head.shows) == (False, None, 0, "logits")
     model = tiny(refine=False, shows="logits")
-    loss = ContrastLoss(r)
+    loss = ContrastLoss(r.stages.contrast, r.tags)
     loss.rows, loss.tags = {"a": 0, "b": 1}, torch.tensor([[1.0, 1, 0], [1.0, 0, 1]])
     images, levels = torch.rand(2, 3, 64, 64) * 3, torch.randint(0, 255, (2, 64, 64))
     found = loss(model, Batch(masks=levels, images=images, names=("a", "b")))
@@ -232,7 +232,8 @@ def test_views_are_compared_at_the_size_of_the_image(tmp_path: Path) -> None:
     batch = Batch(masks=torch.full((2, 64, 64), 255), images=images, names=())
     found = {}
     for where in ("grid", "image"):
-        loss = ContrastLoss(recipe("voc-seam", f"stages.contrast.compare={where}", "stages.contrast.second_view=0.5"))
+        r = recipe("voc-seam", f"stages.contrast.compare={where}", "stages.contrast.second_view=0.5")
+        loss = ContrastLoss(r.stages.contrast, r.tags)
         found[where] = loss(model, batch)
     small = to_size(images, (32, 32))
     maps = [model.head.maps(model.features(x)) for x in (images, small)]  # type: ignore[union-attr, operator]

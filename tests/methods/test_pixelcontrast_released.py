@@ -159,7 +159,7 @@ def test_saliency_is_resized_as_asked(resize: str, tmp_path: Path) -> None:
     for index, name in enumerate(Pictures.names):
         Image.fromarray((smooth + index * 20).astype(np.uint8)).save(tmp_path / f"{name}.png")
     r = recipe("voc-eps", f"stages.contrast.saliency={tmp_path}", f"stages.contrast.saliency_resize={resize}")
-    loss = ContrastLoss(r)
+    loss = ContrastLoss(r.stages.contrast, r.tags)
     (tmp_path / "tags.csv").write_text("one,b\ntwo,c\n")
     loss.recipe.tags = tmp_path / "tags.csv"
     dataset = loss.prepare(Pictures(), tmp_path)
