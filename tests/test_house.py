@@ -72,6 +72,18 @@ READERS = {  # what opens files of others, and the one file that may
 }
 
 
+def test_what_a_terminal_shows_goes_through_one_place() -> None:
+    """Names may hold escape codes; ``say``, ``print_table``, ``Reporter`` and ``fail`` show them as text."""
+    allowed = {"cli/show.py", "cli/main.py", "training/progress.py"}
+    for file in SOURCES:
+        place = str(file.relative_to(ROOT / "src/segproto"))
+        for name, call in calls(ast.parse(file.read_text())):
+            shows = name in {"print", "typer.echo", "sys.stderr.write", "sys.stdout.write"} or name.endswith(".secho")
+            shipped = place == "cli/info.py" and "recipe_text" in ast.unparse(call)
+            version = place == "cli/app.py" and "__version__" in ast.unparse(call)
+            assert not shows or shipped or version or place in allowed, f"{file}:{call.lineno}"
+
+
 def test_what_others_wrote_is_opened_in_one_place_each() -> None:
     for file in SOURCES:
         for name, call in calls(ast.parse(file.read_text())):

@@ -1,10 +1,28 @@
-"""Errors meant for people: one clear line, shown without a traceback."""
+"""Errors meant for people: one clear line, shown without a traceback; and what a terminal may be shown."""
 
 from __future__ import annotations
 
+import unicodedata
+
+# Control characters, halves of surrogate pairs (bytes of a file's name that are no text), line and paragraph ends.
+UNSHOWN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+TURNING = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # of the direction of text
+
 
 class SegprotoError(Exception):
-    """Something the user can mend. The message names the file, the value, what was expected and the fix."""
+    """Something the user can mend. The message names the file, the value, what was expected and the fix.
+
+    Args:
+        lines: the message; of several problems found at once, one each.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ConfigError(SegprotoError):
@@ -17,3 +35,17 @@ class DataError(SegprotoError):
 
 class WeightsError(SegprotoError):
     """A weights file or a model artefact is wrong or missing."""
+
+
+def plain(text: object) -> str:
+    """Text for a terminal: names of files, classes and stages may hold line ends and escape codes, which are shown.
+
+    Returns:
+        The text on one line, with ``\\n``, ``\\x1b`` and the like for what would not be a character of it.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode() if c in TURNING or unicodedata.category(c) in UNSHOWN else c for c in text
+    )

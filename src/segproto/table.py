@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, plain
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Table(Mapping[str, EntryT]):
             try:
                 self.register(point.load())
             except Exception as error:  # another's code, and its errors of any kind
-                log.warning("warning: entry point %s = %s cannot be used: %s", point.name, point.value, error)
+                log.warning("warning: entry point %s = %s cannot be used: %s", point.name, point.value, plain(error))
 
 
 @dataclass(frozen=True)

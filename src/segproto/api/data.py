@@ -69,18 +69,14 @@ def data_prepare(
     Raises:
         DataError: an archive that is missing, damaged or not the published one.
     """
-    import sys
-
     from segproto.data.prepare import prepare
     from segproto.data.published_sets import PUBLISHED
+    from segproto.training.progress import Reporter
 
     if name not in PUBLISHED:
         raise DataError(f"data set {name!r} has no archives; {nearest(name, PUBLISHED)}")
 
-    def tell(line: str) -> None:
-        if not quiet:
-            print(line, file=sys.stderr)
-
+    tell = Reporter(active=not quiet).line
     return prepare(PUBLISHED[name], [Path(source) for source in sources], Path(root), jobs, tell)
 
 

@@ -41,7 +41,7 @@ def interpretability_config(overrides: Sequence[str]) -> InterpretabilityConfig:
         return Section.model_validate(value).interpretability
     except ValidationError as error:
         lines = [explain_error(item, value, Section) for item in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        raise ConfigError(*dict.fromkeys(lines)) from None
 
 
 def wanted(overrides: Sequence[str]) -> bool:

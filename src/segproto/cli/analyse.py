@@ -9,7 +9,7 @@ import typer
 
 from segproto.cli.arguments import ArraysFolder, DataValues, Device, Image, Json, Nearest, Quiet, Stage, Target
 from segproto.cli.options import settings
-from segproto.cli.show import percent, print_json, print_table
+from segproto.cli.show import percent, print_json, print_table, say
 from segproto.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def patches(
             for row in found["prototypes"]
         ]
         print_table(["prototype", f"of its {k} nearest, of its class"], rows)
-        typer.echo(f"Pictures in {out}")
+        say(f"Pictures in {out}")
 
 
 def pixels(
@@ -59,7 +59,7 @@ def pixels(
             for y, x in [row["pixel"]]
         ]
         print_table(["pixel", "nearest prototypes (squared distance)"], rows)
-        typer.echo(f"Open {out / 'nearest_prototypes.png'}")
+        say(f"Open {out / 'nearest_prototypes.png'}")
 
 
 def groups(
@@ -79,7 +79,7 @@ def groups(
             for row in found["groups"]
         ]
         print_table(["group", "members and weights"], rows)
-        typer.echo(f"Pictures in {out}")
+        say(f"Pictures in {out}")
 
 
 def samples(
@@ -96,7 +96,7 @@ def samples(
     """Activation maps of sample images, a group and a scale each."""
     found = run("samples", target, out, values, stage, device, as_json, images=images, seed=seed, quiet=quiet)
     if not as_json:
-        typer.echo(f"{len(found['cases'])} images in {out}")
+        say(f"{len(found['cases'])} images in {out}")
 
 
 def assignments(
@@ -114,7 +114,7 @@ def assignments(
     if not as_json:
         rows = [(f"{row['first']} / {row['second']}", percent(row["share"])) for row in found["disagreements"][:10]]
         print_table(["first / second model", "pixels %"], rows)
-        typer.echo(f"{percent(found['agreement'])} % of the pixels agree. Open {out / 'assignments.png'}")
+        say(f"{percent(found['agreement'])} % of the pixels agree. Open {out / 'assignments.png'}")
 
 
 def failures(
@@ -139,7 +139,7 @@ def failures(
             for case in found["cases"]
         ]
         print_table(["image", "truth", "taken for", "IoU %", "pixels"], rows)
-        typer.echo(f"{found['found']} cases in {found['images']} images; the largest are in {out}")
+        say(f"{found['found']} cases in {found['images']} images; the largest are in {out}")
 
 
 def run(

@@ -9,7 +9,7 @@ import typer
 
 from segproto.cli.arguments import Json
 from segproto.cli.options import settings
-from segproto.cli.show import print_json
+from segproto.cli.show import print_json, say
 from segproto.errors import ConfigError
 
 
@@ -40,15 +40,15 @@ def convert(
 
 def print_result(found: dict[str, Any]) -> None:
     """What was made, what was left out, and how to use it."""
-    typer.echo(f"{found['out']}: {found.get('title', found['source'])}")
+    say(f"{found['out']}: {found.get('title', found['source'])}")
     for reason, names in found.get("left_out", {}).items():
-        typer.echo(f"  left out: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({reason})")
+        say(f"  left out: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({reason})")
     for note in found.get("notes", []):
-        typer.echo(f"  {note}")
-    typer.echo(f"  paper: {found['paper']}")
-    typer.echo(f"  licence: {found['license']}")
+        say(f"  {note}")
+    say(f"  paper: {found['paper']}")
+    say(f"  licence: {found['license']}")
     if found["settings"]:
-        typer.echo("  use: " + " ".join(f"{key}={value}" for key, value in found["settings"].items()))
+        say("  use: " + " ".join(f"{key}={value}" for key, value in found["settings"].items()))
 
 
 def print_sources(as_json: bool) -> None:
@@ -63,6 +63,6 @@ def print_sources(as_json: bool) -> None:
         print_json(rows)
         return
     for row in rows:
-        typer.echo(f"{row['name']}\n  {row['title']}")
+        say(f"{row['name']}\n  {row['title']}")
         for key in ("where", "size", "license", "paper"):
-            typer.echo(f"  {key + ':':<9}{row[key]}")
+            say(f"  {key + ':':<9}{row[key]}")

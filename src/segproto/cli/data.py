@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segproto.cli.arguments import Json, Quiet
-from segproto.cli.show import print_json
+from segproto.cli.show import print_json, say
 
 Name = Annotated[str, typer.Argument(help="A published data set; see: segproto data list.")]
 
@@ -25,15 +25,15 @@ def data_list(
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        typer.echo(f"{row['name']:<{width}}  {row['title']}")
+        say(f"{row['name']:<{width}}  {row['title']}")
         if "where" not in row:
             continue
-        typer.echo(f"{'':<{width}}  {row['where']} ({row['terms']})")
+        say(f"{'':<{width}}  {row['where']} ({row['terms']})")
         if name is not None and "archives" in row:
             for archive in row["archives"]:
-                typer.echo(f"{'':<{width}}  {archive}")
-            typer.echo(f"{'':<{width}}  data.variant: {', '.join(row['variants'])}")
-            typer.echo(f"{'':<{width}}  root: {row['root'] or 'not set; ' + row['variable'] + '=DIR'}")
+                say(f"{'':<{width}}  {archive}")
+            say(f"{'':<{width}}  data.variant: {', '.join(row['variants'])}")
+            say(f"{'':<{width}}  root: {row['root'] or 'not set; ' + row['variable'] + '=DIR'}")
 
 
 def data_prepare(
@@ -52,9 +52,9 @@ def data_prepare(
         print_json(found)
     else:
         for split, count in found["counts"].items():
-            typer.echo(f"{split}: {count} images with masks")
+            say(f"{split}: {count} images with masks")
         for problem in found["problems"]:
-            typer.echo(problem)
+            say(problem)
     if found["problems"]:
         raise typer.Exit(1)
 
@@ -68,6 +68,6 @@ def data_submit(
     from segproto import api
 
     found = api.data_submit(name, masks, out=out)
-    typer.echo(f"{found['out']}: {found['masks']} masks")
+    say(f"{found['out']}: {found['masks']} masks")
     if found["masks"] != found["test_images"]:
-        typer.echo(f"the test set has {found['test_images']} images: the server will refuse this one", err=True)
+        say(f"the test set has {found['test_images']} images: the server will refuse this one", err=True)

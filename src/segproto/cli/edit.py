@@ -10,7 +10,7 @@ import typer
 from segproto.cli.arguments import DataValues, Device, Json, Quiet, Recipe, RunsFolder, Seeds, Stage, Target, Values
 from segproto.cli.options import numbers, settings
 from segproto.cli.results import plain, spread
-from segproto.cli.show import percent, print_json, print_table
+from segproto.cli.show import percent, print_json, print_table, say
 from segproto.errors import ConfigError
 
 
@@ -73,14 +73,14 @@ def print_change(result: dict[str, Any], out: Path) -> None:
     count = result["prototypes"]
     words = "; ".join(result["edits"])
     words = words if len(words) <= 300 else words[:300] + " ..."
-    typer.echo(f"{words}. {count['before']} prototypes before, {count['after']} now.")
+    say(f"{words}. {count['before']} prototypes before, {count['after']} now.")
     for row in result.get("forgotten", []):
-        typer.echo(
+        say(
             f"Forgotten patch of {row['class']} #{row['prototype']}: the prototype most like it is now "
             f"#{row['nearest']}, {row['times_radius']:.2f} times as far as what counts as that patch."
         )
     cached = f", {result['images_from_cache']} of {result['images']} images from the cache"
-    typer.echo(f"{result['seconds']:.1f} s{cached}. Model in {out}, figures in {result['file']}")
+    say(f"{result['seconds']:.1f} s{cached}. Model in {out}, figures in {result['file']}")
 
 
 def changed(name: str, row: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -119,7 +119,7 @@ def thresholds(
         for row in result["rows"]
     ]
     print_table(["threshold", "prototypes used", "in a group", "mIoU %"], rows)
-    typer.echo(f"written to {result['file']}, with a picture beside it")
+    say(f"written to {result['file']}, with a picture beside it")
 
 
 def decimals(text: str, option: str) -> list[float]:
@@ -170,7 +170,7 @@ def show(result: dict[str, Any], as_json: bool) -> None:
         for row in result["rows"]
     ]
     print_table(["variant", "runs", "mIoU %", "prototypes", "used", "in a group", "overlap of groups %"], rows)
-    typer.echo(f"written to {result['file']}")
+    say(f"written to {result['file']}")
 
 
 def counts(row: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 
 from segproto.cli.arguments import Json, Stage, Target
 from segproto.cli.options import numbers
-from segproto.cli.show import print_json
+from segproto.cli.show import print_json, say
 from segproto.errors import ConfigError
 
 
@@ -35,11 +35,11 @@ def export(
         print_json(card)
         return
     check = card["check"]
-    typer.echo(f"{out}: {', '.join(card['outputs'])}; its card is {out.with_suffix('.json')}")
+    say(f"{out}: {', '.join(card['outputs'])}; its card is {out.with_suffix('.json')}")
     multiple = card["size"]["multiple_of"]
     what = f"{fixed[0]}x{fixed[1]}" if fixed else "any" + (f" multiple of {multiple}" if multiple > 1 else "")
-    typer.echo(f"picture size: {what}" + (f"; opset {card['opset']}" if card["opset"] else ""))
-    typer.echo(f"same answers as the model in {check['runtime']}: {check['equal_mask_pixels']:.4%} of mask pixels")
+    say(f"picture size: {what}" + (f"; opset {card['opset']}" if card["opset"] else ""))
+    say(f"same answers as the model in {check['runtime']}: {check['equal_mask_pixels']:.4%} of mask pixels")
 
 
 def push(
@@ -51,7 +51,7 @@ def push(
     """Upload a model with a generated card."""
     from segproto import api
 
-    typer.echo(api.hub_push(target, repo=repo, stage=stage, private=not public))
+    say(api.hub_push(target, repo=repo, stage=stage, private=not public))
 
 
 def pull(
@@ -62,4 +62,4 @@ def pull(
     """Download a model."""
     from segproto import api
 
-    typer.echo(str(api.hub_pull(repo, out=out, revision=revision)))
+    say(str(api.hub_pull(repo, out=out, revision=revision)))

@@ -9,7 +9,7 @@ import typer
 
 from segproto.cli.arguments import Json, Quiet
 from segproto.cli.options import settings
-from segproto.cli.show import percent, print_json, print_table
+from segproto.cli.show import percent, print_json, print_table, say
 
 
 def recipes(
@@ -20,7 +20,7 @@ def recipes(
     from segproto import api
 
     if name is not None:
-        typer.echo(api.recipe_text(name), nl=False)
+        print(api.recipe_text(name), end="")  # as it was shipped
         return
     found = api.recipes()
     if as_json:
@@ -28,7 +28,7 @@ def recipes(
         return
     width = max(len(key) for key in found)
     for key, line in found.items():
-        typer.echo(f"{key:<{width}}  {line}")
+        say(f"{key:<{width}}  {line}")
 
 
 def data_verify(
@@ -50,9 +50,9 @@ def data_verify(
         print_table(["split", "images", "void pixels %"], rows)
         print_table(["class", "pixels %"], [(name, percent(share)) for name, share in found["shares"].items()])
         for note in found["notes"]:
-            typer.echo(f"note: {note}")
+            say(f"note: {note}")
     for problem in found["problems"]:
-        typer.echo(problem, err=True)
+        say(problem, err=True)
     if found["problems"]:
         raise typer.Exit(1)
 
@@ -88,4 +88,4 @@ def doctor(as_json: Json = False) -> None:
         return
     width = max(len(key) for key in found)
     for key, value in found.items():
-        typer.echo(f"{key:<{width}}  {value}")
+        say(f"{key:<{width}}  {value}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from segproto.cli.app import app
-from segproto.errors import ConfigError, SegprotoError
+from segproto.errors import ConfigError, SegprotoError, plain
 
+INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 MEMORY_HINT = "lower train.batch_size or data.augment.crop, or pass --window to predict and evaluate"
 
 
@@ -17,15 +19,23 @@ def main() -> None:
 
     ``SEGPROTO_DEBUG=1`` shows the traceback instead.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows what it can
     try:
         refuse_empty(sys.argv[1:])
-        app(prog_name="segproto")
+        code = app(prog_name="segproto", standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code or 0)
     except KeyboardInterrupt:
-        fail("interrupted; a training run goes on with: segproto train --resume DIR", 130)
+        fail("interrupted; a training run goes on with: segproto train --resume DIR", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) left: not an error
         sys.exit(141)
     except Exception as error:
+        if hasattr(error, "format_message"):
+            usage(error)
         if os.environ.get("SEGPROTO_DEBUG") or (line := one_line(error)) is None:
             raise
         fail(line, 2)
@@ -46,12 +56,22 @@ def refuse_empty(arguments: list[str]) -> None:
 def one_line(error: Exception) -> str | None:
     """What to tell a person about an error; None for a defect of segproto, which keeps its traceback."""
     if isinstance(error, SegprotoError):
-        return str(error)
+        return "\n".join(map(plain, error.args))
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'file'}: {error.strerror}"
+        return plain(f"{error.filename or 'file'}: {error.strerror}")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
         return f"out of memory; {MEMORY_HINT} ({str(error).splitlines()[0] if str(error) else 'allocation refused'})"
     return None
+
+
+def usage(error: Any) -> NoReturn:
+    """Shows what click says of arguments that it does not understand, which may be names of files, and exits."""
+    if error.ctx is None or type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(error.exit_code)
+    print(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", file=sys.stderr)
+    print(f"Error: {plain(error.format_message())}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def fail(line: str, code: int) -> NoReturn:

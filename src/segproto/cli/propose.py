@@ -9,7 +9,7 @@ import typer
 
 from segproto.cli.arguments import Device, Json, Quiet
 from segproto.cli.options import settings
-from segproto.cli.show import print_json
+from segproto.cli.show import print_json, say
 
 
 def propose(
@@ -32,6 +32,6 @@ def propose(
     if as_json:
         print_json(found)
     elif "page" in found:
-        typer.echo(f"{found['proposals']} proposals. Open {found['page']}")
+        say(f"{found['proposals']} proposals. Open {found['page']}")
     else:
-        typer.echo(f"{found['images']} masks in {found['masks']}, pictures of them in {found['overlays']}")
+        say(f"{found['images']} masks in {found['masks']}, pictures of them in {found['overlays']}")

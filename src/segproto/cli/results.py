@@ -9,7 +9,7 @@ import typer
 
 from segproto.cli.arguments import DataValues, Device, Flip, Json, MaxPixels, Quiet, Scales, Stage, Target, Window
 from segproto.cli.options import factors, settings
-from segproto.cli.show import percent, print_json, print_table
+from segproto.cli.show import percent, print_json, print_table, say
 from segproto.errors import ConfigError
 
 
@@ -102,10 +102,10 @@ def print_curve(figures: dict[str, Any], *, whole: bool) -> None:
     if whole:
         rows = [(f"{row['threshold']:.2f}", percent(row["miou"]), percent(row["accuracy"])) for row in figures["curve"]]
         print_table(["threshold", "mIoU %", "accuracy %"], rows)
-    typer.echo(f"best threshold: {figures['threshold']:.2f} ({figures['images']} images)")
+    say(f"best threshold: {figures['threshold']:.2f} ({figures['images']} images)")
     for key, words in (("without_gt", "maps without a mask"), ("without_cams", "masks without maps")):
         if figures[key]:
-            typer.echo(f"{words}, not counted: {len(figures[key])}, first {figures[key][0]!r}", err=True)
+            say(f"{words}, not counted: {len(figures[key])}, first {figures[key][0]!r}", err=True)
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -128,20 +128,20 @@ def print_figures(figures: dict[str, Any]) -> None:
         rows.append(("void pixels", percent(figures["void"]), *[""] * len(columns[1:])))
     print_table(head, rows)
     if figures.get("labels"):
-        typer.echo(f"labels: {figures['labels']}")
+        say(f"labels: {figures['labels']}")
     if figures.get("trained_in"):
-        typer.echo(f"trained in: {figures['trained_in']}")
+        say(f"trained in: {figures['trained_in']}")
     if "warning" in figures:
-        typer.echo(f"warning: {figures['warning']}", err=True)
+        say(f"warning: {figures['warning']}", err=True)
     if "interpretability" in figures:
         print_metrics(figures["interpretability"])
     if figures.get("file"):
-        typer.echo(f"written to {figures['file']}")
+        say(f"written to {figures['file']}")
 
 
 def print_metrics(figures: dict[str, Any]) -> None:
     """The interpretability metrics: value, and what it means or why there is none."""
-    typer.echo()
+    say()
     found = figures["metrics"].items()
     values = {name: "-" if metric["value"] is None else f"{metric['value']:.3g}" for name, metric in found}
     print_table(
@@ -149,9 +149,9 @@ def print_metrics(figures: dict[str, Any]) -> None:
         [(name, values[name], metric.get("reason", metric["meaning"])) for name, metric in found],
     )
     if passes := figures["metrics"].get("faithfulness", {}).get("forward_passes"):
-        typer.echo(f"faithfulness: {passes} forward passes on {figures['images_deleted']} images")
+        say(f"faithfulness: {passes} forward passes on {figures['images_deleted']} images")
     if figures.get("file"):
-        typer.echo(f"all figures: {figures['file']}")
+        say(f"all figures: {figures['file']}")
 
 
 def predict(
@@ -189,7 +189,7 @@ def predict(
     if as_json:
         print_json([str(path) for path in written])
     else:
-        typer.echo(f"{len(written)} mask{'s' if len(written) != 1 else ''} in {out}")
+        say(f"{len(written)} mask{'s' if len(written) != 1 else ''} in {out}")
 
 
 def explain(
@@ -213,7 +213,7 @@ def explain(
         return
     rows = [(row["class_name"], percent(row["area"]), strongest(row, why.unit)) for row in found]
     print_table(["class", "pixels %", "strongest evidence"], rows)
-    typer.echo(f"Open {out / 'index.html'}")
+    say(f"Open {out / 'index.html'}")
 
 
 def strongest(row: dict[str, Any], unit: str) -> str:
@@ -257,7 +257,7 @@ def report(
 
     options: dict[str, Any] = {"compare": compare, "out": out, "images": images, "device": device, "quiet": quiet}
     path = api.write_report(run, overrides=settings(values), **options)
-    print_json({"report": str(path)}) if as_json else typer.echo(f"Open {path}")
+    print_json({"report": str(path)}) if as_json else say(f"Open {path}")
 
 
 def compare(
@@ -285,10 +285,10 @@ def compare(
         for row in result["rows"]
     ]
     print_table(["recipe", "runs", "mIoU %", "accuracy %", "prototypes", "used", "in a group"], rows)
-    typer.echo("± is the sample standard deviation over runs.")
+    say("± is the sample standard deviation over runs.")
     trained = {row["name"]: "/".join(sorted({str(p) for p in row["precisions"]})) for row in result["rows"]}
     if len({*trained.values()}) > 1:
-        typer.echo(f"trained in different precisions: {', '.join(f'{n} in {p}' for n, p in trained.items())}")
+        say(f"trained in different precisions: {', '.join(f'{n} in {p}' for n, p in trained.items())}")
 
 
 def spread(value: dict[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from segproto.cli.arguments import Json, Quiet, Values
 from segproto.cli.options import numbers, settings
-from segproto.cli.show import percent, print_json, print_table
+from segproto.cli.show import percent, print_json, print_table, say
 from segproto.errors import ConfigError
 
 PRODUCTS = {"maps, train %": "cam_miou", "masks, train %": "mask_miou"}  # of methods that make them on the way
@@ -93,4 +93,4 @@ def quickstart(
         for name, run in result["runs"].items()
     ]
     print_table(["method", "mIoU %", "prototypes", "used"], rows)
-    typer.echo(f"{result['seconds']:.0f} s. Open {result['report']}")
+    say(f"{result['seconds']:.0f} s. Open {result['report']}")

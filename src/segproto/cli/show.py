@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from segproto.errors import plain
+
 FIGURE = 16  # characters of a short cell, as in 48.90 ± 1.23
 GAP = 2  # blanks after a column
+
+
+def say(text: str = "", err: bool = False) -> None:
+    """Prints a line, on stderr if it is a remark and no result; what is in it may come from a stranger's file."""
+    print(plain(text), file=sys.stderr if err else sys.stdout)
 
 
 def print_json(value: Any) -> None:
@@ -24,12 +32,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     from rich.console import Console
     from rich.table import Table
 
-    cells = [list(row) for row in rows]
+    cells = [[plain(cell) for cell in row] for row in rows]
     if not cells:
         return
-    console = Console(highlight=False, markup=False)
+    columns = [plain(column) for column in columns]
+    console = Console(highlight=False, markup=False, emoji=False)
     widths = column_widths([list(column) for column in zip(columns, *cells, strict=True)], console.width)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=None if title is None else plain(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold", width=width)
     for row in cells:

@@ -18,7 +18,7 @@ from segproto.data.augment import Normalise, augment
 from segproto.data.base import IGNORE_INDEX, SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
-from segproto.errors import DataError
+from segproto.errors import DataError, plain
 
 _ORDER, _AUGMENT = 0, 1  # two streams of random numbers from one seed
 
@@ -177,5 +177,5 @@ def train_batches(
         for line in batch.complaints:
             if line not in warned:
                 warned.add(line)
-                warnings.warn(f"skipped in training (data.on_error=skip): {line}", stacklevel=2)
+                warnings.warn(f"skipped in training (data.on_error=skip): {plain(line)}", stacklevel=2)
         yield Batch(masks=batch.masks, images=batch.images, names=batch.names)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
-from segproto.errors import DataError
+from segproto.errors import DataError, plain
 
 
 class Subset(SegmentationDataset):
@@ -72,7 +72,7 @@ def readable(dataset: SegmentationDataset, progress: Callable[[int, int], None] 
             dataset[index]
             found.append(index)
         except DataError as error:
-            warnings.warn(f"left out of training (data.on_error=skip): {error}", stacklevel=2)
+            warnings.warn(f"left out of training (data.on_error=skip): {plain(error)}", stacklevel=2)
         if progress is not None:
             progress(index + 1, len(dataset))
     return found

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from segproto.errors import SegprotoError
+from segproto.errors import SegprotoError, plain
 
 try:
     import fcntl
@@ -101,7 +101,7 @@ def take(folder: Path) -> int:
             break
         os.close(descriptor)
     if got is None:
-        log.warning("%s: this disk has no locks; two processes on two machines would not see each other there", folder)
+        log.warning("%s: no locks on this disk; two processes on two machines would not see each other", plain(folder))
     os.ftruncate(descriptor, 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0)

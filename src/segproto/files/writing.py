@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from segproto.errors import SegprotoError
+from segproto.errors import SegprotoError, plain
 from segproto.files.locks import is_same, lock
 from segproto.files.marks import CACHE, SIGNATURE, foreign_in, mark, require, require_folder, stamped
 
@@ -146,7 +146,7 @@ def remove_folder(folder: Path, holds: Sequence[str]) -> None:
     if foreign is None:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        log.warning("%s: is no longer needed, but left because of %s in it", folder, foreign)
+        log.warning("%s: is no longer needed, but left because of %s in it", plain(folder), plain(foreign))
 
 
 def remove(path: Path) -> None:

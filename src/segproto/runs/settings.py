@@ -65,4 +65,4 @@ def data_config(target: Path | None, data: Mapping[str, Any], overrides: Sequenc
         return DataSection.model_validate({"data": value}).data
     except ValidationError as error:
         lines = [explain_error(item, {"data": value}, DataSection) for item in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        raise ConfigError(*dict.fromkeys(lines)) from None

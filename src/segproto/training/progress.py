@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from segproto.errors import plain
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -28,12 +30,12 @@ class Bar:
     def part(self, title: str, done: int, total: int) -> None:
         """Sets it to one of several parts of the work, whose name is shown at its end."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total, note=title)
+            self._progress.update(self._task, completed=done, total=total, note=plain(title))
 
     def note(self, text: str) -> None:
         """Shows a few words at the end of the bar."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, note=text)
+            self._progress.update(self._task, note=plain(text))
 
 
 class Reporter:
@@ -56,7 +58,7 @@ class Reporter:
             return
         outer = self._progress
         progress = outer or self._start()
-        task = progress.add_task(title, total=total, completed=done, note="")
+        task = progress.add_task(plain(title), total=total, completed=done, note="")
         try:
             yield Bar(progress, task)
         finally:
@@ -68,7 +70,7 @@ class Reporter:
     def line(self, text: str) -> None:
         """One line that stays."""
         if self.active:
-            self._get_console().print(text, markup=False, highlight=False)
+            self._get_console().print(plain(text), markup=False, highlight=False, emoji=False)
 
     def _get_console(self) -> Console:
         from rich.console import Console
@@ -80,11 +82,11 @@ class Reporter:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._get_console(),
             transient=True,
         )

@@ -108,7 +108,7 @@ def validate_recipe(value: dict[str, Any], recipe_type: type[RecipeT]) -> Recipe
         return recipe_type.model_validate(value)
     except ValidationError as error:
         lines = [explain_error(item, value, recipe_type) for item in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        raise ConfigError(*dict.fromkeys(lines)) from None
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

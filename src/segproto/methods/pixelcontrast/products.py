@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample
 from segproto.data.cams import read_npz
-from segproto.errors import DataError
+from segproto.errors import DataError, plain
 from segproto.training.procedures.map_images import result_path
 
 log = logging.getLogger(__name__)
@@ -92,5 +92,5 @@ def remove_damaged(folder: Path) -> None:
         try:
             read_scores(path)
         except DataError as error:
-            log.warning("%s; it is made again", str(error).partition("; delete")[0])
+            log.warning("%s; it is made again", plain(error).partition("; delete")[0])
             path.unlink(missing_ok=True)
