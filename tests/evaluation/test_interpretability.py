@@ -16,6 +16,7 @@ from torch import Tensor
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.config import ScenesConfig
 from segproto.data.scenes import CLASSES, ScenesDataset
+from segproto.data.subset import spread
 from segproto.errors import ConfigError, DataError
 from segproto.evaluation.interpretability.chosen import chosen_class
 from segproto.evaluation.interpretability.config import InterpretabilityConfig
@@ -27,7 +28,7 @@ from segproto.evaluation.interpretability.metric import Subject
 from segproto.evaluation.interpretability.run import interpret
 from segproto.evaluation.interpretability.sanity import randomised_copies
 from segproto.evaluation.interpretability.table import METRICS
-from segproto.evaluation.interpretability.views import encode, look, spread
+from segproto.evaluation.interpretability.views import encode, look
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.heads import NearestHead, PrototypeHead
 from segproto.model.provenance import PrototypeSource, Provenance

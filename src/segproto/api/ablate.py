@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segproto.api.edit import cache_root
 from segproto.errors import ConfigError
+from segproto.places import cache_root
 
 PathLike = str | Path
 

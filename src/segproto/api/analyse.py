@@ -94,11 +94,11 @@ class Source:
         """The validation set and ``count`` of its images: drawn at random, or spread evenly without a seed."""
         import numpy as np
 
-        from segproto.report.gallery import spread_indices
+        from segproto.data.subset import spread
 
         dataset = self.split("val")
         if seed is None:
-            return dataset, spread_indices(len(dataset), count)
+            return dataset, spread(len(dataset), count)
         drawn = np.random.RandomState(seed).choice(len(dataset), min(count, len(dataset)), replace=False)
         return dataset, drawn.tolist()
 

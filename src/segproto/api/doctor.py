@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from segproto.errors import ConfigError
+from segproto.places import cache_root
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "safetensors")
 EXTRAS = ("tensorboard", "wandb")
@@ -29,7 +30,7 @@ def doctor() -> dict[str, str]:
     for name in EXTRAS:
         facts[name] = installed(name) or f"not installed (optional: pip install 'segproto[{name}]')"
     facts["SEGPROTO_DATA"] = os.environ.get("SEGPROTO_DATA", "unset")
-    facts["SEGPROTO_CACHE"] = os.environ.get("SEGPROTO_CACHE", "unset")
+    facts["SEGPROTO_CACHE"] = str(cache_root() or "unset")
     return facts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError
+from segproto.places import cache_root
 
 if TYPE_CHECKING:
     from segproto.data.base import SegmentationDataset
@@ -162,12 +162,6 @@ def require_free(out: Path) -> None:
     """Sees that nothing is overwritten."""
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ConfigError(f"{out}: is taken; give another --out (an edit never changes what is there)")
-
-
-def cache_root() -> Path | None:
-    """``$SEGPROTO_CACHE``, or None where nothing may be kept."""
-    value = os.environ.get("SEGPROTO_CACHE")
-    return Path(value) if value else None
 
 
 def parse_pair(text: str, model: Segmenter) -> tuple[int, int]:

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX
 from segproto.data.colour import jittered, shifted_hsv
 from segproto.data.config import AugmentConfig
-from segproto.prototypes.labels import nearest_table
+from segproto.prototypes.labels import IGNORE_INDEX, nearest_table
 
 Normalise = Callable[[Tensor], Tensor]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-IGNORE_INDEX = 255
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 def label_dtype(num_classes: int) -> torch.dtype:

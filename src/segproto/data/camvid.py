@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.base import ClassTable
 from segproto.data.kind import DataKind
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import PairDataset, find_pairs, read_list
 from segproto.data.roots import data_root
+from segproto.prototypes.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from segproto.data.config import DataConfig

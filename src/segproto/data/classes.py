@@ -25,12 +25,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.base import ClassTable
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
 from segproto.data.split import SplitConfig
 from segproto.errors import DataError
 from segproto.files.keys import shown
+from segproto.prototypes.labels import IGNORE_INDEX
 
 EXAMPLES = Path(__file__).parent / "examples"
 _SCHEMA = "classes: [{name: ..., values: 1}, ...]"

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.base import ClassTable
 from segproto.data.images import read_colours, read_stored
 from segproto.errors import DataError
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segproto.data.augment import Normalise, augment
-from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
 from segproto.errors import DataError, plain
+from segproto.prototypes.labels import IGNORE_INDEX
 
 _ORDER, _AUGMENT = 0, 1  # two streams of random numbers from one seed
 

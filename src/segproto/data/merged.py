@@ -8,9 +8,10 @@ from difflib import get_close_matches
 
 import torch
 
-from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset, label_dtype
+from segproto.data.base import ClassTable, SegmentationDataset, label_dtype
 from segproto.data.relabelled import Relabelled
 from segproto.errors import DataError
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 class MergedClasses(Relabelled):

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX
 from segproto.data.images import read_indices
 from segproto.errors import DataError
+from segproto.prototypes.labels import IGNORE_INDEX
 
 TABLES = Path(__file__).parent / "part_tables"
 PANOPTIC_PART = 100_000  # smaller ids name a class, or a class and an instance

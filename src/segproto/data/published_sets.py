@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from segproto.data.archives import Tree, ZipMember
-from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.base import ClassTable
 from segproto.data.classes import EXAMPLES, read_classes
 from segproto.data.crops import potsdam_tiles
 from segproto.data.images import read_objects
@@ -17,6 +17,7 @@ from segproto.data.published import Archive, Found, Published, PublishedParts, p
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
 from segproto.files.reading import read_text
+from segproto.prototypes.labels import IGNORE_INDEX
 
 COCO_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 CITYSCAPES_27 = (

@@ -87,3 +87,10 @@ def keep_only(dataset: SegmentationDataset, indices: Sequence[int]) -> Segmentat
     if not indices:
         raise DataError(f"none of the {len(dataset)} {dataset.split} images can be read: see segproto data verify")
     return dataset if len(indices) == len(dataset) else Subset(dataset, indices)
+
+
+def spread(count: int, wanted: int | None) -> list[int]:
+    """``wanted`` indices of 0..count-1, the first of as many stretches of equal length; all if None or not so many."""
+    if wanted is None or wanted >= count:
+        return list(range(count))
+    return [i * count // wanted for i in range(wanted)]

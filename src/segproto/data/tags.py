@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
+from segproto.data.base import ClassTable, SegmentationDataset
 from segproto.data.published_tags import read_annotations, read_label_vectors
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
 from segproto.files.reading import read_text
+from segproto.prototypes.labels import IGNORE_INDEX
 
 BACKGROUND = 0
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from segproto.data.base import IGNORE_INDEX, ClassTable, Sample, SegmentationDataset, stamp_of
+from segproto.data.base import ClassTable, Sample, SegmentationDataset, stamp_of
 from segproto.data.images import read_image
 from segproto.data.kind import DataKind
 from segproto.data.roots import data_root
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
+from segproto.prototypes.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from segproto.data.config import DataConfig

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segproto.data.base import IGNORE_INDEX, ClassTable, SegmentationDataset
+from segproto.data.base import ClassTable, SegmentationDataset
 from segproto.data.build import SPLITS, build_dataset
 from segproto.data.coarse import coarse_line
 from segproto.data.config import DataConfig
 from segproto.data.images import orientation
 from segproto.data.pairs import PairDataset
 from segproto.errors import DataError
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.base import ClassTable
 from segproto.data.cams import cam_files, read_cams
 from segproto.data.labels import LabelMap
 from segproto.data.pairs import read_list
@@ -17,6 +17,7 @@ from segproto.errors import DataError
 from segproto.evaluation.masks import mask_files, read_mask
 from segproto.evaluation.tally import report
 from segproto.metrics.cam_curve import CamCurve, best_point
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 def score_cams(

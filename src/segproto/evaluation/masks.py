@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segproto.data.archives import ZipMember
-from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.base import ClassTable
 from segproto.data.coarse import refuse_names
 from segproto.data.images import read_indices
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
@@ -26,6 +26,7 @@ from segproto.errors import DataError
 from segproto.evaluation.tally import report
 from segproto.metrics.instances import instance_iou, instance_shares
 from segproto.metrics.segmentation import confusion_matrix
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 def score_masks(

@@ -13,6 +13,7 @@ from segproto.data.coarse import coarse_line
 from segproto.errors import DataError
 from segproto.metrics.instances import instance_iou, instance_shares
 from segproto.metrics.segmentation import ConfusionMatrix, segmentation_scores
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 class Tally:
@@ -48,7 +49,7 @@ class Tally:
         """
         pred, target = prediction.to(self.device), sample.mask.to(self.device)
         self.confusion.update(pred, target)
-        self.void += (target == 255).sum()
+        self.void += (target == IGNORE_INDEX).sum()
         if not self.sizes or (ids := self.dataset.instances(index)) is None:
             return
         if ids.shape != target.shape:

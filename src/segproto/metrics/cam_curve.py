@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segproto.metrics.segmentation import SegmentationScores, segmentation_scores
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CamCurve:
         counts: int64 (C true, C best, T + 1 thresholds passed).
     """
 
-    def __init__(self, num_classes: int, thresholds: Tensor | None = None, ignore_index: int = 255) -> None:
+    def __init__(self, num_classes: int, thresholds: Tensor | None = None, ignore_index: int = IGNORE_INDEX) -> None:
         self.num_classes = num_classes
         self.thresholds = torch.arange(60) / 100 if thresholds is None else thresholds.float()
         self.ignore_index = ignore_index

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segproto.prototypes.labels import nearest_table
+from segproto.prototypes.labels import IGNORE_INDEX, nearest_table
 
 Size = tuple[int, int]
 
@@ -61,12 +61,12 @@ def class_pixels(mask: Tensor, cells: Tensor, num_classes: int, num_cells: int) 
             )
         mask = mask.to(torch.uint8 if labels == 256 else torch.int16)
     starts = np.arange(labels) * num_cells  # of each label's counts
-    starts[num_classes:], starts[255] = (num_classes + 1) * num_cells, num_classes * num_cells
+    starts[num_classes:], starts[IGNORE_INDEX] = (num_classes + 1) * num_cells, num_classes * num_cells
     keys = starts[mask.cpu().numpy()] + cells.numpy()
     counts = torch.from_numpy(np.bincount(keys.ravel(), minlength=(num_classes + 2) * num_cells))
     counts = counts.view(num_classes + 2, num_cells)
     if bool(counts[num_classes + 1].any()):
-        found = int(mask[(mask >= num_classes) & (mask != 255)].max())
+        found = int(mask[(mask >= num_classes) & (mask != IGNORE_INDEX)].max())
         raise ValueError(f"the mask holds class {found}, expected 0..{num_classes - 1} or 255")
     return counts[:num_classes]
 

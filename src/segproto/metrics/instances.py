@@ -7,8 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from segproto.prototypes.labels import IGNORE_INDEX
 
-def instance_shares(pred: Tensor, target: Tensor, instances: Tensor, num_classes: int, ignore: int = 255) -> Tensor:
+
+def instance_shares(
+    pred: Tensor, target: Tensor, instances: Tensor, num_classes: int, ignore: int = IGNORE_INDEX
+) -> Tensor:
     """How much of each instance was found, summed by class.
 
     Args:

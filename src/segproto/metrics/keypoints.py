@@ -11,6 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from segproto.prototypes.labels import IGNORE_INDEX
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -45,7 +47,7 @@ def part_keypoints(mask: Tensor, parts: Tensor, *, background_centroid: bool = F
     """
     if mask.shape != parts.shape:
         raise ValueError(f"the mask is {tuple(mask.shape)}, the part map {tuple(parts.shape)}; expected equal shapes")
-    known = torch.where(mask == 255, 0, parts.to(torch.int64)).cpu().numpy()
+    known = torch.where(mask == IGNORE_INDEX, 0, parts.to(torch.int64)).cpu().numpy()
     if known.min(initial=0) < 0:
         raise ValueError(f"part id {known.min()}: expected ids >= 0")
     width = int(known.max(initial=0)) + 1

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.metrics.accumulate import Accumulator, mean, scored, share
-
-VOID = 255
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 def boundary_band(labels: Tensor, width: int = 1) -> Tensor:
@@ -18,7 +17,7 @@ def boundary_band(labels: Tensor, width: int = 1) -> Tensor:
 
     Void is no class: a border with void is none.
     """
-    known = labels != VOID
+    known = labels != IGNORE_INDEX
     values = labels.float()
     high = torch.where(known, values, -torch.inf)[None, None]
     low = torch.where(known, values, torch.inf)[None, None]
@@ -52,9 +51,9 @@ class Pointing(Accumulator):
         """
         labels = labels.cpu().to(torch.int64)
         flat = activations.cpu().flatten(1)
-        known = labels != VOID
+        known = labels != IGNORE_INDEX
         for name, where in (("anywhere", known), ("boundary", boundary_band(labels, self.band))):
-            present = torch.zeros(VOID + 1, dtype=torch.bool)
+            present = torch.zeros(IGNORE_INDEX + 1, dtype=torch.bool)
             present[labels[where]] = True
             rows = present[self.class_of].nonzero()[:, 0]
             if len(rows):

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.prototypes.labels import IGNORE_INDEX
 
-def confusion_matrix(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+
+def confusion_matrix(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Counts of (true class, predicted class) over the pixels whose target is not void.
 
     Args:
@@ -90,7 +92,7 @@ class ConfusionMatrix:
         counts: int64 (C, C), rows = true classes.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)

@@ -12,6 +12,7 @@ from torch import Tensor
 from segproto.metrics.accumulate import Accumulator, mean, scored, share
 from segproto.metrics.cells import Size
 from segproto.metrics.consistency import QUANTILES, class_quantiles
+from segproto.prototypes.labels import IGNORE_INDEX
 
 TWINS = 1e-6  # squared distance below which two prototypes are one
 
@@ -105,9 +106,9 @@ class Usage(Accumulator):
         """
         labels = labels.cpu().to(torch.int64)
         values = activations.cpu().masked_fill(~self.keep[:, None], -torch.inf)
-        known = (labels != 255).nonzero()[:, 0]
+        known = (labels != IGNORE_INDEX).nonzero()[:, 0]
         self._count_nearest(values[:, known], labels[known])
-        drawn = drawn[labels[drawn] != 255]
+        drawn = drawn[labels[drawn] != IGNORE_INDEX]
         if len(drawn) and bool(self.keep.any()):
             best = values[:, drawn].topk(max(self.ks), dim=0).indices
             same = (self.class_of[best] == labels[drawn]).cumsum(0)

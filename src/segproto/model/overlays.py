@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX
 from segproto.data.palette import default_colours
 from segproto.data.picture import MaskWriter
+from segproto.prototypes.labels import IGNORE_INDEX, borders
 
 if TYPE_CHECKING:
     from segproto.model.explain import Explanation
@@ -43,10 +43,7 @@ def colour_labels(
             table[label] = torch.tensor(colour, dtype=torch.float32)
     painted = table[labels.long()].permute(2, 0, 1)
     out = torch.where(painted < 0, gray, (1 - strength) * gray + strength * painted)
-    edge = torch.zeros(labels.shape, dtype=torch.bool)
-    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    edge[1:] |= labels[1:] != labels[:-1]
-    return torch.where(edge, out * 0.35, out).round().to(torch.uint8)
+    return torch.where(borders(labels), out * 0.35, out).round().to(torch.uint8)
 
 
 def heat_overlay(

@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, label_dtype
+from segproto.data.base import label_dtype
 from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import ImageLike, MaskWriter, Picture, look_at
 from segproto.errors import ConfigError
@@ -24,6 +24,7 @@ from segproto.model.windows import (
     view_fields,
     window_rows,
 )
+from segproto.prototypes.labels import IGNORE_INDEX
 
 WHOLE_PIXELS = 1536 * 1536  # larger images go through windows; a Cityscapes frame (2048 x 1024) does not
 WINDOW = 768

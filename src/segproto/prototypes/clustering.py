@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.segments import Reduce, Segments, one_process
 from segproto.prototypes.sinkhorn import (
@@ -56,7 +57,7 @@ def cluster_pixels(
     few: FewMode = "nearest",
     generator: torch.Generator | None = None,
     reduce: Reduce = one_process,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
 ) -> Clustering:
     """Assigns every labelled pixel to a prototype of its class and sums the correct ones (Zhou et al. 2022).
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.numerics import exact_float32
-
-IGNORE_INDEX = 255
 
 
 class DiversityLoss(nn.Module):

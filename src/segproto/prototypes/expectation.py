@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.segments import Reduce, one_process
 
@@ -31,7 +32,7 @@ def kmeans_loss(features: Tensor, vectors: Tensor) -> Tensor:
 
 
 def majority_vote(
-    predictions: Tensor, regions: Tensor, num_classes: int, *, most: int = 255, ignore_index: int = 255
+    predictions: Tensor, regions: Tensor, num_classes: int, *, most: int = 255, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
     """Every proposal gets the category that most of its pixels are predicted to have; ties go to the smallest.
 
@@ -56,7 +57,12 @@ def majority_vote(
 
 
 def frequency_weighted_loss(
-    logits: Tensor, labels: Tensor, *, gamma: float = 2.0, reduce: Reduce = one_process, ignore_index: int = 255
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float = 2.0,
+    reduce: Reduce = one_process,
+    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """Cross-entropy weighted by how rarely a category is predicted (Hahn et al. 2024, eq. 8, as released).
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+IGNORE_INDEX = 255  # void: pixels that count for nothing, everywhere; classes are 0..C-1
+
 
 @lru_cache(maxsize=256)
 def nearest_table(source: int, target: int, device: torch.device | None = None) -> Tensor:
@@ -31,3 +33,12 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     rows = nearest_table(height, size[0], labels.device)
     columns = nearest_table(width, size[1], labels.device)
     return labels[..., rows[:, None], columns]
+
+
+def borders(labels: Tensor) -> Tensor:
+    """bool (h, w): cells of a label map (h, w) whose left or upper neighbour has another label; on the CPU."""
+    labels = labels.cpu()
+    edge = torch.zeros(labels.shape, dtype=torch.bool)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    return edge

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.prototypes.diversity import IGNORE_INDEX
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 def grid_cross_entropy(

@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from segproto.prototypes.labels import IGNORE_INDEX
+
 
 class RunningNearest:
     """Per prototype the nearest allowed cell so far: what projection replaces it with (published "push").
@@ -102,7 +104,7 @@ class RunningTopK:
         self.distance = torch.full(shape, torch.inf, device=device)
         self.image = torch.full(shape, -1, dtype=torch.int64, device=device)
         self.cell = torch.zeros(*shape, 2, dtype=torch.int64, device=device)
-        self.label = torch.full(shape, 255, dtype=torch.int64, device=device)
+        self.label = torch.full(shape, IGNORE_INDEX, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def update(self, distances: Tensor, grid_labels: Tensor, labels: Tensor, image: int) -> None:
@@ -115,7 +117,7 @@ class RunningTopK:
             image: index of the image in its set.
         """
         width = distances.shape[-1]
-        masked = distances.float().masked_fill(grid_labels == 255, torch.inf).flatten(1)
+        masked = distances.float().masked_fill(grid_labels == IGNORE_INDEX, torch.inf).flatten(1)
         place = masked.argmin(1)
         best = masked.gather(1, place[:, None])
         cell = torch.stack([place // width, place % width], 1)
@@ -172,11 +174,11 @@ def patch_labels(labels: Tensor, cells: Tensor, grid: tuple[int, int], class_of:
     rows, row_ok = _pixels_of_cells(cells[:, 0], labels.shape[0], grid[0])
     columns, column_ok = _pixels_of_cells(cells[:, 1], labels.shape[1], grid[1])
     inside = row_ok[:, :, None] & column_ok[:, None]
-    patch = labels[rows[:, :, None], columns[:, None]].masked_fill(~inside, 255).flatten(1)
+    patch = labels[rows[:, :, None], columns[:, None]].masked_fill(~inside, IGNORE_INDEX).flatten(1)
     counts = torch.zeros(len(cells), 256, dtype=torch.int64, device=labels.device)
     counts.scatter_add_(1, patch, torch.ones_like(patch))
-    counts[:, 255] = 0
-    common = torch.where(counts.sum(1) > 0, counts.argmax(1), 255)
+    counts[:, IGNORE_INDEX] = 0
+    common = torch.where(counts.sum(1) > 0, counts.argmax(1), IGNORE_INDEX)
     own = counts.gather(1, class_of[:, None])[:, 0] > 0
     return torch.where(own, class_of, common)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.segments import Reduce, Segments, one_process
 from segproto.prototypes.sinkhorn import own_similarities, pixel_classes
@@ -47,7 +48,7 @@ def classifier_prototypes(
     return F.normalize(direction + spread * F.normalize(noise, dim=-1), dim=-1)
 
 
-def first_pixels(labels: Tensor, num_classes: int, limit: int, *, ignore_index: int = 255) -> Tensor:
+def first_pixels(labels: Tensor, num_classes: int, limit: int, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """The first ``limit`` pixels of every class, in order: bool (N,)."""
     classes = pixel_classes(labels, num_classes, ignore_index)
     grouped, order = classes.sort(stable=True)
@@ -65,7 +66,7 @@ def kmeans_plus_plus(
     *,
     generator: torch.Generator | None = None,
     reduce: Reduce = one_process,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
 ) -> Seeds:
     """k-means++ in all classes at once (Arthur and Vassilvitskii 2007): each next seed is drawn from the class's
     pixels with probability proportional to the squared distance to the nearest seed so far, the first uniformly.
@@ -107,7 +108,7 @@ def reseed_dead(
     predictions: Tensor,
     *,
     reduce: Reduce = one_process,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
 ) -> Seeds:
     """Moves dead prototypes to the farthest correct pixels of their class, one after another, all classes at once.
 

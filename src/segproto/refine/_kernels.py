@@ -6,9 +6,7 @@ All kernels release the interpreter, so that plain threads run them side by side
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -17,6 +15,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np import arrayobj
+
+from segproto.places import cache_root
 
 BLOCK = 8  # labels are padded to a multiple: AVX registers; inner loops stay plain, or LLVM leaves them scalar
 AHEAD = 12  # how many rows or keys early memory is asked for: it is the slowest part of all this
@@ -29,12 +29,12 @@ FAST = {"contract", "nsz", "nnan", "ninf", "reassoc", "arcp"}  # sums may become
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """``numba.njit`` without the interpreter lock; on disk only under ``SEGPROTO_CACHE``."""
-    root = os.environ.get("SEGPROTO_CACHE")
+    root = cache_root()
     before = config.CACHE_DIR
     try:
-        if root:
-            config.CACHE_DIR = str(Path(root) / "numba")
-        return numba.njit(function, nogil=True, cache=bool(root), error_model="numpy", fastmath=FAST)  # type: ignore[no-any-return]
+        if root is not None:
+            config.CACHE_DIR = str(root / "numba")
+        return numba.njit(function, nogil=True, cache=root is not None, error_model="numpy", fastmath=FAST)  # type: ignore[no-any-return]
     finally:
         config.CACHE_DIR = before
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from segproto.prototypes.labels import IGNORE_INDEX
+
 EPSILON = 1e-5
-VOID = 255
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def affinity_targets(low: Tensor, high: Tensor) -> Tensor:
         else 255; 255 where all scores are below 1e-5 (outside the image).
     """
     a, b = low.argmax(1), high.argmax(1)
-    labels = torch.where(a == 0, VOID, a).masked_fill(b == 0, 0)
-    return labels.masked_fill(torch.cat([low, high], 1).amax(1) < EPSILON, VOID)
+    labels = torch.where(a == 0, IGNORE_INDEX, a).masked_fill(b == 0, 0)
+    return labels.masked_fill(torch.cat([low, high], 1).amax(1) < EPSILON, IGNORE_INDEX)
 
 
 def pair_labels(labels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,7 +138,7 @@ def pair_labels(labels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     """
     both = [(a.flatten(1), b.flatten(1)) for a, b in pairs.ends(labels)]
     first, second = torch.cat([a for a, _ in both], 1), torch.cat([b for _, b in both], 1)
-    valid = (first < VOID) & (second < VOID)
+    valid = (first < IGNORE_INDEX) & (second < IGNORE_INDEX)
     same = valid & (first == second)
     return same & (first == 0), same & (first != 0), valid & (first != second)
 

@@ -12,6 +12,7 @@ from segproto.data.base import Sample
 from segproto.evaluation.analyses.failures import Failure, evidence_of, find_failures, worst
 from segproto.model.evidence import Evidence
 from segproto.model.explain import Explanation
+from segproto.prototypes.labels import borders
 from segproto.report.pictures import data_uri
 
 BELOW = 0.5  # IoU of a class in one image that counts as failed
@@ -102,14 +103,6 @@ def pictures(failure: Failure, image: Tensor) -> tuple[str, str, bool]:
     marked[:, borders(inside)] = 255
     landscape = crop.shape[-1] > 1.25 * crop.shape[-2]
     return data_uri(enlarged(crop), side=SIDE), data_uri(enlarged(marked.to(torch.uint8)), side=SIDE), landscape
-
-
-def borders(mask: Tensor) -> Tensor:
-    """bool (h, w): pixels of a mask beside others that are not in it."""
-    edge = torch.zeros_like(mask)
-    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
-    edge[1:] |= mask[1:] != mask[:-1]
-    return edge
 
 
 def enlarged(picture: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
+from segproto.data.subset import spread
 from segproto.model.evidence import source_of
 from segproto.model.explain import Explanation, explain
 from segproto.model.segmenter import Segmenter
@@ -143,7 +144,7 @@ def shares_decided(
     if bank is None:
         return None
     wins, pixels = torch.zeros(bank.num_prototypes), torch.zeros(bank.num_classes)
-    chosen = spread_indices(len(dataset), USAGE_IMAGES)
+    chosen = spread(len(dataset), USAGE_IMAGES)
     for done, index in enumerate(chosen, 1):
         sample = dataset[index]
         explanation = explain(model, sample.image)
@@ -164,15 +165,9 @@ def winners(explanation: Explanation) -> tuple[Tensor, Tensor]:
     return best, explanation.contributions(ys, xs, best).argmax(1).cpu()
 
 
-def spread_indices(length: int, count: int) -> list[int]:
-    """At most ``count`` indices spread evenly over ``range(length)``."""
-    count = min(length, count)
-    return [i * length // count for i in range(count)]
-
-
 def telling_indices(dataset: SegmentationDataset, count: int) -> list[int]:
     """Of each of ``count`` stretches of ``dataset``, the image with the most classes among those that are looked at."""
-    seen = spread_indices(len(dataset), max(count, USAGE_IMAGES))
+    seen = spread(len(dataset), max(count, USAGE_IMAGES))
     count = min(count, len(seen))
     classes = {index: len(torch.unique(dataset[index].mask)) for index in seen}
     cuts = [i * len(seen) // count for i in range(count + 1)]

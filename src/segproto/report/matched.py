@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.base import SegmentationDataset
 from segproto.data.relabelled import Relabelled
 from segproto.evaluation.same_classes import require_same_classes
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.runs.folder import Run
 
 

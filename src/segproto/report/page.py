@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segproto.data.base import IGNORE_INDEX
 from segproto.data.build import build_dataset
 from segproto.data.table import DATASETS
 from segproto.errors import SegprotoError
@@ -15,6 +14,7 @@ from segproto.files.pages import page_environment
 from segproto.model.explain import Explanation, explain
 from segproto.model.figures import number_figures
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.report import gallery
 from segproto.report.evidence import probe_image
 from segproto.report.failures import BELOW, FailureBook

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX
 from segproto.data.images import open_patch
+from segproto.prototypes.labels import IGNORE_INDEX, borders
 
 HEAT = ((0.0, (12, 7, 50)), (0.35, (120, 28, 109)), (0.7, (237, 105, 37)), (1.0, (252, 255, 164)))
 SHOWN = 720  # longest side of an embedded picture in pixels
@@ -65,10 +65,7 @@ def paint(mask: Tensor, colours: Sequence[tuple[int, int, int]]) -> Tensor:
 
 def outline(mask: Tensor) -> Tensor:
     """The borders between the regions of a mask (h, w): white with a dark rim, else transparent; uint8 (4, h, w)."""
-    mask = mask.cpu()
-    edge = torch.zeros(mask.shape, dtype=torch.bool)
-    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
-    edge[1:] |= mask[1:] != mask[:-1]
+    edge = borders(mask)
     out = torch.zeros(4, *mask.shape, dtype=torch.uint8)
     out[:3, edge] = 255
     out[3, edge] = 230

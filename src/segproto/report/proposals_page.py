@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.base import SegmentationDataset
 from segproto.encoders.base import Encoder
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.refine.proposals import Round
 from segproto.report.page import environment
 from segproto.report.pictures import data_uri, heat

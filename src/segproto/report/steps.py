@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, ClassTable
+from segproto.data.base import ClassTable
 from segproto.metrics.segmentation import confusion_matrix, segmentation_scores
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.report.pictures import data_uri, heat
 from segproto.training.procedures.steps import INDEX, Step, read_steps
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
 from segproto.data.loader import sample_order
@@ -17,7 +17,7 @@ from segproto.encoders.config import EncoderConfig
 from segproto.encoders.table import NECKS
 from segproto.errors import ConfigError
 from segproto.model.features import BackboneFeatures
-from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
 
 MASK_MEMORY = 1 << 30  # bytes of masks kept in memory; further ones are read each time
 FLIPS = 2  # the stream of random numbers for flips (the loader uses 0 and 1)

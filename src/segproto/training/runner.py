@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from segproto.errors import ConfigError
 from segproto.files import write_json
 from segproto.model.cache import FeatureCache
 from segproto.model.figures import number_figures
+from segproto.places import cache_root
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
@@ -169,7 +169,7 @@ def screened(train_set: SegmentationDataset, fabric: Fabric, reporter: Reporter)
 
 def open_cache(job: Job, dataset: SegmentationDataset, flips: bool) -> FeatureCache:
     """The cached features under ``$SEGPROTO_CACHE`` or in the run; made by the first process if they are not there."""
-    root = Path(os.environ.get("SEGPROTO_CACHE") or job.out / "cache")
+    root = cache_root() or job.out / "cache"
     encoder, device = job.segmenter.encoder, job.fabric.device
     with job.reporter.bar(f"cache features ({dataset.split})", len(dataset)) as bar:
 

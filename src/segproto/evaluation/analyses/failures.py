@@ -16,6 +16,7 @@ from segproto.evaluation.analyses.units import prototype_name, prototype_picture
 from segproto.model.evidence import Evidence
 from segproto.model.explain import Explanation
 from segproto.model.overlays import colour_labels, heat_overlay
+from segproto.prototypes.labels import IGNORE_INDEX
 
 TOP = 4  # prototypes shown of each class
 
@@ -58,7 +59,7 @@ def find_failures(
         below: IoU in 0..1.
         ignore: wrong classes that do not count as a mistake worth showing (the paper: VOC's background).
     """
-    valid = mask != 255
+    valid = mask != IGNORE_INDEX
     found = []
     for c in torch.unique(mask[valid]).tolist():
         inside, answered = mask == c, (prediction == c) & valid

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.base import SegmentationDataset
 from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, write_result
 from segproto.evaluation.analyses.units import (
     prototype_distances,
@@ -24,6 +24,7 @@ from segproto.model.features import image_features
 from segproto.model.patches import Box, cell_box, patch_picture
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.nearest import RunningTopK
 
 OWN, OTHER = (0, 114, 178), (213, 94, 0)  # frames: a patch of the prototype's class, and of another

@@ -12,6 +12,7 @@ from segproto.evaluation.interpretability.views import View, generator
 from segproto.metrics.accumulate import Accumulator
 from segproto.model.heads import Head
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.labels import IGNORE_INDEX
 
 STREAM = 3
 
@@ -39,7 +40,7 @@ class OneClassSuite(Suite):
 
 def chosen_class(view: View, smallest: float, seed: int) -> int | None:
     """One of the classes that cover enough of the image and are predicted somewhere, at random; None without any."""
-    shares = torch.bincount(view.labels[view.labels != 255], minlength=view.model.head.num_classes).double()
+    shares = torch.bincount(view.labels[view.labels != IGNORE_INDEX], minlength=view.model.head.num_classes).double()
     predicted = torch.bincount(view.logits.argmax(0).flatten().cpu(), minlength=len(shares)) > 0
     found = ((shares / view.labels.numel() >= max(smallest, 1e-9)) & predicted).nonzero()[:, 0]
     if not len(found):

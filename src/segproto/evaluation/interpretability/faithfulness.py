@@ -12,6 +12,7 @@ from segproto.evaluation.interpretability.chosen import OneClassSuite, cell_evid
 from segproto.evaluation.interpretability.metric import Metric, Subject
 from segproto.evaluation.interpretability.views import View, encode, generator
 from segproto.metrics.faithfulness import Faithfulness, blurred, random_fields, top_regions
+from segproto.prototypes.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +91,7 @@ def _measures(logits: Tensor, class_id: int, labels: Tensor) -> Tensor:
     logits = logits.cpu()
     own = labels == class_id
     probability = logits.softmax(1)[:, class_id]
-    predicted = (logits.argmax(1) == class_id) & (labels != 255)
+    predicted = (logits.argmax(1) == class_id) & (labels != IGNORE_INDEX)
     union = (predicted | own).sum((1, 2)).clamp_min(1)
     iou = (predicted & own).sum((1, 2)) / union
     return torch.stack([logits[:, class_id][:, own].mean(1), probability[:, own].mean(1), iou], 1)

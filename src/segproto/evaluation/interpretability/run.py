@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
+from segproto.data.subset import spread
 from segproto.errors import DataError
 from segproto.evaluation.interpretability.config import InterpretabilityConfig
 from segproto.evaluation.interpretability.metric import Metric, Progress, Subject, Suite, quiet
 from segproto.evaluation.interpretability.table import METRICS
-from segproto.evaluation.interpretability.views import look, spread
+from segproto.evaluation.interpretability.views import look
 from segproto.evaluation.same_classes import require_same_classes
 from segproto.metrics.accumulate import scored
 from segproto.model.features import BackboneFeatures

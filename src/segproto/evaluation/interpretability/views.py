@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segproto.data.base import Sample, SegmentationDataset
 from segproto.errors import DataError
 from segproto.metrics.cells import Size, cell_pixels, class_pixels, pixel_cells
 from segproto.metrics.keypoints import Keypoints, part_keypoints
 from segproto.model.features import BackboneFeatures, image_features
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
 
 T = TypeVar("T")
 
@@ -157,10 +157,3 @@ def generator(seed: int, *stream: int) -> torch.Generator:
     """Random numbers that depend on the seed and the image only, not on the process that draws them."""
     state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def spread(count: int, wanted: int | None) -> list[int]:
-    """``wanted`` indices of 0..count-1, evenly spread; all if None."""
-    if wanted is None or wanted >= count:
-        return list(range(count))
-    return [i * count // wanted for i in range(wanted)]

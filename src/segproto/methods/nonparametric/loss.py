@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX
 from segproto.data.batch import Batch
 from segproto.methods.nonparametric.config import JointConfig
 from segproto.model.heads import NearestHead
@@ -16,7 +15,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.clustering import Clustering, cluster_pixels, momentum_update
 from segproto.prototypes.contrast import pixel_prototype_distance, pixel_prototype_infonce
 from segproto.prototypes.health import dead_prototypes
-from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
 from segproto.prototypes.losses import pixel_weights
 from segproto.prototypes.seeding import reseed_dead
 from segproto.prototypes.segments import one_process

@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 
-from segproto.data.base import IGNORE_INDEX
 from segproto.errors import ConfigError
 from segproto.methods.nonparametric.build import begin_nearest
 from segproto.methods.nonparametric.config import NonparametricModel, SeedConfig
 from segproto.model.features import image_features
 from segproto.model.heads import LinearHead, NearestHead
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
 from segproto.prototypes.seeding import classifier_prototypes, first_pixels, kmeans_plus_plus
 from segproto.prototypes.sinkhorn import pixel_classes
 from segproto.training.agreement import agreement

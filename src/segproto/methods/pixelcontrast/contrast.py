@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.methods.pixelcontrast.build import begin_affinity
 from segproto.methods.pixelcontrast.config import (
@@ -29,7 +29,7 @@ from segproto.methods.pixelcontrast.tagged import (
 )
 from segproto.model.cam_head import AffineHead, CamMaps, MapHead
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
 from segproto.prototypes.pixel_contrast import contrast_losses, view_of
 from segproto.refine.affinity import affinity, affinity_loss, cell_pairs, pair_labels
 from segproto.refine.seam import saliency_loss, tag_loss, to_size, view_losses

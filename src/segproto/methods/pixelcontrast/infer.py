@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, Sample
+from segproto.data.base import Sample
 from segproto.data.tags import BACKGROUND
 from segproto.methods.pixelcontrast.config import CamsConfig, CrfConfig
 from segproto.methods.pixelcontrast.products import (
@@ -26,6 +26,7 @@ from segproto.methods.pixelcontrast.tagged import image_tags
 from segproto.metrics.cam_curve import CamCurve, best_point
 from segproto.model.cam_head import MapHead
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.refine.crf import dense_crf, unary_from_probabilities
 from segproto.training.devices import on_first
 from segproto.training.procedures.map_images import fold_images, map_images

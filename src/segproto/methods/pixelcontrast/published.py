@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from segproto import foreign
-from segproto.data.base import IGNORE_INDEX, Sample
+from segproto.data.base import Sample
 from segproto.data.cams import require_range
 from segproto.data.images import read_indices
 from segproto.errors import DataError, WeightsError
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 def published_file(folder: Path, name: str, *suffixes: str) -> Path:

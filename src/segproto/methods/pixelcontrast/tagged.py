@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.images import read_image, read_indices
 from segproto.data.tags import read_tags, tags_of_masks
 from segproto.errors import DataError
 from segproto.methods.pixelcontrast.products import NPZ, read_scores
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.refine.affinity import affinity_targets
 from segproto.training.procedures.map_images import result_path
 from segproto.training.procedures.mask_folder import PNG

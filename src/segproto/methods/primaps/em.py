@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX
 from segproto.data.batch import Batch
 from segproto.errors import ConfigError
 from segproto.methods.primaps.config import EmConfig
@@ -15,6 +14,7 @@ from segproto.methods.primaps.student import changed
 from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.expectation import frequency_weighted_loss, majority_vote, teacher_decay
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.training.agreement import agreement
 from segproto.training.procedures.optimise import batch_features, pad_masks
 from segproto.training.procedures.require import require_head

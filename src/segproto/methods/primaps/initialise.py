@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from segproto.data.base import SegmentationDataset
-from segproto.data.subset import Subset
+from segproto.data.subset import Subset, spread
 from segproto.methods.primaps.config import InitConfig
 from segproto.model.direction_head import DirectionHead
 from segproto.model.features import image_features
@@ -30,7 +30,7 @@ def initialise(context: StageContext, config: InitConfig) -> dict[str, Any]:
     dataset: SegmentationDataset = context.train_set
     cache = context.train_cache
     if config.images is not None and config.images < len(dataset):
-        chosen = [i * len(dataset) // config.images for i in range(config.images)]
+        chosen = spread(len(dataset), config.images)
         dataset, cache = Subset(dataset, chosen), None if cache is None else SubsetFeatures(cache, chosen)
     pca = StreamingPca(head.bank.dim, fabric.device)
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="init"):

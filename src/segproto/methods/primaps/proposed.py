@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.images import read_indices
 from segproto.model.fingerprint import encoder_hash
+from segproto.places import cache_root
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.training.agreement import agreement
 from segproto.training.devices import on_first
 from segproto.training.procedures.map_images import result_path
@@ -58,11 +59,11 @@ def make_proposals(context: StageContext, config: ProposeConfig) -> dict[str, An
 
 def cache_folder(context: StageContext, config: ProposeConfig) -> Path | None:
     """Where runs with this encoder, these images and settings share their proposals."""
-    root = os.environ.get("SEGPROTO_CACHE")
-    if not root:
+    root = cache_root()
+    if root is None:
         return None
     key = (encoder_hash(context.segmenter.encoder), context.train_set.fingerprint, config.model_dump_json())
-    return Path(root) / f"proposals-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}"
+    return root / f"proposals-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}"
 
 
 def link_folder(folder: Path, target: Path) -> None:

@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segproto.data.base import IGNORE_INDEX
 from segproto.data.batch import Batch
 from segproto.encoders.norms import share_statistics
 from segproto.errors import ConfigError
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import Bank
 from segproto.prototypes.diversity import DiversityLoss
-from segproto.prototypes.labels import resize_labels
+from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
 from segproto.prototypes.losses import grid_cross_entropy, off_class_l1
 from segproto.training.procedures.config import DiversityConfig, OptimiseConfig
 from segproto.training.stage import Optimise, ParamGroup

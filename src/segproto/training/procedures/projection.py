@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, SegmentationDataset
+from segproto.data.base import SegmentationDataset
 from segproto.data.build import list_folder
 from segproto.data.subset import Subset
 from segproto.errors import DataError
@@ -21,6 +21,7 @@ from segproto.model.patches import cell_box, draw_patch
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import Bank
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.procedures.config import ProjectConfig

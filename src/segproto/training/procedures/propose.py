@@ -14,9 +14,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from segproto.data.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.palette import default_colours
 from segproto.encoders.base import Encoder
+from segproto.prototypes.labels import IGNORE_INDEX, borders
 from segproto.refine.proposals import THRESHOLD, Proposals, Round, propose
 from segproto.refine.regions import refine_regions
 from segproto.training.procedures.map_images import map_images
@@ -149,10 +150,7 @@ def overlay(image: Tensor, mask: Tensor, share: float = 0.55) -> Tensor:
     table = torch.tensor(proposal_colours(), dtype=torch.float32)
     painted = image.cpu().float().lerp(table[mask.long()].permute(2, 0, 1), share)
     shown = torch.where((mask == IGNORE_INDEX)[None], image.cpu().float() * (1 - share), painted)
-    edge = torch.zeros_like(mask, dtype=torch.bool)
-    edge[1:] |= mask[1:] != mask[:-1]
-    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
-    shown[:, edge] = 255
+    shown[:, borders(mask)] = 255
     return shown.round().to(torch.uint8)
 
 

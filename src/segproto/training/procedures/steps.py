@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample
 from segproto.data.cams import read_npz
+from segproto.data.subset import spread
 from segproto.errors import ConfigError, DataError
 from segproto.files import disk_errors, write_json
 
@@ -44,8 +45,7 @@ def chosen_images(names: Sequence[str], shown: int | list[str]) -> list[int]:
         ConfigError: a name that is not there.
     """
     if isinstance(shown, int):
-        count = min(shown, len(names))
-        return [round(i * (len(names) - 1) / max(count - 1, 1)) for i in range(count)]
+        return spread(len(names), shown)
     for name in shown:
         if name not in names:
             raise ConfigError(f"stages.masks.shown: no training image is named {name!r}, for example {names[0]!r}")
