@@ -15,6 +15,8 @@ from segproto.table import Known
 
 OPTIONAL = ("classes", "split", "parts", "part_maps", "variant")  # settings that only some kinds of data read
 
+Side = Annotated[int, Field(gt=0, le=65_536)]  # pixels
+
 
 class AugmentConfig(BaseModel):
     """Random changes of training images, image and mask together (never used on validation images).
@@ -36,7 +38,7 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    crop: Side | tuple[Side, Side] | None = None
     scale: tuple[float, float] = (0.5, 1.5)
     long_side: tuple[PositiveInt, PositiveInt] | None = None
     aspect: tuple[float, float] = (1, 1)
@@ -124,10 +126,10 @@ class DataConfig(BaseModel):
     scenes: ScenesConfig = ScenesConfig()
     coarse: bool = False
     on_error: Literal["skip", "fail"] = "fail"
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1024)
     protocol: Literal["native", "published"] = "native"
-    square: int = Field(default=320, ge=16)
-    input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    square: int = Field(default=320, ge=16, le=65_536)
+    input_size: Side | tuple[Side, Side] | None = None
     augment: AugmentConfig = AugmentConfig()
 
     @property

@@ -63,8 +63,8 @@ class ScenesConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    num_train: int = Field(default=512, ge=1)
-    num_val: int = Field(default=96, ge=1)
+    num_train: int = Field(default=512, ge=1, le=10**7)
+    num_val: int = Field(default=96, ge=1, le=10**7)
     size: int = Field(default=128, ge=32, le=2048)
     seed: int = Field(default=0, ge=0)
     objects: tuple[int, int] = (2, 4)

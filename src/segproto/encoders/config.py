@@ -54,21 +54,21 @@ class EncoderConfig(BaseModel):
     weights: ExpandedPath | None = None
     pretrained: bool = False
     frozen: bool = False
-    output_stride: int | None = None
-    layers: list[int] | None = None
+    output_stride: int | None = Field(default=None, ge=1, le=256)
+    layers: list[Annotated[int, Field(ge=-1000, le=1000)]] | None = Field(default=None, min_length=1, max_length=64)
     input_scale: float = Field(1.0, gt=0, le=8)
     neck: Annotated[str, Known(NECKS)] = "aspp"
     code_dropout: Literal["off", "training", "always"] = "off"
-    convs: int = Field(1, ge=1)
+    convs: int = Field(1, ge=1, le=64)
     projection: bool = False
-    auxiliary: int | None = Field(default=None, ge=0)
-    reduce: int | None = Field(default=None, ge=1)
+    auxiliary: int | None = Field(default=None, ge=0, le=64)
+    reduce: int | None = Field(default=None, ge=1, le=65_536)
     layer_norm: bool = False
-    rates: list[int] = [6, 12, 18, 24]
-    dim: int = Field(64, ge=1)
+    rates: list[Annotated[int, Field(ge=1, le=1024)]] = Field([6, 12, 18, 24], min_length=1, max_length=64)
+    dim: int = Field(64, ge=1, le=65_536)
     fusion: Literal["concat", "sum"] = "concat"
-    width: int = Field(64, ge=1)
-    msc: list[float] = []
+    width: int = Field(64, ge=1, le=1024)
+    msc: list[Annotated[float, Field(gt=0, le=8)]] = Field([], max_length=16)
     squash: Literal["sigmoid", "relu", "none"] = "sigmoid"
 
     @property

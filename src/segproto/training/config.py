@@ -34,12 +34,12 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = Field(default=1, ge=1)
-    num_nodes: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=2, ge=1)
+    devices: int = Field(default=1, ge=1, le=1024)
+    num_nodes: int = Field(default=1, ge=1, le=65_536)
+    batch_size: int = Field(default=2, ge=1, le=65_536)
     stages: list[str] | None = None
     start: Path | None = None
     validate_every: int = Field(default=0, ge=0)
@@ -49,4 +49,4 @@ class TrainConfig(BaseModel):
     cache_features: bool = False
     log_every: int = Field(default=20, ge=1)
     loggers: list[Literal["tensorboard", "wandb"]] = []
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)

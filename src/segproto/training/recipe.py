@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from segproto.data.config import DataConfig
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError
-from segproto.files.keys import explain_error
+from segproto.files.keys import explain_error, shown
 from segproto.files.yaml_text import parse_yaml, read_yaml
 from segproto.training.config import TrainConfig
 
+LARGEST = 10**12  # of any number in a recipe
 MAX_BASES = 8  # a longer chain of ``base`` is a cycle
 
 
@@ -104,11 +105,22 @@ def validate_recipe(value: dict[str, Any], recipe_type: type[RecipeT]) -> Recipe
     Raises:
         ConfigError: one line for each problem: key, value, what was expected; for an unknown key the nearest known.
     """
+    if lines := [*_impossible(value)]:
+        raise ConfigError(*lines)
     try:
         return recipe_type.model_validate(value)
     except ValidationError as error:
         lines = [explain_error(item, value, recipe_type) for item in error.errors()]
         raise ConfigError(*dict.fromkeys(lines)) from None
+
+
+def _impossible(value: Any, at: str = "") -> Iterator[str]:
+    """A line for each number that no setting can have, whatever it is: they overflow somewhere far from the recipe."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in parts:
+        yield from _impossible(item, f"{at}.{key}" if at else str(key))
+    if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:  # NaN is not, either
+        yield f"{at} = {shown(value)}: expected a number from {-LARGEST:,} to {LARGEST:,}"
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class NonparametricModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prototypes: int = Field(10, ge=1)
+    prototypes: int = Field(10, ge=1, le=10_000)
     projection_norm: ProjectionNorm = "none"
     feature_norm: Literal["layernorm", "none"] = "layernorm"
     score_norm: Literal["layernorm", "scale"] = "layernorm"

@@ -175,7 +175,7 @@ class AffinityConfig(TrainedStage):
         labels: of the pixels at the cells' ``centres``, or of scores ``averaged`` over each cell (published).
     """
 
-    radius: int = Field(5, ge=2)
+    radius: int = Field(5, ge=2, le=100)
     complete: bool = True
     labels: Literal["centres", "averaged"] = "centres"
 

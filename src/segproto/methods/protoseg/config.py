@@ -30,7 +30,7 @@ class ProtoSegModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prototypes: int = Field(10, ge=1)
+    prototypes: int = Field(10, ge=1, le=10_000)
     incorrect_strength: float = -0.5
     diversity: DiversityConfig = DiversityConfig()
 

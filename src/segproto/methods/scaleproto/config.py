@@ -31,8 +31,8 @@ class ScaleProtoModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prototypes: int = Field(3, ge=1)
-    groups: int = Field(3, ge=1)
+    prototypes: int = Field(3, ge=1, le=10_000)
+    groups: int = Field(3, ge=1, le=10_000)
     incorrect_strength: float = -0.5
     diversity: DiversityConfig = DiversityConfig()
 

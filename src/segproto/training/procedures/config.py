@@ -153,7 +153,7 @@ class PruneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    k: int = Field(6, ge=1)
+    k: int = Field(6, ge=1, le=100_000)
     threshold: int = Field(3, ge=1)
     images: ListPath | None = None
 

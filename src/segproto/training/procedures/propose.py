@@ -37,7 +37,7 @@ class ProposeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     threshold: float = Field(THRESHOLD, gt=0, lt=1)
-    size: int | None = Field(320, ge=16)
+    size: int | None = Field(320, ge=16, le=65_536)
     crf: bool = True
 
 
