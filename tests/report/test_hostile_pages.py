@@ -60,6 +60,7 @@ def poison_run(run: Path, data: Path, other: Path) -> None:
         poison_json(stage / "result.json")
         stage.rename(stage.with_name(f"{stage.name}{FILE_NAME}"))
     for model in [run / "model", *run.glob("stages/*/model")]:
+        (model / "SHA256SUMS").unlink()  # as one who wrote it could have written fitting ones
         poison_json(model / "model.json", structural)
         if (model / "prototypes.json").exists():
             poison_json(model / "prototypes.json", structural)

@@ -1,4 +1,4 @@
-"""A model on disk: ``model.safetensors``, ``model.json``, ``prototypes.json`` and ``prototypes/*.png``."""
+"""A model on disk: ``model.safetensors``, ``model.json``, ``prototypes.json``, ``prototypes/*.png``, ``SHA256SUMS``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
-from segproto.files import fill_tensors, fresh_folder, old_of
+from segproto.files import fill_tensors, fresh_folder, old_of, sums
 from segproto.foreign.allocations import bounded
 from segproto.model.forgotten import read_forgotten
 from segproto.model.heads import build_head
 from segproto.model.provenance import Provenance
 from segproto.model.segmenter import Segmenter
+from segproto.model.soundness import require_sound
 
 FORMAT, VERSION = "segproto-model", 1
-HOLDS = ("model.json", "model.safetensors", "prototypes.json", "prototypes/*.png", "README.md", "edit.json")
+HOLDS = ("model.json", "model.safetensors", "prototypes.json", "prototypes/*.png", "README.md", "edit.json", sums.NAME)
 
 
 def describe(model: Segmenter) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def save(model: Segmenter, folder: Path, advice: str = "free some space") -> Non
     """
     with fresh_folder(Path(folder), HOLDS, is_artefact, advice) as fresh:
         write_files(model, fresh)
+        sums.write_sums(fresh)
 
 
 def write_files(model: Segmenter, folder: Path) -> None:
@@ -86,9 +88,11 @@ def load(folder: Path) -> Segmenter:
         folder: a model folder, or a run folder that holds ``model/``.
 
     Raises:
-        WeightsError: no artefact there, a newer format, or tensors that do not fit.
+        WeightsError: no artefact there, a newer format, a damaged file, tensors that do not fit, or a model that
+            contradicts itself (:func:`segproto.model.soundness.require_sound`).
     """
     folder = find_model(Path(folder))
+    sums.check_sums(folder, f"bring it back from a copy; if you changed it on purpose, remove {folder / sums.NAME}")
     try:
         value = json.loads((folder / "model.json").read_text())
         tensors = load_file(folder / "model.safetensors")
@@ -97,20 +101,29 @@ def load(folder: Path) -> Segmenter:
     if value.get("format") != FORMAT or value.get("version", 0) > VERSION:
         found = f"{value.get('format')!r} version {value.get('version')}"
         raise WeightsError(f"{folder}/model.json: expected {FORMAT} version <= {VERSION}, found {found}")
-    with bounded(f"{folder}/model.json", sum(tensor.nbytes for tensor in tensors.values())):
-        encoder = build_encoder(encoder_config(folder, value["encoder"]), load_weights=False)
-        head = build_head(value["head"])
-    norm = value["preprocessing"]
-    if encoder.normalisation != (tuple(norm["mean"]), tuple(norm["std"])):
-        encoder.normalisation = type(encoder.normalisation)(tuple(norm["mean"]), tuple(norm["std"]))
-    model = Segmenter(encoder, head, ClassTable.from_json(value["classes"]), card=value["card"])
+    try:
+        with bounded(f"{folder}/model.json", sum(tensor.nbytes for tensor in tensors.values())):
+            model = build(folder, value)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{folder}/model.json: describes no model ({reason})") from error
     check_keys(folder, {k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors)
-    model.load_state_dict(tensors)
     if (folder / "prototypes.json").exists():
         model.provenance = Provenance.from_json(json.loads((folder / "prototypes.json").read_text()))
+    require_sound(model, tensors, folder)
+    model.load_state_dict(tensors)
     read_forgotten(model, value)
     model.patches = {f"prototypes/{p.name}": p.read_bytes() for p in sorted(folder.glob("prototypes/*.png"))}
     return model.eval()
+
+
+def build(folder: Path, value: dict[str, Any]) -> Segmenter:
+    """The model that ``model.json`` of a folder describes, without its weights."""
+    encoder = build_encoder(encoder_config(folder, value["encoder"]), load_weights=False)
+    norm = value["preprocessing"]
+    if encoder.normalisation != (tuple(norm["mean"]), tuple(norm["std"])):
+        encoder.normalisation = type(encoder.normalisation)(tuple(norm["mean"]), tuple(norm["std"]))
+    return Segmenter(encoder, build_head(value["head"]), ClassTable.from_json(value["classes"]), card=value["card"])
 
 
 def encoder_config(folder: Path, value: dict[str, Any]) -> EncoderConfig:

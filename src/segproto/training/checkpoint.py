@@ -14,14 +14,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from segproto.errors import SegprotoError
-from segproto.files import fill_tensors, fresh_folder, in_own_folder, remove_folder
+from segproto.files import fill_tensors, fresh_folder, in_own_folder, remove_folder, sums
 from segproto.model import artefact
 from segproto.model.segmenter import Segmenter
 from segproto.training.ema import Ema
 
 NAME = re.compile(r"\d{3}-\d{9}")
 VERSION = 1
-HOLDS = ("state.json", "optimiser.safetensors", "ema.safetensors", *(f"model/{name}" for name in artefact.HOLDS))
+HOLDS = (
+    "state.json",
+    sums.NAME,
+    "optimiser.safetensors",
+    "ema.safetensors",
+    *(f"model/{name}" for name in artefact.HOLDS),
+)
 
 
 @dataclass
@@ -75,6 +81,7 @@ def save(
                 fill_tensors(fresh / "ema.safetensors", ema.average)
             value = {"version": VERSION, "state": asdict(state), "optimiser": scalars}
             (fresh / "state.json").write_text(json.dumps(value, indent=1))
+            sums.write_sums(fresh)
     for path in root.iterdir():
         if path != final and NAME.fullmatch(path.name):
             remove_folder(path, HOLDS)
@@ -92,8 +99,10 @@ def read_state(path: Path) -> State:
     """Where the run was when it wrote this checkpoint.
 
     Raises:
-        SegprotoError: the file is damaged or of a newer version.
+        SegprotoError: one of its files is damaged, or it is of a newer version.
     """
+    begin = f"bring it back from a copy, or begin a new run, with --start {path.parents[1]}/stages/STAGE if one is done"
+    sums.check_sums(path, begin, SegprotoError)
     try:
         value = json.loads((path / "state.json").read_text())
         if value["version"] > VERSION:
