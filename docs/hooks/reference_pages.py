@@ -77,8 +77,8 @@ def verbs_page() -> str:
     import segproto
 
     intro = "What the command line calls, as functions with keyword arguments. `import segproto` loads nothing heavy."
-    text = [f"# segproto\n\n{intro}\n"]
-    for name in sorted(segproto.__all__, key=str.lower):
+    text = [f"# segproto\n\n{intro} What they raise is a [`segproto.SegprotoError`](errors.md).\n"]
+    for name in sorted(set(segproto.__all__) - {"SegprotoError"}):
         thing = getattr(segproto, name)
         text.append(directive(f"{thing.__module__}.{thing.__qualname__}", heading=f"segproto.{name}", toc_label=name))
     return "\n".join(text)
