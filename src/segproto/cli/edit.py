@@ -141,8 +141,7 @@ def entropy(
     """Train with and without the entropy loss of groups, and compare."""
     from segproto import api
 
-    chosen = numbers(seeds, "--seeds") or [0]
-    show(api.ablate_entropy(recipe, out=out, overrides=settings(values), seeds=chosen, quiet=quiet), as_json)
+    show(api.ablate_entropy(recipe, out=out, **trained(values, seeds, quiet)), as_json)
 
 
 def scales(
@@ -156,8 +155,12 @@ def scales(
     """Train with all scales and with one, at an equal number of prototypes, and compare."""
     from segproto import api
 
-    chosen = numbers(seeds, "--seeds") or [0]
-    show(api.ablate_scales(recipe, out=out, overrides=settings(values), seeds=chosen, quiet=quiet), as_json)
+    show(api.ablate_scales(recipe, out=out, **trained(values, seeds, quiet)), as_json)
+
+
+def trained(values: list[str] | None, seeds: str, quiet: bool) -> dict[str, Any]:
+    """How the variants are trained, as the verbs take it."""
+    return {"overrides": settings(values), "seeds": numbers(seeds, "--seeds") or [0], "quiet": quiet}
 
 
 def show(result: dict[str, Any], as_json: bool) -> None:

@@ -46,6 +46,12 @@ def colour_labels(
     return torch.where(borders(labels), out * 0.35, out).round().to(torch.uint8)
 
 
+def heat_colours(values: Tensor) -> Tensor:
+    """Values (h, w) of 0..1, clipped, in colours from dark to bright: float64 (3, h, w) of 0..255."""
+    level, stops = values.clamp(0, 1).numpy(), np.linspace(0, 1, len(_HEAT))
+    return torch.from_numpy(np.stack([np.interp(level, stops, _HEAT[:, i]) for i in range(3)]))
+
+
 def heat_overlay(
     image: Tensor, values: Tensor, strength: float = 0.65, limits: tuple[float, float] | None = None
 ) -> Tensor:
@@ -54,9 +60,7 @@ def heat_overlay(
     Without limits they are stretched from their least to their most.
     """
     low, high = limits or (float(values.min()), float(values.max()))
-    level = ((values - low) / max(high - low, 1e-12)).clamp(0, 1).numpy()
-    stops = np.linspace(0, 1, len(_HEAT))
-    heat = torch.from_numpy(np.stack([np.interp(level, stops, _HEAT[:, i]) for i in range(3)]))
+    heat = heat_colours((values - low) / max(high - low, 1e-12))
     gray = image.float().mean(0, keepdim=True)
     return ((1 - strength) * gray + strength * heat).round().to(torch.uint8)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -13,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from segproto.data.images import open_patch
+from segproto.model.overlays import heat_colours
 from segproto.prototypes.labels import IGNORE_INDEX, borders
 
-HEAT = ((0.0, (12, 7, 50)), (0.35, (120, 28, 109)), (0.7, (237, 105, 37)), (1.0, (252, 255, 164)))
 SHOWN = 720  # longest side of an embedded picture in pixels
 
 
@@ -74,11 +73,4 @@ def outline(mask: Tensor) -> Tensor:
 
 def heat(values: Tensor) -> Tensor:
     """Values (h, w) of 0..1, clipped, in colours from dark to bright: uint8 (3, h, w)."""
-    values = values.clamp(0, 1)
-    out = torch.zeros(3, *values.shape)
-    for (low, first), (high, second) in pairwise(HEAT):
-        part = ((values - low) / (high - low)).clamp(0, 1)
-        inside = (values >= low) & (values <= high)
-        mixed = torch.stack([a + (b - a) * part for a, b in zip(first, second, strict=True)])
-        out = torch.where(inside, mixed, out)
-    return out.round().to(torch.uint8)
+    return heat_colours(values.cpu()).round().to(torch.uint8)

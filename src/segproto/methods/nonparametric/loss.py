@@ -20,7 +20,7 @@ from segproto.prototypes.losses import pixel_weights
 from segproto.prototypes.seeding import reseed_dead
 from segproto.prototypes.segments import one_process
 from segproto.training.agreement import agreement, processes
-from segproto.training.procedures.optimise import batch_outputs, class_weight, compared, pad_masks
+from segproto.training.procedures.optimise import class_weight, compared, mean_terms, pad_masks
 from segproto.training.procedures.require import require_head
 
 
@@ -51,12 +51,8 @@ class ClusterLoss:
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
         """All terms, averaged over MSC outputs; ``loss`` is their weighted sum."""
         config = self.config
-        encoder_trains = config.lr.neck > 0 or config.lr.backbone > 0
-        with torch.set_grad_enabled(encoder_trains and torch.is_grad_enabled()):
-            outputs, inner = batch_outputs(model, batch)
         masks = pad_masks(model, batch)
-        found = [self.output_terms(model, features, masks) for features in outputs]
-        terms = {key: torch.stack([t[key] for t in found]).mean() for key in found[0]}
+        terms, inner = mean_terms(model, batch, config.lr, lambda f: self.output_terms(model, f, masks))
         loss = terms["cross_entropy"] + config.contrast * terms["contrast"] + config.distance * terms["distance"]
         if inner is not None and config.auxiliary > 0:
             terms["auxiliary"] = self.cross_entropy(*compared(inner, masks, config.cross_entropy))

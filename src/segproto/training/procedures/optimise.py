@@ -18,7 +18,7 @@ from segproto.prototypes.bank import Bank
 from segproto.prototypes.diversity import DiversityLoss
 from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
 from segproto.prototypes.losses import grid_cross_entropy, off_class_l1
-from segproto.training.procedures.config import DiversityConfig, OptimiseConfig
+from segproto.training.procedures.config import DiversityConfig, LearningRates, OptimiseConfig
 from segproto.training.stage import Optimise, ParamGroup
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -151,12 +151,8 @@ class StageLoss:
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
         """All terms, averaged over MSC outputs; ``loss`` is their weighted sum."""
         config, head = self.config, model.head
-        encoder_trains = config.lr.neck > 0 or config.lr.backbone > 0
-        with torch.set_grad_enabled(encoder_trains and torch.is_grad_enabled()):
-            outputs, inner = batch_outputs(model, batch)
         masks = pad_masks(model, batch)
-        found = [self.output_terms(model, features, masks) for features in outputs]
-        terms = {key: torch.stack([t[key] for t in found]).mean() for key in found[0]}
+        terms, inner = mean_terms(model, batch, config.lr, lambda f: self.output_terms(model, f, masks))
         loss = terms["cross_entropy"]
         if "diversity" in terms:
             loss = loss + config.diversity * terms["diversity"]
@@ -201,6 +197,24 @@ class StageLoss:
 def batch_features(model: Segmenter, batch: Batch) -> list[Tensor]:
     """Squashed features of a batch, one an MSC output; cached backbone features skip the backbone."""
     return batch_outputs(model, batch)[0]
+
+
+def mean_terms(
+    model: Segmenter, batch: Batch, rates: LearningRates, terms: Callable[[Tensor], dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The terms of a loss, averaged over MSC outputs, and the map that an auxiliary classifier reads.
+
+    Args:
+        model: of the stage.
+        batch: what it learns from.
+        rates: of its parts; an encoder that does not learn gets no gradient.
+        terms: from one feature map (B, D, h, w) to its terms.
+    """
+    encoder_trains = rates.neck > 0 or rates.backbone > 0
+    with torch.set_grad_enabled(encoder_trains and torch.is_grad_enabled()):
+        outputs, inner = batch_outputs(model, batch)
+    found = [terms(features) for features in outputs]
+    return {key: torch.stack([t[key] for t in found]).mean() for key in found[0]}, inner
 
 
 def batch_outputs(model: Segmenter, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
