@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from segproto.model.segmenter import Segmenter
 
 PathLike = str | Path
-FILES = ["model.json", "model.safetensors", "prototypes.json", "prototypes/*.png", "README.md", "SHA256SUMS"]
+PICTURES = ["prototypes/*.png", "prototypes/*.jpg"]
+FILES = ["model.json", "model.safetensors", "prototypes.json", *PICTURES, "README.md", "SHA256SUMS"]
 
 
 def hub_push(target: PathLike, *, repo: str, stage: str | None = None, private: bool = True, client: Any = None) -> str:

@@ -73,9 +73,11 @@ def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | No
         The card: inputs, outputs, sizes, classes, figures of the check.
 
     Raises:
-        ConfigError: a size the encoder would pad, none where it is needed, or a missing extra.
+        ConfigError: a head that no graph can stand for, a size that is padded or missing, or a missing extra.
         WeightsError: the graph's answers differ from the model's.
     """
+    if model.head.no_graph is not None:
+        raise ConfigError(f"a {model.head.kind} model is not exported: {model.head.no_graph}")
     model = model.cpu().eval()
     graph, encoder = Graph(model).eval(), model.encoder
     reason = needs_size(model)

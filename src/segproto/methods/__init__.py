@@ -15,6 +15,12 @@ def _blackbox() -> Method[Any]:
     return METHOD
 
 
+def _memory() -> Method[Any]:
+    from segproto.methods.memory import METHOD
+
+    return METHOD
+
+
 def _nonparametric() -> Method[Any]:
     from segproto.methods.nonparametric import METHOD
 
@@ -47,6 +53,7 @@ def _scaleproto() -> Method[Any]:
 
 METHODS: dict[str, Callable[[], Method[Any]]] = {
     "blackbox": _blackbox,
+    "memory": _memory,
     "nonparametric": _nonparametric,
     "pixelcontrast": _pixelcontrast,
     "primaps": _primaps,

@@ -23,7 +23,8 @@ from segproto.model.segmenter import Segmenter
 from segproto.model.soundness import require_sound
 
 FORMAT, VERSION = "segproto-model", 1
-HOLDS = ("model.json", "model.safetensors", "prototypes.json", "prototypes/*.png", "README.md", "edit.json", sums.NAME)
+PICTURES = ("prototypes/*.png", "prototypes/*.jpg")  # of single patches, or of images that patches are cut from
+HOLDS = ("model.json", "model.safetensors", "prototypes.json", *PICTURES, "README.md", "edit.json", sums.NAME)
 
 
 def describe(model: Segmenter) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def load(folder: Path) -> Segmenter:
     require_sound(model, tensors, folder)
     model.load_state_dict(tensors)
     read_forgotten(model, value)
-    model.patches = {f"prototypes/{p.name}": p.read_bytes() for p in sorted(folder.glob("prototypes/*.png"))}
+    model.patches = {f"prototypes/{p.name}": p.read_bytes() for p in sorted(folder.glob("prototypes/*.[pj][np]g"))}
     return model.eval()
 
 

@@ -64,6 +64,7 @@ class Head(nn.Module, ABC):
             decides, so each class needs one, and a copy of one changes nothing.
         relation: how a prototype relates to the training patch recorded for it: projection makes them ``equal``; a mean
             of many features is only ``near`` it.
+        no_graph: why it cannot be exported as a graph for another runtime; None = it can.
         caution: what a reader of a report must know before believing its figures; None = nothing.
     """
 
@@ -71,6 +72,7 @@ class Head(nn.Module, ABC):
     decides: ClassVar[Literal["sum", "nearest"]] = "sum"
     relation: ClassVar[Literal["equal", "near"]] = "equal"
     caution: ClassVar[str | None] = None
+    no_graph: ClassVar[str | None] = None
     num_classes: int
     bank: Bank | None
     grouping: Grouping | None

@@ -14,6 +14,7 @@ from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.head import Contributions as Contributions  # noqa: PLC0414
 from segproto.model.head import Head as Head  # noqa: PLC0414
 from segproto.model.head import Reading
+from segproto.model.memory_head import MemoryHead
 from segproto.model.nearest_head import NearestHead as NearestHead  # noqa: PLC0414
 from segproto.model.tap_head import AffinityHead, TapHead
 from segproto.prototypes.bank import PrototypeBank
@@ -221,6 +222,7 @@ KINDS = (
     PrototypeHead,
     GroupedHead,
     NearestHead,
+    MemoryHead,
     DirectionHead,
     TeacherHead,
     CamHead,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from segproto.data.images import open_patch
+from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
 
+PICTURE_SIDE = 512  # longest side of a training image that is kept whole, for patches to be cut from
 PATCH_CONTEXT = 64  # pixels shown around a patch, so that a person recognises what it is
 PATCH_PIXELS = 128  # side of the drawn picture
 
@@ -48,3 +53,34 @@ def patch_picture(image: Tensor, box: Box, pixels: int = PATCH_PIXELS) -> Image.
     draw.rectangle([frame[0] - 1, frame[1] - 1, frame[2] + 1, frame[3] + 1], outline=(0, 0, 0))
     draw.rectangle(frame, outline=(255, 255, 255))
     return picture
+
+
+def keep_picture(image: Tensor) -> bytes:
+    """A training image as a small JPEG, for models with so many patches that one picture each would be too many.
+
+    Args:
+        image: uint8 (3, H, W).
+    """
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def stored_patch(model: Segmenter, source: PrototypeSource | None) -> Image.Image | None:
+    """The picture of a prototype's training patch, drawn when it was found or cut from the kept picture of its image.
+
+    Raises:
+        DataError: the artefact's picture is broken.
+    """
+    if source is None or source.patch is None or source.patch not in model.patches:
+        return None
+    picture = open_patch(model.patches[source.patch], source.patch)
+    if source.size is None:
+        return picture
+    whole = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    down, across = whole.shape[1] / source.size[0], whole.shape[2] / source.size[1]
+    y0, x0, y1, x1 = source.box
+    top, left = int(y0 * down), int(x0 * across)
+    return patch_picture(whole, (top, left, max(top + 1, round(y1 * down)), max(left + 1, round(x1 * across))))

@@ -17,6 +17,7 @@ class PrototypeSource:
         box: (y0, x0, y1, x1) of the cell in image pixels.
         distance: squared distance before the projection replaced the vector.
         patch: file name of the patch's picture, relative to the artefact; None if not drawn.
+        size: (height, width) of the image, where ``patch`` is a picture of all of it, from which the patch is cut.
     """
 
     image: str
@@ -25,6 +26,7 @@ class PrototypeSource:
     box: tuple[int, int, int, int]
     distance: float
     patch: str | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Provenance:
         def source(item: dict[str, Any] | None) -> PrototypeSource | None:
             if item is None:
                 return None
-            tuples = {k: tuple(item[k]) for k in ("cell", "grid", "box")}
+            tuples = {k: tuple(item[k]) for k in ("cell", "grid", "box", "size") if item.get(k) is not None}
             return PrototypeSource(**{**item, **tuples})
 
         sources = tuple(source(item) for item in value["sources"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,12 +14,15 @@ from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.subset import spread
 from segproto.model.evidence import source_of
 from segproto.model.explain import Explanation, explain
+from segproto.model.patches import stored_patch
 from segproto.model.segmenter import Segmenter
 from segproto.report.evidence import lattice
 from segproto.report.health import health_words
-from segproto.report.pictures import patch_uri
+from segproto.report.pictures import image_uri
 
 USAGE_IMAGES, USAGE_PROBES = 24, 400
+CARDS = 1000  # prototypes shown one by one; of more, those that decide most
+PATCH_SIDE = 112  # pixels of a patch in a page
 
 
 @dataclass(frozen=True)
@@ -58,27 +61,36 @@ class Card:
         return f"group{'s' if len(names) > 1 else ''} {', '.join(names)}: {numbers}"
 
 
-def cards(model: Segmenter, decided: Tensor | None = None) -> list[Card]:
-    """A card a prototype, in the bank's order; empty for the black box.
+def cards(model: Segmenter, decided: Tensor | None = None, named: Iterable[int] = ()) -> list[Card | None]:
+    """A card per prototype, in the bank's order; empty for the black box.
 
     Args:
         model: the model.
         decided: (P,) of :func:`shares_decided`; None = zeros.
+        named: prototypes that the page names elsewhere.
+
+    Returns:
+        Of a model with more than ``CARDS`` prototypes only those that decide most and those that are named have one.
     """
     bank = model.head.bank
     if bank is None:
         return []
     shares = torch.zeros(bank.num_prototypes) if decided is None else decided
     every = unit_weights(model)
-    used = [any(weight != 0 for _, weight in weights) for weights in every]
-    remarks = health_words(model, used, decided)
+    seen = used(model)
+    many = bank.num_prototypes > CARDS
+    shown = {*shares.argsort(descending=True)[:CARDS].tolist(), *named} if many else set(range(bank.num_prototypes))
+    remarks = [""] * bank.num_prototypes if many else health_words(model, seen, decided)
+    classes, scales = bank.class_of.tolist(), bank.scale_of.tolist()
     return [
-        Card(
+        None
+        if p not in shown
+        else Card(
             index=p,
-            class_id=int(bank.class_of[p]),
-            scale=int(bank.scale_of[p]),
+            class_id=classes[p],
+            scale=scales[p],
             weights=weights,
-            used=used[p],
+            used=seen[p],
             decides=float(shares[p]),
             health=remarks[p],
             where=place(model, p),
@@ -86,6 +98,11 @@ def cards(model: Segmenter, decided: Tensor | None = None) -> list[Card]:
         )
         for p, weights in enumerate(every)
     ]
+
+
+def used(model: Segmenter) -> list[bool]:
+    """Per prototype whether any weight leads to it."""
+    return [any(weight != 0 for _, weight in weights) for weights in unit_weights(model)]
 
 
 def unit_weights(model: Segmenter) -> list[tuple[tuple[str, float], ...]]:
@@ -117,10 +134,8 @@ def place(model: Segmenter, prototype: int) -> str | None:
 
 def picture(model: Segmenter, prototype: int) -> str | None:
     """Data URI of a prototype's patch."""
-    source = source_of(model, prototype)
-    if source is None or source.patch is None or source.patch not in model.patches:
-        return None
-    return patch_uri(model.patches[source.patch], source.patch)
+    found = stored_patch(model, source_of(model, prototype))
+    return None if found is None else image_uri(found, "jpeg", PATCH_SIDE)
 
 
 def shares_decided(
@@ -186,9 +201,20 @@ def scale_names(model: Segmenter) -> list[str]:
     return [f"{name} (rate {rate})" for name, rate in zip(names, rates, strict=True)]
 
 
-def for_probe(model: Segmenter, found: Sequence[Card]) -> list[dict[str, Any]]:
-    """What the page's probe needs to know of each prototype."""
-    return [{"class": card.class_id, "scale": card.scale, "patch": card.patch, "where": card.where} for card in found]
+def for_probe(found: Sequence[Card | None]) -> list[dict[str, Any] | None]:
+    """What the page's probe needs to know of each prototype that has a card."""
+    return [
+        None
+        if card is None
+        else {"class": card.class_id, "scale": card.scale, "patch": card.patch, "where": card.where}
+        for card in found
+    ]
+
+
+def named_in(probes: Sequence[dict[str, Any]]) -> set[int]:
+    """The prototypes that the lists of some probed images name."""
+    lists = [row for probe in probes for key in ("prototypes", "rival_prototypes") for row in probe[key]]
+    return {index for row in lists for index in row[::2]}
 
 
 def groups_for_probe(model: Segmenter) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ def report_page(
     book = FailureBook([])
     with current().bar("report", 1) as bar:
         look = partial(bar.part, "look at images")
-        cards = gallery.cards(model, gallery.shares_decided(model, dataset, book.visit, look))
+        decided = gallery.shares_decided(model, dataset, book.visit, look)
         probes, chosen = [], gallery.telling_indices(dataset, images)
         for done, index in enumerate(chosen, 1):
             sample = dataset[index]
@@ -72,6 +72,7 @@ def report_page(
             found = probe_image(explain(model, sample.image), sample.mask if known else None)
             probes.append({**found, "name": sample.name})
             bar.part("explain", done, len(chosen))
+    cards = gallery.cards(model, decided, gallery.named_in(probes))
     html = (
         environment()
         .get_template("report.html.j2")
@@ -83,7 +84,7 @@ def report_page(
             made=run.made(),
             other=None if other is None else {"name": other.method, **other.figures()},
             facts=facts(run, model),
-            classes=class_rows(run, other, model, cards),
+            classes=class_rows(run, other, model),
             stages=stage_rows(run),
             charts=charts(run, other),
             metrics=metric_rows(run),
@@ -118,8 +119,8 @@ def report_page(
 def explanation_page(explanation: Explanation, out: Path) -> None:
     """Writes the page of one explained image."""
     model = explanation.segmenter
-    cards = gallery.cards(model)
     probes = [probe_image(explanation)]
+    cards = gallery.cards(model, named=gallery.named_in(probes))
     probe = probe_data(model, cards, probes)
     html = (
         environment()
@@ -210,12 +211,12 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def probe_data(model: Segmenter, cards: list[gallery.Card], images: list[dict[str, Any]]) -> dict[str, Any]:
+def probe_data(model: Segmenter, cards: list[gallery.Card | None], images: list[dict[str, Any]]) -> dict[str, Any]:
     """What the page's script reads."""
     colours = [css(colour) for colour in model.classes.colours]
     return {
         "classes": [{"name": n, "colour": c} for n, c in zip(model.classes.names, colours, strict=True)],
-        "prototypes": gallery.for_probe(model, cards),
+        "prototypes": gallery.for_probe(cards),
         "groups": gallery.groups_for_probe(model),
         "scales": gallery.scale_names(model),
         "images": images,

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segproto.data.images import open_patch
 from segproto.model.overlays import heat_colours
 from segproto.prototypes.labels import IGNORE_INDEX, borders
 
@@ -42,15 +41,6 @@ def image_uri(image: Image.Image, kind: Literal["jpeg", "png"] = "jpeg", side: i
     else:
         image.save(buffer, "PNG", optimize=True)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def patch_uri(png: bytes, name: str, side: int = 112) -> str:
-    """A prototype's patch (PNG bytes) as a small JPEG data URI.
-
-    Raises:
-        DataError: naming it, if it is broken.
-    """
-    return image_uri(open_patch(png, name), "jpeg", side)
 
 
 def paint(mask: Tensor, colours: Sequence[tuple[int, int, int]]) -> Tensor:

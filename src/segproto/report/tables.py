@@ -32,12 +32,14 @@ class ClassRow:
     used: int
 
 
-def class_rows(run: Run, other: Run | None, model: Segmenter, cards: list[gallery.Card]) -> list[ClassRow]:
+def class_rows(run: Run, other: Run | None, model: Segmenter) -> list[ClassRow]:
     """The per-class table; a category found without labels has the figures of the class it was matched to."""
     ours = {row["name"]: row for row in run.evaluation.get("per_class", [])}
     theirs = {row["name"]: row for row in other.evaluation.get("per_class", [])} if other is not None else {}
     matched = {row["category"]: row["class"] for row in run.evaluation.get("matching", []) if row["class"]}
     total = sum(row["pixels"] for row in ours.values()) or 1
+    owners = [] if model.head.bank is None else model.head.bank.class_of.tolist()
+    used = gallery.used(model)
     return [
         ClassRow(
             name=f"{name}: {matched[name]}" if name in matched else name,
@@ -45,8 +47,8 @@ def class_rows(run: Run, other: Run | None, model: Segmenter, cards: list[galler
             iou=ours.get(label, {}).get("iou"),
             other=theirs.get(label, {}).get("iou"),
             share=ours[label]["pixels"] / total if label in ours else None,
-            prototypes=sum(card.class_id == c for card in cards),
-            used=sum(card.class_id == c and card.used for card in cards),
+            prototypes=owners.count(c),
+            used=sum(seen and owner == c for owner, seen in zip(owners, used, strict=True)),
         )
         for c, (name, colour) in enumerate(zip(model.classes.names, model.classes.colours, strict=True))
         for label in [matched.get(name, name)]
@@ -79,12 +81,14 @@ def charts(run: Run, other: Run | None) -> list[tuple[str, Markup]]:
     ]
 
 
-def by_class(model: Segmenter, cards: list[gallery.Card]) -> list[dict[str, Any]]:
+def by_class(model: Segmenter, cards: list[gallery.Card | None]) -> list[dict[str, Any]]:
     """The gallery: per class its cards, used ones by what they decide, then the unused."""
     rows = []
     table: ClassTable = model.classes
     for c, (name, colour) in enumerate(zip(table.names, table.colours, strict=True)):
-        own = sorted((card for card in cards if card.class_id == c), key=lambda card: -card.decides)
+        own = sorted(
+            (card for card in cards if card is not None and card.class_id == c), key=lambda card: -card.decides
+        )
         used, unused = [card for card in own if card.used], [card for card in own if not card.used]
         rows.append({"name": name, "colour": css(colour), "used": used, "unused": unused})
     return rows if cards else []

@@ -13,7 +13,7 @@ from segproto.errors import ConfigError, DataError
 from segproto.files.keys import explain_error
 from segproto.methods import METHODS
 from segproto.runs.catalogue import find_recipe
-from segproto.runs.folder import run_of
+from segproto.runs.folder import read_json, run_of
 from segproto.table import nearest
 from segproto.training.method import Method
 from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, merge, validate_recipe
@@ -35,7 +35,22 @@ def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence
     if name not in METHODS:
         raise ConfigError(f"method = {name!r} in {recipe} is unknown; {nearest(str(name), METHODS)}")
     method = METHODS[name]()
+    start = value.get("train", {}).get("start")
+    if method.starts_from_any_encoder and start is not None:
+        value["encoder"] = encoder_of(Path(start)) | {"frozen": True}
     return method, validate_recipe(value, method.recipe)
+
+
+def encoder_of(start: Path) -> dict[str, Any]:
+    """The encoder settings of a run's or model's artefact.
+
+    Raises:
+        WeightsError: no artefact there.
+    """
+    from segproto.model.artefact import find_model
+
+    found: dict[str, Any] = (read_json(find_model(start) / "model.json") or {})["encoder"]
+    return found
 
 
 class DataSection(BaseModel):

@@ -29,6 +29,7 @@ class Method(Generic[RecipeT]):
         stages: all stages, in order.
         recipes: folder of its shipped recipes (``NAME.yaml``).
         sources: its published checkpoints, for ``segproto convert``.
+        starts_from_any_encoder: with ``train.start`` the encoder of that model takes the place of the recipe's.
     """
 
     name: str
@@ -39,3 +40,4 @@ class Method(Generic[RecipeT]):
     stages: Callable[[RecipeT], list[Stage]]
     recipes: Path
     sources: tuple[Source, ...] = ()
+    starts_from_any_encoder: bool = False

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segproto.data.images import open_patch
 from segproto.errors import ConfigError
 from segproto.model.evidence import source_of
+from segproto.model.patches import stored_patch
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import Bank
 from segproto.prototypes.grouping import Grouping
@@ -66,10 +66,8 @@ def prototype_name(model: Segmenter, prototype: int) -> str:
 
 def prototype_picture(model: Segmenter, prototype: int) -> Image.Image:
     """The stored picture of a prototype's training patch; blank where there is none."""
-    source = source_of(model, prototype)
-    if source is None or source.patch is None or source.patch not in model.patches:
-        return Image.new("RGB", (64, 64), BLANK)
-    return open_patch(model.patches[source.patch], source.patch).convert("RGB")
+    picture = stored_patch(model, source_of(model, prototype))
+    return Image.new("RGB", (64, 64), BLANK) if picture is None else picture.convert("RGB")
 
 
 def group_names(model: Segmenter) -> list[str]:

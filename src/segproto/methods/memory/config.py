@@ -1,0 +1,62 @@
+"""Settings of ``memory``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from segproto.training.recipe import Recipe
+
+
+class MemoryModel(BaseModel):
+    """How patches are looked up.
+
+    Attributes:
+        neighbours: k, the nearest patches that vote.
+        temperature: T of the softmax over their cosines.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    neighbours: int = Field(30, ge=1)
+    temperature: float = Field(0.1, gt=0)
+
+
+class RememberConfig(BaseModel):
+    """What is remembered.
+
+    Attributes:
+        patches: training cells, over all images; rare classes keep theirs.
+        keep: of these, how many stay (a coreset: medoids of k-means per class); None = all.
+        labelled: a cell with a smaller share of labelled pixels is not remembered.
+        normalise_layers: each joined layer of the backbone gets mean 0 and variance 1 in every cell, so that none
+            drowns the others; features behind a neck are compared as they are.
+        centre: the mean feature of the labelled training cells is subtracted before comparing.
+        remove_position: directions taken out that tell where a cell lies whatever is there; 0 = none.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    patches: int = Field(20_000, ge=1)
+    keep: int | None = Field(default=None, ge=1)
+    labelled: float = Field(0.5, gt=0, le=1)
+    normalise_layers: bool = True
+    centre: bool = True
+    remove_position: int = Field(0, ge=0)
+
+
+class MemoryStages(BaseModel):
+    """The one stage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    remember: RememberConfig = RememberConfig()
+
+
+class MemoryRecipe(Recipe):
+    """A memory of labelled patches; with ``train.start`` of the features of that model, behind its neck."""
+
+    method: Literal["memory"] = "memory"
+    model: MemoryModel = MemoryModel()
+    stages: MemoryStages = MemoryStages()

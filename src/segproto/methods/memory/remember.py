@@ -1,0 +1,237 @@
+"""The one stage of ``memory``: every training image is seen once, and some of its cells are remembered."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from segproto.data.base import Sample, SegmentationDataset
+from segproto.errors import ConfigError, DataError
+from segproto.methods.memory.config import MemoryModel, RememberConfig
+from segproto.model.features import image_features
+from segproto.model.fingerprint import encoder_hash
+from segproto.model.memory_head import MemoryBank, MemoryHead, cells_of
+from segproto.model.patches import cell_box, keep_picture
+from segproto.model.provenance import PrototypeSource, Provenance
+from segproto.prototypes.retrieval import (
+    cell_frequencies,
+    choose_cells,
+    embed_cells,
+    normalise_layers,
+    position_directions,
+    spread_subset,
+)
+from segproto.training.procedures.map_images import load_result, map_images, result_path
+from segproto.training.procedures.projection import padded_mask
+from segproto.training.stage import Procedure, StageContext
+
+PLACES = 16  # the image is cut into so many rows and columns to find what features say of the place alone
+
+
+def remember_stage(name: str, config: RememberConfig, model: MemoryModel) -> Procedure:
+    """Balazevic et al. 2023, section 3: the memory is filled."""
+    words = "training patches are remembered with their labels; nothing is learned"
+    return Procedure(name, lambda context: remember(context, config, model), words=words)
+
+
+class Remembered(NamedTuple):
+    """Cells of all images, in their order.
+
+    Attributes:
+        features: (P, D), layers normalised, not yet centred.
+        frequencies: (P, C) class frequencies.
+        image: (P,) index of the image.
+        cell: (P, 2) row and column.
+        grid: (P, 2) rows and columns of the image's grid.
+        size: (P, 2) the image's height and width.
+        mean: (D,) over all labelled cells of all images.
+        places: (PLACES * PLACES, D) their means by place.
+        counts: (PLACES * PLACES,) how many.
+        pictures: of each image, a JPEG's bytes as uint8.
+    """
+
+    features: Tensor
+    frequencies: Tensor
+    image: Tensor
+    cell: Tensor
+    grid: Tensor
+    size: Tensor
+    mean: Tensor
+    places: Tensor
+    counts: Tensor
+    pictures: list[Tensor]
+
+
+def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel) -> dict[str, Any]:
+    """Fills the memory of ``context.segmenter`` in place, with the source of every patch."""
+    model, dataset, fabric = context.segmenter, context.train_set, context.fabric
+    require_memory(config.patches, model.encoder.num_features, model.classes.num_classes)
+    blocks = layer_blocks(model.encoder, config)
+    share = -(-config.patches // len(dataset))  # an image's part of the memory
+
+    def look(index: int, sample: Sample) -> dict[str, Tensor]:
+        features = image_features(model, dataset, index, context.train_cache)
+        mask = padded_mask(model, sample.mask.to(features.device)).long()
+        seed = context.recipe.train.seed
+        found = chosen_cells(features, mask, model.classes.num_classes, blocks, config, share, seed + index)
+        picture = torch.frombuffer(bytearray(keep_picture(sample.image)), dtype=torch.uint8)
+        return {**found, "picture": picture, "size": torch.tensor(sample.image.shape[-2:])}
+
+    folder = context.out / "cells"
+    map_images(dataset, look, folder, rank=fabric.global_rank, world=fabric.world_size, title="remember")
+    fabric.barrier()
+    found = gather(dataset, folder)
+    require_labels(found, model)
+    mean = found.mean if config.centre else torch.zeros_like(found.mean)
+    removed = position_directions(found.places, found.counts, config.remove_position)
+    vectors = embed_cells(found.features, 0, mean, removed).half()
+    bank = MemoryBank(vectors, found.frequencies.half(), mean, removed, blocks)
+    seen = bank.num_prototypes
+    kept = torch.arange(seen)
+    if config.keep is not None and config.keep < seen:
+        kept = spread_subset(vectors, bank.class_of, config.keep, seed=context.recipe.train.seed)
+        bank = bank.select(kept)
+    if lookup.neighbours > bank.num_prototypes:
+        raise ConfigError(
+            f"model.neighbours = {lookup.neighbours}: the memory has only {bank.num_prototypes} patches; "
+            "use fewer neighbours or more images"
+        )
+    model.head = MemoryHead(bank, lookup.neighbours, lookup.temperature).to(fabric.device)
+    model.provenance, model.patches = sources(context, found, kept)
+    fabric.barrier()
+    if fabric.global_rank == 0:
+        forget_files(dataset, folder)
+    return {"prototypes_start": seen, "prototypes": bank.num_prototypes, "images_remembered": len(dataset)}
+
+
+def layer_blocks(encoder: Any, config: RememberConfig) -> int:
+    """How many joined layers the features are made of; 0 = they are compared as they are (behind a neck)."""
+    settings = encoder.config
+    if not config.normalise_layers or settings.neck != "identity":
+        return 0
+    return len(settings.layers) if settings.layers else 1
+
+
+def chosen_cells(
+    features: Tensor, mask: Tensor, num_classes: int, blocks: int, config: RememberConfig, count: int, seed: int
+) -> dict[str, Tensor]:
+    """What one image adds: its remembered cells, and sums over all its labelled cells.
+
+    Args:
+        features: (1, D, h, w).
+        mask: (H, W) int64 of the area the grid covers.
+        num_classes: C.
+        blocks: layers that are normalised apart.
+        config: which cells may be remembered.
+        count: at most so many are.
+        seed: of the draw.
+    """
+    grid = (features.shape[-2], features.shape[-1])
+    cells = normalise_layers(cells_of(features), blocks)
+    frequencies, labelled = cell_frequencies(mask, grid, num_classes)
+    usable = labelled >= config.labelled
+    index = choose_cells(frequencies, usable, count, torch.Generator().manual_seed(seed))
+    rows = torch.arange(grid[0], device=mask.device) * PLACES // grid[0]
+    columns = torch.arange(grid[1], device=mask.device) * PLACES // grid[1]
+    place = (rows[:, None] * PLACES + columns).flatten()[usable]
+    known = cells[usable].double()
+    result = {
+        "features": cells[index],
+        "frequencies": frequencies[index],
+        "cell": torch.stack([index // grid[1], index % grid[1]], 1),
+        "grid": torch.tensor(grid),
+        "sum": known.sum(0),
+        "count": usable.sum(),
+    }
+    if config.remove_position:
+        empty = torch.zeros(PLACES * PLACES, cells.shape[1], dtype=torch.float64, device=cells.device)
+        result["places"] = empty.index_add_(0, place, known)
+        result["place_counts"] = torch.bincount(place, minlength=PLACES * PLACES)
+    return result
+
+
+def gather(dataset: SegmentationDataset, folder: Path) -> Remembered:
+    """The results of all images and processes, in the order of the images."""
+    parts = [load_result(folder, name) for name in dataset.names]
+    lengths = torch.tensor([len(part["features"]) for part in parts])
+    each = torch.arange(len(parts)).repeat_interleave(lengths)
+    total = torch.stack([part["sum"] for part in parts]).sum(0)
+    count = torch.stack([part["count"] for part in parts]).sum()
+    dim = total.shape[0]
+    places = torch.stack([p["places"] for p in parts]).sum(0) if "places" in parts[0] else torch.zeros(0, dim)
+    counts = torch.stack([p["place_counts"] for p in parts]).sum(0) if "places" in parts[0] else torch.zeros(0)
+    return Remembered(
+        features=torch.cat([part["features"] for part in parts]),
+        frequencies=torch.cat([part["frequencies"] for part in parts]),
+        image=each,
+        cell=torch.cat([part["cell"] for part in parts]),
+        grid=torch.stack([part["grid"] for part in parts])[each],
+        size=torch.stack([part["size"] for part in parts])[each],
+        pictures=[part["picture"] for part in parts],
+        mean=(total / count.clamp_min(1)).float(),
+        places=(places / counts.clamp_min(1)[:, None]).float(),
+        counts=counts,
+    )
+
+
+def sources(context: StageContext, found: Remembered, kept: Tensor) -> tuple[Provenance, dict[str, bytes]]:
+    """Where each kept patch came from; one small picture per image, from which patches are cut when they are shown."""
+    model, dataset = context.segmenter, context.train_set
+    listed: list[PrototypeSource | None] = []
+    names: dict[int, str] = {}
+    rows = zip(*(value[kept].tolist() for value in (found.image, found.cell, found.grid, found.size)), strict=True)
+    for image, cell, grid, size in rows:
+        file = names.setdefault(image, f"prototypes/image_{image:05d}.jpg")
+        box = cell_box(model, (size[0], size[1]), cell, grid)
+        listed.append(
+            PrototypeSource(
+                dataset.names[image], (cell[0], cell[1]), (grid[0], grid[1]), box, 0.0, file, (size[0], size[1])
+            )
+        )
+    patches = {file: found.pictures[image].numpy().tobytes() for image, file in names.items()}
+    named = f"{type(dataset).__name__}, split {dataset.split}"
+    return Provenance(encoder_hash(model.encoder), named, tuple(listed)), patches
+
+
+def require_memory(patches: int, dim: int, num_classes: int) -> None:
+    """Refuses a memory that this machine cannot hold.
+
+    Raises:
+        ConfigError: with the number of patches that fits.
+    """
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    each = 4 * dim + 2 * dim + 4 * num_classes  # float32 while it is gathered, 16 bits afterwards, labels
+    if patches * each > room:
+        raise ConfigError(
+            f"model.patches = {patches}: of {dim} numbers each, they need {patches * each / 2**30:.0f} GiB; "
+            f"{room // each} fit this machine"
+        )
+
+
+def require_labels(found: Remembered, model: Any) -> None:
+    """Refuses a memory in which a class has no patch.
+
+    Raises:
+        DataError: naming the classes.
+    """
+    absent = (found.frequencies.sum(0) == 0).nonzero()[:, 0].tolist()
+    if not len(found.features):
+        raise DataError("no cell of the training images is labelled: nothing to remember; check classes.yaml and void")
+    if absent:
+        names = ", ".join(model.classes.names[c] for c in absent)
+        raise DataError(
+            f"no training image has a labelled pixel of {names}: a memory can never answer with it; "
+            "add images that show it, or leave the class out of classes.yaml"
+        )
+
+
+def forget_files(dataset: SegmentationDataset, folder: Path) -> None:
+    """Removes what the images' results were kept in: the memory holds all that is needed of them."""
+    for name in dataset.names:
+        result_path(folder, name).unlink(missing_ok=True)

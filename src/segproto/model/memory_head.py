@@ -1,0 +1,155 @@
+"""A head that looks up labelled training patches (Balazevic et al., NeurIPS 2023): its evidence is those patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segproto.errors import ConfigError
+from segproto.model.head import Contributions, Head
+from segproto.prototypes.bank import Bank
+from segproto.prototypes.retrieval import Neighbours, embed_cells, nearest_patches, vote_shares
+
+
+class MemoryBank(Bank):
+    """P training patches: unit features and the class frequencies of their pixels. Nothing of it is learned.
+
+    Args:
+        vectors: (P, D) unit vectors; kept as they come (16 bits on disk).
+        frequencies: (P, C), rows summing to 1.
+        mean: (D,) subtracted from features first.
+        removed: (R, D) orthonormal directions taken out of features.
+        blocks: parts of the channels that are normalised, see :func:`segproto.prototypes.retrieval.embed_cells`.
+    """
+
+    compares = "cosine"
+    frequencies: Tensor
+    mean: Tensor
+    removed: Tensor
+
+    def __init__(self, vectors: Tensor, frequencies: Tensor, mean: Tensor, removed: Tensor, blocks: int) -> None:
+        super().__init__()
+        if vectors.ndim != 2 or frequencies.shape[0] != vectors.shape[0]:
+            raise ValueError(f"expected (P, D) and (P, C), got {tuple(vectors.shape)}, {tuple(frequencies.shape)}")
+        self.num_classes, self.num_scales, self.blocks = frequencies.shape[1], 1, blocks
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("frequencies", frequencies)
+        self.register_buffer("mean", mean)
+        self.register_buffer("removed", removed)
+
+    @property
+    def class_of(self) -> Tensor:  # type: ignore[override]
+        """(P,) int64, the most frequent class of each patch."""
+        return self.frequencies.max(1).indices
+
+    @property
+    def scale_of(self) -> Tensor:  # type: ignore[override]
+        return torch.zeros(len(self.vectors), dtype=torch.int64, device=self.vectors.device)
+
+    @property
+    def num_prototypes(self) -> int:
+        return len(self.vectors)
+
+    def embed(self, cells: Tensor) -> Tensor:
+        """Cell features (N, D) to unit vectors (N, D), float32."""
+        return embed_cells(cells, self.blocks, self.mean, self.removed)
+
+    def activations(self, features: Tensor) -> Tensor:
+        """Features (B, D, h, w) to cosines (B, P, h, w)."""
+        cosines = self.embed(cells_of(features)) @ self.vectors.float().T
+        return cosines.view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
+
+    def select(self, keep: Tensor) -> MemoryBank:
+        """A memory of some of its patches (indices)."""
+        return MemoryBank(self.vectors[keep], self.frequencies[keep], self.mean, self.removed, self.blocks)
+
+
+class MemoryHead(Head):
+    """A cell's score of class c is ``sum_i w_i y_ic`` over its k nearest patches, ``w = softmax(cosine / T)``.
+
+    Scores are between 0 and 1 and add up to 1 over classes. The shares ``w_i y_ic`` are the explanation: they add up
+    to the score exactly.
+
+    Args:
+        bank: the memory.
+        neighbours: k.
+        temperature: T.
+    """
+
+    kind = "memory"
+    decides = "sum"
+    relation = "equal"
+    no_graph = "which of several equally near patches votes hangs on the last digit, so a graph would answer otherwise"
+    bank: MemoryBank
+
+    def __init__(self, bank: MemoryBank, neighbours: int = 30, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.bank = bank
+        self.num_classes = bank.num_classes
+        self.neighbours, self.temperature = neighbours, temperature
+
+    def forward(self, features: Tensor) -> Tensor:
+        found = self.look_up(cells_of(features))
+        weights = vote_shares(found.similarity, self.temperature)
+        # embedding_bag sums the k label rows of each cell without making them (N, k, C)
+        scores = torch.nn.functional.embedding_bag(
+            found.patch, self.bank.frequencies.float(), mode="sum", per_sample_weights=weights
+        )
+        return scores.view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
+
+    def look_up(self, cells: Tensor) -> Neighbours:
+        """The nearest patches of cell features (N, D)."""
+        return nearest_patches(self.bank.embed(cells), self.bank.vectors, min(self.neighbours, len(self.bank.vectors)))
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
+        """The share ``w_i y_ic`` of each of the k patches; all others have none, and nothing is left over."""
+        found = self.look_up(features)
+        own = self.bank.frequencies.float()[found.patch, classes[:, None]]
+        shares = vote_shares(found.similarity, self.temperature) * own
+        out = shares.new_zeros(len(features), self.bank.num_prototypes).scatter(1, found.patch, shares)
+        return Contributions(out, None, shares.new_zeros(len(features)))
+
+    def select(self, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False) -> list[int]:
+        """Forgets all other patches; a lookup has no weights to hand on, so ``into`` and ``renormalise`` do nothing."""
+        if not len(keep):
+            raise ConfigError("a memory without a patch can look nothing up; keep at least one")
+        self.bank = self.bank.select(keep)
+        kept: list[int] = keep.tolist()
+        return kept
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "patches": list(self.bank.vectors.shape),
+            "classes": self.num_classes,
+            "removed": len(self.bank.removed),
+            "blocks": self.bank.blocks,
+            "neighbours": self.neighbours,
+            "temperature": self.temperature,
+        }
+
+    @classmethod
+    def from_description(cls, value: dict[str, Any]) -> MemoryHead:
+        count, dim = value["patches"]
+        half = torch.float16
+        bank = MemoryBank(
+            torch.zeros(count, dim, dtype=half),
+            torch.zeros(count, value["classes"], dtype=half),
+            torch.zeros(dim),
+            torch.zeros(value["removed"], dim),
+            value["blocks"],
+        )
+        return cls(bank, value["neighbours"], value["temperature"])
+
+
+def empty_memory(dim: int, num_classes: int) -> MemoryBank:
+    """A memory of one patch that knows nothing: what a model has before it remembers."""
+    even = torch.full((1, num_classes), 1 / num_classes, dtype=torch.float16)
+    return MemoryBank(torch.zeros(1, dim, dtype=torch.float16), even, torch.zeros(dim), torch.zeros(0, dim), 0)
+
+
+def cells_of(features: Tensor) -> Tensor:
+    """Features (B, D, h, w) to cells (B*h*w, D), in order image, row, column."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)

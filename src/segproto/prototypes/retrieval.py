@@ -1,0 +1,229 @@
+"""Segmentation by looking up labelled training patches (Balazevic et al., NeurIPS 2023, section 3).
+
+A memory holds features of training cells with the class frequencies of their pixels. The cells of a new image take over
+the labels of the k nearest, weighted by a softmax of their cosines. https://arxiv.org/abs/2306.01667
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segproto.prototypes.numerics import exact_float32
+
+BLOCK = 1 << 24  # cosines held at once while searching: 64 MiB
+
+
+class Neighbours(NamedTuple):
+    """The k nearest patches of N cells, nearest first.
+
+    Attributes:
+        similarity: (N, k) float32 cosines.
+        patch: (N, k) int64.
+    """
+
+    similarity: Tensor
+    patch: Tensor
+
+
+def normalise_layers(cells: Tensor, blocks: int) -> Tensor:
+    """Cell features (N, D), float32, in which each of ``blocks`` equal parts of the channels has mean 0 and variance 1.
+
+    The parts are the layers of a backbone, joined: without this the one with the largest values drowns the others.
+    0 = features as they are.
+    """
+    x = cells.float()
+    if not blocks:
+        return x
+    parts = x.reshape(-1, blocks, x.shape[1] // blocks)
+    return F.layer_norm(parts, parts.shape[-1:]).flatten(1)
+
+
+def embed_cells(cells: Tensor, blocks: int, mean: Tensor, removed: Tensor) -> Tensor:
+    """Cell features to the unit vectors that are compared.
+
+    Layers are normalised (:func:`normalise_layers`), the memory's mean is subtracted, directions that only tell places
+    apart are taken out, and the length becomes 1.
+
+    Args:
+        cells: (N, D).
+        blocks: joined layers; 0 = features are compared as they are.
+        mean: (D,) of the memory, zeros for none.
+        removed: (R, D) orthonormal directions taken out; R may be 0.
+
+    Returns:
+        (N, D) float32.
+    """
+    with exact_float32(cells.device):
+        x = normalise_layers(cells, blocks) - mean
+        if len(removed):
+            x = x - (x @ removed.T) @ removed
+        return F.normalize(x, dim=1)
+
+
+def nearest_patches(queries: Tensor, keys: Tensor, k: int) -> Neighbours:
+    """Exact search in blocks of matrix products: memory does not grow with N x M.
+
+    Args:
+        queries: (N, D) unit vectors, float32.
+        keys: (M, D) unit vectors of any float type, k <= M; products are of float32.
+        k: neighbours.
+
+    Returns:
+        The k largest cosines of every query. Which of several equal ones is taken is arbitrary.
+    """
+    count, patches = len(queries), len(keys)
+    wide = max(k, min(patches, BLOCK // max(1, min(count, 1024))))
+    with exact_float32(queries.device):
+        found = [_search(part, keys, k, wide) for part in torch.split(queries, max(1, BLOCK // wide))]
+    return Neighbours(*(torch.cat(values) for values in zip(*found, strict=True)))
+
+
+def _search(queries: Tensor, keys: Tensor, k: int, wide: int) -> Neighbours:
+    best = Neighbours(queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.int64))
+    for start in range(0, len(keys), wide):
+        cosines = queries @ keys[start : start + wide].to(queries.dtype).T
+        values, index = cosines.topk(min(k, cosines.shape[1]), dim=1)
+        values, index = torch.cat([best.similarity, values], 1), torch.cat([best.patch, index + start], 1)
+        values, order = values.topk(min(k, values.shape[1]), dim=1)
+        best = Neighbours(values, index.gather(1, order))
+    return best
+
+
+def vote_shares(similarity: Tensor, temperature: float) -> Tensor:
+    """Weights (N, k) of the neighbours, ``softmax(s / T)`` over the k (Balazevic et al. 2023, section 3)."""
+    return (similarity.float() / temperature).softmax(1)
+
+
+def cell_frequencies(labels: Tensor, grid: tuple[int, int], num_classes: int) -> tuple[Tensor, Tensor]:
+    """Class frequencies of the labelled pixels of each cell.
+
+    Args:
+        labels: (H, W) int64 of the area that the grid covers, 255 = void.
+        grid: (h, w); a pixel at row y belongs to row ``y * h // H``.
+        num_classes: C.
+
+    Returns:
+        (h*w, C) float32, each row summing to 1 where the cell has a labelled pixel and 0 elsewhere; and (h*w,), the
+        share of each cell's pixels that are labelled.
+    """
+    (height, width), (h, w) = labels.shape, grid
+    rows = torch.arange(height, device=labels.device) * h // height
+    columns = torch.arange(width, device=labels.device) * w // width
+    cell = rows[:, None] * w + columns
+    known = labels < num_classes
+    slot = cell * (num_classes + 1) + torch.where(known, labels, num_classes)
+    counts = torch.bincount(slot.flatten(), minlength=h * w * (num_classes + 1)).view(h * w, num_classes + 1).float()
+    labelled = counts[:, :-1].sum(1)
+    return counts[:, :-1] / labelled.clamp_min(1)[:, None], labelled / counts.sum(1).clamp_min(1)
+
+
+def rarity(frequencies: Tensor) -> Tensor:
+    """How common the classes of each cell are in its image; small = rare (Balazevic et al. 2023, appendix on sampling).
+
+    Args:
+        frequencies: (N, C) of :func:`cell_frequencies`, the cells of one image.
+
+    Returns:
+        (N,) for each cell the sum, over the classes it holds, of how many cells of the image hold the class.
+    """
+    holds = frequencies > 0
+    return holds.float() @ holds.sum(0).float()
+
+
+def choose_cells(frequencies: Tensor, usable: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The ``count`` cells of an image to remember: those whose :func:`rarity`, times a uniform number, is least.
+
+    Rare classes keep their cells, and common ones are thinned at random.
+
+    Args:
+        frequencies: (N, C).
+        usable: (N,) bool.
+        count: at most so many.
+        generator: of the uniform numbers, on the CPU.
+
+    Returns:
+        (n,) int64 indices, ascending; n <= count.
+    """
+    draw = torch.rand(len(frequencies), generator=generator).to(frequencies.device)
+    score = (rarity(frequencies) * draw).masked_fill(~usable, torch.inf)
+    chosen = score.argsort(stable=True)[: min(count, int(usable.sum()))]
+    return chosen.sort().values
+
+
+def spread_subset(keys: Tensor, class_of: Tensor, count: int, rounds: int = 10, seed: int = 0) -> Tensor:
+    """A coreset: real patches near the k-means centres of each class, which lose as little as possible of the memory.
+
+    Classes keep a number of patches that grows with the square root of theirs, at least one each, so that rare classes
+    are not thinned like common ones.
+
+    Args:
+        keys: (M, D) unit vectors.
+        class_of: (M,) int64.
+        count: patches to keep, at least one per class that is there.
+        rounds: of Lloyd's algorithm, on the sphere.
+        seed: of the centres it starts from.
+
+    Returns:
+        (n,) int64 indices, ascending; n <= count.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.bincount(class_of)
+    quota = shared_quota(sizes, count)
+    kept = []
+    for label in sizes.nonzero()[:, 0].tolist():  # once per fit, not per image
+        rows = (class_of == label).nonzero()[:, 0]
+        kept.append(rows[medoids(keys[rows].float(), int(quota[label]), rounds, generator)])
+    return torch.cat(kept).sort().values
+
+
+def shared_quota(sizes: Tensor, count: int) -> Tensor:
+    """How many of ``count`` each class gets: by the root of its size, at least 1, never more than it has."""
+    present = sizes > 0
+    root = sizes.double().sqrt()
+    low, high = 0.0, float(count) * 2
+    for _ in range(60):  # the scale at which the rounded-down shares use up the count
+        middle = (low + high) / 2
+        total = int(torch.minimum((root * middle).floor().clamp_min(1) * present, sizes.double()).sum())
+        low, high = (middle, high) if total <= count else (low, middle)
+    return torch.minimum((root * low).floor().clamp_min(1) * present, sizes.double()).long()
+
+
+def medoids(keys: Tensor, count: int, rounds: int, generator: torch.Generator) -> Tensor:
+    """The rows nearest to the centres of spherical k-means: (n,) indices, n <= count (two centres may share a row)."""
+    if count >= len(keys):
+        return torch.arange(len(keys), device=keys.device)
+    start = torch.randperm(len(keys), generator=generator)[:count].to(keys.device)
+    centres = keys[start]
+    for _ in range(rounds):
+        own = nearest_patches(keys, centres, 1).patch[:, 0]
+        sums = torch.zeros_like(centres).index_add_(0, own, keys)
+        empty = sums.norm(dim=1) == 0
+        centres = torch.where(empty[:, None], centres, F.normalize(sums, dim=1))
+    rows: Tensor = torch.unique(nearest_patches(centres, keys, 1).patch[:, 0])
+    return rows
+
+
+def position_directions(means: Tensor, counts: Tensor, rank: int) -> Tensor:
+    """Directions in which features tell where a cell lies whatever is there.
+
+    They are the leading principal directions of the mean feature of each place of the grid, over many images.
+
+    Args:
+        means: (L, D) mean feature of each of L places.
+        counts: (L,) cells that each mean is of; places without one are left out.
+        rank: R, directions.
+
+    Returns:
+        (R', D) orthonormal, R' = min(R, places with cells - 1, D).
+    """
+    known = means[counts > 0].double()
+    centred = known - known.mean(0)
+    rank = min(rank, max(0, len(known) - 1), means.shape[1])
+    if rank == 0:
+        return means.new_zeros(0, means.shape[1])
+    directions: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[:rank]
+    return directions.to(means.dtype)

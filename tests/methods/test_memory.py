@@ -1,0 +1,127 @@
+"""memory: scores and shares against plain loops, what a run remembers and says of it, and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from two_steps import SMALL
+
+import segproto
+from segproto.errors import ConfigError, DataError
+from segproto.model.memory_head import MemoryBank, MemoryHead
+from segproto.model.segmenter import Segmenter
+
+PATCHES = "stages.remember.patches=300"
+
+
+def head(patches: int = 40, classes: int = 5, dim: int = 6) -> MemoryHead:
+    torch.manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(patches, dim), dim=1).half()
+    frequencies = torch.rand(patches, classes).softmax(1).half()
+    return MemoryHead(MemoryBank(vectors, frequencies, torch.randn(dim), torch.zeros(0, dim), 0), 7, 0.2)
+
+
+def test_scores_are_those_of_a_plain_loop_and_shares_add_up() -> None:
+    found = head()
+    features = torch.randn(2, 6, 3, 4)
+    logits = found(features)
+    cells = features.permute(0, 2, 3, 1).flatten(0, 2)
+    classes = torch.arange(len(cells)) % 5
+    shares = found.contributions(cells, classes)
+    bank, flat = found.bank, logits.permute(0, 2, 3, 1).flatten(0, 2)
+    for n, cell in enumerate(cells.double()):
+        x = cell - bank.mean.double()
+        cosines = bank.vectors.double() @ (x / x.norm())
+        order = cosines.argsort(descending=True)[:7]
+        weights = (cosines[order] / 0.2).softmax(0)
+        expected = weights @ bank.frequencies[order].double()
+        assert torch.allclose(flat[n].double(), expected, atol=1e-5)
+        own = weights * bank.frequencies[order, classes[n]].double()
+        assert torch.allclose(shares.prototypes[n, order].double(), own, atol=1e-5)
+        assert int((shares.prototypes[n] != 0).sum()) <= 7
+        assert float(shares.prototypes[n].sum()) == pytest.approx(float(flat[n, classes[n]]), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("memory") / "run"
+    segproto.train("memory/scenes", out=out, overrides=[*SMALL, PATCHES], quiet=True)
+    return out
+
+
+def test_a_run_remembers_real_patches(run: Path) -> None:
+    model = Segmenter.load(run)
+    result = json.loads((run / "stages" / "remember" / "result.json").read_text())
+    assert result["prototypes"] == model.head.bank.num_prototypes <= 24 * 13
+    assert model.provenance is not None
+    assert all(source is not None for source in model.provenance.sources)
+    assert not (run / "stages" / "remember" / "cells").exists() or not list(
+        (run / "stages/remember/cells").rglob("*.*")
+    )
+    why = segproto.explain(run, np.zeros((50, 40, 3), np.uint8))
+    assert why.completeness_error() <= 1e-5
+    assert why.pixel(3, 4).prototypes[0].source is not None
+
+
+def test_a_remembered_patch_finds_itself(run: Path) -> None:
+    """The feature of a remembered cell, read from its training image again, is nearest to its own entry."""
+    from segproto.data.build import build_dataset
+    from segproto.model.features import image_features
+    from segproto.model.memory_head import cells_of
+    from segproto.runs.settings import data_config
+
+    model, dataset = Segmenter.load(run), build_dataset(data_config(run, {}, ()), "train")
+    assert isinstance(model.head, MemoryHead)
+    sources = model.provenance.sources
+    image = sources[0].image
+    with torch.no_grad():
+        features = image_features(model, dataset, list(dataset.names).index(image))
+    for number, source in enumerate(sources):
+        if source.image == image:
+            cell = cells_of(features)[source.cell[0] * source.grid[1] + source.cell[1]][None]
+            assert float(model.head.look_up(cell).similarity[0, 0]) > 0.999
+            assert float(model.head.activations(cell.T[None, :, :, None])[0, number]) > 0.999
+
+
+def test_features_of_a_trained_model_are_taken_behind_its_neck(blackbox_run: Path, tmp_path: Path) -> None:
+    segproto.train(
+        "memory/scenes", out=tmp_path / "own", start=blackbox_run, quiet=True,
+        overrides=["data.scenes.size=64", "data.scenes.num_train=24", "data.scenes.num_val=4", PATCHES],
+    )  # fmt: skip
+    trained, memory = Segmenter.load(blackbox_run), Segmenter.load(tmp_path / "own")
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(trained.eval().features(image), memory.features(image))
+
+
+def test_a_coreset_keeps_every_class(run: Path, tmp_path: Path) -> None:
+    segproto.train(
+        "memory/scenes", out=tmp_path / "small", overrides=[*SMALL, PATCHES, "stages.remember.keep=60"], quiet=True
+    )
+    whole, small = Segmenter.load(run).head.bank, Segmenter.load(tmp_path / "small").head.bank
+    assert small.num_prototypes <= 60
+    assert set(small.class_of.tolist()) == set(whole.class_of.tolist())
+    rows = {tuple(row) for row in whole.vectors.tolist()}
+    assert all(tuple(row) in rows for row in small.vectors.tolist())
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "words"),
+    [
+        ("model.neighbours=5000", ConfigError, "the memory has only"),
+        ("stages.remember.patches=100000000000", ConfigError, "fit this machine"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(setting: str, error: type[Exception], words: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=words):
+        segproto.train("memory/scenes", out=tmp_path / "run", overrides=[*SMALL, PATCHES, setting], quiet=True)
+
+
+def test_a_class_without_a_labelled_pixel_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no training image has a labelled pixel of"):
+        segproto.train(
+            "memory/scenes", out=tmp_path / "run", overrides=[*SMALL, PATCHES, "data.scenes.num_train=1"], quiet=True
+        )
