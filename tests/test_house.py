@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -139,19 +138,6 @@ def test_constraints_are_names_and_versions_only() -> None:
     pinned = {line.split("==")[0] for line in lines}
     for requirement in PROJECT["project"]["dependencies"]:
         assert requirement.split(">=")[0].strip().lower() in pinned
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_recipes_and_templates(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    package = ROOT / "src" / "segproto"
-    expected = {f"segproto/{f.relative_to(package)}" for f in package.rglob("*") if f.is_file()}
-    assert {name for name in expected if "__pycache__" not in name} <= names
-    assert any(name.endswith("LICENSE") for name in names)
 
 
 # What ``Segmenter`` offers as methods lives in modules that know it: it imports them when a method is called.
