@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from segproto.data.classes import ClassesFile
@@ -89,6 +90,40 @@ def test_other_bad_files_are_named(tmp_path):
         read_image(tmp_path / "stack.tif")
     with pytest.raises(DataError, match="5x7 pixels are more than the limit of 34"):
         read_image(stored(tmp_path, Image.fromarray(RGB)), max_pixels=34)
+
+
+ANIMATED = [("gif", "GIF"), ("webp", "WEBP"), ("png", "PNG")]
+
+
+@pytest.mark.parametrize(("suffix", "form"), ANIMATED)
+def test_animations_are_named_and_a_cameras_previews_are_none(tmp_path, suffix, form):
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    path = tmp_path / f"a.{suffix}"
+    frames[0].save(path, form, save_all=True, append_images=frames[1:])
+    for read in (read_image, read_indices):
+        with pytest.raises(DataError, match="is an animation of 2 pictures"):
+            read(path)
+    frames[0].save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "photo.jpg").shape == (3, 7, 5)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr"])
+def test_masks_in_other_colour_spaces_are_refused(tmp_path, mode):
+    path = stored(
+        tmp_path, Image.new("L", (4, 4), 3).convert("RGB").convert("CMYK" if mode == "CMYK" else "RGB"), "a.tif"
+    )
+    if mode != "CMYK":
+        Image.new(mode, (4, 4)).save(path)
+    with pytest.raises(DataError, match=f"a mask of mode {mode}"):
+        read_indices(path)
+
+
+def test_16_bit_colours_would_lose_their_lower_byte(tmp_path):
+    ids = np.repeat(np.arange(4, dtype=np.uint16)[None, :, None], 3, 2)
+    tifffile.imwrite(tmp_path / "a.tif", ids, photometric="rgb")
+    assert not read_image(tmp_path / "a.tif").any()  # dark, as a photo of these values is
+    with pytest.raises(DataError, match="colours of 16 bits"):
+        read_indices(tmp_path / "a.tif")
 
 
 def test_palette_masks_give_indices(tmp_path):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from segproto.errors import DataError
 from segproto.files.reading import require_ordinary
+from segproto.files.walking import files_below
 
 MOST = 2**30  # bytes of a file that is unpacked into memory
 # RuntimeError: encrypted; NotImplementedError (one of these): a compression that zipfile does not know
@@ -119,13 +120,10 @@ class Tree:
         return dict(sorted(found.items()))
 
     def _unpacked(self, folder: str, ending: str) -> Iterator[tuple[str, Path | ZipMember]]:
-        base = str(self.root / folder)
-        for place, _, names in os.walk(base):
-            below = os.path.relpath(place, base).replace(os.sep, "/")
-            prefix = "" if below == "." else f"{below}/"
-            for name in names:
-                if name.endswith(ending) and not name.startswith("."):
-                    yield f"{prefix}{name}"[: -len(ending)], Path(place, name)
+        base = self.root / folder
+        for below, entry in files_below(base) if base.is_dir() else ():
+            if entry.name.endswith(ending) and not entry.name.startswith("."):
+                yield f"{below}{entry.name}"[: -len(ending)], Path(entry.path)
 
 
 def _members(path: Path, folder: str, ending: str) -> Iterator[tuple[str, Path | ZipMember]]:

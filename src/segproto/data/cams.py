@@ -15,6 +15,7 @@ from torch import Tensor
 from segproto import foreign
 from segproto.errors import DataError, WeightsError
 from segproto.files.reading import require_ordinary
+from segproto.files.walking import paths_below
 
 CAM_SUFFIXES = (".npz", ".npy")
 HIGHEST = 1.01  # of a map; published ones are at most 1 but for rounding
@@ -32,7 +33,7 @@ def cam_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one of class activation maps (npz or npy)")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in paths_below(folder):
         if path.suffix.lower() not in CAM_SUFFIXES or path.name.startswith("."):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()

@@ -29,6 +29,7 @@ from segproto.files.reading import open_file
 
 MAX_PIXELS = 2**28
 MAX_PATCH = 2**24
+NUMBERED = ("1", "L", "P", "F", "RGB", "RGBA", "RGBX", "LA", "PA")  # modes of masks; F has its own message later
 # Formats with a signature whose decoders are part of Pillow. Others may start programs (EPS: Ghostscript) or take any
 # bytes for a picture, whatever the file is called.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -69,14 +70,24 @@ def open_stored(file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Ite
         if width * height > max_pixels:
             raise DataError(f"{name}: {width}x{height} pixels are more than the limit of {max_pixels}")
         try:
-            pages = getattr(picture, "n_frames", 1)
-            if pages > 1 and picture.format == "TIFF":
-                raise DataError(f"{name}: holds {pages} pages, expected one (stacks are read by data.name=em only)")
+            refuse_several(picture, name)
             yield picture
         except DataError:
             raise
         except _BROKEN as error:
             raise DataError(f"{name}: broken picture file ({_reason(error)})") from error
+
+
+def refuse_several(picture: Image.Image, name: str) -> None:
+    """Refuses a stack of pages and an animation, of which the first picture would be taken without a word.
+
+    Cameras' multi-picture JPEG (``MPO``) is none: what follows the photo are its previews.
+    """
+    count = getattr(picture, "n_frames", 1)
+    if count > 1 and picture.format == "TIFF":
+        raise DataError(f"{name}: holds {count} pages, expected one (stacks are read by data.name=em only)")
+    if count > 1 and picture.format != "MPO":
+        raise DataError(f"{name}: is an animation of {count} pictures, expected one: save the one that is meant")
 
 
 def open_patch(png: bytes, name: str) -> Image.Image:
@@ -171,6 +182,7 @@ def read_stored(path: Path) -> NDArray[np.uint8] | NDArray[np.int64]:
         values = read_mat(path, "gt", "S", "GTcls")
     else:
         with open_picture(path) as picture:
+            require_numbers(picture, path)
             values = np.asarray(picture)
     if values.ndim == 2 and values.dtype == np.uint8:
         return values
@@ -185,6 +197,20 @@ def read_stored(path: Path) -> NDArray[np.uint8] | NDArray[np.int64]:
             ' (values: "#RRGGBB")'
         )
     raise DataError(f"{path}: a mask of kind {values.dtype} with shape {values.shape} cannot be read; use index PNG")
+
+
+def require_numbers(picture: Image.Image, path: Path) -> None:
+    """Refuses masks whose stored numbers Pillow does not hand out: it would give others, mostly 0, without a word.
+
+    Raises:
+        DataError: neither gray, palette nor RGB (CMYK, YCbCr, Lab), or colours of 16 bits, which lose their lower byte.
+    """
+    if picture.mode not in NUMBERED and not picture.mode.startswith("I"):
+        raise DataError(f"{path}: a mask of mode {picture.mode} holds no class numbers; save it as index or gray PNG")
+    arguments = picture.tile[0][3] if picture.tile else ""
+    stored = arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
+    if ";16" in stored and not picture.mode.startswith("I"):
+        raise DataError(f"{path}: a mask with colours of 16 bits; save it as index or gray PNG")
 
 
 def read_objects(path: Path) -> NDArray[np.int64]:

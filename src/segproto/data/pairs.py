@@ -18,6 +18,7 @@ from segproto.data.parts import PartTable
 from segproto.data.suffixes import IMAGE_SUFFIXES, MASK_SUFFIXES
 from segproto.errors import DataError
 from segproto.files.reading import read_text
+from segproto.files.walking import files_below
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Pairs:
 
 def _scan(folder: Path, suffixes: frozenset[str], ending: str, doubles: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for name, path in sorted(_files(str(folder), "", suffixes, ending), key=lambda item: item[0].split("/")):
+    for name, path in sorted(_files(folder, suffixes, ending), key=lambda item: item[0].split("/")):
         if name in found:
             doubles.append(f"{path}: has the same name as {found[name]}; remove or rename one")
         else:
@@ -56,15 +57,12 @@ def _scan(folder: Path, suffixes: frozenset[str], ending: str, doubles: list[str
     return found
 
 
-def _files(folder: str, below: str, suffixes: frozenset[str], ending: str) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path, suffixes: frozenset[str], ending: str) -> Iterator[tuple[str, Path]]:
     """Name and path of every file below a folder with such a suffix and end of stem (a path object only for these)."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(entry.path, f"{below}{entry.name}/", suffixes, ending)
-            elif suffix.lower() in suffixes and stem.endswith(ending) and not entry.name.startswith("."):
-                yield f"{below}{stem.removesuffix(ending)}", Path(entry.path)
+    for below, entry in files_below(folder):
+        stem, suffix = os.path.splitext(entry.name)
+        if suffix.lower() in suffixes and stem.endswith(ending) and not entry.name.startswith("."):
+            yield f"{below}{stem.removesuffix(ending)}", Path(entry.path)
 
 
 def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix: str = "") -> Pairs:

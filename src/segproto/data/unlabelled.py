@@ -14,6 +14,7 @@ from segproto.data.kind import DataKind
 from segproto.data.roots import data_root
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
+from segproto.files.walking import paths_below
 from segproto.prototypes.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ImageFolder(SegmentationDataset):
         if not root.exists():
             raise DataError(f"{root}: no such file or folder")
         base = root if root.is_dir() else root.parent
-        found = sorted(root.rglob("*")) if root.is_dir() else [root]
+        found = paths_below(root) if root.is_dir() else [root]
         hidden = [p for p in found if any(part.startswith(".") for part in p.relative_to(base).parts)]
         self._files = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p not in set(hidden)]
         if not self._files:

@@ -24,6 +24,7 @@ from segproto.data.published_sets import shipped
 from segproto.data.suffixes import MASK_SUFFIXES, is_picture
 from segproto.errors import DataError
 from segproto.evaluation.tally import report
+from segproto.files.walking import paths_below
 from segproto.metrics.instances import instance_iou, instance_shares
 from segproto.metrics.segmentation import confusion_matrix
 from segproto.prototypes.labels import IGNORE_INDEX
@@ -122,7 +123,7 @@ def mask_files(folder: Path, option: str) -> dict[str, Path]:
     """Name to file of all masks below a folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set {option} to a folder of mask files")
-    paths = sorted(p for p in folder.rglob("*") if is_picture(p, MASK_SUFFIXES))
+    paths = [path for path in paths_below(folder) if is_picture(path, MASK_SUFFIXES)]
     if not paths:
         raise DataError(f"{folder}: holds no mask file ({', '.join(sorted(MASK_SUFFIXES))})")
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}

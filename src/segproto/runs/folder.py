@@ -10,6 +10,7 @@ from typing import Any
 
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError, WeightsError
+from segproto.files.walking import paths_below
 
 
 def run_of(target: Path) -> Path | None:
@@ -45,7 +46,7 @@ def images_below(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder; expected an image or a folder of images")
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    found = [p for p in paths_below(path) if p.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         raise DataError(f"{path}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found
