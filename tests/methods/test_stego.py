@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -160,6 +162,61 @@ def test_codes_of_stego_and_hp(kind: str, tmp_path: Path, images: Tensor) -> Non
     assert model.predict(torch.zeros(3, 40, 50, dtype=torch.uint8)).shape == (40, 50)
     if kind == "hp":
         assert "option.json: data_type cityscapes" in found["notes"]
+
+
+def test_linear_codes_of_stego(tmp_path: Path, images: Tensor) -> None:
+    value = stego()
+    for name in [name for name in value["state_dict"] if "cluster2" in name]:
+        del value["state_dict"][name]
+    torch.save(value, tmp_path / "linear.ckpt")
+    found = segproto.convert("stego", tmp_path / "linear.ckpt", out=tmp_path / "model")
+    assert any("projection_type: linear" in note for note in found["notes"])
+    weight, bias = (value["state_dict"][f"net.cluster1.0.{name}"] for name in ("weight", "bias"))
+    clusters = F.normalize(value["state_dict"]["cluster_probe.clusters"], dim=1)
+    with torch.no_grad():
+        code = F.conv2d(expected_features(images), weight, bias)
+        ours = segproto.load(tmp_path / "model").grid_logits(images)
+    torch.testing.assert_close(ours, torch.einsum("bchw,kc->bkhw", code, clusters), atol=2e-4, rtol=1e-3)
+    for name in [name for name in value["state_dict"] if "cluster1" in name]:
+        del value["state_dict"][name]
+    torch.save(value, tmp_path / "none.ckpt")
+    with pytest.raises(WeightsError, match=r"none\.ckpt: has no code head .*projection_type: null"):
+        segproto.convert("stego", tmp_path / "none.ckpt", out=tmp_path / "other")
+
+
+class DictConfig:
+    """Pickles as OmegaConf's."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self._metadata, self._content = None, {key: AnyNode(value) for key, value in content.items()}
+
+
+class AnyNode:
+    """One value of it."""
+
+    def __init__(self, value: Any) -> None:
+        self._val = value
+
+
+@pytest.mark.parametrize("kind", ["KK", "feat"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_codes_of_keys_are_refused_by_name(
+    kind: str, plain: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value, settings = stego(), {"dino_feat_type": kind, "dim": DIM}
+    monkeypatch.setitem(sys.modules, "omegaconf", ModuleType("omegaconf"))
+    for module, of in (("omegaconf.dictconfig", DictConfig), ("omegaconf.nodes", AnyNode)):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+        monkeypatch.setattr(of, "__module__", module)
+        monkeypatch.setattr(sys.modules[module], of.__name__, of, raising=False)
+    value["hyper_parameters"]["cfg"] = settings if plain else DictConfig(settings)
+    torch.save(value, tmp_path / "ckpt.pth")
+    monkeypatch.undo()
+    if kind == "feat":
+        segproto.convert("stego", tmp_path / "ckpt.pth", out=tmp_path / "model")
+        return
+    with pytest.raises(WeightsError, match=r"ckpt\.pth: was trained with dino_feat_type: KK"):
+        segproto.convert("stego", tmp_path / "ckpt.pth", out=tmp_path / "model")
 
 
 @pytest.mark.parametrize(("method", "which"), [(True, "teacher"), (True, "student"), (False, "teacher")])

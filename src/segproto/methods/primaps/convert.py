@@ -13,11 +13,13 @@ from segproto import foreign
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
+from segproto.foreign.records import Record
 from segproto.interop.conversion import KeyMap, Options, Source, finished
 from segproto.methods.primaps.build import category_table
 from segproto.model.direction_head import DirectionBank, DirectionHead
 from segproto.model.segmenter import Segmenter
 
+LINEAR = "projection_type: linear; the nonlinear map is there and zero"
 VITS = {  # (channels, patch): timm's name
     (384, 8): "vit_small_patch8_224.dino",
     (384, 16): "vit_small_patch16_224.dino",
@@ -71,18 +73,69 @@ def model_of(keys: KeyMap, prefix: str, directions: Tensor, gains: Tensor | None
 
 def convert_stego(path: Path, options: Options) -> Segmenter:
     """A Lightning checkpoint of STEGO: DINO, codes, and the cluster probe as directions."""
-    keys = KeyMap(section(foreign.read(path), "state_dict", path), path)
+    file = foreign.read(path)
+    keys = KeyMap(section(file, "state_dict", path), path)
+    require_features(file, path)
     clusters = keys.take("cluster_probe.clusters", (None, None))
     keys.drop(r"train_cluster_probe\..*", "a second cluster probe, unused")
     keys.drop(r"linear_probe\..*", "a classifier trained on labels")
     keys.drop(r"decoder\..*", "decoder of an unused loss")
+    linear = fill_linear(keys, "net.")
     model = model_of(keys, "net.model.", clusters, None, "net.")
     keys.drop(r"net\.(model\.head|dino_cluster_head).*", "unused head")
-    notes = [
+    notes = [f"codes are linear ({LINEAR})"] if linear else []
+    notes += [
         "dropout is off (PriMaPs' release left it on: encoder.code_dropout=always)",
         "logits are products with unit directions; STEGO's are twice the cosine, with the same largest one",
     ]
     return finished(model, keys, STEGO, notes, "primaps")
+
+
+def fill_linear(keys: KeyMap, prefix: str) -> bool:
+    """Gives codes without the nonlinear map one that is zero; whether they are without.
+
+    Raises:
+        WeightsError: there is no map at all (``projection_type: null``), so the codes are the features themselves.
+    """
+    if keys.has(f"{prefix}cluster2.0.weight"):
+        return False
+    if not keys.has(f"{prefix}cluster1.0.weight"):
+        raise WeightsError(
+            f"{keys.path}: has no code head ({prefix}cluster1.0.weight; projection_type: null): its codes are the "
+            "backbone's features; use primaps on the backbone itself"
+        )
+    weight = keys.left[f"{prefix}cluster1.0.weight"]
+    dim, channels = weight.shape[:2]
+    for name, size in (("0.weight", (channels, channels, 1, 1)), ("0.bias", (channels,)),
+                       ("2.weight", (dim, channels, 1, 1)), ("2.bias", (dim,))):  # fmt: skip
+        keys.left[f"{prefix}cluster2.{name}"] = weight.new_zeros(size)
+    return True
+
+
+def require_features(file: Any, path: Path) -> None:
+    """Refuses a file whose own configuration computes its codes of something else than the features.
+
+    Raises:
+        WeightsError: ``dino_feat_type`` is not ``feat``.
+    """
+    chosen = setting(setting(setting(file, "hyper_parameters"), "cfg"), "dino_feat_type")
+    if chosen not in (None, "feat"):
+        raise WeightsError(
+            f"{path}: was trained with dino_feat_type: {chosen}, so its codes are of the keys of the last attention, "
+            "not of the features (feat); segproto computes codes of features only, and would give wrong ones"
+        )
+
+
+def setting(value: Any, name: str) -> Any:
+    """An entry of a mapping or of an OmegaConf configuration, read as records; None where there is none."""
+    if isinstance(value, Record):
+        state = value.state if isinstance(value.state, dict) else {}
+        value = {**value.entries, **value.attributes, **state}
+        value = value.get("_content", value)
+    found = value.get(name) if isinstance(value, dict) else None
+    if isinstance(found, Record) and "_val" in (held := {**found.attributes, **(found.state or {})}):
+        return held["_val"]
+    return found
 
 
 def convert_hp(path: Path, options: Options) -> Segmenter:
@@ -92,8 +145,10 @@ def convert_hp(path: Path, options: Options) -> Segmenter:
     clusters = section(section(file, "cluster_model_state_dict", path), "clusters", path)
     prefix = "module." if keys.has("module.cluster1.0.weight") else ""
     keys.drop(rf"{prefix}ema_model\d\..*".replace("module.", r"module\."), "moving average, used in training only")
+    linear = fill_linear(keys, prefix)
     model = model_of(keys, f"{prefix}model.", clusters, None, prefix)
-    notes = ["codes are the student's, not the moving average's, as PriMaPs uses them"]
+    notes = [f"codes are linear ({LINEAR})"] if linear else []
+    notes += ["codes are the student's, not the moving average's, as PriMaPs uses them"]
     notes += [f"option.json: {line}" for line in option_lines(path.with_name("option.json"))]
     return finished(model, keys, HP, notes, "primaps")
 
