@@ -207,7 +207,8 @@ def require_numbers(picture: Image.Image, path: Path) -> None:
     """
     if picture.mode not in NUMBERED and not picture.mode.startswith("I"):
         raise DataError(f"{path}: a mask of mode {picture.mode} holds no class numbers; save it as index or gray PNG")
-    arguments = picture.tile[0][3] if picture.tile else ""
+    tiles = getattr(picture, "tile", None)  # of what comes from a file
+    arguments = tiles[0][3] if tiles else ""
     stored = arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
     if ";16" in stored and not picture.mode.startswith("I"):
         raise DataError(f"{path}: a mask with colours of 16 bits; save it as index or gray PNG")
