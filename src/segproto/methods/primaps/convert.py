@@ -105,6 +105,8 @@ def fill_linear(keys: KeyMap, prefix: str) -> bool:
             "backbone's features; use primaps on the backbone itself"
         )
     weight = keys.left[f"{prefix}cluster1.0.weight"]
+    if not isinstance(weight, Tensor) or weight.ndim != 4:
+        raise WeightsError(f"{keys.path}: {prefix}cluster1.0.weight is no 1x1 convolution's")
     dim, channels = weight.shape[:2]
     for name, size in (("0.weight", (channels, channels, 1, 1)), ("0.bias", (channels,)),
                        ("2.weight", (dim, channels, 1, 1)), ("2.bias", (dim,))):  # fmt: skip
