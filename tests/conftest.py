@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,28 @@ from command_line import Answer, Cli
 from tiny_runs import train_blackbox, train_scaleproto
 
 from segproto.cli import main as cli_main
+from segproto.training import precision
+
+CHOSEN: list[str] = []  # one entry for each time train.precision=auto was decided in this process
+
+
+def noted(accelerator: str, decide: Callable[[str], precision.Settled] = precision.chosen_here) -> precision.Settled:
+    CHOSEN.append(accelerator)
+    return decide(accelerator)
+
+
+precision.chosen_here = noted
+
+
+def machine_independent(item: pytest.Item) -> Iterator[None]:
+    """What the machine is must not decide whether a test passes: CI runs the marked tests in both precisions."""
+    before = len(CHOSEN)
+    yield
+    if len(CHOSEN) > before and item.get_closest_marker("precision") is None:
+        pytest.fail("it trains with train.precision=auto: name a precision, or mark it pytest.mark.precision", False)
+
+
+pytest_runtest_setup = pytest_runtest_call = pytest.hookimpl(wrapper=True)(machine_independent)
 
 
 @pytest.fixture

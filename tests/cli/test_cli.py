@@ -18,8 +18,6 @@ from tiny_runs import GROUPS, SMALL
 from segproto import api
 from segproto.cli import main as cli_main
 from segproto.errors import DataError
-from segproto.training.config import TrainConfig
-from segproto.training.precision import settle
 
 
 @pytest.fixture
@@ -121,14 +119,13 @@ def test_every_shipped_recipe_is_valid() -> None:
 
 def test_evaluate_writes_what_it_prints(cli: Cli, runs: Path) -> None:
     found = json.loads(cli("evaluate", runs / "scaleproto", "--json").out)
-    trained_in = settle(TrainConfig(precision="auto")).precision
-    assert found["trained_in"] == trained_in
+    assert found["trained_in"] == "32-true"
     assert found == json.loads((runs / "scaleproto" / "evaluation" / "val.json").read_text())
     assert 0 <= found["miou"] <= 1
     assert len(found["per_class"]) == 8
     printed = cli("evaluate", runs / "scaleproto", "--stage", "project").out
     assert "mIoU" in printed
-    assert f"trained in: {trained_in}" in printed
+    assert "trained in: 32-true" in printed
     assert (runs / "scaleproto" / "evaluation" / "val-project.json").is_file()
     wrong = cli("evaluate", runs / "scaleproto", "--stage", "prune")
     assert wrong.code == 2
@@ -235,6 +232,7 @@ def test_data_verify_says_what_is_wrong(cli: Cli, photo: Path) -> None:
     assert "no val images of cityscapes there" in answer.err
 
 
+@pytest.mark.precision
 def test_doctor_knows_the_versions(cli: Cli) -> None:
     import torch
 

@@ -183,6 +183,7 @@ def test_text_that_yaml_takes_for_a_number_is_to_be_quoted() -> None:
     assert data_config(None, {}, ["data.root=x", 'split.val_pattern="0006"']).split.val_pattern == "0006"
 
 
+@pytest.mark.precision
 def test_images_that_moved_are_named_to_every_verb(photos: Path, tmp_path: Path) -> None:
     import segproto
 

@@ -27,6 +27,8 @@ from segproto.training.recipe import validate_recipe
 from segproto.training.runner import run
 from segproto.training.stage import Optimise
 
+pytestmark = pytest.mark.precision
+
 
 @pytest.fixture(scope="module", params=sorted(METHODS))
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:

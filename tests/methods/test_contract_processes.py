@@ -32,7 +32,7 @@ WITHOUT_CRF = {
 }
 TIMES = {"seconds", "time", "images_per_s", "stage_began"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.precision]
 
 
 class Stopped(BaseException):

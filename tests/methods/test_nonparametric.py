@@ -33,6 +33,8 @@ from segproto.training.procedures.optimise import batch_features
 from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run
 
+pytestmark = pytest.mark.precision
+
 VARIANTS = [("none", "layernorm", "layernorm"), ("channel", "none", "scale"), ("width_legacy", "layernorm", "scale")]
 
 

@@ -22,6 +22,8 @@ from segproto.prototypes.labels import resize_labels
 from segproto.training.procedures.optimise import batch_features
 from segproto.training.progress import Reporter, reporting
 
+pytestmark = pytest.mark.precision
+
 
 def steps(segmenter: Segmenter, config: JointConfig, count: int, data: Batch) -> ClusterLoss:
     loss = ClusterLoss(config)

@@ -40,6 +40,8 @@ from segproto.training.procedures.steps import chosen_images, read_steps
 from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run
 
+pytestmark = pytest.mark.precision
+
 SMALL = [
     "data.scenes.size=48",
     "data.scenes.num_train=6",

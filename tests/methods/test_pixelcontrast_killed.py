@@ -20,6 +20,8 @@ from segproto.training.loop import Loop
 from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
 from segproto.training.runner import run
 
+pytestmark = pytest.mark.precision
+
 SETTINGS = [
     "data.scenes={size: 32, num_train: 4, num_val: 1}",
     "data.augment.crop=32",

@@ -153,6 +153,7 @@ def recipe(*more: str) -> PixelcontrastRecipe:
     return validate_recipe(value, METHOD.recipe)  # type: ignore[return-value]
 
 
+@pytest.mark.precision
 def test_a_run_from_published_products(tmp_path: Path) -> None:
     """Maps, scores and masks of another code, each in its place; what follows is made of them."""
     dataset = build_dataset(recipe().data, "train")

@@ -274,6 +274,7 @@ def test_class_tables():
         assert len(set(table.names)) == len(set(table.colours)) == table.num_classes
 
 
+@pytest.mark.precision
 def test_a_class_without_a_pixel_is_refused_or_dropped(tmp_path):
     """COCO-Stuff's table has 11 classes that no image shows: their prototypes cannot be projected."""
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ SMALL = [
     "encoder.dim=8",
     "encoder.rates=[1,2]",
     "train.batch_size=4",
+    "train.precision=32-true",
     "train.log_every=1",
     "train.validate_every=2",
     "stages.joint.steps=4",

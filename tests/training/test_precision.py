@@ -19,6 +19,8 @@ from segproto.training import precision
 from segproto.training.config import TrainConfig
 from segproto.training.precision import VARIABLE, settle
 
+pytestmark = pytest.mark.precision
+
 AUTO = ("stages.first_steps=2", "stages.second_steps=2", "train.precision=auto", "train.accelerator=cpu")
 
 

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
-import torch
-
 from segproto.errors import ConfigError
 from segproto.training.config import TrainConfig
 
@@ -42,15 +40,20 @@ def settle(config: TrainConfig) -> Settled:
     Raises:
         ConfigError: a value of the variable that is no precision.
     """
-    if config.precision != "auto":
-        return Settled(config.precision, "")
+    return chosen_here(config.accelerator) if config.precision == "auto" else Settled(config.precision, "")
+
+
+def chosen_here(accelerator: str) -> Settled:
+    """What ``auto`` becomes on this machine."""
     wanted = os.environ.get(VARIABLE)
     if wanted:
         if wanted not in get_args(Precision):
             known = "32-true, bf16-mixed or 16-mixed"
             raise ConfigError(f"{VARIABLE} = {wanted!r}: expected {known}; unset it to let the machine decide")
         return Settled(cast(Precision, wanted), f"{VARIABLE} is set to it")
-    if torch.cuda.is_available() and config.accelerator != "cpu":
+    import torch
+
+    if accelerator != "cpu" and torch.cuda.is_available():
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Settled("bf16-mixed", "this GPU computes bfloat16 itself")
         return Settled("16-mixed", "this GPU has no bfloat16")
