@@ -62,6 +62,12 @@ def edit(
 
     Raises:
         ConfigError: nothing to do, no such prototype or group, or ``out`` is taken.
+
+    Examples:
+        >>> import segproto
+        >>> result = segproto.edit("runs/em", drop=[3], out="runs/without", quiet=True)
+        >>> sorted(result["miou"])
+        ['after', 'before', 'change']
     """
     from segproto.data.build import build_dataset
     from segproto.model.artefact import find_model

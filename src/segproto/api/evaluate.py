@@ -66,6 +66,12 @@ def evaluate(
         ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file``,
         ``trained_in`` (the precision of the training; None if the model does not say) and, if asked for, ``crf`` (the
         figures after it), ``test_images`` (how many) and ``interpretability``.
+
+    Examples:
+        >>> import segproto
+        >>> scores = segproto.evaluate("runs/em", quiet=True)
+        >>> 0 <= scores["miou"] <= 1
+        True
     """
     from segproto.api.interpretability import (
         changes_data,

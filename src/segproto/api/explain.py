@@ -33,6 +33,14 @@ def explain(
         region: (y0, x0, y1, x1) in pixels, for large images.
         max_pixels: larger images are refused; None = 2^28.
         device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
+
+    Examples:
+        >>> import segproto
+        >>> why = segproto.explain("runs/em", "image.png", out="why")
+        >>> spot = why.pixel(10, 20)
+        >>> shares = sum(part.contribution for part in spot.prototypes) + spot.others + spot.offset
+        >>> abs(shares - spot.logit) < 1e-3
+        True
     """
     from segproto.data.images import MAX_PIXELS
     from segproto.model.explain import explain as explain_image

@@ -20,6 +20,13 @@ def load(path: PathLike, *, stage: str | None = None) -> Segmenter:
 
     Raises:
         WeightsError: no complete model there.
+
+    Examples:
+        >>> import segproto
+        >>> model = segproto.load("runs/em")
+        >>> mask = model.predict("image.png")
+        >>> mask.dtype, mask.ndim
+        (torch.uint8, 2)
     """
     from segproto.model.segmenter import Segmenter
     from segproto.runs.folder import model_folder

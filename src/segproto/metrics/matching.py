@@ -32,6 +32,11 @@ def hungarian(counts: Tensor) -> Matching:
 
     Returns:
         The matching, on the CPU.
+
+    Examples:
+        >>> import torch
+        >>> hungarian(torch.tensor([[1, 40, 5], [50, 3, 10], [2, 0, 0]])).class_of
+        tensor([1, 0, 2])
     """
     table = counts.cpu()
     classes, categories = table.shape

@@ -26,6 +26,15 @@ def confusion_matrix(pred: Tensor, target: Tensor, num_classes: int, ignore_inde
 
     Raises:
         ValueError: if shapes differ, or a counted pixel lies outside 0..C-1.
+
+    Examples:
+        >>> import torch
+        >>> confusion = confusion_matrix(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 255]), num_classes=2)
+        >>> confusion
+        tensor([[1, 1],
+                [0, 1]])
+        >>> segmentation_scores(confusion).iou
+        (0.5, 0.5)
     """
     if pred.shape != target.shape:
         raise ValueError(f"prediction is {tuple(pred.shape)}, target is {tuple(target.shape)}; expected equal shapes")

@@ -47,6 +47,14 @@ def majority_vote(
 
     Returns:
         int64 (B, H, W) pseudo labels.
+
+    Examples:
+        >>> import torch
+        >>> predictions = torch.tensor([[[3, 3, 1], [0, 2, 2]]])
+        >>> regions = torch.tensor([[[1, 1, 1], [0, 2, 2]]])
+        >>> majority_vote(predictions, regions, num_classes=4)
+        tensor([[[  3,   3,   3],
+                 [255,   2,   2]]])
     """
     images = torch.arange(len(regions), device=regions.device)[:, None, None]
     slots = images * (most + 1) + regions

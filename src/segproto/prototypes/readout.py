@@ -17,6 +17,12 @@ def initial_readout(class_of_unit: Tensor, num_classes: int, on: float = 1.0, of
 
     Returns:
         (C, U) float32.
+
+    Examples:
+        >>> import torch
+        >>> initial_readout(torch.tensor([0, 0, 1]), num_classes=2)
+        tensor([[ 1.0000,  1.0000, -0.5000],
+                [-0.5000, -0.5000,  1.0000]])
     """
     own = class_of_unit == torch.arange(num_classes, device=class_of_unit.device)[:, None]
     return torch.where(own, on, off).to(torch.float32)

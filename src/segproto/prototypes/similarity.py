@@ -35,6 +35,15 @@ def squared_distances(features: Tensor, vectors: Tensor, scale_ranges: Sequence[
 
     Raises:
         ValueError: if the features do not have S*D channels.
+
+    Examples:
+        Two scales of two channels each, a prototype in each, one cell:
+
+        >>> import torch
+        >>> features = torch.tensor([0.1, 0.2, 0.8, 0.9]).view(1, 4, 1, 1)
+        >>> vectors = torch.tensor([[0.1, 0.2], [0.8, 0.4]])
+        >>> squared_distances(features, vectors, [(0, 1), (1, 2)]).flatten()
+        tensor([0.0000, 0.2500])
     """
     _, channels, height, width = features.shape
     if channels != len(scale_ranges) * vectors.shape[1]:

@@ -20,6 +20,11 @@ def project_simplex(v: Tensor, dim: int = -1, mask: Tensor | None = None) -> Ten
 
     Returns:
         Same shape and dtype as ``v``; no gradient flows.
+
+    Examples:
+        >>> import torch
+        >>> project_simplex(torch.tensor([0.5, 0.25, -0.25, 1.0]))
+        tensor([0.2500, 0.0000, 0.0000, 0.7500])
     """
     values = v.detach().to(torch.float64).movedim(dim, -1)
     valid = torch.ones_like(values, dtype=torch.bool) if mask is None else mask.expand(v.shape).movedim(dim, -1)

@@ -46,6 +46,14 @@ def balanced_assignment(
 
     Returns:
         Q (N, K), float32 (float64 for float64 input): rows sum to 1, void rows are 0.
+
+    Examples:
+        Four pixels of one class, three prototypes, which are shared out evenly:
+
+        >>> import torch
+        >>> similarity = torch.tensor([[0.9, 0.8, 0.1], [0.7, 0.75, 0.2], [0.85, 0.4, 0.3], [0.6, 0.65, 0.62]])
+        >>> balanced_assignment(similarity, torch.zeros(4, dtype=torch.int64), num_classes=1).argmax(1)
+        tensor([1, 1, 0, 2])
     """
     with exact_float32(own.device):
         void = (classes == num_classes)[:, None]

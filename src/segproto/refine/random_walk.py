@@ -25,6 +25,16 @@ def random_walk(scores: Tensor, affinities: Tensor, pairs: Pairs, *, beta: float
 
     Returns:
         (N, K, h, w) float32; a score's range is kept.
+
+    Examples:
+        Three cells in a row; the first two belong together, the third does not:
+
+        >>> import torch
+        >>> from segproto.refine.affinity import affinity, cell_pairs
+        >>> pairs = cell_pairs(1, 3, radius=2)
+        >>> values = affinity(torch.tensor([0.0, 0.0, 9.0]).view(1, 1, 1, 3), pairs)
+        >>> random_walk(torch.tensor([1.0, 0.0, 0.0]).view(1, 1, 1, 3), values, pairs).flatten().round(decimals=4)
+        tensor([0.5000, 0.5000, 0.0000])
     """
     n, k, h, w = scores.shape
     neighbours, weights = transitions(affinities.float(), pairs, beta)
