@@ -233,11 +233,11 @@ def test_the_report_shows_every_step(finished: Path) -> None:
         assert torch.equal(pictures["cut"], torch.where(cams["maps"].float().amax(0) > threshold, best, 0))
     classes = Segmenter.load(finished).classes
     item = step_cases(finished, classes)[1]
-    truth, mask = images[names[2]]["truth"].numpy(), images[names[2]]["mask"].numpy()
+    truth, mask = images[names[1]]["truth"].numpy(), images[names[1]]["mask"].numpy()
     seen = np.union1d(truth, mask)
     iou = [((truth == c) & (mask == c)).sum() / ((truth == c) | (mask == c)).sum() for c in seen]
     assert item["steps"][-1]["iou"] == pytest.approx(np.mean(iou))
-    walk = images[names[2]]["walk"].numpy()
+    walk = images[names[1]]["walk"].numpy()
     moved = item["steps"][-1]["change"]
     assert moved["better"] == pytest.approx(((walk != truth) & (mask == truth)).mean())
     assert moved["worse"] == pytest.approx(((walk == truth) & (mask != truth)).mean())
