@@ -9,19 +9,26 @@ from typing import Any
 import safetensors
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
 from segproto.files import fill_tensors, fresh_folder, old_of, sums
+from segproto.files.documents import checked, read_checked, read_json
+from segproto.files.keys import shown
+from segproto.files.reading import read_bytes, require_ordinary
 from segproto.foreign.allocations import bounded
+from segproto.model.description import Description, Sources
 from segproto.model.forgotten import read_forgotten
+from segproto.model.head import Head
 from segproto.model.heads import build_head
 from segproto.model.provenance import Provenance
 from segproto.model.segmenter import Segmenter
 from segproto.model.soundness import require_sound
 
+MOST_OF_A_PATCH = 2**26  # bytes
 FORMAT, VERSION = "segproto-model", 1
 PICTURES = ("prototypes/*.png", "prototypes/*.jpg")  # of single patches, or of images that patches are cut from
 HOLDS = ("model.json", "model.safetensors", "prototypes.json", *PICTURES, "README.md", "edit.json", sums.NAME)
@@ -94,37 +101,68 @@ def load(folder: Path) -> Segmenter:
     """
     folder = find_model(Path(folder))
     sums.check_sums(folder, f"bring it back from a copy; if you changed it on purpose, remove {folder / sums.NAME}")
-    try:
-        value = json.loads((folder / "model.json").read_text())
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{folder}: model.json or model.safetensors cannot be read ({error})") from error
-    if value.get("format") != FORMAT or value.get("version", 0) > VERSION:
-        found = f"{value.get('format')!r} version {value.get('version')}"
-        raise WeightsError(f"{folder}/model.json: expected {FORMAT} version <= {VERSION}, found {found}")
-    try:
-        with bounded(f"{folder}/model.json", sum(tensor.nbytes for tensor in tensors.values())):
-            model = build(folder, value)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{folder}/model.json: describes no model ({reason})") from error
+    file = folder / "model.json"
+    value = read_json(file, WeightsError)
+    if not isinstance(value, dict):
+        raise WeightsError(f"{file}: expected an object, found {shown(value)}")
+    version = value.get("version", 0)
+    if value.get("format") != FORMAT or not isinstance(version, int) or version > VERSION:
+        found = f"{shown(value.get('format'))} version {shown(value.get('version'))}"
+        raise WeightsError(f"{file}: expected {FORMAT} version <= {VERSION}, found {found}")
+    known, tensors = checked(value, Description, file, WeightsError), read_tensors(folder / "model.safetensors")
+    with bounded(file, sum(tensor.nbytes for tensor in tensors.values())):
+        model = build(file, known)
     check_keys(folder, {k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors)
     if (folder / "prototypes.json").exists():
-        model.provenance = Provenance.from_json(json.loads((folder / "prototypes.json").read_text()))
+        sources = read_checked(folder / "prototypes.json", Sources, WeightsError)
+        model.provenance = Provenance.from_json(sources.model_dump())
     require_sound(model, tensors, folder)
     model.load_state_dict(tensors)
     read_forgotten(model, value)
-    model.patches = {f"prototypes/{p.name}": p.read_bytes() for p in sorted(folder.glob("prototypes/*.[pj][np]g"))}
+    model.patches = {f"prototypes/{p.name}": read_patch(p) for p in sorted(folder.glob("prototypes/*.[pj][np]g"))}
     return model.eval()
 
 
-def build(folder: Path, value: dict[str, Any]) -> Segmenter:
-    """The model that ``model.json`` of a folder describes, without its weights."""
-    encoder = build_encoder(encoder_config(folder, value["encoder"]), load_weights=False)
-    norm = value["preprocessing"]
-    if encoder.normalisation != (tuple(norm["mean"]), tuple(norm["std"])):
-        encoder.normalisation = type(encoder.normalisation)(tuple(norm["mean"]), tuple(norm["std"]))
-    return Segmenter(encoder, build_head(value["head"]), ClassTable.from_json(value["classes"]), card=value["card"])
+def build(file: Path, known: Description) -> Segmenter:
+    """The model that ``model.json`` describes, without its weights."""
+    encoder = build_encoder(encoder_config(file.parent, known.encoder), load_weights=False)
+    norm = known.preprocessing.mean, known.preprocessing.std
+    if encoder.normalisation != norm:
+        encoder.normalisation = type(encoder.normalisation)(*norm)
+    classes = ClassTable.from_json(known.classes.model_dump())
+    return Segmenter(encoder, described_head(file, known.head), classes, card=known.card)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
+    require_ordinary(path, WeightsError)
+    try:
+        found: dict[str, Tensor] = load_file(path)
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read ({error})") from error
+    return found
+
+
+def read_patch(path: Path) -> bytes:
+    """The picture of a prototype's patch, as it is stored."""
+    return read_bytes(path, MOST_OF_A_PATCH, WeightsError)
+
+
+def described_head(file: Path, value: dict[str, Any]) -> Head:
+    """The head that ``model.json`` describes.
+
+    Raises:
+        WeightsError: an unknown kind, or settings that it does not take.
+    """
+    try:
+        return build_head(value)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise WeightsError(f"{file}: its head describes no model ({reason})") from error
 
 
 def encoder_config(folder: Path, value: dict[str, Any]) -> EncoderConfig:
@@ -139,7 +177,7 @@ def encoder_config(folder: Path, value: dict[str, Any]) -> EncoderConfig:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("encoder", *first["loc"]))
         hint = "what is not shipped must be registered before a model is loaded (docs/extend/encoder.md)"
-        raise WeightsError(f"{folder}/model.json: {key} = {first['input']!r}: {first['msg']}; {hint}") from None
+        raise WeightsError(f"{folder}/model.json: {key} = {shown(first['input'])}: {first['msg']}; {hint}") from None
 
 
 def find_model(folder: Path) -> Path:

@@ -8,9 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from segproto.data.suffixes import IMAGE_SUFFIXES
+from pydantic import BaseModel
+
+from segproto.data.suffixes import IMAGE_SUFFIXES, is_picture
 from segproto.errors import DataError, WeightsError
+from segproto.files import documents
+from segproto.files.reading import read_text
 from segproto.files.walking import paths_below
+from segproto.runs.records import Figures, Finished, Line, Record, Settings
 
 
 def run_of(target: Path) -> Path | None:
@@ -46,7 +51,7 @@ def images_below(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder; expected an image or a folder of images")
-    found = [p for p in paths_below(path) if p.suffix.lower() in IMAGE_SUFFIXES]
+    found = [p for p in paths_below(path) if is_picture(p)]
     if not found:
         raise DataError(f"{path}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found
@@ -120,6 +125,7 @@ class Run:
         value = read_yaml(self.path / "recipe.yaml")
         if not isinstance(value, dict):
             raise DataError(f"{self.path}/recipe.yaml: expected sections (method, data, encoder, train ...)")
+        documents.checked(value, Settings, self.path / "recipe.yaml")
         return value
 
     @property
@@ -134,32 +140,41 @@ class Run:
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
         """The results that procedures and optimising stages left, in the order they ended (also in a copied run)."""
-        finished = read_json(self.path / "checkpoints" / "finished.json") or {}
+        finished = read_json(self.path / "checkpoints" / "finished.json", Finished) or {}
         order = {name: place for place, name in enumerate(finished.get("stages", {}))}
 
         def place(file: Path) -> tuple[int, int, Path]:
             return order.get(file.parent.name, len(order)), file.stat().st_mtime_ns, file
 
         files = sorted(self.path.glob("stages/*/result.json"), key=place)
-        return [{"stage": file.parent.name, **(read_json(file) or {})} for file in files]
+        return [{"stage": file.parent.name, **(read_json(file, Figures) or {})} for file in files]
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a last line cut off by a crash is left out."""
+        """The lines of ``metrics.jsonl``; a last line cut off by a crash is left out.
+
+        Raises:
+            DataError: another line is damaged; it is named.
+        """
         file = self.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        lines = read_text(file).splitlines() if os.path.lexists(file) else []
         found = []
-        for line in lines:
+        for number, line in enumerate(lines, 1):
+            source = f"{file}, line {number}"
             try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
+                value = documents.parse_json(line, source)
+            except DataError:
+                if number == len(lines):
+                    break
+                raise
+            documents.checked(value, Line, source)
+            found.append(value)
         return found
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """The validation figures of the last model: what ``evaluate`` wrote, else the last stage's; or empty."""
-        written = read_json(self.path / "evaluation" / "val.json")
+        written = read_json(self.path / "evaluation" / "val.json", Figures)
         if written:
             return written
         scored = [stage for stage in self.stages if stage.get("miou") is not None]
@@ -168,7 +183,7 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """Time the run took, interruptions not counted; None before its end."""
-        finished = read_json(self.path / "checkpoints" / "finished.json") or {}
+        finished = read_json(self.path / "checkpoints" / "finished.json", Finished) or {}
         return finished.get("seconds")
 
     def figures(self) -> dict[str, Any]:
@@ -193,16 +208,19 @@ class Run:
         return [{"words": words[key], "miou": stage[key]} for stage in self.stages for key in words if key in stage]
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None if the file is not there.
+def read_json(path: Path, schema: type[BaseModel] = Record) -> dict[str, Any] | None:
+    """A JSON object as it is written, None if the file is not there.
+
+    Args:
+        path: the file.
+        schema: what is expected of it.
 
     Raises:
-        DataError: the file is no JSON.
+        DataError: the file is no JSON, or other than the schema says; the key is named.
     """
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); write it again by running its command") from error
-    return value
+    value = documents.read_json(path)
+    documents.checked(value, schema, path, advice="write it again by running its command")
+    found: dict[str, Any] = value
+    return found
