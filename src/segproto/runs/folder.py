@@ -6,16 +6,15 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from segproto.data.suffixes import IMAGE_SUFFIXES, is_picture
 from segproto.errors import DataError, WeightsError
-from segproto.files import documents
 from segproto.files.reading import read_text
 from segproto.files.walking import paths_below
-from segproto.runs.records import Figures, Finished, Line, Record, Settings
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 def run_of(target: Path) -> Path | None:
@@ -120,7 +119,9 @@ class Run:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe."""
+        from segproto.files import documents
         from segproto.files.yaml_text import read_yaml
+        from segproto.runs.records import Settings
 
         value = read_yaml(self.path / "recipe.yaml")
         if not isinstance(value, dict):
@@ -140,6 +141,8 @@ class Run:
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
         """The results that procedures and optimising stages left, in the order they ended (also in a copied run)."""
+        from segproto.runs.records import Figures, Finished
+
         finished = read_json(self.path / "checkpoints" / "finished.json", Finished) or {}
         order = {name: place for place, name in enumerate(finished.get("stages", {}))}
 
@@ -156,6 +159,9 @@ class Run:
         Raises:
             DataError: another line is damaged; it is named.
         """
+        from segproto.files import documents
+        from segproto.runs.records import Line
+
         file = self.path / "metrics.jsonl"
         lines = read_text(file).splitlines() if os.path.lexists(file) else []
         found = []
@@ -174,6 +180,8 @@ class Run:
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """The validation figures of the last model: what ``evaluate`` wrote, else the last stage's; or empty."""
+        from segproto.runs.records import Figures
+
         written = read_json(self.path / "evaluation" / "val.json", Figures)
         if written:
             return written
@@ -183,6 +191,8 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """Time the run took, interruptions not counted; None before its end."""
+        from segproto.runs.records import Finished
+
         finished = read_json(self.path / "checkpoints" / "finished.json", Finished) or {}
         return finished.get("seconds")
 
@@ -208,19 +218,22 @@ class Run:
         return [{"words": words[key], "miou": stage[key]} for stage in self.stages for key in words if key in stage]
 
 
-def read_json(path: Path, schema: type[BaseModel] = Record) -> dict[str, Any] | None:
+def read_json(path: Path, schema: type[BaseModel] | None = None) -> dict[str, Any] | None:
     """A JSON object as it is written, None if the file is not there.
 
     Args:
         path: the file.
-        schema: what is expected of it.
+        schema: what is expected of it; None = any object.
 
     Raises:
         DataError: the file is no JSON, or other than the schema says; the key is named.
     """
+    from segproto.files import documents
+    from segproto.runs.records import Record
+
     if not os.path.lexists(path):
         return None
     value = documents.read_json(path)
-    documents.checked(value, schema, path, advice="write it again by running its command")
+    documents.checked(value, schema or Record, path, advice="write it again by running its command")
     found: dict[str, Any] = value
     return found
