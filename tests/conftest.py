@@ -84,3 +84,9 @@ def blackbox_run(runs: Path) -> Path:
 def scaleproto_run(runs: Path) -> Path:
     """The grouped prototype model alone."""
     return runs / "scaleproto"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The long run over damaged files is asked for (``-m fuzz``); its slice needs no asking."""
+    if "fuzz" not in config.getoption("markexpr"):
+        items[:] = [item for item in items if item.get_closest_marker("fuzz") is None]
