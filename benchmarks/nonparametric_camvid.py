@@ -24,7 +24,8 @@ from segproto import api
 from segproto.data.base import ClassTable
 from segproto.data.batch import Batch
 from segproto.methods import METHODS
-from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.runs.catalogue import read_recipe
+from segproto.training.recipe import apply_overrides, validate_recipe
 from segproto.training.stage import Optimise
 
 WARM = 0.3  # share of the batches that go to the plain classifier before prototypes take over
@@ -145,7 +146,7 @@ def vocabulary(out: Path, rounds: int = 5) -> None:
             values = ["encoder.dim=64", lr, *([] if score is None else [f"model.score_norm={score}"])]
             if name == "nonparametric":
                 values.append("model.prototypes=10")
-            value = apply_overrides(load_recipe_dict(method.recipes / "scenes.yaml"), values)
+            value = apply_overrides(read_recipe(method.recipes / "scenes.yaml"), values)
             recipe = validate_recipe(value, method.recipe)
             torch.manual_seed(0)
             model = method.build(recipe, ClassTable(tuple(map(str, range(classes))), ((0, 0, 0),) * classes))

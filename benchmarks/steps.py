@@ -17,8 +17,9 @@ import torch
 from segproto.data.base import ClassTable
 from segproto.data.batch import Batch
 from segproto.methods import METHODS
+from segproto.runs.catalogue import read_recipe
 from segproto.training.precision import native_bf16
-from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.recipe import apply_overrides, validate_recipe
 from segproto.training.stage import Optimise
 
 CASES = {
@@ -35,7 +36,7 @@ CLOCK = time.process_time if "--cpu-time" in sys.argv else time.perf_counter
 def step(name: str, recipe_name: str, classes: int, batch: Batch, bf16: bool):
     """One optimiser step of the method's ``joint`` stage, as a function."""
     method = METHODS[name]()
-    value = apply_overrides(load_recipe_dict(method.recipes / f"{recipe_name}.yaml"), ["data.root=."])
+    value = apply_overrides(read_recipe(method.recipes / f"{recipe_name}.yaml"), ["data.root=."])
     recipe = validate_recipe(value, method.recipe)
     table = ClassTable(tuple(map(str, range(classes))), ((0, 0, 0),) * classes)
     model = method.build(recipe, table).to(memory_format=torch.channels_last)

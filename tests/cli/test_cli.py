@@ -18,6 +18,7 @@ from tiny_runs import GROUPS, SMALL
 from segproto import api
 from segproto.cli import main as cli_main
 from segproto.errors import DataError
+from segproto.methods import METHODS
 
 
 @pytest.fixture
@@ -58,6 +59,8 @@ def test_help_takes_less_than_half_a_second_and_no_torch() -> None:
         (["report", "nowhere"], "nowhere: no run there"),
         (["compare", "nowhere"], "nowhere: no run there"),
         (["recipes", "protoseg/scnes"], "did you mean protoseg/scenes?"),
+        (["recipes", "protosg"], "did you mean protoseg?"),
+        (["recipes", "protoseg/scenes", "--data", "em"], "--data em: chooses what is listed"),
         (["data", "verify", "name=scenes", "scenes.num_trin=3"], "did you mean data.scenes.num_train?"),
     ],
 )
@@ -104,6 +107,11 @@ def test_recipes_are_listed_with_a_line_each(cli: Cli) -> None:
     listed = json.loads(cli("recipes", "--json").out)
     assert {"blackbox/scenes", "protoseg/scenes", "scaleproto/scenes", "scaleproto/em"} <= set(listed)
     assert all(listed.values()), "a recipe without a first comment line"
+    lines = cli("recipes", "primaps", "--data", "cityscapes").out.splitlines()
+    assert lines[0] == "primaps"
+    assert len(lines) == 13
+    assert all(line.startswith("  primaps/cityscapes27-") for line in lines[1:])
+    assert [line for line in cli("recipes").out.splitlines() if not line.startswith(" ")] == sorted(METHODS)
     assert "method: scaleproto" in cli("recipes", "scaleproto/scenes").out
 
 

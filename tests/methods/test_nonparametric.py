@@ -29,8 +29,9 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.clustering import cluster_pixels, momentum_update
 from segproto.prototypes.labels import resize_labels
 from segproto.report.gallery import cards
+from segproto.runs.catalogue import read_recipe
 from segproto.training.procedures.optimise import batch_features
-from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.recipe import apply_overrides, validate_recipe
 from segproto.training.runner import run
 
 pytestmark = pytest.mark.precision
@@ -274,7 +275,7 @@ def test_traced_patches_are_the_nearest_and_prototypes_stay(tmp_path: Path) -> N
 
 def test_a_black_box_may_be_the_start(tmp_path: Path) -> None:
     box = METHODS["blackbox"]()
-    value = apply_overrides(load_recipe_dict(box.recipes / "scenes.yaml"), [*SMALL, "stages.joint.steps=1"])
+    value = apply_overrides(read_recipe(box.recipes / "scenes.yaml"), [*SMALL, "stages.joint.steps=1"])
     run(box, validate_recipe(value, box.recipe), tmp_path / "box", quiet=True)
     found = train(tmp_path / "run", f"train.start={tmp_path / 'box'}", "train.stages=[joint]")
     assert isinstance(found.head, NearestHead)

@@ -9,7 +9,8 @@ from segproto.data.augment import augment
 from segproto.data.base import ClassTable
 from segproto.data.config import AugmentConfig
 from segproto.methods import METHODS
-from segproto.training.recipe import Recipe, load_recipe_dict, validate_recipe
+from segproto.runs.catalogue import read_recipe
+from segproto.training.recipe import Recipe, validate_recipe
 from segproto.training.schedule import lr_factor
 
 DATA = {"cityscapes": 19, "ade20k": 150, "coco_stuff": 182}
@@ -18,7 +19,7 @@ WIDTHS = {"hrnet48": 720, "resnet101": 512, "swin_b": 512, "mit_b4": 768}
 
 def recipe(method: str, name: str) -> Recipe:
     found = METHODS[method]()
-    return validate_recipe(load_recipe_dict(found.recipes / f"{name}.yaml"), found.recipe)
+    return validate_recipe(read_recipe(found.recipes / f"{name}.yaml"), found.recipe)
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,9 @@ from segproto.refine.affinity import cell_pairs
 from segproto.refine.random_walk import dense_affinity
 from segproto.report.steps import step_cases
 from segproto.report.wording import warnings
+from segproto.runs.catalogue import read_recipe
 from segproto.training.procedures.steps import chosen_images, read_steps
-from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.recipe import apply_overrides, validate_recipe
 from segproto.training.runner import run
 
 pytestmark = pytest.mark.precision
@@ -61,7 +62,7 @@ SMALL = [
 
 
 def recipe(*more: str, name: str = "scenes") -> PixelcontrastRecipe:
-    value = apply_overrides(load_recipe_dict(METHOD.recipes / f"{name}.yaml"), [*SMALL, *more])
+    value = apply_overrides(read_recipe(METHOD.recipes / f"{name}.yaml"), [*SMALL, *more])
     found = validate_recipe(value, METHOD.recipe)
     assert isinstance(found, PixelcontrastRecipe)
     return found
@@ -190,7 +191,7 @@ def test_images_with_tags_alone(tmp_path: Path) -> None:
     (root / "tags.csv").write_text("".join(f"{name}.png,{names[1 + i % 2]}\n" for i, name in enumerate(scenes.names)))
     data = f"data={{name: folder, root: {root}, labels: null, augment: {{crop: 48}}}}"
     more = [setting for setting in SMALL if not setting.startswith("data.")]
-    value = apply_overrides({**load_recipe_dict(METHOD.recipes / "scenes.yaml"), "data": {}}, [*more, data])
+    value = apply_overrides({**read_recipe(METHOD.recipes / "scenes.yaml"), "data": {}}, [*more, data])
     with pytest.raises(DataError, match="mask is void everywhere, so the image has no tag"):
         run(METHOD, validate_recipe(value, METHOD.recipe), tmp_path / "untagged", quiet=True)
     value["tags"] = str(root / "tags.csv")
@@ -520,7 +521,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
 )
 def test_an_interpretable_model_follows(method: str, kind: str, tmp_path: Path) -> None:
     """``then``: the masks made from tags train another method, in the same command."""
-    value = load_recipe_dict(METHOD.recipes.parents[1] / method / "recipes" / "scenes.yaml")
+    value = read_recipe(METHOD.recipes.parents[1] / method / "recipes" / "scenes.yaml")
     value = apply_overrides(value, [s for s in SMALL if s.startswith(("encoder.", "train."))])
     value["data"] = {"augment": {"crop": 48}}
     if method == "nonparametric":
@@ -566,7 +567,7 @@ def test_from_24_tagged_scenes_to_scored_masks(tmp_path: Path) -> None:
     weights = "encoder.weights=$SEGPROTO_DATA/weights/vit_tiny_patch16_224_in1k.safetensors"
 
     def stages(folder: str, *settings: str) -> dict[str, dict[str, Any]]:
-        value = apply_overrides(load_recipe_dict(few), [weights, "train.accelerator=cpu", "train.threads=1", *settings])
+        value = apply_overrides(read_recipe(few), [weights, "train.accelerator=cpu", "train.threads=1", *settings])
         return run(METHOD, validate_recipe(value, METHOD.recipe), tmp_path / folder, quiet=True).stages
 
     alone = stages("baseline", "stages.contrast.contrast=0", "train.stages=[contrast,cams]")
@@ -586,7 +587,7 @@ def test_from_tags_to_scored_masks(tmp_path: Path) -> None:
 
     def stages(folder: str, *settings: str) -> dict[str, dict[str, Any]]:
         value = apply_overrides(
-            load_recipe_dict(one), ["train.accelerator=cpu", "train.threads=1", "data.scenes.num_val=8", *settings]
+            read_recipe(one), ["train.accelerator=cpu", "train.threads=1", "data.scenes.num_val=8", *settings]
         )
         return run(METHOD, validate_recipe(value, METHOD.recipe), tmp_path / folder, quiet=True).stages
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from segproto.methods.pixelcontrast import METHOD, infer
+from segproto.runs.catalogue import read_recipe
 from segproto.training.loop import Loop
-from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.recipe import apply_overrides, validate_recipe
 from segproto.training.runner import run
 
 pytestmark = pytest.mark.precision
@@ -35,7 +36,7 @@ SETTINGS = [
 
 
 def train(out: Path, *, resume: bool = False) -> None:
-    value = apply_overrides(load_recipe_dict(METHOD.recipes / "scenes.yaml"), SETTINGS)
+    value = apply_overrides(read_recipe(METHOD.recipes / "scenes.yaml"), SETTINGS)
     run(METHOD, validate_recipe(value, METHOD.recipe), out, resume=resume, quiet=True)
 
 

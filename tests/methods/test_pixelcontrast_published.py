@@ -28,7 +28,8 @@ from segproto.methods.pixelcontrast.published import (
     published_scores,
     read_published,
 )
-from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.runs.catalogue import read_recipe
+from segproto.training.recipe import apply_overrides, validate_recipe
 from segproto.training.runner import run
 
 VOC = read_classes(EXAMPLES / "voc.yaml").labels.table
@@ -149,7 +150,7 @@ SMALL = [
 
 
 def recipe(*more: str) -> PixelcontrastRecipe:
-    value = apply_overrides(load_recipe_dict(METHOD.recipes / "scenes.yaml"), [*SMALL, *more])
+    value = apply_overrides(read_recipe(METHOD.recipes / "scenes.yaml"), [*SMALL, *more])
     return validate_recipe(value, METHOD.recipe)  # type: ignore[return-value]
 
 

@@ -29,9 +29,10 @@ from segproto.methods.pixelcontrast.infer import image_cams
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead, TapHead
 from segproto.refine.seam import to_size, view_losses
+from segproto.runs.catalogue import read_recipe
 from segproto.training.procedures.config import LearningRates, OptimiseConfig
 from segproto.training.procedures.optimise import parameter_groups, set_mode
-from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.recipe import apply_overrides, validate_recipe
 from segproto.training.schedule import build_optimiser, lr_factor, set_lr
 from segproto.training.stage import Optimise, ParamGroup
 
@@ -40,7 +41,7 @@ IMAGES = 10_582  # of train_aug
 
 def recipe(name: str, *more: str, method: str = "pixelcontrast") -> Any:
     entry = METHODS[method]()
-    return validate_recipe(apply_overrides(load_recipe_dict(entry.recipes / f"{name}.yaml"), more), entry.recipe)
+    return validate_recipe(apply_overrides(read_recipe(entry.recipes / f"{name}.yaml"), more), entry.recipe)
 
 
 @pytest.mark.parametrize("name", ["voc-seam", "voc-seam-published", "voc-seam-baseline", "voc-seam-baseline-published"])

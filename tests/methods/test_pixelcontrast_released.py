@@ -23,7 +23,8 @@ from segproto.methods.pixelcontrast.contrast import ContrastLoss, PairLoss
 from segproto.methods.pixelcontrast.products import save_scores
 from segproto.methods.pixelcontrast.tagged import averaged_labels, with_positions
 from segproto.refine.affinity import cell_pairs, pair_labels
-from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.runs.catalogue import read_recipe
+from segproto.training.recipe import apply_overrides, validate_recipe
 
 SIZE = (44, 52)
 
@@ -47,7 +48,7 @@ def plain(image: Tensor) -> Tensor:
 
 
 def recipe(name: str, *more: str) -> PixelcontrastRecipe:
-    found = validate_recipe(apply_overrides(load_recipe_dict(METHOD.recipes / f"{name}.yaml"), more), METHOD.recipe)
+    found = validate_recipe(apply_overrides(read_recipe(METHOD.recipes / f"{name}.yaml"), more), METHOD.recipe)
     assert isinstance(found, PixelcontrastRecipe)
     return found
 

@@ -28,7 +28,8 @@ from segproto.methods.primaps.proposed import pack, unpack
 from segproto.methods.primaps.student import blurred, changed, gray, recoloured, turned
 from segproto.model.direction_head import DirectionBank, DirectionHead, TeacherHead
 from segproto.model.segmenter import Segmenter
-from segproto.training.recipe import apply_overrides, load_recipe_dict, validate_recipe
+from segproto.runs.catalogue import read_recipe
+from segproto.training.recipe import apply_overrides, validate_recipe
 from segproto.training.runner import run
 
 TINY = [
@@ -50,7 +51,7 @@ TINY = [
 
 def recipe(*overrides: str) -> Any:
     method = METHODS["primaps"]()
-    value = apply_overrides(load_recipe_dict(method.recipes / "scenes.yaml"), [*TINY, *overrides])
+    value = apply_overrides(read_recipe(method.recipes / "scenes.yaml"), [*TINY, *overrides])
     return validate_recipe(value, method.recipe)
 
 
@@ -199,7 +200,7 @@ def test_settings_that_make_no_sense(value: str, words: str) -> None:
 
 def test_labels_are_asked_of_label_free_data_in_words() -> None:
     method = METHODS["primaps"]()
-    value = load_recipe_dict(method.recipes / "folder.yaml")
+    value = read_recipe(method.recipes / "folder.yaml")
     for override, words in (
         ("stages.em.probe=true", "has none"),
         ("stages.found.selection=oracle", "has none"),
@@ -211,7 +212,7 @@ def test_labels_are_asked_of_label_free_data_in_words() -> None:
 
 def test_the_number_of_categories_is_asked_for() -> None:
     method = METHODS["primaps"]()
-    value = apply_overrides(load_recipe_dict(method.recipes / "folder.yaml"), ["data.root=photos"])
+    value = apply_overrides(read_recipe(method.recipes / "folder.yaml"), ["data.root=photos"])
     with pytest.raises(ConfigError, match="num_classes=8"):
         method.build(validate_recipe(value, method.recipe), ClassTable((), ()))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from segproto.methods import METHODS
-from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
+from segproto.runs.catalogue import read_recipe
+from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
 
 SMALL = [
     "data.scenes.size=48",
@@ -23,7 +24,7 @@ SMALL = [
 def two_steps(name: str) -> Recipe:
     """The method's recipe for scenes, each of its stages cut to two steps."""
     method = METHODS[name]()
-    value = apply_overrides(load_recipe_dict(method.recipes / "scenes.yaml"), SMALL)
+    value = apply_overrides(read_recipe(method.recipes / "scenes.yaml"), SMALL)
     for stage in value["stages"].values():
         if "steps" in stage:
             stage["steps"] = 2

@@ -24,6 +24,7 @@ from segproto.model.heads import NearestHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.cosine_bank import CosineBank
+from segproto.runs.catalogue import read_recipe
 from segproto.training.loop import Loop
 from segproto.training.procedures.config import LearningRates, OptimiseConfig, ProjectConfig, PruneConfig, SeedConfig
 from segproto.training.procedures.optimise import optimise_stage, trained_backbone
@@ -31,7 +32,7 @@ from segproto.training.procedures.projection import of_others, project, searched
 from segproto.training.procedures.pruning import prune
 from segproto.training.procedures.seeding import begin_linear, begin_prototypes, seed
 from segproto.training.procedures.subset import Subset
-from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, validate_recipe
+from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 
 TINY = ["encoder.width=2", "encoder.dim=4", "encoder.rates=[1,2]"]
@@ -40,7 +41,7 @@ TABLE = ClassTable(("a", "b", "c"), ((0, 0, 0), (90, 0, 0), (0, 90, 0)))
 
 def shipped(method: str, *overrides: str, name: str = "scenes") -> Recipe:
     entry = METHODS[method]()
-    value = apply_overrides(load_recipe_dict(entry.recipes / f"{name}.yaml"), overrides)
+    value = apply_overrides(read_recipe(entry.recipes / f"{name}.yaml"), overrides)
     return validate_recipe(value, entry.recipe)
 
 

@@ -10,7 +10,9 @@ from training_tiny import RECIPE, TinyRecipe, recipe
 
 from segproto.errors import ConfigError
 from segproto.methods import METHODS
-from segproto.training.recipe import apply_overrides, dump_recipe, load_recipe_dict, resolved, validate_recipe
+from segproto.runs.catalogue import read_recipe
+from segproto.training.recipe import apply_overrides, dump_recipe, resolved, validate_recipe
+from segproto.training.recipe_files import load_recipe_dict
 
 
 def test_overrides_are_yaml_and_leave_the_original_alone() -> None:
@@ -99,4 +101,4 @@ def test_the_resolved_recipe_says_everything_and_reads_back(tmp_path: Path, monk
 def test_shipped_recipes_are_valid(name: str) -> None:
     method = METHODS[name]()
     for path in sorted(method.recipes.glob("*.yaml")):
-        assert validate_recipe(load_recipe_dict(path), method.recipe).method == name
+        assert validate_recipe(read_recipe(path), method.recipe).method == name

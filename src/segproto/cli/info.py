@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -10,25 +11,33 @@ import typer
 from segproto.cli.arguments import Json, Quiet
 from segproto.cli.options import settings
 from segproto.cli.show import percent, print_json, print_table, say
+from segproto.errors import ConfigError
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="METHOD|RECIPE", help="A method's recipes alone, or one recipe's YAML.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Recipes for this data set alone, as in --data cityscapes.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the shipped recipes, or print one."""
+    """List the shipped recipes by method, or print one."""
     from segproto import api
 
-    if name is not None:
+    if name is not None and ("/" in name or "." in name):
+        if data is not None:
+            raise ConfigError(f"--data {data}: chooses what is listed; leave it out to print a recipe")
         print(api.recipe_text(name), end="")  # as it was shipped
         return
-    found = api.recipes()
+    found = api.recipes(method=name, data=data)
     if as_json:
         print_json(found)
         return
     width = max(len(key) for key in found)
-    for key, line in found.items():
-        say(f"{key:<{width}}  {line}")
+    for method, keys in groupby(found, key=lambda key: key.split("/")[0]):
+        say(method)
+        for key in keys:
+            say(f"  {key:<{width}}  {found[key]}")
 
 
 def data_verify(

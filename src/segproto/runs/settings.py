@@ -12,11 +12,12 @@ from segproto.data.config import DataConfig
 from segproto.errors import ConfigError, DataError
 from segproto.files.keys import explain_error
 from segproto.methods import METHODS
-from segproto.runs.catalogue import find_recipe
+from segproto.runs.catalogue import read_recipe
 from segproto.runs.folder import read_json, run_of
 from segproto.table import nearest
 from segproto.training.method import Method
-from segproto.training.recipe import Recipe, apply_overrides, load_recipe_dict, merge, validate_recipe
+from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
+from segproto.training.recipe_files import load_recipe_dict, merge
 
 
 def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Method[Any], Recipe]:
@@ -30,7 +31,7 @@ def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence
     Raises:
         ConfigError: unknown recipe, method or key.
     """
-    value = apply_overrides(merge(load_recipe_dict(find_recipe(recipe)), dict(sections)), overrides)
+    value = apply_overrides(merge(read_recipe(recipe), dict(sections)), overrides)
     name = value.get("method")
     if name not in METHODS:
         raise ConfigError(f"method = {name!r} in {recipe} is unknown; {nearest(str(name), METHODS)}")

@@ -9,7 +9,8 @@ from typing import Any
 
 from segproto.errors import ConfigError, SegprotoError
 from segproto.files import disk_errors, sync_file
-from segproto.training.recipe import Recipe, dump_recipe, load_recipe_dict, resolved, validate_recipe
+from segproto.training.recipe import Recipe, dump_recipe, resolved, validate_recipe
+from segproto.training.recipe_files import load_recipe_dict
 
 OWN = ("recipe.yaml", "data.json", "metrics.jsonl", "checkpoints", "stages", "model")
 # What may differ on --resume: it changes where and how visibly a run goes on, not what comes out of it.

@@ -1,4 +1,4 @@
-"""Recipes: read from YAML, overridden by ``key=value``, checked, and written back resolved."""
+"""Recipes: overridden by ``key=value``, checked, and written back resolved."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from segproto.data.config import DataConfig
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError
 from segproto.files.keys import explain_error, shown
-from segproto.files.yaml_text import parse_yaml, read_yaml
+from segproto.files.yaml_text import parse_yaml
 from segproto.training.config import TrainConfig
+from segproto.training.recipe_files import merge
 
 LARGEST = 10**12  # of any number in a recipe
-MAX_BASES = 8  # a longer chain of ``base`` is a cycle
 
 
 class Recipe(BaseModel):
@@ -43,42 +43,6 @@ class Recipe(BaseModel):
 
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
-
-
-def load_recipe_dict(source: Path | str) -> dict[str, Any]:
-    """Reads a recipe, merged over the file its ``base`` names (relative to the recipe), if any.
-
-    Args:
-        source: a file, or the text of a recipe (recognised by a line break or a colon and space).
-
-    Raises:
-        ConfigError: no such file, not YAML, or not a mapping.
-    """
-    return _load(source, MAX_BASES)
-
-
-def _load(source: Path | str, depth: int) -> dict[str, Any]:
-    is_text = isinstance(source, str) and ("\n" in source or ": " in source)
-    name = "recipe" if is_text else str(source)
-    value = parse_yaml(str(source), name) if is_text else read_yaml(Path(source), ConfigError)
-    if not isinstance(value, dict):
-        raise ConfigError(f"{name}: expected a mapping of sections (method, data, encoder, train ...)")
-    base = value.pop("base", None)
-    if base is None:
-        return value
-    if depth == 0:
-        raise ConfigError(f"{name}: base {base!r} leads back to itself")
-    folder = Path() if is_text else Path(source).parent
-    return merge(_load(folder / base, depth - 1), value)
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``over``; mappings are merged at any depth, everything else is replaced."""
-    result = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merge(result[key], value) if both else value
-    return result
 
 
 def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
