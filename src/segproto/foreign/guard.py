@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 from segproto.errors import WeightsError
@@ -14,7 +15,7 @@ from segproto.foreign.records import Refusal
 # What damaged bytes can raise in the standard library's parsers, numpy's and torch's.
 DAMAGE = (
     Refusal, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, MemoryError,
-    RecursionError, RuntimeError, NotImplementedError, struct.error, zipfile.BadZipFile,
+    RecursionError, RuntimeError, NotImplementedError, struct.error, zipfile.BadZipFile, SyntaxError, TokenError,
 )  # fmt: skip
 
 
