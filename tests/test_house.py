@@ -91,6 +91,43 @@ def test_what_others_wrote_is_opened_in_one_place_each() -> None:
             assert not where or file == ROOT / "src/segproto" / where, f"{file}:{call.lineno} {name}"
 
 
+WRITES = {"write_text", "write_bytes", "unlink", "rmtree", "rmdir", "rename", "touch", "symlink_to", "hardlink_to"}
+WRITING = {"os.replace", "os.remove", "os.truncate", "save_file", "mkdtemp"} | {
+    f"shutil.{name}" for name in ("move", "copy", "copy2", "copyfile", "copytree")
+}
+ALLOWED = {
+    "training/journal.py self.path.open",  # a run's journal grows line by line
+    "training/journal.py os.truncate",
+}
+
+
+def writes(name: str, call: ast.Call) -> bool:
+    """Whether a call writes, moves or removes a file by its name, or a picture or arrays into anything but a file."""
+    attribute = name.rpartition(".")[2]
+    if (
+        (attribute in WRITES and attribute != name)
+        or name in WRITING
+        or (attribute == "replace" and len(call.args) == 1 and not call.keywords)
+    ):
+        return True
+    texts = [a.value for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Constant)]
+    if attribute == "open" and "fileobj" not in {k.arg for k in call.keywords}:
+        return any(isinstance(t, str) and re.fullmatch("[rwxabt+]{1,3}", t) and set(t) & set("wxa+") for t in texts)
+    drawn = attribute in {"savefig", "savez", "savez_compressed"}
+    drawn = drawn or (attribute == "save" and bool({"PNG", "JPEG"} & {*texts}))
+    return drawn and ast.unparse(call.args[0]) not in {"file", "buffer"}
+
+
+def test_only_one_room_writes_files() -> None:
+    """All writing goes through ``segproto.files``, which refuses to harm what is not ours."""
+    found = set()
+    for file in SOURCES:
+        place = file.relative_to(ROOT / "src" / "segproto").as_posix()
+        if not place.startswith("files/"):
+            found |= {f"{place} {name}" for name, call in calls(ast.parse(file.read_text())) if writes(name, call)}
+    assert found == ALLOWED
+
+
 def test_importing_segproto_costs_nothing() -> None:
     code = "import sys, segproto; dir(segproto); assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

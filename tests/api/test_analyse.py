@@ -22,6 +22,7 @@ from segproto.evaluation.analyses.failures import failure_json, find_failures, w
 from segproto.evaluation.analyses.nearest_patches import nearest_patches
 from segproto.evaluation.analyses.nearest_prototypes import nearest_prototypes
 from segproto.evaluation.analyses.sample_maps import sample_maps
+from segproto.files import mark
 from segproto.model.explain import explain
 
 HEIGHT, WIDTH = 24, 32
@@ -224,6 +225,7 @@ def test_every_analysis_leaves_arrays_pictures_and_json(runs: Path, tmp_path: Pa
         written = [json.loads(file.read_text()) for file in sorted((tmp_path / what).rglob("analysis.json"))]
         assert len(list((tmp_path / what).rglob("arrays.safetensors"))) == len(written) >= 1
         plain = json.loads(json.dumps(result))
+        assert [document.pop("made_by") for document in written] == [mark("analysis")] * len(written)
         assert plain.get("cases", [plain]) == written or what == "samples"
         with pytest.raises(ConfigError, match=r"black box|no groups"):
             segproto.analyse(what, runs / "blackbox", out=tmp_path / "none", **chosen)

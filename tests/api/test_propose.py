@@ -23,6 +23,7 @@ from segproto.data.unlabelled import ImageFolder
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, DataError
+from segproto.files import writing
 from segproto.refine.crf import dense_crf
 from segproto.refine.regions import SETTINGS, refine_regions
 from segproto.training.procedures.propose import ProposeConfig, image_proposals, shorter_side
@@ -98,7 +99,8 @@ def test_what_is_there_is_kept_and_leftovers_go(tmp_path: Path, weights: str) ->
     before = files(out)
     times = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     (out / "masks" / "a" / "1.png").unlink()
-    (out / "masks" / "a" / ".1.png.123").write_bytes(b"half")
+    (out / "masks" / "a" / ".segproto-123.part").write_bytes(b"half")
+    writing._swept.clear()  # as in a new process
     segproto.propose(source, out=out, **options)
     assert files(out) == before
     assert (out / "masks" / "b" / "0.png").stat().st_mtime_ns == times[out / "masks" / "b" / "0.png"]

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
+from typing import NamedTuple, get_args, get_type_hints
 
 import numpy as np
 import pytest
+import typer
 from command_line import Answer, Cli
 from PIL import Image
+from typer.models import OptionInfo
 
 import segproto
+from segproto import api
+from segproto.cli.app import app
+from segproto.data.base import ClassTable
+from segproto.encoders.build import build_encoder
+from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError
+from segproto.methods.nonparametric.build import make_head
+from segproto.methods.nonparametric.config import NonparametricModel
+from segproto.model.segmenter import Segmenter
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -129,25 +142,193 @@ def test_a_model_takes_the_place_of_a_model_only(blackbox_run: Path, tmp_path: P
     assert (tmp_path / ".new.old" / "mine").exists()
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["train", "blackbox/scenes", "--out", ""],
-        ["train", "blackbox/scenes", "--out="],
-        ["train", "--resume", ""],
-        ["predict", "RUN", "PHOTO", "--out", ""],
-        ["predict", "RUN", "PHOTO", "--out", "x", "--ood", ""],
-        ["evaluate", "RUN", "--save", ""],
-        ["explain", "RUN", "PHOTO", "--out", ""],
-    ],
-)
-def test_an_empty_place_is_refused(
-    cli: Cli, args: list[str], blackbox_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Writes(NamedTuple):
+    """A command and one of its options that say where to write.
+
+    Attributes:
+        args: with ``{out}`` and what is in :func:`world`.
+        out: a file's name in the folder of the test, or a folder's.
+        repeat: the command may be given again; else a second one is refused.
+        foreign: a file that it would write, below ``out``; "" = any that it has written.
+        run: False = the command takes long or needs the network: it must notice ``foreign`` before it begins.
+    """
+
+    args: str
+    out: str = "out"
+    repeat: bool = True
+    foreign: str = ""
+    run: bool = True
+
+
+UNET = "encoder.name=unet encoder.width=4 encoder.output_stride=4"
+TRAIN = "blackbox/scenes train.precision=32-true"
+EVALUATE = "{run} data.scenes.num_val=2 -q"
+COMMANDS: dict[tuple[str, str], Writes] = {
+    ("quickstart", "--out"): Writes("--out {out} -q", foreign="report.html", run=False),
+    ("train", "--out"): Writes(f"{TRAIN} --out {{out}} -q", foreign="masks/labels/a.png", run=False),
+    ("evaluate", "--out"): Writes(f"{EVALUATE} --out {{out}}", "a.json"),
+    ("evaluate", "--save"): Writes(f"{EVALUATE} --save {{out}}"),
+    ("predict", "--out"): Writes("{run} {photos} -q --out {out}"),
+    ("predict", "--ood"): Writes("{ood} {photos} -q --out {masks} --ood {out}"),
+    ("explain", "--out"): Writes("{run} {photo} --out {out}"),
+    ("report", "--out"): Writes("{run} --images 1 data.scenes.num_val=2 -q --out {out}", "a.html"),
+    ("compare", "--out"): Writes("{run} {blackbox} --out {out}", "a.json"),
+    ("propose", "--out"): Writes("{photo} {unet} -q --out {out}"),
+    ("edit", "--out"): Writes("{run} --drop 1 data.scenes.num_val=2 -q --out {out}", repeat=False),
+    ("convert", "--out"): Writes("resnet {resnet} --out {out}", "a.safetensors"),
+    ("export", "--out"): Writes("{blackbox} --format torch --size 64,64 --out {out}", "a.pt2"),
+    ("analyse patches", "--out"): Writes("{run} data.scenes.num_train=3 -q --out {out}"),
+    ("analyse pixels", "--out"): Writes("{run} --count 1 --out {out}"),
+    ("analyse groups", "--out"): Writes("{run} --out {out}"),
+    ("analyse samples", "--out"): Writes("{run} --images 1 -q --out {out}"),
+    ("analyse assignments", "--out"): Writes("{run} {run} --out {out}"),
+    ("analyse failures", "--out"): Writes("{run} --count 1 --below 1 -q --out {out}"),
+    ("ablate thresholds", "--out"): Writes("{run} --at 0.1,0.2 data.scenes.num_val=2 -q --out {out}", "a.json"),
+    ("ablate entropy", "--out"): Writes("scaleproto/scenes -q --out {out}", foreign="ablation.json", run=False),
+    ("ablate scales", "--out"): Writes("scaleproto/scenes -q --out {out}", foreign="ablation.json", run=False),
+    ("hub pull", "--out"): Writes("me/net --out {out}", foreign="model.json", run=False),
+    ("data submit", "--out"): Writes("voc {masks21} --out {out}", "a.tgz"),
+}
+ELSEWHERE = {("data prepare", "--root")}  # tests/data/test_published.py
+READ = {"--resume", "--start", "--masks", "--cams", "--gt", "--list", "--classes", "--test", "--compare", "--from"}
+
+
+@pytest.fixture(scope="module")
+def world(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the commands read."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("world")
+    photos(folder / "photos", 1)
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig(name="unet", width=4, output_stride=4, neck="identity", squash="none"))
+    save_file(encoder.backbone.state_dict(), folder / "unet.safetensors")
+    head = make_head(NonparametricModel(prototypes=2, score_norm="scale"), 2, sum(encoder.scale_dims))
+    Segmenter(encoder, head, ClassTable(("a", "b"), ((0, 0, 0), (9, 9, 9)))).save(folder / "ood")
+    torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), folder / "resnet18.pth")
+    (folder / "masks21").mkdir()
+    Image.fromarray(np.zeros((5, 6), np.uint8)).save(folder / "masks21" / "2008_000001.png")
+    return {
+        "run": runs / "scaleproto",
+        "blackbox": runs / "blackbox",
+        "photos": folder / "photos",
+        "photo": folder / "photos" / "0.png",
+        "unet": f"{UNET} encoder.weights={folder / 'unet.safetensors'}",
+        "ood": folder / "ood",
+        "masks": folder / "masks",
+        "resnet": folder / "resnet18.pth",
+        "masks21": folder / "masks21",
+        "folder": folder,
+    }
+
+
+def options_with_paths(part: typer.Typer, name: str = "") -> set[tuple[str, str]]:
+    """Every option of every command that takes a path: (command, option)."""
+    found = set()
+    for group in part.registered_groups:
+        assert group.typer_instance is not None
+        found |= options_with_paths(group.typer_instance, f"{group.name} ")
+    for command in part.registered_commands:
+        assert command.callback is not None
+        words = name + (command.name or command.callback.__name__.replace("_", "-"))
+        for parameter, hint in get_type_hints(command.callback, include_extras=True).items():
+            options = [info for info in getattr(hint, "__metadata__", ()) if isinstance(info, OptionInfo)]
+            if options and "Path" in str(get_args(hint)[0]):
+                texts = [options[0].default, *(options[0].param_decls or ())]
+                given = [text for text in texts if isinstance(text, str) and text.startswith("--")]
+                found.add((words, given[0] if given else f"--{parameter.replace('_', '-')}"))
+    return found
+
+
+def test_every_option_that_says_where_to_write_is_tested_here() -> None:
+    paths = options_with_paths(app)
+    unknown = {key for key in paths if key[1] not in READ} - COMMANDS.keys() - ELSEWHERE
+    assert not unknown, "tell here whether these options are read or written, and that nothing is harmed"
+    assert COMMANDS.keys() | ELSEWHERE <= paths
+
+
+def given(key: tuple[str, str], world: dict[str, object], out: object) -> list[str]:
+    values = {name: str(value) for name, value in world.items()} | {"out": str(out)}
+    return [*key[0].split(), *COMMANDS[key].args.format(**values).split()]
+
+
+@pytest.mark.parametrize("key", [key for key, command in COMMANDS.items() if command.run], ids=" ".join)
+def test_a_command_writes_over_its_own_files_and_no_others(
+    cli: Cli, key: tuple[str, str], world: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photo = photos(tmp_path / "photos", 1) / "0.png"
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    known = {"RUN": str(blackbox_run), "PHOTO": str(photo)}
-    option = next(a.rstrip("=") for a in reversed(args) if a.startswith("--"))
-    refused(cli(*[known.get(a, a) for a in args]), f"{option} is empty (a variable that is not set?)")
-    assert not list((tmp_path / "here").iterdir())
+    command, out = COMMANDS[key], tmp_path / COMMANDS[key].out
+    args = given(key, world, out)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", refuse)
+        refused(cli(*args), "the disk is full")
+    assert tree(tmp_path) == {}
+    answer = cli(*args)
+    assert answer.code == 0, answer.err
+    first = tree(tmp_path)
+    again = cli(*args)
+    if command.repeat:
+        assert again.code == 0, again.err
+        assert tree(tmp_path).keys() == first.keys()
+    else:
+        refused(again)
+        assert tree(tmp_path) == first
+    assert not [name for name in first if ".part" in name or name.startswith(".")]
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", refuse)
+        before = tree(tmp_path)
+        if cli(*args).code:  # a finished work may have nothing left to write
+            assert tree(tmp_path) == before
+    for name in (min(first), max(first)):
+        (tmp_path / name).write_bytes(b"mine")
+        before = tree(tmp_path)
+        answer = cli(*args)
+        refused(answer, "name a" if command.repeat else "is taken")
+        assert before.items() <= tree(tmp_path).items()
+        (tmp_path / name).unlink()
+
+
+def refuse(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("key", [key for key, command in COMMANDS.items() if not command.run], ids=" ".join)
+def test_a_long_command_notices_a_foreign_file_before_it_begins(
+    cli: Cli, key: tuple[str, str], world: dict[str, object], tmp_path: Path
+) -> None:
+    file = tmp_path / "out" / COMMANDS[key].foreign
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    refused(cli(*given(key, world, tmp_path / "out")))
+    assert tree(tmp_path) == {file.relative_to(tmp_path).as_posix(): hashlib.sha256(b"mine").hexdigest()}
+
+
+@pytest.mark.parametrize("key", [*COMMANDS, *ELSEWHERE], ids=" ".join)
+def test_an_empty_place_is_refused(
+    cli: Cli, key: tuple[str, str], world: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = (
+        given(key, world, "EMPTY") if key in COMMANDS else ["data", "prepare", "voc", "--from", "x", "--root", "EMPTY"]
+    )
+    refused(
+        cli(*["" if word == "EMPTY" else word for word in args]), f"{key[1]} is empty (a variable that is not set?)"
+    )
+    joined = " ".join(args).replace(f"{key[1]} EMPTY", f"{key[1]}=").split()
+    refused(cli(*joined), f"{key[1]} is empty")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_run_to_resume_is_refused(cli: Cli) -> None:
+    refused(cli("train", "--resume", ""), "--resume is empty")
+    for call in (
+        lambda: api.train("blackbox/scenes", out=""),
+        lambda: api.train(resume=""),
+        lambda: api.predict("x", "y", out=""),
+        lambda: api.explain("x", "y", out=""),
+        lambda: api.evaluate("x", save=""),
+        lambda: api.data_prepare("voc", sources=[], root=""),
+    ):
+        with pytest.raises(ConfigError, match="is empty"):
+            call()

@@ -190,10 +190,17 @@ def test_prepare_resumes_and_checks(tmp_path: Path) -> None:
     assert found == {"counts": {"train": 2, "val": 1}, "problems": []}
     assert lines[-1] == "all.zip: 9 files unpacked, 0 were there"
     torn = tmp_path / "root/gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png"
-    torn.write_bytes(b"half")
+    torn.unlink()
     prepare(known, [tmp_path / "all.zip"], tmp_path / "root", 1, lines.append)
     assert lines[-1] == "all.zip: 1 files unpacked, 8 were there"
+    torn.write_bytes(b"mine")
+    with pytest.raises(
+        DataError, match=f"{torn}: is there, and is not what the archive has .*: move it away and repeat"
+    ):
+        prepare(known, [tmp_path / "all.zip"], tmp_path / "root", 2, lines.append)
+    assert torn.read_bytes() == b"mine"
     assert not list((tmp_path / "root").rglob("*.part"))
+    torn.unlink()
     wrong = Published(**{**known.__dict__, "archives": (Archive("all.zip", "gtFine", "md5:00"),)})
     with pytest.raises(DataError, match="expected 00; download it again"):
         prepare(wrong, [tmp_path], tmp_path / "root", 1, lines.append)
@@ -235,7 +242,7 @@ def test_long_archives_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest
     ):
         lines: list[str] = []
         root = tmp_path / f"{name}{jobs}"
-        assert unpack(tmp_path / name, root, "all", jobs, lines.append) == (10, 0)
+        assert unpack(tmp_path / name, root, "all", jobs, lines.append)[:2] == (10, 0)
         assert (lines, len(list(root.glob("*.png")))) == (expected, 10)
 
 

@@ -131,7 +131,9 @@ def test_mistakes(tmp_path: Path) -> None:
             api.convert(source, file, out=tmp_path / "w.safetensors")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="holds something else than a model"):
+    with pytest.raises(
+        ConfigError, match=r"mine: holds thesis\.tex and would be replaced as a whole; name a new folder"
+    ):
         api.convert("resnet", file, out=tmp_path / "mine")
     net: Any = timm.create_model("resnet18", num_classes=0)
     torch.save(net.state_dict(), file)

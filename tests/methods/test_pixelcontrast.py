@@ -21,6 +21,7 @@ import segproto
 from segproto.data.build import build_dataset
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, DataError, WeightsError
+from segproto.files import writing
 from segproto.methods.pixelcontrast import METHOD, infer
 from segproto.methods.pixelcontrast.build import build
 from segproto.methods.pixelcontrast.config import CamsConfig, PixelcontrastRecipe
@@ -146,12 +147,14 @@ def test_a_half_written_file_is_named_and_made_again(
             run(METHOD, short, out, quiet=True)
     half, kept = folder / f"{names[0]}.npz", folder / f"{names[1]}.npz"
     half.write_bytes(half.read_bytes()[:-100])
-    (folder / f".{names[2]}.npz.77").write_bytes(b"PK")
+    (folder / ".segproto-77.part").write_bytes(b"PK")
+    writing._swept.clear()  # as in a new process
     before = kept.stat().st_mtime_ns
     run(METHOD, short, out, resume=True, quiet=True)
     assert f"{half}: not a readable npz" in caplog.text
     assert "it is made again" in caplog.text
     assert kept.stat().st_mtime_ns == before
+    assert not list(folder.glob(".*"))
     for name in names[:3]:
         again, first = read_scores(folder / f"{name}.npz"), read_scores(finished / CAMS / f"{name}.npz")
         assert torch.equal(again["maps"], first["maps"])

@@ -8,9 +8,9 @@ import torch
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
-from segproto.errors import ConfigError, DataError
+from segproto.errors import ConfigError, DataError, SegprotoError
 from segproto.model import cache as module
-from segproto.model.cache import FeatureCache
+from segproto.model.cache import FeatureCache, shard_path
 
 SIZES = [(24, 32), (24, 32), (17, 20), (24, 32), (40, 16)]
 
@@ -137,7 +137,7 @@ def test_refusals(tmp_path):
     with pytest.raises(IndexError):
         cache.get(5)
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(SegprotoError, match="a file is where a folder would be"):
         FeatureCache.open(make(), Noise(), tmp_path / "file")
 
 
@@ -151,11 +151,16 @@ def test_features_beyond_float16_are_refused(tmp_path):
 
 
 def test_no_half_written_file_stays(tmp_path, monkeypatch):
-    def full_disk(tensors, path):
-        path.write_bytes(b"half")
+    def full_disk(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full_disk)
-    with pytest.raises(DataError, match="No space left"):
-        FeatureCache.open(make(), Noise(), tmp_path)
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full_disk)
+        with pytest.raises(SegprotoError, match="the disk is full"):
+            FeatureCache.open(make(), Noise(), tmp_path)
+        assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    cache = FeatureCache.open(make(), Noise(), tmp_path)
+    shard = shard_path(cache.folder, 0)
+    shard.write_bytes(shard.read_bytes()[:-9])  # cut off by a crash of the machine: made again
+    again = FeatureCache.open(make(), Noise(), tmp_path)
+    assert torch.equal(again.get(0), cache.get(0))

@@ -14,6 +14,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 
 DIM, SCALES = 3, 2
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(25) + b"picture"  # as long as a header
 
 
 def encoder(stride: int = 4, multiple: int = 1, seed: int = 0) -> Encoder:
@@ -55,7 +56,7 @@ def segmenter(kind: str = "prototype", classes: int = 4, stride: int = 4, multip
     count = model_head.bank.num_prototypes
     known = [PrototypeSource(f"img{p}", (0, p), (4, 40), (0, p, 4, p + 4), 0.1, f"{p}.png") for p in range(count - 1)]
     provenance = Provenance("hash", "tiny", (*known, None))
-    patches = {f"{p}.png": b"picture" for p in range(count - 1)}
+    patches = {f"{p}.png": PNG for p in range(count - 1)}
     return Segmenter(encoder(stride, multiple), model_head, table, provenance, patches).eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from training_tiny import METHOD, train, weights
 
 import segproto.training.checkpoint as checkpoint
 from segproto.errors import ConfigError, SegprotoError, WeightsError
+from segproto.files import hold
 from segproto.model.segmenter import Segmenter
 
 SHORT = ("stages.first_steps=2", "stages.second_steps=2")
@@ -107,6 +109,34 @@ def test_a_diverged_loss_is_named_and_the_checkpoint_kept(tmp_path: Path) -> Non
     kept = checkpoint.latest(tmp_path / "checkpoints")
     assert kept is not None
     Segmenter.load(kept / "model")
+
+
+def test_two_processes_in_one_run(tmp_path: Path) -> None:
+    """Whoever comes second, to start or to resume, is told who is there and changes nothing."""
+    words = f"process {os.getpid()} on .* is at work there; wait for its end, or stop it"
+    with hold(tmp_path / "run"), pytest.raises(SegprotoError, match=words):
+        train(tmp_path / "run", *SHORT)
+    assert not (tmp_path / "run").exists()
+    train(tmp_path / "run", *SHORT)
+    assert not (tmp_path / "run" / ".lock").exists()
+    last = tmp_path / "run" / "checkpoints" / "finished.json"
+    with hold(tmp_path / "run"):
+        assert train(tmp_path / "run", *SHORT, resume=True).was_finished  # nothing is written
+        last.rename(tmp_path / "finished.json")
+        with pytest.raises(SegprotoError, match=words):
+            train(tmp_path / "run", *SHORT, resume=True)
+    assert not last.exists()
+
+
+@pytest.mark.parametrize("name", ["masks", "evaluation"])
+def test_a_folder_with_what_a_run_would_write_is_not_free(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(SegprotoError, match=rf"holds another run \({name}\)"):
+        train(tmp_path / "run", *SHORT)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+    (tmp_path / "file").touch()
+    with pytest.raises(SegprotoError, match="file: is a file; name a folder"):
+        train(tmp_path / "file", *SHORT)
 
 
 @pytest.mark.parametrize("failing", ["segproto.files.writing.sync_tree", "segproto.training.checkpoint.fill_tensors"])

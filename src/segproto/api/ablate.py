@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segproto.errors import ConfigError
+from segproto.files import place, require, write_json
 from segproto.places import cache_root
 
 PathLike = str | Path
@@ -41,7 +42,7 @@ def ablate_thresholds(
     from segproto.data.build import build_dataset
     from segproto.evaluation.analyses.thresholds import THRESHOLDS, plot_thresholds, sweep_thresholds
     from segproto.evaluation.rescore import EncoderFeatures
-    from segproto.runs.folder import run_of, write_json
+    from segproto.runs.folder import figures_file, keep, run_of
     from segproto.runs.models import ready
     from segproto.runs.settings import data_config
     from segproto.training.progress import Reporter
@@ -49,9 +50,11 @@ def ablate_thresholds(
     run = run_of(Path(target))
     if stage is None and run is not None and (run / "stages" / "group_joint" / "model").is_dir():
         stage = "group_joint"
-    file = Path(out) if out is not None else run / "evaluation" / "thresholds.json" if run is not None else None
+    file = figures_file(out, None if run is None else run / "evaluation" / "thresholds.json")
     if file is None:
         raise ConfigError(f"{target}: not in a run folder; name a JSON file to write with --out")
+    picture, kind = file[0].with_suffix(".png"), None if out is None else "picture"
+    require(picture, kind)
     folder = run if run is not None and stage is not None else Path(target)
     model = ready(folder, stage, device)
     dataset = build_dataset(data_config(Path(target), {}, overrides), "val")
@@ -59,9 +62,9 @@ def ablate_thresholds(
     with Reporter(active=not quiet).bar("thresholds", len(dataset)) as bar:
         rows = sweep_thresholds(features, THRESHOLDS if thresholds is None else thresholds, bar)
     figures = {"rows": rows, "stage": stage, "images": len(dataset), "command": sys.argv}
-    write_json(file, figures)
-    plot_thresholds(rows, file.with_suffix(".png"))
-    return figures | {"file": str(file)}
+    figures = keep(figures, file)
+    plot_thresholds(rows, picture, kind)
+    return figures
 
 
 def ablate_entropy(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[str, Any]:
@@ -127,10 +130,11 @@ def compare_variants(
         As :func:`segproto.compare`, with ``group_overlap`` (None without groups); also in ``out/ablation.json``.
     """
     from segproto.api.compare import compare_runs, mean_and_spread
-    from segproto.runs.folder import write_json
     from segproto.runs.settings import resolve
     from segproto.training.runner import run
 
+    file = place(out) / "ablation.json"
+    require(file, "figures")
     for name, settings in variants.items():
         for seed in seeds:
             folder = Path(out) / name / f"seed{seed}"
@@ -140,8 +144,7 @@ def compare_variants(
     for row, (name, settings) in zip(result["rows"], variants.items(), strict=True):
         overlap = mean_and_spread([group_overlap(Path(folder)) for folder in row["folders"]])
         row |= {"name": name, "settings": list(settings), "group_overlap": overlap}
-    file = Path(out) / "ablation.json"
-    write_json(file, result | {"command": sys.argv})
+    write_json(file, result | {"command": sys.argv}, "figures", str)
     return result | {"file": str(file)}
 
 

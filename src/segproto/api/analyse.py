@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError
+from segproto.files import place, require
 
 if TYPE_CHECKING:
     from segproto.data.base import SegmentationDataset
@@ -52,9 +53,12 @@ def analyse(
 
     if what not in ANALYSES:
         raise ConfigError(f"analysis {what!r} is unknown; expected one of {', '.join(ANALYSES)}")
+    out = place(out)
+    if what not in ("samples", "failures"):  # which write a folder per image
+        require(out / "analysis.json", "analysis")
     with reporting(Reporter(active=not quiet)):
         model = ready(target, stage, device)
-        return ANALYSES[what](model, Source(Path(target), overrides, model), Path(out), **options)
+        return ANALYSES[what](model, Source(Path(target), overrides, model), out, **options)
 
 
 class Source:
@@ -207,10 +211,10 @@ def failures(
         answer = explain(model, sample.image).prediction
         found += find_failures(answer, sample.mask, len(names), sample.name, below, skip)
     cases = []
-    for place, failure in enumerate(worst(found, count)):
+    for number, failure in enumerate(worst(found, count), 1):
         sample = dataset[list(dataset.names).index(failure.name)]
         pair = f"{names[failure.true_class]}-as-{names[failure.wrong_class]}"
-        folder = out / f"{place + 1:02d}-{folder_name(failure.name)}-{folder_name(pair)}"
+        folder = out / f"{number:02d}-{folder_name(failure.name)}-{folder_name(pair)}"
         cases.append(save_failure(renamed(explain(model, sample.image), sample.name), failure, folder))
     return {"images": len(chosen), "below": below, "found": len(found), "cases": cases}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segproto.errors import DataError
+from segproto.files import place, require_all, write_json
 from segproto.runs.folder import Run
 
 PathLike = str | Path
@@ -20,11 +21,12 @@ def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> dict[st
 
     ``runs`` are run folders, or folders that hold runs (``--seeds``); ``out`` is a JSON file to write.
     """
-    from segproto.runs.folder import write_json
-
+    if out is not None:
+        patterns = ("evaluation/*.json", "*/evaluation/*.json")
+        require_all([place(out)], "figures", (f for run in runs for p in patterns for f in Path(run).glob(p)))
     result = compare_runs([Path(run) for run in runs])
     if out is not None:
-        write_json(Path(out), result)
+        write_json(Path(out), result, "figures", str)
     return result
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError, WeightsError
+from segproto.files import place, require, require_folder, write_tensors
 from segproto.files.reading import require_ordinary
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def convert(
     known = conversion_sources()
     if source not in known:
         raise ConfigError(f"source {source!r} is unknown; {nearest(source, known)} (segproto convert --list)")
-    out = Path(out)
+    out = place(out)
     check_free(out)
     table = None if classes is None else read_classes(find_classes(Path(classes), Path())).labels.table
     if wrong := [value for value in overrides if "=" not in value]:
@@ -69,28 +70,25 @@ def convert(
 
 
 def check_free(out: Path) -> None:
-    """Refuses to replace anything but an artefact.
+    """Refuses to replace anything but an artefact, or weights that were converted before.
 
     Raises:
         ConfigError: something else is there.
     """
-    if out.is_dir() and not (out / "model.json").exists() and any(out.iterdir()):
-        raise ConfigError(f"--out {out}: the folder holds something else than a model; name a new one")
-    if out.is_file() and out.suffix != ".safetensors":
-        raise ConfigError(f"--out {out}: a file is in the way; name a new one")
+    from segproto.model.artefact import HOLDS, is_artefact
+
+    if out.is_dir():
+        require_folder(out, HOLDS, is_artefact)
+    else:
+        require(out, "weights")
 
 
 def write_weights(made: Weights, out: Path, source: Source) -> dict[str, Any]:
     """Writes tensors for ``encoder.weights``, with where they came from in the file's metadata."""
-    from safetensors.torch import save_file
-
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: {source.name} gives backbone weights; name a .safetensors file")
-    out.parent.mkdir(parents=True, exist_ok=True)
     card = getattr(made, "card", {"source": source.name, "license": source.license, "paper": source.paper})
     settings = {**getattr(made, "settings", {}), "encoder.weights": str(out)}
-    fresh = out.with_name(f".{out.name}.new")
-    tensors = {name: value.detach().contiguous() for name, value in made.items()}
-    save_file(tensors, fresh, metadata={"converted": json.dumps(card), "settings": json.dumps(settings)})
-    fresh.replace(out)
+    metadata = {"converted": json.dumps(card), "settings": json.dumps(settings)}
+    write_tensors(out, dict(made), "weights", metadata)
     return {"out": str(out), "kind": "weights", "settings": settings, **card}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import DataError
+from segproto.files import place
 from segproto.table import nearest
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def data_prepare(
         raise DataError(f"data set {name!r} has no archives; {nearest(name, PUBLISHED)}")
 
     tell = Reporter(active=not quiet).line
-    return prepare(PUBLISHED[name], [Path(source) for source in sources], Path(root), jobs, tell)
+    return prepare(PUBLISHED[name], [Path(source) for source in sources], place(root, "--root"), jobs, tell)
 
 
 def data_submit(name: str, masks: PathLike, *, out: PathLike) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def data_submit(name: str, masks: PathLike, *, out: PathLike) -> dict[str, Any]:
     """
     from segproto.data.submission import SERVERS, submit
 
-    count = submit(name, Path(masks), Path(out))
+    count = submit(name, Path(masks), place(out))
     return {"out": str(out), "masks": count, "test_images": SERVERS[name].test_images}
 
 

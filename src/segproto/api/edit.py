@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError
+from segproto.files import place, write_json
 from segproto.places import cache_root
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def edit(
     from segproto.runs.models import ready
     from segproto.runs.settings import data_config
 
-    begin, out = time.perf_counter(), Path(out)
+    begin, out = time.perf_counter(), place(out)
     require_free(out)
     model = ready(target, stage, device)
     kept: list[int] | None = None
@@ -123,10 +124,8 @@ def scored(
 
 def record(out: Path, figures: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The figures with time and command, also in ``out/edit.json``."""
-    from segproto.runs.folder import write_json
-
     found = {"kept": None, **figures, "seconds": round(seconds, 3), "command": sys.argv}
-    write_json(out / "edit.json", found)
+    write_json(out / "edit.json", found, "figures", str)
     return found | {"file": str(out / "edit.json")}
 
 

@@ -84,7 +84,7 @@ def evaluate(
     from segproto.evaluation.protocol import Protocol
     from segproto.evaluation.validate import validate
     from segproto.model.crf_masks import crf_settings
-    from segproto.runs.folder import evaluation_file, keep
+    from segproto.runs.folder import evaluation_file, figures_file, keep
     from segproto.runs.models import ready
     from segproto.runs.settings import data_config
     from segproto.training.progress import Reporter, reporting
@@ -107,6 +107,7 @@ def evaluate(
     protocol = replace(asked, input_size=config.input_size)
     own = not data and not changes_data(overrides)
     kept = evaluation_file(target, split, stage) if own and asked.whole else None
+    file = figures_file(out, kept)
     with reporting(Reporter(active=not quiet)) as reporter:
         model, dataset = ready(target, stage, device), build_dataset(config, split)
         if folder is not None:
@@ -118,11 +119,11 @@ def evaluate(
             write_test(model, jobs, tested, protocol)
             figures["test_images"] = len(jobs)
         if measures is None:
-            return keep(figures, out or kept)
+            return keep(figures, file)
         measured = interpret_model(model, target, dataset, config, measures, stage=stage, keep_file=own)
     if out is not None:
-        return keep(figures | {"interpretability": measured}, out)
-    return keep(figures, kept) | {"interpretability": measured}
+        return keep(figures | {"interpretability": measured}, file)
+    return keep(figures, file) | {"interpretability": measured}
 
 
 def require_masks(folder: Path, dataset: SegmentationDataset, crf: CrfSettings | None) -> None:

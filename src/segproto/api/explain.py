@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segproto.files import place, require_all
+
 if TYPE_CHECKING:
     from segproto.data.picture import ImageLike
     from segproto.model.explain import Explanation
@@ -44,9 +46,14 @@ def explain(
     """
     from segproto.data.images import MAX_PIXELS
     from segproto.model.explain import explain as explain_image
+    from segproto.model.overlays import FILES
     from segproto.report.page import explanation_page
     from segproto.runs.models import ready
 
+    if out is not None:
+        inputs = [Path(image)] if isinstance(image, str | Path) else []
+        for name, kind in {**FILES, "index.html": "page"}.items():
+            require_all([place(out) / name], kind, inputs)
     model = ready(target, stage, device)
     result = explain_image(model, image, region=region, max_pixels=max_pixels or MAX_PIXELS)
     if out is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.api.load import load
 from segproto.errors import ConfigError
+from segproto.files import place, require, write_json
 
 if TYPE_CHECKING:
     from segproto.interop.export import Format
@@ -42,9 +42,11 @@ def export(
     from segproto.interop.export import SUFFIX
     from segproto.interop.export import export as write
 
-    out = Path(out)
+    out = place(out)
     if out.suffix != SUFFIX[form]:
         raise ConfigError(f"--out {out}: a graph of format {form} is a {SUFFIX[form]} file")
+    require(out, "graph")
+    require(out.with_suffix(".json"), "card")
     card = write(load(target, stage=stage), out, form, size)
-    out.with_suffix(".json").write_text(json.dumps(card, indent=1))
+    write_json(out.with_suffix(".json"), card, "card")
     return {"out": str(out), **card}

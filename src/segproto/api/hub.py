@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segproto.api.load import load
 from segproto.errors import ConfigError, SegprotoError
+from segproto.files import disk_errors, fill, place, scratch
 
 if TYPE_CHECKING:
     from segproto.model.segmenter import Segmenter
@@ -41,7 +42,7 @@ def hub_push(target: PathLike, *, repo: str, stage: str | None = None, private: 
     hub = client or hub_client()
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
-        (Path(folder) / "model" / "README.md").write_text(model_card(model, repo))
+        fill(Path(folder) / "model" / "README.md", model_card(model, repo))
         with hub_errors(repo):
             hub.create_repo(repo, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repo, folder_path=str(Path(folder) / "model"), allow_patterns=FILES)
@@ -64,12 +65,11 @@ def hub_pull(repo: str, *, out: PathLike, revision: str | None = None, client: A
         ConfigError: ``out`` is taken, the extra ``hub`` is missing, or the hub refuses.
         WeightsError: the repository holds no model of segproto.
     """
-    out = Path(out)
+    out = place(out)
     check_repo(repo)
     if out.exists():
         raise ConfigError(f"--out {out}: already there; name a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+    with disk_errors(out), scratch(out.parent) as folder:
         hub = client or hub_client()
         with hub_errors(repo):
             hub.snapshot_download(repo_id=repo, revision=revision, local_dir=folder, allow_patterns=FILES)

@@ -14,7 +14,7 @@ from segproto.data.config import DataConfig
 from segproto.errors import ConfigError, DataError
 from segproto.evaluation.interpretability.config import InterpretabilityConfig
 from segproto.files.keys import explain_error
-from segproto.runs.folder import evaluation_file, keep
+from segproto.runs.folder import evaluation_file, figures_file, keep
 from segproto.training.recipe import apply_overrides
 
 if TYPE_CHECKING:
@@ -99,4 +99,4 @@ def interpret_model(
         return figures
     file = plain.with_name(f"{plain.stem}-interpretability.json")
     draw(figures["metrics"], file.with_suffix(".png"))
-    return keep(figures, file)
+    return keep(figures, figures_file(None, file))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,6 @@ from segproto.training.recipe import apply_overrides, validate_recipe
 if TYPE_CHECKING:
     from segproto.encoders.base import Encoder
 
-UNFINISHED = re.compile(r"\..+\.(png|jpg)\.\d+")
 NEUTRAL = {"neck": "identity", "squash": "none", "frozen": True}
 BACKBONE = "vit_small_patch8_224.dino"
 
@@ -87,7 +85,7 @@ def run(
 
 
 def take(out: Path, settings: ProposeSettings, fingerprint: str) -> None:
-    """Sees that ``out`` is new or holds proposals of the same settings, and removes what a killed process left.
+    """Sees that ``out`` is new or holds proposals of the same settings.
 
     Raises:
         ConfigError: naming the first setting that differs.
@@ -96,7 +94,10 @@ def take(out: Path, settings: ProposeSettings, fingerprint: str) -> None:
     value = json.loads(json.dumps({**kept, "encoder_hash": fingerprint}))
     file = out / "propose.json"
     if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{file}: is damaged, or none of segproto's ({error}); name another --out") from error
         for section, new in value.items():
             if found.get(section) != new:
                 raise ConfigError(
@@ -106,10 +107,7 @@ def take(out: Path, settings: ProposeSettings, fingerprint: str) -> None:
     elif out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: is not empty and holds no proposals (no propose.json); give another --out")
     else:
-        write_json(file, value)
-    for path in out.rglob(".*"):
-        if UNFINISHED.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+        write_json(file, value, None)
 
 
 def share(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segproto.files import place
+
 
 def propose(
     images: str | Path,
@@ -36,4 +38,4 @@ def propose(
     """
     from segproto.api.proposal_jobs import run
 
-    return run(Path(images), Path(out), overrides, processes, device, quiet)
+    return run(Path(images), place(out), overrides, processes, device, quiet)

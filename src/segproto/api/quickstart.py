@@ -10,6 +10,7 @@ from segproto.api.compare import compare
 from segproto.api.evaluate import evaluate
 from segproto.api.report import write_report
 from segproto.api.train import train
+from segproto.files import place, require
 
 PathLike = str | Path
 
@@ -23,9 +24,11 @@ def quickstart(*, out: PathLike = "runs/quickstart", quiet: bool = False) -> dic
     from segproto.runs.folder import Run
     from segproto.training.progress import Reporter
 
-    begin, out, say = time.perf_counter(), Path(out), Reporter(active=not quiet).line
+    begin, out, say = time.perf_counter(), place(out), Reporter(active=not quiet).line
     steps = {"blackbox": "1/2 black box, the upper bound", "scaleproto": "2/2 prototypes, projected and grouped"}
     folders = {method: out / method for method in steps}
+    require(out / "report.html", "page")
+    require(out / "compare.json", "figures")
     for method, text in steps.items():
         say(text)
         beside = [] if method == "blackbox" else [f"compare={folders['blackbox'].absolute()}"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from segproto.files import place, require
+
 PathLike = str | Path
 
 
@@ -33,8 +35,9 @@ def write_report(
     from segproto.runs.models import placed
     from segproto.training.progress import Reporter, reporting
 
-    path = Path(out) if out is not None else Path(run) / "report.html"
-    other, place = None if compare is None else Path(compare), lambda model: placed(model, device)
+    path = place(out) if out is not None else Path(run) / "report.html"
+    require(path, "page")
+    other, put = None if compare is None else Path(compare), lambda model: placed(model, device)
     with reporting(Reporter(active=not quiet)):
-        report_page(Path(run), path, compare=other, images=images, overrides=overrides, place=place)
+        report_page(Path(run), path, compare=other, images=images, overrides=overrides, place=put)
     return path

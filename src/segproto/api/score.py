@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segproto.runs.folder import keep
+from segproto.files import place, require
+from segproto.runs.folder import figures_file, keep
 
 if TYPE_CHECKING:
     from segproto.data.labels import LabelMap
@@ -40,11 +41,12 @@ def score_masks(
     from segproto.evaluation.masks import score_masks as score
     from segproto.training.progress import Reporter
 
+    file = figures_file(out)
     labels, list_file = truth_labels(gt, classes), None if names is None else Path(names)
     options: dict[str, Any] = {"classes": labels, "list_file": list_file, "void": void, "coarse": coarse}
     with Reporter(active=not quiet).bar("score", 1) as bar:
         figures = score(Path(masks), Path(gt), progress=bar, **options)
-    return keep(figures | {"command": sys.argv}, out)
+    return keep(figures | {"command": sys.argv}, file)
 
 
 def score_cams(
@@ -74,12 +76,15 @@ def score_cams(
     from segproto.evaluation.cams import score_cams as score
     from segproto.training.progress import Reporter
 
+    file, picture = figures_file(out), place(out).with_suffix(".png") if curve and out is not None else None
+    if picture is not None:
+        require(picture, "picture")
     labels, list_file = truth_labels(gt, classes), None if names is None else Path(names)
     with Reporter(active=not quiet).bar("score", 1) as bar:
         figures = score(Path(cams), Path(gt), classes=labels, list_file=list_file, void=void, progress=bar)
-    figures = keep(figures | {"command": sys.argv}, out)
-    if curve and out is not None:
-        plot_curve(figures, Path(out).with_suffix(".png"))
+    figures = keep(figures | {"command": sys.argv}, file)
+    if picture is not None:
+        plot_curve(figures, picture)
     return figures
 
 

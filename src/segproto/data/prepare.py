@@ -9,14 +9,15 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import starmap
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from segproto.data.archives import Tree
 from segproto.data.published import Archive, Published
 from segproto.errors import DataError
+from segproto.files import fresh
 
 Tell = Callable[[str], None]
 CHUNK = 1 << 20
@@ -24,7 +25,7 @@ TOLD = 500  # files between two lines of progress
 
 
 def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: Tell) -> dict[str, Any]:
-    """Unpacks the archives found in ``sources`` into ``root``; what is already there in full size is left alone.
+    """Unpacks the archives found in ``sources`` into ``root``; whatever is there already is left alone.
 
     Args:
         known: the data set.
@@ -37,7 +38,8 @@ def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: 
         :func:`completeness` of the root.
 
     Raises:
-        DataError: an archive that is missing, damaged or not the published one, or that would write outside the root.
+        DataError: an archive that is missing, damaged or not the published one, or that would write outside the root;
+            or a file is there that is not the archive's.
     """
     if gone := [source for source in sources if not source.exists()]:
         raise DataError(f"--from {gone[0]}: no such file or folder")
@@ -49,12 +51,75 @@ def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: 
         raise DataError(
             f"{known.name}: {', '.join(missing)} not found; get it from {known.where} and name it by --from"
         )
+    unlike: list[Path] = []
+    places = [(path, root / archive.into) for archive, path in found.items() if path is not None]
     for archive, path in found.items():
         if path is not None:
             check_digest(archive, path, tell)
-            written, kept = unpack(path, root / archive.into, known.inner, jobs, tell)
-            tell(f"{path.name}: {written} files unpacked, {kept} were there")
+            done = unpack(path, root / archive.into, known.inner, jobs, tell)
+            tell(f"{path.name}: {done.written} files unpacked, {done.kept} were there")
+            unlike += done.unlike
+    refuse_foreign(unlike, places, known.inner)
     return completeness(known, root)
+
+
+class Unpacked(NamedTuple):
+    """What became of the members of an archive.
+
+    Attributes:
+        written: how many were unpacked.
+        kept: how many were there in full size.
+        unlike: files that are there with another size.
+    """
+
+    written: int = 0
+    kept: int = 0
+    unlike: tuple[Path, ...] = ()
+
+    def plus(self, other: Unpacked) -> Unpacked:
+        return Unpacked(self.written + other.written, self.kept + other.kept, self.unlike + other.unlike)
+
+
+def refuse_foreign(unlike: list[Path], places: list[tuple[Path, Path]], inner: str) -> None:
+    """Sees that every file that was there with another size is one of another archive (each has its own README).
+
+    Args:
+        unlike: these files.
+        places: each archive, and the folder it is unpacked into.
+        inner: see :func:`inside`.
+
+    Raises:
+        DataError: one is none of theirs.
+    """
+    if not unlike:
+        return
+    known = {member for path, root in places for member in contents(path, root, inner)}
+    foreign = [target for target in unlike if not target.is_file() or (target, target.stat().st_size) not in known]
+    if foreign:
+        more = f" ({len(foreign) - 1} others too)" if foreign[1:] else ""
+        raise DataError(
+            f"{foreign[0]}: is there, and is not what the archive has of this name{more}; it was left as it is: "
+            "move it away and repeat the command"
+        )
+
+
+def contents(path: Path, root: Path, inner: str) -> Iterator[tuple[Path, int]]:
+    """Where each file of an archive goes, and its size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = [(info.filename, info.file_size) for info in archive.infolist() if not info.is_dir()]
+    else:
+        with tarfile.open(path) as packed:
+            members = [(info.name, info.size) for info in packed if info.isfile()]
+    for member, size in members:
+        yield inside(root, member, inner, path), size
+
+
+def stands(target: Path, size: int) -> Unpacked | None:
+    """Whether a file is there, in full size or not; None if there is nothing."""
+    if target.is_file() and target.stat().st_size == size:
+        return Unpacked(kept=1)
+    return Unpacked(unlike=(target,)) if os.path.lexists(target) else None
 
 
 def find_archive(archive: Archive, sources: list[Path]) -> Path | None:
@@ -79,8 +144,8 @@ def check_digest(archive: Archive, path: Path, tell: Tell) -> None:
         raise DataError(f"{path}: {kind} is {found}, expected {wanted}; download it again")
 
 
-def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> tuple[int, int]:
-    """Files written and files that were there with their full size; safe to interrupt and repeat.
+def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> Unpacked:
+    """Writes what is not there; safe to interrupt and repeat.
 
     ``tell`` gets a line every now and then.
 
@@ -99,53 +164,54 @@ def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> tuple[i
         inside(root, member, inner, path)
     size = max(1, min(TOLD, -(-len(members) // jobs)))
     parts = [(path, root, inner, members[i : i + size]) for i in range(0, len(members), size)]
-    written = kept = 0
+    done = Unpacked()
     with ProcessPoolExecutor(jobs) if min(jobs, len(parts)) > 1 else nullcontext() as pool:
         results = (
             starmap(unpack_members, parts) if pool is None else pool.map(unpack_members, *zip(*parts, strict=True))
         )
-        for fresh, old in results:
-            written, kept = written + fresh, kept + old
-            if TOLD < len(members) > written + kept:
-                tell(f"{path.name}: {written + kept:,} of {len(members):,} files")
-    return written, kept
+        for part in results:
+            done = done.plus(part)
+            if TOLD < len(members) > (count := done.written + done.kept):
+                tell(f"{path.name}: {count:,} of {len(members):,} files")
+    return done
 
 
-def unpack_members(path: Path, root: Path, inner: str, members: list[str]) -> tuple[int, int]:
+def unpack_members(path: Path, root: Path, inner: str, members: list[str]) -> Unpacked:
     """Some members of a zip archive."""
-    written = 0
+    done = Unpacked()
     with zipfile.ZipFile(path) as archive:
         for member in members:
             target = inside(root, member, inner, path)
-            if target.is_file() and target.stat().st_size == archive.getinfo(member).file_size:
+            if (there := stands(target, archive.getinfo(member).file_size)) is not None:
+                done = done.plus(there)
                 continue
             try:
                 with archive.open(member) as source:
                     write(source, target)
             except (zipfile.BadZipFile, EOFError) as error:
                 raise DataError(f"{path}: {member} is damaged ({error}); download it again") from error
-            written += 1
-    return written, len(members) - written
+            done = done.plus(Unpacked(1))
+    return done
 
 
-def unpack_tar(path: Path, root: Path, inner: str, tell: Tell) -> tuple[int, int]:
+def unpack_tar(path: Path, root: Path, inner: str, tell: Tell) -> Unpacked:
     """All regular files of a tar archive, in its order; links and devices are left out."""
-    written = kept = 0
+    done = Unpacked()
     with tarfile.open(path) as archive:
         for member in archive:
             if not member.isfile():
                 continue
             target = inside(root, member.name, inner, path)
-            if target.is_file() and target.stat().st_size == member.size:
-                kept += 1
+            if (there := stands(target, member.size)) is not None:
+                done = done.plus(there)
                 continue
             source = archive.extractfile(member)
             assert source is not None
             write(source, target)
-            written += 1
-            if (written + kept) % TOLD == 0:
-                tell(f"{path.name}: {written + kept:,} files")
-    return written, kept
+            done = done.plus(Unpacked(1))
+            if (done.written + done.kept) % TOLD == 0:
+                tell(f"{path.name}: {done.written + done.kept:,} files")
+    return done
 
 
 def inside(root: Path, member: str, inner: str, path: Path) -> Path:
@@ -165,20 +231,8 @@ def inside(root: Path, member: str, inner: str, path: Path) -> Path:
 
 def write(source: IO[bytes], target: Path) -> None:
     """A file under its name only once it is complete."""
-    with part_of(target) as fresh, fresh.open("wb") as file:
+    with fresh(target, "unpacked file") as file:
         shutil.copyfileobj(source, file, CHUNK)
-
-
-@contextmanager
-def part_of(target: Path) -> Iterator[Path]:
-    """A name beside the target, put in its place at the end."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        yield fresh
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def completeness(known: Published, root: Path, variant: str | None = None) -> dict[str, Any]:

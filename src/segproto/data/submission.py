@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from segproto.data.images import read_stored
-from segproto.data.prepare import part_of
 from segproto.data.published_sets import shipped
 from segproto.errors import DataError
+from segproto.files import fresh, mark
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,20 @@ def submit(name: str, masks: Path, out: Path) -> int:
     if not files:
         raise DataError(f"{masks}: holds no masks (PNG); make them with: segproto predict MODEL IMAGES --out DIR")
     members = (encode(file) for file in files)
-    with part_of(out) as fresh:
+    with fresh(out, "archive") as file:
         if ending == ".zip":
-            with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as target:  # PNG is compressed already
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target:  # PNG is compressed already
+                target.comment = mark("archive").encode()
                 for member, content in members:
                     target.writestr(member, content)
         else:
-            write_tar(fresh, members)
+            write_tar(file, members)
     return len(files)
 
 
-def write_tar(out: Path, members: Iterator[tuple[str, bytes]]) -> None:
-    """A compressed tar archive."""
-    with tarfile.open(out, "w:gz") as target:
+def write_tar(file: BinaryIO, members: Iterator[tuple[str, bytes]]) -> None:
+    """A compressed tar archive; the mark stands where gzip keeps the name of the original."""
+    with gzip.GzipFile(mark("archive"), "wb", fileobj=file) as packed, tarfile.open(fileobj=packed, mode="w") as target:
         for member, content in members:
             info = tarfile.TarInfo(member)
             info.size = len(content)

@@ -16,6 +16,7 @@ from segproto.data.palette import default_colours
 from segproto.errors import DataError
 from segproto.evaluation.masks import mask_files, read_mask
 from segproto.evaluation.tally import report
+from segproto.files import write_picture
 from segproto.metrics.cam_curve import CamCurve, best_point
 from segproto.prototypes.labels import IGNORE_INDEX
 
@@ -121,4 +122,4 @@ def plot_curve(figures: dict[str, Any], out: Path) -> None:
     axes.margins(y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left")
-    figure.savefig(out, dpi=150)
+    write_picture(out, lambda file: figure.savefig(file, dpi=150), "picture")

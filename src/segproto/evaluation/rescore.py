@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
 from segproto.errors import DataError
 from segproto.evaluation.same_classes import require_same_classes
 from segproto.evaluation.tally import report
+from segproto.files import tag_cache, write_tensors
 from segproto.metrics.segmentation import ConfusionMatrix
 from segproto.model.features import image_features
 from segproto.model.field import Field
@@ -57,22 +58,15 @@ class EncoderFeatures:
         if path is not None and path.exists():
             try:
                 found: Tensor = load_file(path)["features"].to(device)
-            except (SafetensorError, KeyError):
-                path.unlink()  # cut off: computed again below
-            else:
                 self.reused += 1
                 return found
+            except (SafetensorError, KeyError):
+                pass  # cut off: computed again
         with evaluating(self.model):
             features = image_features(self.model, self.dataset, index).float()
         if path is not None:
-            fresh = path.with_name(f".{path.name}")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_file({"features": features.cpu().contiguous()}, fresh)
-                fresh.replace(path)
-            except (OSError, SafetensorError) as error:
-                hint = "free some space, or unset SEGPROTO_CACHE"
-                raise DataError(f"{path}: features cannot be kept ({error}); {hint}") from error
+            tag_cache(path.parent)
+            write_tensors(path, {"features": features}, None, advice="free some space, or unset SEGPROTO_CACHE")
         return features
 
 

@@ -10,7 +10,7 @@ What others wrote is opened by :mod:`segproto.files.reading`, and parsed by :mod
 a schema) and :mod:`~segproto.files.yaml_text`.
 """
 
-from segproto.files.locks import hold
+from segproto.files.holding import hold
 from segproto.files.marks import (
     identities,
     in_own_folder,
@@ -24,27 +24,33 @@ from segproto.files.marks import (
 )
 from segproto.files.writing import (
     disk_errors,
+    fill,
     fill_tensors,
     fresh,
     fresh_folder,
+    link,
     old_of,
     remove,
     remove_folder,
+    scratch,
     sync_file,
     tag_cache,
     write,
     write_json,
+    write_picture,
     write_tensors,
 )
 
 __all__ = [
     "disk_errors",
+    "fill",
     "fill_tensors",
     "fresh",
     "fresh_folder",
     "hold",
     "identities",
     "in_own_folder",
+    "link",
     "mark",
     "old_of",
     "place",
@@ -54,10 +60,12 @@ __all__ = [
     "require",
     "require_all",
     "require_folder",
+    "scratch",
     "stamped",
     "sync_file",
     "tag_cache",
     "write",
     "write_json",
+    "write_picture",
     "write_tensors",
 ]

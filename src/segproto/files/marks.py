@@ -71,6 +71,8 @@ def require(path: Path, kind: str | None, inputs: Collection[tuple[int, int]] = 
         try:
             found = path.stat()
         except OSError:
+            if kind is None and in_own_folder(path):
+                return
             raise ConfigError(f"{path}: is a link to nothing; {other}, or remove it") from None
     if stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{path}: is a folder, and a file would be written; {other}")

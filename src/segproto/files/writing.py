@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ADVICE = "free some space"
 DAY = 86400  # seconds after which a part is litter where there are no locks
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WORDS = {
@@ -38,7 +40,7 @@ _swept: set[Path] = set()  # folders whose litter this process has removed
 
 
 @contextmanager
-def disk_errors(path: Path, advice: str = "free some space") -> Iterator[None]:
+def disk_errors(path: Path, advice: str = ADVICE) -> Iterator[None]:
     """Turns what a disk refuses inside the block into one clear line.
 
     Args:
@@ -71,7 +73,7 @@ def concerns(error: OSError, folder: Path) -> bool:
 
 
 @contextmanager
-def fresh(path: Path, kind: str | None, advice: str = "free some space") -> Iterator[BinaryIO]:
+def fresh(path: Path, kind: str | None, advice: str = ADVICE) -> Iterator[BinaryIO]:
     """A file to write, which gets its name once it is complete and on the disk; after an error nothing is left of it.
 
     Args:
@@ -100,7 +102,7 @@ def fresh(path: Path, kind: str | None, advice: str = "free some space") -> Iter
 
 @contextmanager
 def fresh_folder(
-    folder: Path, holds: Sequence[str], own: Callable[[Path], bool], advice: str = "free some space"
+    folder: Path, holds: Sequence[str], own: Callable[[Path], bool], advice: str = ADVICE
 ) -> Iterator[Path]:
     """A folder to fill, which takes the place of ``folder`` once it is complete and on the disk.
 
@@ -116,21 +118,27 @@ def fresh_folder(
     """
     folder = Path(os.path.realpath(folder))
     require_folder(folder, holds, own)
-    with disk_errors(folder, advice):
-        part, descriptor = _open_part(folder.parent, folder=True)
-        try:
-            yield part
-            sync_tree(part)
-            require_folder(folder, holds, own)
-            if folder.exists():
-                remove_folder(old_of(folder), holds)
-                os.rename(folder, old_of(folder))
-            os.rename(part, folder)
-            sync_file(folder.parent)
+    with disk_errors(folder, advice), scratch(folder.parent) as part:
+        yield part
+        sync_tree(part)
+        require_folder(folder, holds, own)
+        if folder.exists():
             remove_folder(old_of(folder), holds)
-        finally:
-            os.close(descriptor)
-            shutil.rmtree(part, ignore_errors=True)
+            os.rename(folder, old_of(folder))
+        os.rename(part, folder)
+        sync_file(folder.parent)
+        remove_folder(old_of(folder), holds)
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A folder of the block's own in another folder, which is made; gone at its end, unless it got another name."""
+    part, descriptor = _open_part(parent, folder=True)
+    try:
+        yield part
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def old_of(folder: Path) -> Path:
@@ -164,7 +172,7 @@ def _open_part(parent: Path, *, folder: bool) -> tuple[Path, int]:
     parent.mkdir(parents=True, exist_ok=True)
     sweep(parent)
     while True:
-        part = parent / f".segproto-{secrets.token_hex(6)}.part"
+        part = _part_name(parent)
         if folder:
             part.mkdir()
             descriptor = os.open(part, os.O_RDONLY)
@@ -174,6 +182,10 @@ def _open_part(parent: Path, *, folder: bool) -> tuple[Path, int]:
         if is_same(descriptor, part):  # else another process took it for litter in the moment before the lock
             return part, descriptor
         os.close(descriptor)
+
+
+def _part_name(folder: Path) -> Path:
+    return folder / f".segproto-{secrets.token_hex(6)}.part"
 
 
 def sweep(folder: Path) -> None:
@@ -215,24 +227,65 @@ def write(path: Path, data: bytes, kind: str | None) -> None:
         file.write(data if kind is None else stamped(data, kind))
 
 
-def write_json(path: Path, value: Any, kind: str | None = None) -> None:
-    """Writes JSON; an object of a kind gets the mark as its first key, ``made_by``."""
+def write_json(path: Path, value: Any, kind: str | None, default: Callable[[Any], Any] | None = None) -> None:
+    """Writes JSON; an object of a kind gets the mark as its first key, ``made_by``.
+
+    Args:
+        path: the file.
+        value: what is written.
+        kind: see :func:`fresh`.
+        default: makes something plain of what JSON does not know.
+    """
     told = value if kind is None else {"made_by": mark(kind), **value}
-    text = json.dumps(told, indent=1, default=None if kind is None else str)
+    text = json.dumps(told, indent=1, default=default)
     with fresh(path, kind) as file:
         file.write(text.encode())
 
 
+def write_picture(path: Path, save: Callable[[BinaryIO], object], kind: str | None) -> None:
+    """Writes what ``save`` puts into a file, a PNG or JPEG, with the mark."""
+    buffer = io.BytesIO()
+    save(buffer)
+    write(path, buffer.getvalue(), kind)
+
+
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], kind: str | None, metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    kind: str | None,
+    metadata: Mapping[str, str] | None = None,
+    advice: str = ADVICE,
 ) -> None:
     """Writes tensors of any device as safetensors, with the mark in the metadata."""
     from safetensors.torch import save
 
     told = {**(metadata or {}), **({} if kind is None else {"made_by": mark(kind)})}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with fresh(path, kind) as file:
+    with fresh(path, kind, advice) as file:
         file.write(save(plain, metadata=told or None))
+
+
+def link(path: Path, source: Path) -> None:
+    """A link to a file of the user's (a copy where links cannot be had), in a folder the project made for itself."""
+    require(path, None)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part_name(path.parent)
+        try:
+            part.symlink_to(source)
+        except OSError:
+            with fresh(path, None) as file, source.open("rb") as original:
+                shutil.copyfileobj(original, file)
+            return
+        try:
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def fill(path: Path, content: str | bytes) -> None:
+    """A file in a :func:`fresh_folder`, which needs no more."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def fill_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

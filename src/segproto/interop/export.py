@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from segproto.data.base import label_dtype
 from segproto.errors import ConfigError
+from segproto.files import fresh, mark
 from segproto.interop.export_check import check_program
 from segproto.model.segmenter import Segmenter
 
@@ -94,10 +96,10 @@ def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | No
     step = max(32 // multiple, 1) * multiple
     example = size or (smallest_side(model), smallest_side(model) + step)
     program, multiple = trace(graph, example, least)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write(program, graph, out, kind)
     other = (example[1] + step, example[0])  # also another number of cells
-    checked = check_program(model, graph, out, kind, [example] if size else [example, other])
+    with fresh(out, "graph") as file:  # which gets its name once it is checked
+        write(program, graph, file, kind)
+        checked = check_program(model, graph, out, kind, [example] if size else [example, other], file)
     return {
         "format": kind,
         "opset": OPSET if kind == "onnx" else None,
@@ -164,20 +166,25 @@ def short(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-def write(program: torch.export.ExportedProgram, graph: Graph, out: Path, kind: Format) -> None:
-    """Writes the file.
+def write(program: torch.export.ExportedProgram, graph: Graph, file: BinaryIO, kind: Format) -> None:
+    """Writes the file, with its mark.
 
     Raises:
         ConfigError: the extra ``onnx`` is missing.
     """
     if kind == "torch":
-        torch.export.save(program, out)
+        torch.export.save(program, file)
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.comment = mark("graph").encode()
         return
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError("exporting to ONNX needs an extra: pip install 'segproto[onnx]'") from error
     names = list(graph.outputs)
-    torch.onnx.export(
-        program, (), str(out), dynamo=True, opset_version=OPSET, output_names=names, external_data=False, verbose=False
+    made = torch.onnx.export(
+        program, (), dynamo=True, opset_version=OPSET, output_names=names, external_data=False, verbose=False
     )
+    assert made is not None
+    made.model.doc_string = mark("graph")
+    file.write(made.model_proto.SerializeToString())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,22 @@ AGREEMENT = 0.9999
 
 
 def check_program(
-    model: Segmenter, graph: nn.Module, out: Path, kind: str, sizes: list[tuple[int, int]]
+    model: Segmenter,
+    graph: nn.Module,
+    out: Path,
+    kind: str,
+    sizes: list[tuple[int, int]],
+    file: BinaryIO | None = None,
 ) -> dict[str, Any]:
     """Compares the file's answers with the model's on generated pictures of these sizes.
+
+    Args:
+        model: the model.
+        graph: what was exported of it.
+        out: the file.
+        kind: its format.
+        sizes: (height, width) of the pictures.
+        file: what has been written of ``out``, where that is not yet its name.
 
     Returns:
         The largest differences, the share of equal mask pixels, and the runtime.
@@ -30,7 +44,8 @@ def check_program(
     Raises:
         WeightsError: a difference beyond the tolerances.
     """
-    answer, runtime = open_program(out, kind)
+    with nullcontext(file) if file is not None else out.open("rb") as program:
+        answer, runtime = open_program(program, kind)
     names = cast(tuple[str, ...], graph.outputs)
     worst = {"logits": 0.0, "distances": 0.0, "activations": 0.0}
     equal = total = 0
@@ -59,14 +74,15 @@ def check_program(
     return {"largest_difference": worst, "equal_mask_pixels": share, "sizes": sizes, "runtime": runtime}
 
 
-def open_program(out: Path, kind: str) -> tuple[Callable[[Tensor], list[Tensor]], str]:
+def open_program(file: BinaryIO, kind: str) -> tuple[Callable[[Tensor], list[Tensor]], str]:
     """The file's function of a picture, and what runs it.
 
     Raises:
         ConfigError: the extra ``onnx`` is missing.
     """
+    file.seek(0)
     if kind == "torch":
-        program = torch.export.load(out).module()
+        program = torch.export.load(file).module()
 
         def run_torch(image: Tensor) -> list[Tensor]:
             with torch.no_grad():
@@ -79,7 +95,7 @@ def open_program(out: Path, kind: str) -> tuple[Callable[[Tensor], list[Tensor]]
         raise ConfigError("checking the ONNX file needs an extra: pip install 'segproto[onnx]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file.read(), options, providers=["CPUExecutionProvider"])
 
     def run_onnx(image: Tensor) -> list[Tensor]:
         return [torch.from_numpy(value) for value in session.run(None, {"image": image.numpy()})]

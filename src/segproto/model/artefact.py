@@ -15,7 +15,7 @@ from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
-from segproto.files import fill_tensors, fresh_folder, old_of, sums
+from segproto.files import fill, fill_tensors, fresh_folder, old_of, sums
 from segproto.files.documents import checked, read_checked, read_json
 from segproto.files.keys import shown
 from segproto.files.reading import read_bytes, require_ordinary
@@ -72,13 +72,13 @@ def save(model: Segmenter, folder: Path, advice: str = "free some space") -> Non
 def write_files(model: Segmenter, folder: Path) -> None:
     """Writes the artefact's files into an empty folder."""
     fill_tensors(folder / "model.safetensors", model.state_dict())
-    (folder / "model.json").write_text(json.dumps(describe(model), indent=1))
+    fill(folder / "model.json", json.dumps(describe(model), indent=1))
     if model.provenance is not None:
-        (folder / "prototypes.json").write_text(json.dumps(model.provenance.to_json(), indent=1))
+        fill(folder / "prototypes.json", json.dumps(model.provenance.to_json(), indent=1))
     if model.patches:
         (folder / "prototypes").mkdir()
     for name, png in model.patches.items():
-        (folder / name).write_bytes(png)
+        fill(folder / name, png)
 
 
 def is_artefact(folder: Path) -> bool:

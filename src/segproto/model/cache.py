@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.encoders.base import Encoder
-from segproto.errors import ConfigError, DataError
+from segproto.errors import ConfigError
+from segproto.files import tag_cache, write_tensors
 from segproto.model.fingerprint import backbone_hash
 
 SHARD = 16  # images per file: what a killed run loses at most
 BATCH_PIXELS = 1 << 20  # images go through the backbone together up to this many pixels
+ADVICE = "free some space, or set SEGPROTO_CACHE to another disk; what is done is kept"
 RAM_BYTES = 2 << 30  # a smaller cache is read into memory, a larger one stays mapped
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -82,18 +83,16 @@ class FeatureCache:
         was_training = encoder.training
         encoder.eval()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            tag_cache(folder)
             for first in range(0, len(dataset), SHARD):
                 last = min(first + SHARD, len(dataset))
                 path = shard_path(folder, first)
                 if not intact(path, (last - first) * (1 + flips)):
                     samples = (dataset[i] for i in range(first, last))
-                    write(path, encode(encoder, samples, first, flips, DTYPES[dtype], torch.device(device)))
+                    made = encode(encoder, samples, first, flips, DTYPES[dtype], torch.device(device))
+                    write_tensors(path, made, None, advice=ADVICE)
                 if progress is not None:
                     progress(last, len(dataset))
-        except (OSError, SafetensorError) as error:
-            hint = "free some space, or set SEGPROTO_CACHE to another disk; what is done is kept"
-            raise DataError(f"{folder}: features cannot be written ({error}); {hint}") from error
         finally:
             encoder.train(was_training)
         return cls(folder, len(dataset), flips)
@@ -154,16 +153,6 @@ def intact(path: Path, tensors: int) -> bool:
             return len(file.keys()) == tensors
     except (OSError, SafetensorError):
         return False
-
-
-def write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes beside ``path`` and renames, so that a file under its name is a whole one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, fresh)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def encode(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,20 @@ from torch import Tensor
 
 from segproto.data.palette import default_colours
 from segproto.data.picture import MaskWriter
+from segproto.errors import WeightsError
+from segproto.files import write, write_json, write_picture, write_tensors
 from segproto.prototypes.labels import IGNORE_INDEX, borders
 
 if TYPE_CHECKING:
     from segproto.model.explain import Explanation
 
+# What is always there, with its mark: what a command sees to before it begins.
+FILES = {
+    "image.png": "picture",
+    "prediction.png": "mask",
+    "arrays.safetensors": "arrays",
+    "explanation.json": "explanation",
+}
 # Anchors of the "inferno" colour map (matplotlib, CC0): dark = little, bright = much, also in gray.
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
 
@@ -85,9 +93,6 @@ def save(explanation: Explanation, out: Path, top: int = 8) -> None:
         out: the folder; made if missing.
         top: prototypes with an activation map, and listed per class.
     """
-    from safetensors.torch import save_file
-
-    out.mkdir(parents=True, exist_ok=True)
     image, classes = explanation.image, explanation.segmenter.classes
     prediction, winner, group = explanation.prediction, explanation.winning_prototype(), explanation.winning_group()
     _write(out / "image.png", image)
@@ -106,7 +111,7 @@ def save(explanation: Explanation, out: Path, top: int = 8) -> None:
     for prototype in _most_important(summary, top):
         heat = heat_overlay(image, explanation.activation_map(prototype))
         _write(out / f"activation_{prototype}.png", heat)
-    save_file({name: value.contiguous() for name, value in arrays.items()}, out / "arrays.safetensors")
+    write_tensors(out / "arrays.safetensors", arrays, "arrays")
     _write_patches(explanation, summary, out / "patches")
     document = {
         "image": explanation.name,
@@ -119,7 +124,7 @@ def save(explanation: Explanation, out: Path, top: int = 8) -> None:
         "colours": colours,
         "summary": summary,
     }
-    (out / "explanation.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "explanation.json", document, "explanation")
 
 
 def _most_important(summary: list[dict[str, Any]], top: int) -> list[int]:
@@ -137,12 +142,14 @@ def _write_patches(explanation: Explanation, summary: list[dict[str, Any]], fold
     sources = [item["source"] for row in summary for item in row["prototypes"] if item["source"]]
     for name in {source["patch"] for source in sources if source["patch"]}:
         if name in explanation.segmenter.patches:
-            folder.mkdir(exist_ok=True)
-            (folder / Path(name).name).write_bytes(explanation.segmenter.patches[name])
+            picture = explanation.segmenter.patches[name]
+            if not picture.startswith(b"\x89PNG"):
+                raise WeightsError(f"{name}: is no PNG, as the model's pictures of patches are; the model is damaged")
+            write(folder / Path(name).name, picture, "picture")
 
 
 def _write(path: Path, image: Tensor) -> None:
     from PIL import Image
 
     pixels: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(pixels).save(path)
+    write_picture(path, lambda file: Image.fromarray(pixels).save(file, "PNG"), "picture")

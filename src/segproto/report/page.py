@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segproto.data.build import build_dataset
 from segproto.data.table import DATASETS
 from segproto.errors import SegprotoError
+from segproto.files import write
 from segproto.files.pages import page_environment
 from segproto.model.explain import Explanation, explain
 from segproto.model.figures import number_figures
@@ -23,7 +24,7 @@ from segproto.report.measures import edit_figures, metric_picture, metric_rows, 
 from segproto.report.steps import step_cases
 from segproto.report.tables import by_class, charts, class_rows, css, stage_rows
 from segproto.report.wording import LEADS, SENTENCES, relation, warnings
-from segproto.runs.folder import Run, write_text
+from segproto.runs.folder import Run
 from segproto.runs.settings import data_config
 from segproto.training.progress import current
 from segproto.version import __version__
@@ -113,7 +114,7 @@ def report_page(
         raise SegprotoError(
             f"{out}: the page would have {len(html) / 2**20:.0f} MiB; explain fewer images (--images 1)"
         )
-    write_text(out, html)
+    write(out, html.encode(), "page")
 
 
 def explanation_page(explanation: Explanation, out: Path) -> None:
@@ -136,7 +137,7 @@ def explanation_page(explanation: Explanation, out: Path) -> None:
             images=probes,
         )
     )
-    write_text(out, html)
+    write(out, html.encode(), "page")
 
 
 def environment() -> Environment:

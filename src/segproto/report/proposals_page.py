@@ -11,12 +11,12 @@ from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
 from segproto.encoders.base import Encoder
+from segproto.files import fresh, write
 from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.refine.proposals import Round
 from segproto.report.page import environment
 from segproto.report.pictures import data_uri, heat
 from segproto.report.tables import css
-from segproto.runs.folder import write_text
 from segproto.training.procedures.propose import (
     ImageProposals,
     ProposeConfig,
@@ -24,7 +24,7 @@ from segproto.training.procedures.propose import (
     overlay,
     proposal_colours,
     save_index,
-    write_picture,
+    save_overlay,
 )
 from segproto.version import __version__
 
@@ -38,9 +38,9 @@ def single_image(encoder: Encoder, dataset: SegmentationDataset, config: Propose
     rounds: list[Round] = []
     found = image_proposals(encoder, sample.image, config, rounds.append)
     mask, picture = out / "masks" / f"{sample.name}.png", out / "overlays" / f"{sample.name}.jpg"
-    mask.parent.mkdir(parents=True, exist_ok=True)
-    save_index({"mask": found.mask}, mask)
-    write_picture(picture, overlay(sample.image, found.mask))
+    with fresh(mask, "proposals") as file:
+        save_index({"mask": found.mask}, file)
+    save_overlay(picture, overlay(sample.image, found.mask))
     page = out / "index.html"
     rounds_page(sample.name, sample.image, found, rounds, config, page, encoder.padded_size(*found.image.shape[-2:]))
     count = int(found.grid.counts[0])
@@ -96,7 +96,7 @@ def rounds_page(
             seen=tuple(found.image.shape[-2:]),
         )
     )
-    write_text(out, html)
+    write(out, html.encode(), "page")
 
 
 def step(number: int, r: Round, image: Tensor, padded: tuple[int, int]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from segproto.data.suffixes import IMAGE_SUFFIXES, is_picture
 from segproto.errors import DataError, WeightsError
+from segproto.files import place, require, write_json
 from segproto.files.reading import read_text
 from segproto.files.walking import paths_below
 
@@ -77,28 +77,25 @@ def evaluation_file(target: Path, split: str, stage: str | None) -> Path | None:
     return None if run is None or not last else run / "evaluation" / f"{split}{'-' + stage if stage else ''}.json"
 
 
-def keep(figures: dict[str, Any], out: str | Path | None) -> dict[str, Any]:
-    """The figures, also written to ``out`` (and then with its name as ``file``) unless that is None."""
-    if out is None:
+def figures_file(out: str | Path | None, default: Path | None = None) -> tuple[Path, str | None] | None:
+    """The file that figures go to, with the mark it bears there: where the user says, else where a run keeps them.
+
+    Raises:
+        ConfigError: something that is not ours is there; better known before the work than after it.
+    """
+    if out is None and default is None:
+        return None
+    file, kind = (place(out), "figures") if out is not None else (default or Path(), None)
+    require(file, kind)
+    return file, kind
+
+
+def keep(figures: dict[str, Any], file: tuple[Path, str | None] | None) -> dict[str, Any]:
+    """The figures; with a file (:func:`figures_file`) they are written to it, too, and its name is among them."""
+    if file is None:
         return figures
-    write_json(Path(out), named := figures | {"file": str(out)})
+    write_json(file[0], named := figures | {"file": str(file[0])}, file[1], str)
     return named
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, default=str))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 class Run:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from segproto.errors import SegprotoError
-from segproto.files import fill_tensors, fresh_folder, in_own_folder, remove_folder, sums
+from segproto.files import fill, fill_tensors, fresh_folder, in_own_folder, remove_folder, sums
 from segproto.model import artefact
 from segproto.model.segmenter import Segmenter
 from segproto.training.ema import Ema
@@ -80,7 +80,7 @@ def save(
             if ema is not None:
                 fill_tensors(fresh / "ema.safetensors", ema.average)
             value = {"version": VERSION, "state": asdict(state), "optimiser": scalars}
-            (fresh / "state.json").write_text(json.dumps(value, indent=1))
+            fill(fresh / "state.json", json.dumps(value, indent=1))
             sums.write_sums(fresh)
     for path in root.iterdir():
         if path != final and NAME.fullmatch(path.name):

@@ -95,7 +95,7 @@ def keep_record(out: Path, now: DataRecord, *, changed: bool = False) -> None:
             f"{out}: the data are no longer what the run began with: {'; '.join(found)}. Bring them back, begin a new "
             "run, or go on with them as they are: add --data-changed-on-purpose"
         )
-    write_json(path, now.model_dump(mode="json"))
+    write_json(path, now.model_dump(mode="json"), None)
 
 
 def changes(before: DataRecord, now: DataRecord) -> list[str]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from segproto.errors import ConfigError, SegprotoError
-from segproto.files import disk_errors, sync_file
+from segproto.files import fresh
 from segproto.training.recipe import Recipe, dump_recipe, resolved, validate_recipe
 from segproto.training.recipe_files import load_recipe_dict
 
 OWN = ("recipe.yaml", "data.json", "metrics.jsonl", "checkpoints", "stages", "model")
+ALSO = ("masks", "evaluation", "then", "cache")  # of some runs, or written later
 # What may differ on --resume: it changes where and how visibly a run goes on, not what comes out of it.
 FREE = ("data.root", "data.workers", "train.checkpoint_every", "train.log_every", "train.loggers", "train.accelerator")
 
@@ -21,26 +21,20 @@ def refuse_taken(out: Path) -> None:
     """Sees that ``out`` is free for a new run.
 
     Raises:
-        SegprotoError: another run is there, or it is a file.
+        SegprotoError: another run is there.
     """
-    found = [name for name in OWN if (out / name).exists()]
+    found = [name for name in (*OWN, *ALSO) if (out / name).exists()]
     if found:
         raise SegprotoError(
             f"{out}: holds another run ({', '.join(found)}); continue that one with `segproto train --resume {out}`, "
             "or give another --out"
         )
-    if out.exists() and not out.is_dir():
-        raise SegprotoError(f"{out}: is a file; give a folder as --out")
 
 
 def take_folder(out: Path, recipe: Recipe, note: str = "") -> None:
     """Makes the folder of a new run and writes ``recipe.yaml``, under a line that says what was chosen for it."""
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        fresh = out / ".recipe.yaml"
-        fresh.write_text((f"# {note}\n" if note else "") + dump_recipe(recipe), encoding="utf-8")
-        sync_file(fresh)
-        os.replace(fresh, out / "recipe.yaml")
+    with fresh(out / "recipe.yaml", "recipe") as file:
+        file.write(((f"# {note}\n" if note else "") + dump_recipe(recipe)).encode())
 
 
 def check_resumable(out: Path, recipe: Recipe) -> None:

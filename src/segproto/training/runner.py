@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.subset import keep_only, readable
 from segproto.errors import ConfigError
-from segproto.files import write_json
+from segproto.files import hold, remove_folder, sync_file, write_json
 from segproto.model.cache import FeatureCache
 from segproto.model.figures import number_figures
 from segproto.places import cache_root
@@ -82,7 +82,8 @@ def run(
         quiet: no bars and lines.
 
     Raises:
-        SegprotoError: in one line, what a person can mend (settings, data, weights, disk, memory, a diverged loss).
+        SegprotoError: in one line, what a person can mend (another process at work in ``out``, settings, data,
+            weights, disk, memory, a diverged loss).
     """
     if recipe.train.cache_features:
         require_cacheable(recipe.encoder, recipe.data.augment)
@@ -94,13 +95,17 @@ def run(
         torch.set_num_threads(recipe.train.threads)
     fabric = make_fabric(recipe.train)
     out = Path(out)
-    on_first(fabric, lambda: check_resumable(out, recipe) if resume else refuse_taken(out))
     reporter = Reporter(active=fabric.global_rank == 0 and not quiet)
-    done = finished(out)
-    if done is not None:
-        reporter.line(f"{out}: this run is finished; there is nothing to resume")
-        return RunResult(out, list(done["stages"].values())[-1], done["stages"], done["seconds"], was_finished=True)
-    with reporting(reporter), memory_errors(str(out)):
+    with ExitStack() as held:
+        if not (resume and finished(out)):  # which only reads
+            on_first(fabric, lambda: held.enter_context(hold(out)))
+        on_first(fabric, lambda: check_resumable(out, recipe) if resume else refuse_taken(out))
+        done = finished(out)
+        if done is not None:
+            reporter.line(f"{out}: this run is finished; there is nothing to resume")
+            return RunResult(out, list(done["stages"].values())[-1], done["stages"], done["seconds"], was_finished=True)
+        held.enter_context(reporting(reporter))
+        held.enter_context(memory_errors(str(out)))
         job = prepare(method, recipe, out, stages, fabric, reporter, settled.words, data_changed)
         if settled.words:
             reporter.line(settled.words)
@@ -244,7 +249,7 @@ def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: boo
     job.segmenter.card["numbers"] = number_figures(job.segmenter)
     folder = job.out / "stages" / stage.name
     job.save_model(folder / "model")
-    on_first(job.fabric, lambda: write_json(folder / "result.json", result))
+    on_first(job.fabric, lambda: write_json(folder / "result.json", result, None))
     state.stage, state.step, state.stale, state.best_accuracy = index + 1, 0, 0, None
     state.precision, state.terms = {}, {}
     job.save_checkpoint()
@@ -261,7 +266,8 @@ def read_result(out: Path, stage: str) -> dict[str, Any]:
 
 def note_finished(out: Path, results: dict[str, dict[str, Any]], seconds: float) -> None:
     """Marks the run as finished and removes its last checkpoint, which is ``model`` once more."""
-    write_json(out / "checkpoints" / "finished.json", {"stages": results, "seconds": round(seconds, 3)})
+    write_json(out / "checkpoints" / "finished.json", {"stages": results, "seconds": round(seconds, 3)}, None)
+    sync_file(out / "checkpoints")
     last = checkpoint.latest(out / "checkpoints")
     if last is not None:
-        shutil.rmtree(last)
+        remove_folder(last, checkpoint.HOLDS)

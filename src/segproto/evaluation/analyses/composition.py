@@ -21,6 +21,7 @@ from segproto.evaluation.analyses.units import (
     require_bank,
     require_groups,
 )
+from segproto.files import write_picture
 from segproto.model.explain import Explanation
 from segproto.model.overlays import heat_overlay
 from segproto.model.segmenter import Segmenter
@@ -133,8 +134,7 @@ def draw_graph(graph: GroupGraph, class_id: int, edges: Sequence[tuple[int, int,
     for g in groups:
         words = f"{names[g]}\nreadout {float(graph.readout[g]):+.2f}"
         axes.text(at["g", g][0] + 0.55, at["g", g][1], words, ha="left", va="center", fontsize=9)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
+    write_picture(out, lambda file: figure.savefig(file, dpi=130), "picture")
 
 
 def node_picture(graph: GroupGraph, kind: str, number: int) -> np.ndarray[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from segproto.files import write_json, write_picture, write_tensors
 
 PAGE, INK, SOFT = (255, 255, 255), (28, 30, 33), (92, 99, 107)
 GAP, CAPTION, TITLE, FONT = 10, 34, 26, 12
@@ -77,8 +78,7 @@ def draw_sheet(rows: Sequence[Row], out: Path, side: int = 128) -> None:
                 shown = fitting(words, font, length + GAP - 4)
                 draw.text((left, top + TITLE + deep + 3 + line * (FONT + 3)), shown, SOFT, font)
         top += space
-    out.parent.mkdir(parents=True, exist_ok=True)
-    page.save(out)
+    write_picture(out, lambda file: page.save(file, "PNG"), "picture")
 
 
 def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -104,9 +104,5 @@ def fitting(words: str, font: Any, width: int) -> str:
 
 def write_result(out: Path, arrays: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
     """Writes ``arrays.safetensors`` and ``analysis.json`` into a folder."""
-    from safetensors.torch import save_file
-
-    out.mkdir(parents=True, exist_ok=True)
-    plain = {name: value.detach().cpu().contiguous() for name, value in arrays.items()}
-    save_file(plain, out / "arrays.safetensors")
-    (out / "analysis.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_tensors(out / "arrays.safetensors", arrays, "arrays")
+    write_json(out / "analysis.json", document, "analysis")

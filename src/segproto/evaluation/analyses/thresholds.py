@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segproto.errors import ConfigError
 from segproto.evaluation.rescore import EncoderFeatures, Progress, rescore
+from segproto.files import write_picture
 from segproto.model.heads import Head, read_out
 
 THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
@@ -69,7 +70,7 @@ def answer(head: Head, activations: Tensor) -> Tensor:
     return read_out(head.grouping(activations), weights)
 
 
-def plot_thresholds(rows: Sequence[dict[str, Any]], out: Path) -> None:
+def plot_thresholds(rows: Sequence[dict[str, Any]], out: Path, kind: str | None = "picture") -> None:
     """A picture of mIoU and prototypes used against the threshold."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,4 +86,4 @@ def plot_thresholds(rows: Sequence[dict[str, Any]], out: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if factor == 1:
             axes.set_ylim(bottom=0)
-    figure.savefig(out, dpi=150)
+    write_picture(out, lambda file: figure.savefig(file, dpi=150), kind)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segproto.evaluation.interpretability.table import METRICS
+from segproto.files import write_picture
 
 
 def draw(metrics: dict[str, Any], path: Path) -> bool:
@@ -26,6 +27,5 @@ def draw(metrics: dict[str, Any], path: Path) -> bool:
     FigureCanvasAgg(figure)
     for place, (panel, figures) in enumerate(panels, 1):
         panel(figure.add_subplot(1, len(panels), place), figures)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_picture(path, lambda file: figure.savefig(file, dpi=110), None)
     return True

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.errors import ConfigError, DataError
+from segproto.files import remove
 from segproto.methods.memory.config import MemoryModel, RememberConfig
 from segproto.model.features import image_features
 from segproto.model.fingerprint import encoder_hash
@@ -234,4 +235,4 @@ def require_labels(found: Remembered, model: Any) -> None:
 def forget_files(dataset: SegmentationDataset, folder: Path) -> None:
     """Removes what the images' results were kept in: the memory holds all that is needed of them."""
     for name in dataset.names:
-        result_path(folder, name).unlink(missing_ok=True)
+        remove(result_path(folder, name))

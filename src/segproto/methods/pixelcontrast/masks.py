@@ -13,7 +13,7 @@ from torch import Tensor
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.methods.pixelcontrast.config import PixelcontrastStages
 from segproto.methods.pixelcontrast.infer import background, mine, sum_over
-from segproto.methods.pixelcontrast.products import CAMS, MASKS, ImageMaps, read_maps, remove_begun
+from segproto.methods.pixelcontrast.products import CAMS, MASKS, ImageMaps, read_maps
 from segproto.methods.pixelcontrast.published import published_mask
 from segproto.methods.pixelcontrast.tagged import with_masks
 from segproto.metrics.segmentation import ConfusionMatrix
@@ -88,7 +88,6 @@ def make_masks(context: StageContext, rule: MaskRule, given: Path | None) -> dic
             return {"mask": published_mask(given, sample, classes.num_classes)}
         return {"mask": image_mask(context.segmenter, sample.image, read_maps(cams, sample), rule)}
 
-    on_first(context.fabric, lambda: remove_begun(root))
     map_images(dataset, one, labels, **mine(context), title="masks", suffix=PNG, save=save_mask)
     context.fabric.barrier()
     on_first(

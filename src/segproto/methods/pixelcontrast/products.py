@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from segproto.data.base import Sample
 from segproto.data.cams import read_npz
 from segproto.errors import DataError, plain
+from segproto.files import remove
 from segproto.training.procedures.map_images import result_path
 
 log = logging.getLogger(__name__)
@@ -21,14 +21,12 @@ NPZ = ".npz"
 CAMS = Path("stages/cams/maps")
 SCORES = Path("stages/crf/scores")
 MASKS = Path("masks")
-BEGUN = re.compile(r"\..+\.\w+\.\d+")
 
 
-def save_scores(tensors: dict[str, Tensor], path: Path) -> None:
+def save_scores(tensors: dict[str, Tensor], file: BinaryIO | Path) -> None:
     """Tensors as a compressed npz; floats with 16 bits."""
     arrays = {k: (v.half() if v.is_floating_point() else v).numpy() for k, v in tensors.items()}
-    with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_scores(path: Path) -> dict[str, Tensor]:
@@ -75,22 +73,14 @@ def read_maps(folder: Path, sample: Sample) -> ImageMaps:
     return ImageMaps(found["classes"], maps)
 
 
-def remove_begun(folder: Path) -> None:
-    """Removes files that a killed process had begun to write and not yet named (``.NAME.SUFFIX.PROCESS``)."""
-    for path in sorted(folder.rglob(".*")):
-        if BEGUN.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
 def remove_damaged(folder: Path) -> None:
     """Removes npz files that cannot be read, as a crash of the machine leaves them: they are made again.
 
-    Each is told in a warning. Files that a killed process had begun go too.
+    Each is told in a warning.
     """
-    remove_begun(folder)
     for path in sorted(folder.rglob(f"*{NPZ}")):
         try:
             read_scores(path)
         except DataError as error:
             log.warning("%s; it is made again", plain(error).partition("; delete")[0])
-            path.unlink(missing_ok=True)
+            remove(path)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
+from segproto.files import write
 from segproto.files.pages import page_environment
 from segproto.model.patches import cell_box, patch_picture
 from segproto.model.segmenter import Segmenter
@@ -57,7 +58,7 @@ def write_gallery(page: Path, model: Segmenter, dataset: SegmentationDataset, be
             }
         )
     html = made.get_template("categories.html.j2").render(rows=rows, images=len(dataset))
-    page.write_text(html, encoding="utf-8")
+    write(page, html.encode(), None)
 
 
 def picture(model: Segmenter, dataset: SegmentationDataset, index: int, cell: list[int]) -> dict[str, str]:

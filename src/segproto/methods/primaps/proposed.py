@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.images import read_indices
+from segproto.files import link, tag_cache
 from segproto.model.fingerprint import encoder_hash
 from segproto.places import cache_root
 from segproto.prototypes.labels import IGNORE_INDEX
@@ -68,9 +69,9 @@ def cache_folder(context: StageContext, config: ProposeConfig) -> Path | None:
 
 def link_folder(folder: Path, target: Path) -> None:
     """Makes ``target``, and ``folder`` a link to it."""
-    target.mkdir(parents=True, exist_ok=True)
+    tag_cache(target)
     if not folder.exists():
-        folder.symlink_to(target.absolute(), target_is_directory=True)
+        link(folder, target.absolute())
 
 
 class Proposed(SegmentationDataset):

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
+from segproto.files import write_tensors
 from segproto.methods.primaps.config import StegoConfig
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.correspondence import SAMPLES, correspondence_loss, derangement, nearest_images
@@ -63,7 +64,7 @@ def find_neighbours(context: StageContext, config: StegoConfig) -> dict[str, Any
     assert means is not None
     nearest = nearest_images(agreement()(means), config.neighbours)
     path = context.out / FILE.name
-    on_first(fabric, lambda: save_file({"nearest": nearest.cpu()}, path))
+    on_first(fabric, lambda: write_tensors(path, {"nearest": nearest}, None))
     return {"training_images": len(dataset), "neighbours": nearest.shape[1]}
 
 

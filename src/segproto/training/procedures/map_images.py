@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
-from segproto.files import disk_errors, sync_file
+from segproto.files import fresh
 from segproto.training.progress import current
 
 SUFFIX = ".safetensors"
@@ -28,6 +29,11 @@ def fold_images(dataset: SegmentationDataset, *, rank: int = 0, world: int = 1, 
             bar(done + 1, len(indices))
 
 
+def save_tensors(tensors: dict[str, Tensor], file: BinaryIO) -> None:
+    """Tensors on the CPU as safetensors."""
+    file.write(to_bytes(tensors))
+
+
 def map_images(
     dataset: SegmentationDataset,
     fn: Callable[[int, Sample], Mapping[str, Tensor]],
@@ -37,7 +43,7 @@ def map_images(
     world: int = 1,
     title: str = "images",
     suffix: str = SUFFIX,
-    save: Callable[[dict[str, Tensor], Path], None] = save_file,
+    save: Callable[[dict[str, Tensor], BinaryIO], None] = save_tensors,
 ) -> int:
     """Writes ``fn``'s tensors of every image to ``out/<image name><suffix>``.
 
@@ -63,15 +69,8 @@ def map_images(
         if path.exists():
             continue
         tensors = {key: value.detach().cpu().contiguous() for key, value in fn(index, dataset[index]).items()}
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f".{path.name}.{os.getpid()}")
-            try:
-                save(tensors, fresh)
-                sync_file(fresh)
-                os.replace(fresh, path)
-            finally:
-                fresh.unlink(missing_ok=True)
+        with fresh(path, None) as file:
+            save(tensors, file)
         computed += 1
     return computed
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from segproto.data.base import ClassTable, SegmentationDataset
 from segproto.data.images import read_indices
 from segproto.data.square import CentreSquare
-from segproto.files import disk_errors
+from segproto.files import fresh, link, write_picture
 
 PNG = ".png"
 
@@ -38,17 +37,14 @@ def write_classes(root: Path, classes: ClassTable, pixels: Tensor) -> None:
         classes: of the masks.
         pixels: (C,) how many pixels each has; a class without any would be one that no method can learn.
     """
-    with disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
+    with fresh(root / "classes.yaml", None) as file:
         entries = [
             {"name": name, "values": index, "colour": list(colour)}
             for index, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True))
             if int(pixels[index]) > 0
         ]
         text = yaml.safe_dump({"classes": entries, "void": [255]}, sort_keys=False, default_flow_style=None)
-        fresh = root / f".classes.yaml.{os.getpid()}"
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(root / "classes.yaml")
+        file.write(text.encode())
 
 
 def add_image(root: Path, dataset: SegmentationDataset, index: int, image: Tensor) -> None:
@@ -65,29 +61,13 @@ def add_image(root: Path, dataset: SegmentationDataset, index: int, image: Tenso
     target = folder / f"{name}{PNG if source is None else source.suffix}"
     if target.exists():
         return
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            if source is None:
-                with fresh.open("wb") as file:
-                    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG")
-            else:
-                link_or_copy(source.absolute(), fresh)
-            os.replace(fresh, target)
-        finally:
-            fresh.unlink(missing_ok=True)
+    if source is not None:
+        link(target, source.absolute())
+        return
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    write_picture(target, lambda file: picture.save(file, "PNG"), None)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """A symbolic link, or a copy on systems that refuse links."""
-    try:
-        target.symlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def save_mask(tensors: dict[str, Tensor], path: Path) -> None:
+def save_mask(tensors: dict[str, Tensor], file: BinaryIO) -> None:
     """``mask``, uint8 (H, W), as an 8-bit gray PNG."""
-    with path.open("wb") as file:
-        Image.fromarray(tensors["mask"].numpy()).save(file, "PNG")
+    Image.fromarray(tensors["mask"].numpy()).save(file, "PNG")

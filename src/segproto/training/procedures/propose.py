@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.palette import default_colours
 from segproto.encoders.base import Encoder
+from segproto.files import stamped, write_picture
 from segproto.prototypes.labels import IGNORE_INDEX, borders
 from segproto.refine.proposals import THRESHOLD, Proposals, Round, propose
 from segproto.refine.regions import refine_regions
@@ -121,16 +122,17 @@ def propose_files(
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
         mask = image_proposals(encoder, sample.image, config).mask
         if overlays is not None:  # before the mask, whose file tells that an image is done
-            write_picture(overlays / f"{dataset.names[index]}.jpg", overlay(sample.image, mask))
+            save_overlay(overlays / f"{dataset.names[index]}.jpg", overlay(sample.image, mask))
         return {"mask": mask}
 
     return map_images(dataset, one, out, rank=rank, world=world, title="propose", suffix=PNG, save=save_index)
 
 
-def save_index(tensors: dict[str, Tensor], path: Path) -> None:
-    """``mask``, uint8 (H, W), as a PNG whose palette shows the numbers; 255 is black."""
-    with path.open("wb") as file:
-        index_picture(tensors["mask"]).save(file, "PNG", optimize=False)
+def save_index(tensors: dict[str, Tensor], file: BinaryIO) -> None:
+    """``mask``, uint8 (H, W), as a PNG whose palette shows the numbers; 255 is black; with its mark."""
+    buffer = io.BytesIO()
+    index_picture(tensors["mask"]).save(buffer, "PNG", optimize=False)
+    file.write(stamped(buffer.getvalue(), "proposals"))
 
 
 def index_picture(mask: Tensor) -> Image.Image:
@@ -154,13 +156,7 @@ def overlay(image: Tensor, mask: Tensor, share: float = 0.55) -> Tensor:
     return shown.round().to(torch.uint8)
 
 
-def write_picture(path: Path, picture: Tensor) -> None:
-    """A uint8 picture (3, H, W) as JPEG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with fresh.open("wb") as file:
-            Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=90)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+def save_overlay(path: Path, picture: Tensor) -> None:
+    """A uint8 picture (3, H, W) as JPEG."""
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    write_picture(path, lambda file: image.save(file, "JPEG", quality=90), "picture")

@@ -16,7 +16,7 @@ from segproto.data.base import Sample
 from segproto.data.cams import read_npz
 from segproto.data.subset import spread
 from segproto.errors import ConfigError, DataError
-from segproto.files import disk_errors, write_json
+from segproto.files import fresh, write_json
 
 INDEX = "steps.json"
 
@@ -56,24 +56,17 @@ def write_steps(folder: Path, sample: Sample, values: Mapping[str, Tensor]) -> N
     """One image with its mask and the pictures by the keys of the steps, as ``folder/NAME.npz``."""
     arrays = {"image": sample.image, "truth": sample.mask, **values}
     path = folder / f"{sample.name.replace('/', '__')}.npz"
-    with disk_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}")
-        with fresh.open("wb") as file:
-            np.savez_compressed(
-                file,
-                allow_pickle=False,
-                **{
-                    key: (value.half() if value.is_floating_point() else value.to(torch.uint8)).cpu().numpy()
-                    for key, value in arrays.items()
-                },
-            )
-        fresh.replace(path)
+    plain = {
+        key: (value.half() if value.is_floating_point() else value.to(torch.uint8)).cpu().numpy()
+        for key, value in arrays.items()
+    }
+    with fresh(path, None) as file:
+        np.savez_compressed(file, allow_pickle=False, **plain)
 
 
 def write_index(folder: Path, steps: Sequence[Step], names: Sequence[str]) -> None:
     """The list of the steps and of the images, in order."""
-    write_json(folder / INDEX, {"steps": [asdict(step) for step in steps], "images": list(names)})
+    write_json(folder / INDEX, {"steps": [asdict(step) for step in steps], "images": list(names)}, None)
 
 
 def read_steps(folder: Path) -> tuple[list[Step], dict[str, dict[str, Tensor]]]:

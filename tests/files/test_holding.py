@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from segproto.errors import SegprotoError
-from segproto.files import hold, locks
+from segproto.files import hold, holding
 
 HOLD = """
 import os, signal, sys
@@ -21,10 +21,8 @@ from pathlib import Path
 from segproto.files import hold
 with hold(Path(sys.argv[1])):
     if sys.argv[2:]:
-        child = os.fork()
-        if child == 0:
-            signal.pause()
-        print(child, flush=True)
+        if os.fork() == 0:
+            print(os.getpid(), flush=True)
     else:
         print("held", flush=True)
     signal.pause()
@@ -80,7 +78,7 @@ def test_a_folder_made_in_vain_goes_again(tmp_path: Path) -> None:
 def test_where_there_are_no_locks_the_process_number_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(locks, "lock", lambda descriptor: None)
+    monkeypatch.setattr(holding, "lock", lambda descriptor: None)
     other = {"pid": os.getppid(), "host": socket.gethostname(), "since": "today"}
     (tmp_path / ".lock").write_text(json.dumps(other))
     with pytest.raises(SegprotoError, match=f"process {os.getppid()} on"), hold(tmp_path):
@@ -88,5 +86,5 @@ def test_where_there_are_no_locks_the_process_number_tells(
     for holder in (other | {"host": "elsewhere"}, other | {"pid": 2**22 + 1}, {}, [], "x"):
         (tmp_path / ".lock").write_text(json.dumps(holder))
         with hold(tmp_path):
-            assert "has no locks" in caplog.text
+            assert "no locks on this disk" in caplog.text
     assert list(tmp_path.iterdir()) == []
