@@ -40,6 +40,35 @@ def test_no_head_is_asked_for_its_type() -> None:
     assert not [f for f in SOURCES if re.search(r"(getattr|hasattr)\(\w*\.?head\b", f.read_text())]
 
 
+METHODS_NAMED = {  # outside its own folder, and why
+    ("api/quickstart.py", "blackbox/scenes"): "the two recipes that a newcomer sees",
+    ("api/quickstart.py", "scaleproto/scenes"): "the two recipes that a newcomer sees",
+    ("interop/backbones.py", "blackbox"): "what a published plain classifier is here, for its card",
+    ("methods/nonparametric/convert.py", "blackbox"): "what the parametric twins of its release are here, likewise",
+    ("methods/pixelcontrast/convert.py", "blackbox"): "what the DeepLabs of its release are here, likewise",
+    ("api/doctor.py", "memory"): "of the machine",
+    ("model/memory_head.py", "memory"): "the kind of head",
+}
+
+
+def test_nothing_but_its_own_folder_names_a_method() -> None:
+    from segproto.methods import METHODS
+
+    package = ROOT / "src" / "segproto"
+    found = set()
+    for file in SOURCES:
+        place = file.relative_to(package)
+        own = place.parts[1] if place.parts[0] == "methods" else None
+        if place == Path("methods/__init__.py"):
+            continue
+        texts = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+        for text in texts:
+            name = text.partition("/")[0] if isinstance(text, str) else ""
+            if name in METHODS and name != own and " " not in text:
+                found.add((str(place), text))
+    assert found == METHODS_NAMED.keys()
+
+
 def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
     """Dotted name and node of every call."""
     return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]

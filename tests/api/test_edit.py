@@ -16,7 +16,7 @@ from tiny_segmenters import segmenter
 
 import segproto
 from segproto.api.edit import parse_pair
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, WeightsError
 from segproto.evaluation.rescore import EncoderFeatures, rescore_heads
 from segproto.model.direction_head import DirectionBank, DirectionHead
 from segproto.model.edit import edited, merge_leaders
@@ -333,6 +333,14 @@ def test_models_that_kept_what_they_forgot_in_their_card_load(run: Path, tmp_pat
     assert older.provenance is not None
     assert older.provenance.sources == now.provenance.sources
     assert not {"forgotten", "resting"} & older.card.keys()
+    value["card"]["forgotten"][0]["class"] = 99
+    (folder / "model.json").write_text(json.dumps(value))
+    with pytest.raises(WeightsError, match=r"model.json: forgotten: a patch of class 99 .* has 8 classes"):
+        segproto.load(folder)
+    value["card"]["forgotten"][0]["radii"] = "wide"
+    (folder / "model.json").write_text(json.dumps(value))
+    with pytest.raises(WeightsError, match=r"model.json: forgotten.0.radii = 'wide'"):
+        segproto.load(folder)
 
 
 @pytest.mark.parametrize("where", ["training", "scoring"])

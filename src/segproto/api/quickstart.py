@@ -13,6 +13,10 @@ from segproto.api.train import train
 from segproto.files import place, require
 
 PathLike = str | Path
+RECIPES = {  # what a newcomer sees first: a model that explains itself beside one that does not
+    "blackbox/scenes": "1/2 black box, the upper bound",
+    "scaleproto/scenes": "2/2 prototypes, projected and grouped",
+}
 
 
 def quickstart(*, out: PathLike = "runs/quickstart", quiet: bool = False) -> dict[str, Any]:
@@ -25,17 +29,17 @@ def quickstart(*, out: PathLike = "runs/quickstart", quiet: bool = False) -> dic
     from segproto.training.progress import Reporter
 
     begin, out, say = time.perf_counter(), place(out), Reporter(active=not quiet).line
-    steps = {"blackbox": "1/2 black box, the upper bound", "scaleproto": "2/2 prototypes, projected and grouped"}
-    folders = {method: out / method for method in steps}
+    folders = {recipe: out / recipe.partition("/")[0] for recipe in RECIPES}
+    first, last = list(folders.values())
     require(out / "report.html", "page")
     require(out / "compare.json", "figures")
-    for method, text in steps.items():
-        say(text)
-        beside = [] if method == "blackbox" else [f"compare={folders['blackbox'].absolute()}"]
-        train(f"{method}/scenes", out=folders[method], quiet=quiet, overrides=beside)
-        evaluate(folders[method], quiet=quiet)
+    for recipe, folder in folders.items():
+        say(RECIPES[recipe])
+        beside = [] if folder == first else [f"compare={first.absolute()}"]
+        train(recipe, out=folder, quiet=quiet, overrides=beside)
+        evaluate(folder, quiet=quiet)
     say("explaining three images, writing the report")
-    report = write_report(folders["scaleproto"], out=out / "report.html", quiet=quiet)
+    report = write_report(last, out=out / "report.html", quiet=quiet)
     compare(list(folders.values()), out=out / "compare.json")
-    figures = {method: Run(folder).figures() for method, folder in folders.items()}
+    figures = {folder.name: Run(folder).figures() for folder in folders.values()}
     return {"runs": figures, "report": str(report), "seconds": round(time.perf_counter() - begin, 1)}

@@ -21,7 +21,7 @@ from segproto.files.keys import shown
 from segproto.files.reading import read_bytes, require_ordinary
 from segproto.foreign.allocations import bounded
 from segproto.model.description import Description, Sources
-from segproto.model.forgotten import read_forgotten
+from segproto.model.forgotten import ForgottenPatch, out_of_the_card, require_fitting
 from segproto.model.head import Head
 from segproto.model.heads import build_head
 from segproto.model.provenance import Provenance
@@ -109,16 +109,21 @@ def load(folder: Path) -> Segmenter:
     if value.get("format") != FORMAT or not isinstance(version, int) or version > VERSION:
         found = f"{shown(value.get('format'))} version {shown(value.get('version'))}"
         raise WeightsError(f"{file}: expected {FORMAT} version <= {VERSION}, found {found}")
-    known, tensors = checked(value, Description, file, WeightsError), read_tensors(folder / "model.safetensors")
+    known = checked(out_of_the_card(value), Description, file, WeightsError)
+    tensors = read_tensors(folder / "model.safetensors")
     with bounded(file, sum(tensor.nbytes for tensor in tensors.values())):
         model = build(file, known)
     check_keys(folder, {k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors)
     if (folder / "prototypes.json").exists():
         sources = read_checked(folder / "prototypes.json", Sources, WeightsError)
         model.provenance = Provenance.from_json(sources.model_dump())
+    elif known.resting is not None:
+        sources = Sources(encoder_hash="", dataset="", sources=known.resting)
+        model.provenance = Provenance.from_json(sources.model_dump())
+    model.forgotten = tuple(ForgottenPatch(**patch.model_dump()) for patch in known.forgotten)
+    require_fitting(model, file)
     require_sound(model, tensors, folder)
     model.load_state_dict(tensors)
-    read_forgotten(model, value)
     model.patches = {f"prototypes/{p.name}": read_patch(p) for p in sorted(folder.glob("prototypes/*.[pj][np]g"))}
     return model.eval()
 

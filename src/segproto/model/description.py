@@ -24,6 +24,18 @@ class Classes(BaseModel):
     colours: list[tuple[Byte, Byte, Byte]]
 
 
+class Patch(BaseModel):
+    """A patch to forget; the fields of :class:`segproto.model.forgotten.ForgottenPatch`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prototype: Place
+    class_id: Annotated[int, Field(alias="class", ge=0)]
+    image: str
+    features: tuple[float, ...]
+    radii: tuple[float, ...]
+
+
 class Description(BaseModel):
     """``model.json``; encoder and head are checked by what they describe."""
 
@@ -34,6 +46,8 @@ class Description(BaseModel):
     head: dict[str, Any]
     classes: Classes
     card: dict[str, Any] = {}
+    forgotten: list[Patch] = []
+    resting: list[Source | None] | None = None  # of older models alone
 
 
 class Source(BaseModel):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segproto.model.fingerprint import encoder_hash
-from segproto.model.provenance import Provenance
+from segproto.errors import WeightsError
 
 if TYPE_CHECKING:
     from segproto.model.segmenter import Segmenter
@@ -34,21 +34,29 @@ class ForgottenPatch:
         value = asdict(self)
         return {"class" if key == "class_id" else key: entry for key, entry in value.items()}
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ForgottenPatch:
-        vectors = {key: tuple(value[key]) for key in ("features", "radii")}
-        return cls(prototype=value["prototype"], class_id=value["class"], image=value["image"], **vectors)
 
+def out_of_the_card(value: dict[str, Any]) -> dict[str, Any]:
+    """A ``model.json`` with what a model forgot beside its card.
 
-def read_forgotten(model: Segmenter, value: dict[str, Any]) -> None:
-    """Gives a loaded model what its ``model.json`` says it forgot.
-
-    Older models have it in their card, and beside it, between two stages of forgetting, the sources of the prototypes
-    that rest.
+    Older models have it in the card, and there, between two stages of forgetting, the sources of the prototypes that
+    rest.
     """
-    items = model.card.pop("forgotten", None) or value.get("forgotten", [])
-    model.forgotten = tuple(ForgottenPatch.from_json(item) for item in items)
-    resting = model.card.pop("resting", None)
-    if resting is not None:
-        known = {"encoder_hash": encoder_hash(model.encoder), "dataset": "", "sources": resting}
-        model.provenance = Provenance.from_json(known)
+    card = value.get("card")
+    if not isinstance(card, dict):
+        return value
+    moved = {key: card[key] for key in ("forgotten", "resting") if key in card}
+    return {**value, **moved, "card": {key: entry for key, entry in card.items() if key not in moved}}
+
+
+def require_fitting(model: Segmenter, file: Path) -> None:
+    """Refuses patches that the model's classes and features do not fit.
+
+    Raises:
+        WeightsError: naming the file.
+    """
+    for patch in model.forgotten:
+        if patch.class_id >= model.classes.num_classes or len(patch.features) != model.encoder.num_features:
+            raise WeightsError(
+                f"{file}: forgotten: a patch of class {patch.class_id} with {len(patch.features)} "
+                f"features; the model has {model.classes.num_classes} classes and {model.encoder.num_features} features"
+            )

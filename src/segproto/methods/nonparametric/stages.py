@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from segproto.methods.nonparametric.build import begin_nearest
 from segproto.methods.nonparametric.config import JointConfig, NonparametricModel, NonparametricRecipe
 from segproto.methods.nonparametric.loss import ClusterLoss
@@ -9,7 +11,7 @@ from segproto.methods.nonparametric.seeding import seed
 from segproto.methods.nonparametric.tracing import trace_prototypes
 from segproto.methods.nonparametric.watching import Watch
 from segproto.model.segmenter import Segmenter
-from segproto.training.procedures.optimise import encoder_groups, set_mode
+from segproto.training.procedures.optimise import encoder_groups, optimise_stage
 from segproto.training.procedures.seeding import SEEDED, linear_stage
 from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage
 
@@ -31,21 +33,13 @@ def stages(recipe: NonparametricRecipe) -> list[Stage]:
 def joint_stage(config: JointConfig, model_config: NonparametricModel) -> Optimise:
     """Gradient steps, each followed by a momentum step of the prototypes."""
     loss = ClusterLoss(config)
-    return Optimise(
-        name="joint",
-        steps=config.steps,
+    words = "the encoder learns by gradient, prototypes follow the features assigned to them"
+    return replace(
+        optimise_stage("joint", config, begin=lambda model: begin_nearest(model, model_config), words=words),
         parameters=lambda model: parameter_groups(model, config),
         loss=loss,
-        mode=lambda model: set_mode(model, config),
-        begin=lambda model: begin_nearest(model, model_config),
         after_step=loss.move,
         watch=Watch(),
-        optimiser=config.optimiser,
-        schedule=config.schedule,
-        warmup_steps=config.warmup_steps,
-        accumulate=config.accumulate,
-        patience=config.patience,
-        words="the encoder learns by gradient, prototypes follow the features assigned to them",
     )
 
 
