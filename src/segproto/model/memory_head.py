@@ -84,7 +84,7 @@ class MemoryHead(Head):
     no_graph = "which of several equally near patches votes hangs on the last digit, so a graph would answer otherwise"
     bank: MemoryBank
 
-    def __init__(self, bank: MemoryBank, neighbours: int = 30, temperature: float = 0.1) -> None:
+    def __init__(self, bank: MemoryBank, neighbours: int = 30, temperature: float = 0.07) -> None:
         super().__init__()
         self.bank = bank
         self.num_classes = bank.num_classes

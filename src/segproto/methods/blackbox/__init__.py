@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -55,4 +56,5 @@ METHOD = Method(
     recipe=BlackboxRecipe,
     build=build,
     stages=stages,
+    recipes=Path(__file__).parent / "recipes",
 )

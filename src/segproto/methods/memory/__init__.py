@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.methods.memory.config import MemoryRecipe
@@ -31,5 +33,6 @@ METHOD = Method(
     recipe=MemoryRecipe,
     build=build,
     stages=stages,
+    recipes=Path(__file__).parent / "recipes",
     starts_from_any_encoder=True,
 )

@@ -14,13 +14,14 @@ class MemoryModel(BaseModel):
 
     Attributes:
         neighbours: k, the nearest patches that vote.
-        temperature: T of the softmax over their cosines.
+        temperature: T of the softmax over their cosines. It was chosen, with k = 30, on held-out stretches of the
+            training video of CamVid, where 0.05 to 0.1 and 10 to 60 neighbours are within a point.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     neighbours: int = Field(30, ge=1)
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(0.07, gt=0)
 
 
 class RememberConfig(BaseModel):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from segproto.methods.primaps.build import build
 from segproto.methods.primaps.config import PrimapsRecipe
 from segproto.methods.primaps.convert import SOURCES
@@ -15,5 +17,6 @@ METHOD = Method(
     recipe=PrimapsRecipe,
     build=build,
     stages=stages,
+    recipes=Path(__file__).parent / "recipes",
     sources=SOURCES,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from segproto.methods.protoseg.build import build
 from segproto.methods.protoseg.config import ProtoSegRecipe
 from segproto.methods.protoseg.convert import SOURCES
@@ -15,5 +17,6 @@ METHOD = Method(
     recipe=ProtoSegRecipe,
     build=build,
     stages=stages,
+    recipes=Path(__file__).parent / "recipes",
     sources=SOURCES,
 )

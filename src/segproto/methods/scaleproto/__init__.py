@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from segproto.methods.scaleproto.build import build
 from segproto.methods.scaleproto.config import ScaleProtoRecipe
 from segproto.methods.scaleproto.convert import SOURCES
@@ -15,5 +17,6 @@ METHOD = Method(
     recipe=ScaleProtoRecipe,
     build=build,
     stages=stages,
+    recipes=Path(__file__).parent / "recipes",
     sources=SOURCES,
 )
