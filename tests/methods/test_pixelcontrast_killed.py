@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segproto.methods.pixelcontrast import METHOD, infer
+from segproto.methods.pixelcontrast import METHOD, masks
 from segproto.runs.catalogue import read_recipe
 from segproto.training.loop import Loop
 from segproto.training.recipe import apply_overrides, validate_recipe
@@ -53,7 +53,7 @@ def killed_in_mask(out: Path) -> None:
             die()
         whole(tensors, file)
 
-    done, whole, infer.save_mask = [0], infer.save_mask, half
+    done, whole, masks.save_mask = [0], masks.save_mask, half
     train(out)
 
 
