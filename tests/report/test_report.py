@@ -148,7 +148,7 @@ def test_measures_show_values_or_reasons(tmp_path: Path) -> None:
     assert threshold_charts([]) == []
     found = {"purity": {"value": 0.5, "meaning": "m"}, "distances": {"value": 1.23456, "meaning": "n"}}
     found["stability"] = {"value": None, "reason": "no parts", "meaning": "o"}
-    write_json(tmp_path / "evaluation" / "val-interpretability.json", {"metrics": found})
+    write_json(tmp_path / "evaluation" / "val-interpretability.json", {"metrics": found}, None)
     rows = {row["name"]: (row["value"], row["meaning"], row["reason"]) for row in metric_rows(run)}
     expected = {"purity": ("50.0 %", "m", ""), "distances": ("1.23", "n", "")}
     assert rows == expected | {"stability": ("\N{EN DASH}", "o", "no parts")}
@@ -157,9 +157,11 @@ def test_measures_show_values_or_reasons(tmp_path: Path) -> None:
 def test_a_copied_run_keeps_the_order_of_its_stages(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("method: scaleproto\n")
     for name in ("threshold", "project", "joint"):  # copied in any order
-        write_json(tmp_path / "stages" / name / "result.json", {"miou": 0.5})
+        write_json(tmp_path / "stages" / name / "result.json", {"miou": 0.5}, None)
     assert [stage["stage"] for stage in Run(tmp_path).stages] == ["threshold", "project", "joint"]
-    write_json(tmp_path / "checkpoints" / "finished.json", {"stages": {"joint": {}, "project": {}, "threshold": {}}})
+    write_json(
+        tmp_path / "checkpoints" / "finished.json", {"stages": {"joint": {}, "project": {}, "threshold": {}}}, None
+    )
     assert [stage["stage"] for stage in Run(tmp_path).stages] == ["joint", "project", "threshold"]
 
 

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = train_scaleproto(folder / "scaleproto", f"compare={folder / 'blackbox'}")
     segproto.evaluate(run)
     segproto.ablate_thresholds(run, thresholds=[0, 0.05, 0.2], quiet=True)
-    write_json(run / "evaluation" / "val-interpretability.json", {"metrics": METRICS})
+    write_json(run / "evaluation" / "val-interpretability.json", {"metrics": METRICS}, None)
     segproto.write_report(run)
     return run
 
