@@ -141,12 +141,12 @@ def vocabulary(out: Path, rounds: int = 5) -> None:
     rows = []
     for classes in (19, 150, 847):
         for name, score in (("blackbox", None), ("nonparametric", "layernorm"), ("nonparametric", "scale")):
-            method = METHODS[name]()
+            method = METHODS[name]
             lr = "stages.joint.lr={backbone: 1e-3, neck: 1e-3, readout: 1e-3}"
             values = ["encoder.dim=64", lr, *([] if score is None else [f"model.score_norm={score}"])]
             if name == "nonparametric":
                 values.append("model.prototypes=10")
-            value = apply_overrides(read_recipe(method.recipes / "scenes.yaml"), values)
+            value = apply_overrides(read_recipe(f"{method.name}/scenes"), values)
             recipe = validate_recipe(value, method.recipe)
             torch.manual_seed(0)
             model = method.build(recipe, ClassTable(tuple(map(str, range(classes))), ((0, 0, 0),) * classes))

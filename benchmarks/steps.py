@@ -35,8 +35,8 @@ CLOCK = time.process_time if "--cpu-time" in sys.argv else time.perf_counter
 
 def step(name: str, recipe_name: str, classes: int, batch: Batch, bf16: bool):
     """One optimiser step of the method's ``joint`` stage, as a function."""
-    method = METHODS[name]()
-    value = apply_overrides(read_recipe(method.recipes / f"{recipe_name}.yaml"), ["data.root=."])
+    method = METHODS[name]
+    value = apply_overrides(read_recipe(f"{method.name}/{recipe_name}"), ["data.root=."])
     recipe = validate_recipe(value, method.recipe)
     table = ClassTable(tuple(map(str, range(classes))), ((0, 0, 0),) * classes)
     model = method.build(recipe, table).to(memory_format=torch.channels_last)

@@ -18,12 +18,13 @@ from segproto.data.table import DATASETS
 from segproto.encoders.table import BACKBONES
 from segproto.errors import ConfigError, WeightsError
 from segproto.evaluation.interpretability.table import METRICS
+from segproto.methods import METHODS
 from segproto.model.heads import HEADS
 from segproto.runs.settings import resolve
 from segproto.table import Table
 
 PAGES = Path(__file__).parents[1] / "docs" / "extend"
-TABLES: tuple[Table[Any], ...] = (BACKBONES, DATASETS, HEADS, METRICS)
+TABLES: tuple[Table[Any], ...] = (BACKBONES, DATASETS, HEADS, METHODS, METRICS)
 
 
 @pytest.fixture
@@ -31,7 +32,8 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder to work in; what an example registers is forgotten again."""
     monkeypatch.chdir(tmp_path)
     for table in TABLES:
-        monkeypatch.setattr(table, "_entries", dict(table))
+        list(table)  # entry points are among the entries from now on
+        monkeypatch.setattr(table, "_entries", dict(table._entries))
     return tmp_path
 
 
@@ -42,7 +44,7 @@ def run(page: str, replace: dict[str, str] | None = None) -> dict[str, Any]:
         assert words in code
         code = code.replace(words, change)
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(code, page, "exec"), names)
+    exec(compile(code, page, "exec", dont_inherit=True), names)
     return names
 
 
@@ -64,6 +66,23 @@ def test_a_data_set_of_your_own(example: Path) -> None:
     DATASETS._entries.pop("squares")
     with pytest.raises(ConfigError, match="no data set has this name"):
         resolve("runs/squares/recipe.yaml", {}, [])
+
+
+@pytest.mark.slow
+def test_a_method_of_your_own(example: Path) -> None:
+    found = run("method.md", {'out="runs/means")': f'out="runs/means", overrides={SMALL})'})["run"]
+    assert list(found.stages) == ["joint", "means"]
+    assert found.figures["words"] == "each class becomes the mean of its training features"
+    assert found.figures["cells"] > 0
+    weight, bias = (getattr(segproto.load("runs/means").head, name) for name in ("weight", "bias"))
+    torch.testing.assert_close(bias, -weight.square().sum(1) / 2)
+    assert segproto.train(resume="runs/means", quiet=True).was_finished
+    assert "each class becomes the mean" in segproto.write_report("runs/means").read_text()
+    with pytest.raises(ConfigError, match="method 'blackbox' is shipped"):
+        METHODS.register(METHODS["blackbox"])
+    METHODS._entries.pop("means")
+    with pytest.raises(ConfigError, match=r"method = 'means' in runs/means/recipe\.yaml is unknown"):
+        segproto.train(resume="runs/means", quiet=True)
 
 
 @pytest.mark.slow

@@ -34,14 +34,14 @@ pytestmark = pytest.mark.precision
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     name: str = request.param
     out = tmp_path_factory.mktemp(name) / "run"
-    run(METHODS[name](), two_steps(name), out, quiet=True)
+    run(METHODS[name], two_steps(name), out, quiet=True)
     return name, out
 
 
 class TestContract:
     def test_every_stage_leaves_a_loadable_artefact(self, trained: tuple[str, Path]) -> None:
         name, out = trained
-        for stage in METHODS[name]().stages(two_steps(name)):
+        for stage in METHODS[name].stages(two_steps(name)):
             if isinstance(stage, Optimise) and stage.steps == 0:
                 continue
             assert (out / "stages" / stage.name / "result.json").exists(), stage.name
@@ -55,7 +55,7 @@ class TestContract:
         self, trained: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         name, out = trained
-        recipe, method, broken = two_steps(name), METHODS[name](), tmp_path / "broken"
+        recipe, method, broken = two_steps(name), METHODS[name], tmp_path / "broken"
         stages = method.stages(recipe)
         if any(isinstance(stage, Optimise) for stage in stages):
             interrupt_after_batches(monkeypatch, 3 if len(stages) > 2 else 1)
@@ -141,8 +141,8 @@ def test_seeded_prototypes_are_training_features_of_their_class(name: str, tmp_p
     value["train"]["stages"] = ["linear", "seed"]
     value["stages"]["linear"] = {"steps": 2, "lr": {"neck": 1e-3, "readout": 1e-3}}
     value["stages"]["seed"] = {"start": "features"}
-    recipe = validate_recipe(value, METHODS[name]().recipe)
-    run(METHODS[name](), recipe, tmp_path / "run", quiet=True)
+    recipe = validate_recipe(value, METHODS[name].recipe)
+    run(METHODS[name], recipe, tmp_path / "run", quiet=True)
     model = Segmenter.load(tmp_path / "run")
     assert isinstance(model.head, PrototypeHead)
     dataset, bank = build_dataset(recipe.data, "train"), model.head.bank

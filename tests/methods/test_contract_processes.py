@@ -41,7 +41,7 @@ class Stopped(BaseException):
 
 def small(name: str) -> Recipe:
     settings = (*SETTINGS, *WITHOUT_CRF.get(name, ()))
-    return validate_recipe(apply_overrides(two_steps(name).model_dump(mode="json"), settings), METHODS[name]().recipe)
+    return validate_recipe(apply_overrides(two_steps(name).model_dump(mode="json"), settings), METHODS[name].recipe)
 
 
 def digest(model: Segmenter) -> list[str]:
@@ -78,7 +78,7 @@ def whole_and_stopped(name: str, folder: Path) -> None:
         real(self, *arguments)
 
     Loop._batch = counted  # type: ignore[method-assign]
-    method = METHODS[name]()
+    method = METHODS[name]
     recipe = small(name)
     runner.run(method, recipe, folder / "whole", quiet=True)
     third, stops = -(-(10**9 - left[0]) // 3), 0

@@ -274,8 +274,8 @@ def test_traced_patches_are_the_nearest_and_prototypes_stay(tmp_path: Path) -> N
 
 
 def test_a_black_box_may_be_the_start(tmp_path: Path) -> None:
-    box = METHODS["blackbox"]()
-    value = apply_overrides(read_recipe(box.recipes / "scenes.yaml"), [*SMALL, "stages.joint.steps=1"])
+    box = METHODS["blackbox"]
+    value = apply_overrides(read_recipe(f"{box.name}/scenes"), [*SMALL, "stages.joint.steps=1"])
     run(box, validate_recipe(value, box.recipe), tmp_path / "box", quiet=True)
     found = train(tmp_path / "run", f"train.start={tmp_path / 'box'}", "train.stages=[joint]")
     assert isinstance(found.head, NearestHead)

@@ -74,7 +74,7 @@ def test_shared_norms_are_one_norm(world: int, tmp_path: Path) -> None:
 
 def train(out: Path, batch: int) -> None:
     torch.set_num_threads(1)
-    method = METHODS["nonparametric"]()
+    method = METHODS["nonparametric"]
     value = apply_overrides(two_steps("nonparametric").model_dump(mode="json"), [*RUN, f"train.batch_size={batch}"])
     run(method, validate_recipe(value, method.recipe), out, quiet=True)
 

@@ -18,8 +18,8 @@ WIDTHS = {"hrnet48": 720, "resnet101": 512, "swin_b": 512, "mit_b4": 768}
 
 
 def recipe(method: str, name: str) -> Recipe:
-    found = METHODS[method]()
-    return validate_recipe(read_recipe(found.recipes / f"{name}.yaml"), found.recipe)
+    found = METHODS[method]
+    return validate_recipe(read_recipe(f"{found.name}/{name}"), found.recipe)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_published_models_can_be_built(encoder: str) -> None:
     table = ClassTable(tuple(map(str, range(19))), ((0, 0, 0),) * 19)
     config = recipe("nonparametric", f"cityscapes-{encoder}")
     with torch.device("meta"):
-        model = METHODS["nonparametric"]().build(config, table)
-        twin = METHODS["blackbox"]().build(recipe("blackbox", f"cityscapes-{encoder}"), table)
+        model = METHODS["nonparametric"].build(config, table)
+        twin = METHODS["blackbox"].build(recipe("blackbox", f"cityscapes-{encoder}"), table)
     assert model.head.bank.vectors.shape == (19, 10, WIDTHS[encoder])
     assert (model.auxiliary is not None) == (encoder in ("resnet101", "swin_b"))
     extra = 2 * (WIDTHS[encoder] ** 2 + WIDTHS[encoder]) + 2 * WIDTHS[encoder] + 2 * 19  # projection and norms
@@ -57,7 +57,7 @@ def test_published_models_can_be_built(encoder: str) -> None:
 
 
 def test_transformers_warm_up_linearly_and_end_at_zero() -> None:
-    (stage,) = METHODS["blackbox"]().stages(recipe("blackbox", "ade20k-mit_b4"))[1:]
+    (stage,) = METHODS["blackbox"].stages(recipe("blackbox", "ade20k-mit_b4"))[1:]
     assert lr_factor(stage, 0) == pytest.approx(1 / 1500)
     assert lr_factor(stage, 80000) == pytest.approx(0.5)
 

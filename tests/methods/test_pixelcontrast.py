@@ -63,7 +63,7 @@ SMALL = [
 
 
 def recipe(*more: str, name: str = "scenes") -> PixelcontrastRecipe:
-    value = apply_overrides(read_recipe(METHOD.recipes / f"{name}.yaml"), [*SMALL, *more])
+    value = apply_overrides(read_recipe(f"{METHOD.name}/{name}"), [*SMALL, *more])
     found = validate_recipe(value, METHOD.recipe)
     assert isinstance(found, PixelcontrastRecipe)
     return found
@@ -194,7 +194,7 @@ def test_images_with_tags_alone(tmp_path: Path) -> None:
     (root / "tags.csv").write_text("".join(f"{name}.png,{names[1 + i % 2]}\n" for i, name in enumerate(scenes.names)))
     data = f"data={{name: folder, root: {root}, labels: null, augment: {{crop: 48}}}}"
     more = [setting for setting in SMALL if not setting.startswith("data.")]
-    value = apply_overrides({**read_recipe(METHOD.recipes / "scenes.yaml"), "data": {}}, [*more, data])
+    value = apply_overrides({**read_recipe(f"{METHOD.name}/scenes"), "data": {}}, [*more, data])
     with pytest.raises(DataError, match="mask is void everywhere, so the image has no tag"):
         run(METHOD, validate_recipe(value, METHOD.recipe), tmp_path / "untagged", quiet=True)
     value["tags"] = str(root / "tags.csv")
@@ -524,7 +524,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
 )
 def test_an_interpretable_model_follows(method: str, kind: str, tmp_path: Path) -> None:
     """``then``: the masks made from tags train another method, in the same command."""
-    value = read_recipe(METHOD.recipes.parents[1] / method / "recipes" / "scenes.yaml")
+    value = read_recipe(f"{method}/scenes")
     value = apply_overrides(value, [s for s in SMALL if s.startswith(("encoder.", "train."))])
     value["data"] = {"augment": {"crop": 48}}
     if method == "nonparametric":
@@ -566,7 +566,7 @@ def test_from_24_tagged_scenes_to_scored_masks(tmp_path: Path) -> None:
 
     Measured: docs/lab-notebook.md.
     """
-    few = METHOD.recipes / "scenes-few.yaml"
+    few = f"{METHOD.name}/scenes-few"
     weights = "encoder.weights=$SEGPROTO_DATA/weights/vit_tiny_patch16_224_in1k.safetensors"
 
     def stages(folder: str, *settings: str) -> dict[str, dict[str, Any]]:
@@ -586,7 +586,7 @@ def test_from_tags_to_scored_masks(tmp_path: Path) -> None:
 
     A first run learns the tags of 512 scenes, the 24 among them; nothing else is known of any. Measured: 34.6 and 40.5.
     """
-    one = METHOD.recipes / "scenes-one.yaml"
+    one = f"{METHOD.name}/scenes-one"
 
     def stages(folder: str, *settings: str) -> dict[str, dict[str, Any]]:
         value = apply_overrides(

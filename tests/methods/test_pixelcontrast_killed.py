@@ -36,7 +36,7 @@ SETTINGS = [
 
 
 def train(out: Path, *, resume: bool = False) -> None:
-    value = apply_overrides(read_recipe(METHOD.recipes / "scenes.yaml"), SETTINGS)
+    value = apply_overrides(read_recipe(f"{METHOD.name}/scenes"), SETTINGS)
     run(METHOD, validate_recipe(value, METHOD.recipe), out, resume=resume, quiet=True)
 
 

@@ -150,7 +150,7 @@ SMALL = [
 
 
 def recipe(*more: str) -> PixelcontrastRecipe:
-    value = apply_overrides(read_recipe(METHOD.recipes / "scenes.yaml"), [*SMALL, *more])
+    value = apply_overrides(read_recipe(f"{METHOD.name}/scenes"), [*SMALL, *more])
     return validate_recipe(value, METHOD.recipe)  # type: ignore[return-value]
 
 

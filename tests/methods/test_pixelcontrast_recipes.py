@@ -40,8 +40,8 @@ IMAGES = 10_582  # of train_aug
 
 
 def recipe(name: str, *more: str, method: str = "pixelcontrast") -> Any:
-    entry = METHODS[method]()
-    return validate_recipe(apply_overrides(read_recipe(entry.recipes / f"{name}.yaml"), more), entry.recipe)
+    entry = METHODS[method]
+    return validate_recipe(apply_overrides(read_recipe(f"{entry.name}/{name}"), more), entry.recipe)
 
 
 @pytest.mark.parametrize("name", ["voc-seam", "voc-seam-published", "voc-seam-baseline", "voc-seam-baseline-published"])

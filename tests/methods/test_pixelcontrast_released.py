@@ -48,7 +48,7 @@ def plain(image: Tensor) -> Tensor:
 
 
 def recipe(name: str, *more: str) -> PixelcontrastRecipe:
-    found = validate_recipe(apply_overrides(read_recipe(METHOD.recipes / f"{name}.yaml"), more), METHOD.recipe)
+    found = validate_recipe(apply_overrides(read_recipe(f"{METHOD.name}/{name}"), more), METHOD.recipe)
     assert isinstance(found, PixelcontrastRecipe)
     return found
 

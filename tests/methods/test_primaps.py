@@ -50,14 +50,14 @@ TINY = [
 
 
 def recipe(*overrides: str) -> Any:
-    method = METHODS["primaps"]()
-    value = apply_overrides(read_recipe(method.recipes / "scenes.yaml"), [*TINY, *overrides])
+    method = METHODS["primaps"]
+    value = apply_overrides(read_recipe(f"{method.name}/scenes"), [*TINY, *overrides])
     return validate_recipe(value, method.recipe)
 
 
 def train(out: Path, *overrides: str) -> None:
     torch.set_num_threads(1)
-    run(METHODS["primaps"](), recipe(*overrides), out, quiet=True)
+    run(METHODS["primaps"], recipe(*overrides), out, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +199,8 @@ def test_settings_that_make_no_sense(value: str, words: str) -> None:
 
 
 def test_labels_are_asked_of_label_free_data_in_words() -> None:
-    method = METHODS["primaps"]()
-    value = read_recipe(method.recipes / "folder.yaml")
+    method = METHODS["primaps"]
+    value = read_recipe(f"{method.name}/folder")
     for override, words in (
         ("stages.em.probe=true", "has none"),
         ("stages.found.selection=oracle", "has none"),
@@ -211,8 +211,8 @@ def test_labels_are_asked_of_label_free_data_in_words() -> None:
 
 
 def test_the_number_of_categories_is_asked_for() -> None:
-    method = METHODS["primaps"]()
-    value = apply_overrides(read_recipe(method.recipes / "folder.yaml"), ["data.root=photos"])
+    method = METHODS["primaps"]
+    value = apply_overrides(read_recipe(f"{method.name}/folder"), ["data.root=photos"])
     with pytest.raises(ConfigError, match="num_classes=8"):
         method.build(validate_recipe(value, method.recipe), ClassTable((), ()))
 

@@ -17,10 +17,11 @@ from segproto.data.pairs import read_list
 from segproto.errors import DataError
 from segproto.methods import METHODS
 from segproto.runs.catalogue import read_recipe
+from segproto.runs.catalogue import shipped as shipped_recipes
 from segproto.training.recipe import Recipe, apply_overrides, dump_recipe, validate_recipe
 
 needs_data = pytest.mark.skipif("SEGPROTO_DATA" not in os.environ, reason="SEGPROTO_DATA is not set")
-SHIPPED = [(name, file.stem) for name in sorted(METHODS) for file in sorted(METHODS[name]().recipes.glob("*.yaml"))]
+SHIPPED = [(method, recipe) for method, _, recipe in (name.partition("/") for name in shipped_recipes())]
 DATASETS = ("cityscapes", "voc", "ade20k", "em", "coco_stuff")
 
 # Published settings, transcribed by hand from the papers' configurations, a column a data set of DATASETS.
@@ -60,15 +61,15 @@ STAGES = {
 
 
 def shipped(method: str, name: str, *overrides: str) -> Recipe:
-    entry = METHODS[method]()
-    return validate_recipe(apply_overrides(read_recipe(entry.recipes / f"{name}.yaml"), overrides), entry.recipe)
+    entry = METHODS[method]
+    return validate_recipe(apply_overrides(read_recipe(f"{entry.name}/{name}"), overrides), entry.recipe)
 
 
 @pytest.mark.parametrize(("method", "name"), SHIPPED)
 def test_every_recipe_is_valid_and_has_its_stages(method, name):
     recipe = shipped(method, name)
     assert recipe.method == method
-    names = [stage.name for stage in METHODS[method]().stages(recipe)]
+    names = [stage.name for stage in METHODS[method].stages(recipe)]
     seeded = method not in ("blackbox", "memory", "pixelcontrast", "primaps") and name in SEEDED
     skipped = {"proposals"} if name.endswith("-baseline") else set()
     skipped |= {"crf", "affinity"} if name.startswith("voc-eps") else set()  # no walk
@@ -236,7 +237,7 @@ def test_a_written_recipe_finds_tables_and_lists_again(name, tmp_path, monkeypat
     make = TREES[name][0]
     make(tmp_path / "data")
     recipe = shipped("protoseg", name, f"data.root={tmp_path / 'data'}")
-    again = validate_recipe(yaml.safe_load(dump_recipe(recipe)), METHODS["protoseg"]().recipe)
+    again = validate_recipe(yaml.safe_load(dump_recipe(recipe)), METHODS["protoseg"].recipe)
     assert again == recipe
     assert build_dataset(again.data, "train").names == build_dataset(recipe.data, "train").names
 
@@ -327,7 +328,7 @@ ALL_STAGES = {  # what no shipped recipe has, or not all of it
     [(*entry, []) for entry in SHIPPED] + [(method, "scenes", more) for method, more in ALL_STAGES.items()],
 )
 def test_every_stage_says_what_it_does(method: str, name: str, overrides: list[str]) -> None:
-    words = [stage.words for stage in METHODS[method]().stages(shipped(method, name, *overrides))]
+    words = [stage.words for stage in METHODS[method].stages(shipped(method, name, *overrides))]
     assert all(words)
     assert len(set(words)) == len(words)
 

@@ -47,7 +47,7 @@ def batch(size: int, seed: int = 0) -> Batch:
 
 
 def train(out: Path, *overrides: str) -> Segmenter:
-    method = METHODS["nonparametric"]()
+    method = METHODS["nonparametric"]
     value: dict[str, Any] = two_steps("nonparametric").model_dump(mode="json")
     run(method, validate_recipe(apply_overrides(value, overrides), method.recipe), out, quiet=True)
     return Segmenter.load(out)

@@ -107,7 +107,7 @@ def stages(config: TinyRecipe) -> list[Stage]:
     return [first, Procedure("shift", shift), second]
 
 
-METHOD = Method("tiny", "A tiny method", "pixel masks", TinyRecipe, build, stages, Path())
+METHOD = Method("tiny", "A tiny method", "pixel masks", TinyRecipe, build, stages)
 
 
 def train(out: Path, *overrides: str, resume: bool = False, quiet: bool = True) -> RunResult:

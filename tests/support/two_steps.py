@@ -23,8 +23,8 @@ SMALL = [
 
 def two_steps(name: str) -> Recipe:
     """The method's recipe for scenes, each of its stages cut to two steps."""
-    method = METHODS[name]()
-    value = apply_overrides(read_recipe(method.recipes / "scenes.yaml"), SMALL)
+    method = METHODS[name]
+    value = apply_overrides(read_recipe(f"{method.name}/scenes"), SMALL)
     for stage in value["stages"].values():
         if "steps" in stage:
             stage["steps"] = 2

@@ -40,13 +40,13 @@ TABLE = ClassTable(("a", "b", "c"), ((0, 0, 0), (90, 0, 0), (0, 90, 0)))
 
 
 def shipped(method: str, *overrides: str, name: str = "scenes") -> Recipe:
-    entry = METHODS[method]()
-    value = apply_overrides(read_recipe(entry.recipes / f"{name}.yaml"), overrides)
+    entry = METHODS[method]
+    value = apply_overrides(read_recipe(f"{entry.name}/{name}"), overrides)
     return validate_recipe(value, entry.recipe)
 
 
 def stages_of(method: str, *overrides: str) -> dict[str, Stage]:
-    return {stage.name: stage for stage in METHODS[method]().stages(shipped(method, *overrides))}
+    return {stage.name: stage for stage in METHODS[method].stages(shipped(method, *overrides))}
 
 
 def context(
@@ -69,10 +69,10 @@ def test_an_override_of_the_projection_keeps_protosegs_membership() -> None:
 @pytest.mark.parametrize("method", ["protoseg", "scaleproto"])
 def test_a_bank_is_the_same_however_the_model_came_to_it(method: str, fusion: str) -> None:
     recipe = shipped(method, *TINY, f"encoder.fusion={fusion}")
-    built = METHODS[method]().build(recipe, TABLE)
-    model = METHODS[method]().build(recipe, TABLE)
+    built = METHODS[method].build(recipe, TABLE)
+    model = METHODS[method].build(recipe, TABLE)
     begin_linear(model)
-    stage = next(s for s in METHODS[method]().stages(recipe) if s.name == "joint")
+    stage = next(s for s in METHODS[method].stages(recipe) if s.name == "joint")
     assert isinstance(stage, Optimise)
     assert stage.begin is not None
     stage.begin(model)

@@ -10,7 +10,7 @@ from training_tiny import RECIPE, TinyRecipe, recipe
 
 from segproto.errors import ConfigError
 from segproto.methods import METHODS
-from segproto.runs.catalogue import read_recipe
+from segproto.runs.catalogue import read_recipe, summaries
 from segproto.training.recipe import apply_overrides, dump_recipe, resolved, validate_recipe
 from segproto.training.recipe_files import load_recipe_dict
 
@@ -99,6 +99,6 @@ def test_the_resolved_recipe_says_everything_and_reads_back(tmp_path: Path, monk
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_shipped_recipes_are_valid(name: str) -> None:
-    method = METHODS[name]()
-    for path in sorted(method.recipes.glob("*.yaml")):
-        assert validate_recipe(read_recipe(path), method.recipe).method == name
+    method = METHODS[name]
+    for recipe_name in summaries(name):
+        assert validate_recipe(read_recipe(recipe_name), method.recipe).method == name

@@ -22,7 +22,7 @@ def conversion_sources() -> dict[str, Source]:
     from segproto.interop.backbones import SOURCES
     from segproto.methods import METHODS
 
-    found = [source for make in METHODS.values() for source in make().sources]
+    found = [source for method in METHODS.values() for source in method.sources]
     return {source.name: source for source in sorted([*found, *SOURCES], key=lambda s: s.name)}
 
 

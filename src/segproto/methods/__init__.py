@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from segproto.table import Table
 
 if TYPE_CHECKING:
     from segproto.training.method import Method
+
+
+class Methods(Table["Method[Any]"]):
+    """Methods by name; a shipped one is imported when it is first asked for.
+
+    Args:
+        shipped: name to what imports the method.
+    """
+
+    def __init__(self, shipped: Mapping[str, Callable[[], Method[Any]]]) -> None:
+        super().__init__("method", (), "segproto.methods")
+        self._makers, self._shipped = dict(shipped), frozenset(shipped)
+
+    def __getitem__(self, name: str) -> Method[Any]:
+        make = self._makers.get(name)
+        return super().__getitem__(name) if make is None else make()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._makers
+        yield from super().__iter__()
+
+    def __len__(self) -> int:
+        return len(self._makers) + super().__len__()
 
 
 def _blackbox() -> Method[Any]:
@@ -51,12 +76,14 @@ def _scaleproto() -> Method[Any]:
     return METHOD
 
 
-METHODS: dict[str, Callable[[], Method[Any]]] = {
-    "blackbox": _blackbox,
-    "memory": _memory,
-    "nonparametric": _nonparametric,
-    "pixelcontrast": _pixelcontrast,
-    "primaps": _primaps,
-    "protoseg": _protoseg,
-    "scaleproto": _scaleproto,
-}
+METHODS = Methods(
+    {
+        "blackbox": _blackbox,
+        "memory": _memory,
+        "nonparametric": _nonparametric,
+        "pixelcontrast": _pixelcontrast,
+        "primaps": _primaps,
+        "protoseg": _protoseg,
+        "scaleproto": _scaleproto,
+    }
+)

@@ -32,10 +32,10 @@ def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence
         ConfigError: unknown recipe, method or key.
     """
     value = apply_overrides(merge(read_recipe(recipe), dict(sections)), overrides)
-    name = value.get("method")
+    name = str(value.get("method"))
     if name not in METHODS:
-        raise ConfigError(f"method = {name!r} in {recipe} is unknown; {nearest(str(name), METHODS)}")
-    method = METHODS[name]()
+        raise ConfigError(f"method = {name!r} in {recipe} is unknown; {nearest(name, METHODS)}")
+    method = METHODS[name]
     start = value.get("train", {}).get("start")
     if method.starts_from_any_encoder and start is not None:
         value["encoder"] = encoder_of(Path(start)) | {"frozen": True}

@@ -1,10 +1,9 @@
-"""What a published system tells the rest of the house about itself."""
+"""What a published system tells the rest of the house about itself; ``docs/extend/method.md`` shows one of your own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, Literal
 
 from segproto.data.base import ClassTable
@@ -27,7 +26,6 @@ class Method(Generic[RecipeT]):
         recipe: its recipe's type, a subclass of :class:`~segproto.training.recipe.Recipe`.
         build: makes the untrained model.
         stages: all stages, in order.
-        recipes: folder of its shipped recipes (``NAME.yaml``).
         sources: its published checkpoints, for ``segproto convert``.
         starts_from_any_encoder: with ``train.start`` the encoder of that model takes the place of the recipe's.
     """
@@ -38,6 +36,5 @@ class Method(Generic[RecipeT]):
     recipe: type[RecipeT]
     build: Callable[[RecipeT, ClassTable], Segmenter]
     stages: Callable[[RecipeT], list[Stage]]
-    recipes: Path
     sources: tuple[Source, ...] = ()
     starts_from_any_encoder: bool = False

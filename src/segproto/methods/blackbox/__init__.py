@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -56,5 +55,4 @@ METHOD = Method(
     recipe=BlackboxRecipe,
     build=build,
     stages=stages,
-    recipes=Path(__file__).parent / "recipes",
 )

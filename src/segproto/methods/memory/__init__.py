@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.methods.memory.config import MemoryRecipe
@@ -33,6 +31,5 @@ METHOD = Method(
     recipe=MemoryRecipe,
     build=build,
     stages=stages,
-    recipes=Path(__file__).parent / "recipes",
     starts_from_any_encoder=True,
 )

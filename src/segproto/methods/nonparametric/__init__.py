@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from segproto.methods.nonparametric.build import build
 from segproto.methods.nonparametric.config import NonparametricRecipe
 from segproto.methods.nonparametric.convert import SOURCES
@@ -17,6 +15,5 @@ METHOD = Method(
     recipe=NonparametricRecipe,
     build=build,
     stages=stages,
-    recipes=Path(__file__).parent / "recipes",
     sources=SOURCES,
 )

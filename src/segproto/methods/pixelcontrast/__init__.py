@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from segproto.methods.pixelcontrast.build import build
 from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
 from segproto.methods.pixelcontrast.convert import SOURCES
@@ -17,6 +15,5 @@ METHOD = Method(
     recipe=PixelcontrastRecipe,
     build=build,
     stages=stages,
-    recipes=Path(__file__).parent / "recipes",
     sources=SOURCES,
 )

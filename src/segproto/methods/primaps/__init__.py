@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from segproto.methods.primaps.build import build
 from segproto.methods.primaps.config import PrimapsRecipe
 from segproto.methods.primaps.convert import SOURCES
@@ -17,6 +15,5 @@ METHOD = Method(
     recipe=PrimapsRecipe,
     build=build,
     stages=stages,
-    recipes=Path(__file__).parent / "recipes",
     sources=SOURCES,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from segproto.methods.protoseg.build import build
 from segproto.methods.protoseg.config import ProtoSegRecipe
 from segproto.methods.protoseg.convert import SOURCES
@@ -17,6 +15,5 @@ METHOD = Method(
     recipe=ProtoSegRecipe,
     build=build,
     stages=stages,
-    recipes=Path(__file__).parent / "recipes",
     sources=SOURCES,
 )

@@ -8,9 +8,8 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training.procedures.forgetting import forget_stages
 from segproto.training.procedures.optimise import optimise_stage
-from segproto.training.procedures.projection import projection_stage
+from segproto.training.procedures.prototypes import prototype_stages
 from segproto.training.procedures.pruning import pruning_stage
-from segproto.training.procedures.seeding import begin_prototypes, seeding_stages
 from segproto.training.stage import Stage
 
 
@@ -21,15 +20,8 @@ def stages(recipe: ProtoSegRecipe) -> list[Stage]:
     def bank(model: Segmenter) -> PrototypeBank:
         return untrained_bank(model.encoder, model.classes.num_classes, recipe.model.prototypes)
 
-    def begin(model: Segmenter) -> None:
-        begin_prototypes(model, bank, recipe.model.incorrect_strength)
-
     return [
-        *seeding_stages(s.linear, s.seed, begin),
-        optimise_stage("warmup", s.warmup, variant, begin, words="the new layers learn first"),
-        optimise_stage("joint", s.joint, variant, begin, words="encoder and prototypes learn together"),
-        projection_stage("project", s.project),
-        optimise_stage("finetune", s.finetune, variant, words="the readout adapts to the projected prototypes"),
+        *prototype_stages(s, recipe.model, bank),
         pruning_stage("prune", s.prune),
         optimise_stage("prune_finetune", s.prune_finetune, variant, words="the readout adapts to those that stayed"),
         *forget_stages(s.forget, variant),

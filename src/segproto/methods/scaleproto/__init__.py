@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from segproto.methods.scaleproto.build import build
 from segproto.methods.scaleproto.config import ScaleProtoRecipe
 from segproto.methods.scaleproto.convert import SOURCES
@@ -17,6 +15,5 @@ METHOD = Method(
     recipe=ScaleProtoRecipe,
     build=build,
     stages=stages,
-    recipes=Path(__file__).parent / "recipes",
     sources=SOURCES,
 )

@@ -10,9 +10,8 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training.procedures.forgetting import forget_stages
 from segproto.training.procedures.optimise import optimise_stage
-from segproto.training.procedures.projection import projection_stage
+from segproto.training.procedures.prototypes import prototype_stages
 from segproto.training.procedures.pruning import threshold_stage
-from segproto.training.procedures.seeding import begin_prototypes, seeding_stages
 from segproto.training.stage import Stage
 
 
@@ -26,26 +25,16 @@ def stages(recipe: ScaleProtoRecipe) -> list[Stage]:
     def bank(model: Segmenter) -> PrototypeBank:
         return untrained_bank(model.encoder, model.classes.num_classes, recipe.model.prototypes)
 
-    def begin(model: Segmenter) -> None:
-        begin_prototypes(model, bank, recipe.model.incorrect_strength)
-
     def grouped(model: Segmenter) -> None:
         begin_groups(model, recipe.model)
 
-    prototypes: list[Stage] = [
-        *seeding_stages(s.linear, s.seed, begin),
-        optimise_stage("warmup", s.warmup, variant, begin, words="the new layers learn first"),
-        optimise_stage("joint", s.joint, variant, begin, words="encoder and prototypes learn together"),
-        projection_stage("project", s.project),
-        optimise_stage("finetune", s.finetune, variant, words="the readout adapts to the projected prototypes"),
-    ]
     groups: list[Stage] = [
         optimise_stage("group_warmup", s.group_warmup, variant, grouped, words="groups of prototypes begin"),
         optimise_stage("group_joint", s.group_joint, variant, grouped, words="groups and their readout learn"),
     ]
     if s.group_warmup.steps or s.group_joint.steps:
         groups.append(threshold_stage("threshold", s.threshold))
-    return prototypes + groups + forget_stages(s.forget, variant, s.threshold)
+    return [*prototype_stages(s, recipe.model, bank), *groups, *forget_stages(s.forget, variant, s.threshold)]
 
 
 def begin_groups(model: Segmenter, config: ScaleProtoModel) -> None:
