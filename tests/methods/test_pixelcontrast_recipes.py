@@ -368,12 +368,12 @@ def test_long_side_and_place_in_the_crop() -> None:
 
 def test_after_the_walk_the_model_is_the_cam_network_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     staging = import_module("segproto.methods.pixelcontrast.stages")
-    monkeypatch.setattr(staging, "make_masks", lambda context, recipe: {"mask_miou": 1})
-    monkeypatch.setattr(staging, "keep_steps", lambda context, recipe: {})
+    monkeypatch.setattr(staging, "make_masks", lambda *_: {"mask_miou": 1})
+    monkeypatch.setattr(staging, "keep_steps", lambda *_: {})
     monkeypatch.setattr(Segmenter, "load", classmethod(lambda cls, folder: tiny()))
     model = tiny()
     model.head = AffinityHead(3, (3, 5, 6, 7), (2, 3, 4))
-    context = SimpleNamespace(segmenter=model, out=tmp_path / "stages/masks")
+    context = SimpleNamespace(segmenter=model, out=tmp_path / "stages/masks", run=tmp_path)
     assert staging.masks_of_walk(context, recipe("voc-seam")) == {"mask_miou": 1}
     assert isinstance(model.head, AffinityHead)  # a run of published maps has no CAM network
     (tmp_path / "stages/cams/model").mkdir(parents=True)

@@ -162,7 +162,7 @@ def test_saliency_is_resized_as_asked(resize: str, tmp_path: Path) -> None:
     r = recipe("voc-eps", f"stages.contrast.saliency={tmp_path}", f"stages.contrast.saliency_resize={resize}")
     loss = ContrastLoss(r.stages.contrast, r.tags)
     (tmp_path / "tags.csv").write_text("one,b\ntwo,c\n")
-    loss.recipe.tags = tmp_path / "tags.csv"
+    loss.tags_from = tmp_path / "tags.csv"
     dataset = loss.prepare(Pictures(), tmp_path)
     config = AugmentConfig(long_side=(78, 78), flip=False)
     batch = next(iter(train_batches(dataset, config, normalisation=plain, seed=0, batch_size=2)))
