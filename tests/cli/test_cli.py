@@ -170,6 +170,7 @@ def test_report_and_compare(cli: Cli, runs: Path, tmp_path: Path) -> None:
     assert [row["method"] for row in rows] == ["blackbox", "scaleproto"]
 
 
+@pytest.mark.precision
 def test_quickstart_end_to_end_at_a_small_size(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = api.train
 

@@ -379,7 +379,9 @@ def test_deeplab(
     maker.state["cls_conv.bias"] = maker.random(21)
     neck = neck_forward(maps, maker.state)
     wanted = F.conv2d(neck, maker.state["cls_conv.weight"], maker.state["cls_conv.bias"])
-    model = model_of("wseg", write(tmp_path, maker.state))
+    # So large a network in windows of one small storage is refused as a bomb: here it is written in full.
+    state = {name: value.clone() for name, value in maker.state.items()} if backbone == "resnet38" else maker.state
+    model = model_of("wseg", write(tmp_path, state))
     assert isinstance(model.head, LinearHead)
     assert model.card["method"] == "blackbox"
     state = model.state_dict()
