@@ -120,18 +120,20 @@ def restore(path: Path, optimiser: Optimizer, ema: Ema | None) -> None:
         ema.load(load_file(path / "ema.safetensors"))
 
 
-def flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
     """An optimiser's state as named tensors and plain values, keyed ``<parameter index>.<name>``."""
     tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {}
+    scalars: dict[str, float] = {}
     for index, parameter in enumerate(_parameters(optimiser)):
         for name, value in optimiser.state.get(parameter, {}).items():
-            target: dict[str, Any] = tensors if isinstance(value, Tensor) else scalars
-            target[f"{index}.{name}"] = value.detach().contiguous() if isinstance(value, Tensor) else value
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value.detach().contiguous()
+            else:
+                scalars[f"{index}.{name}"] = value
     return tensors, scalars
 
 
-def unflatten(optimiser: Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+def unflatten(optimiser: Optimizer, tensors: dict[str, Tensor], scalars: dict[str, float]) -> None:
     """Inverse of :func:`flatten`; tensors get the memory layout of their parameter."""
     parameters = _parameters(optimiser)
     for key, value in {**tensors, **scalars}.items():

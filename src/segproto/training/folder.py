@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from segproto.errors import ConfigError, SegprotoError
 from segproto.files import fresh
+from segproto.training.figures import Figures
 from segproto.training.recipe import Recipe, dump_recipe, resolved, validate_recipe
 from segproto.training.recipe_files import load_recipe_dict
 
 OWN = ("recipe.yaml", "data.json", "metrics.jsonl", "checkpoints", "stages", "model")
+FINISHED = "checkpoints/finished.json"
 ALSO = ("masks", "evaluation", "then", "cache")  # of some runs, or written later
 # What may differ on --resume: it changes where and how visibly a run goes on, not what comes out of it.
 FREE = ("data.root", "data.workers", "train.checkpoint_every", "train.log_every", "train.loggers", "train.accelerator")
@@ -57,20 +59,33 @@ def check_resumable(out: Path, recipe: Recipe) -> None:
             )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
     """Nested mappings as dotted keys; tuples as lists."""
     if not (isinstance(value, dict) and value):
         return {prefix: json.loads(json.dumps(value))}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, item in value.items():
         flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
     return flat
 
 
-def finished(out: Path) -> dict[str, Any] | None:
-    """What :func:`segproto.training.runner.run` noted at the end of the run in ``out``; None before."""
-    path = out / "checkpoints" / "finished.json"
+@dataclass(frozen=True)
+class Finished:
+    """What a run noted at its end.
+
+    Attributes:
+        stages: figures of every stage by name, in order.
+        seconds: time spent, interruptions not counted.
+    """
+
+    stages: dict[str, Figures]
+    seconds: float
+
+
+def finished(out: Path) -> Finished | None:
+    """What the run in ``out`` noted at its end; None before."""
+    path = out / FINISHED
     if not path.exists():
         return None
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return Finished(value["stages"], value["seconds"])

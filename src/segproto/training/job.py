@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -25,6 +25,7 @@ from segproto.training.cached import CachedBatches
 from segproto.training.checkpoint import State
 from segproto.training.devices import on_first
 from segproto.training.ema import Ema
+from segproto.training.figures import Figures
 from segproto.training.journal import Journal
 from segproto.training.progress import Reporter
 from segproto.training.recipe import Recipe
@@ -102,16 +103,23 @@ class Job:
             on_error=data.on_error,
         )
 
-    def validate(self) -> dict[str, Any] | None:
+    def validate(self) -> Figures | None:
         """Figures of the model on the validation images, the same in all processes; None without such images."""
         if self.val_set is None:
             return None
         rank, world = self.fabric.global_rank, self.fabric.world_size
         reduce: Callable[[Tensor], Tensor] | None = self._sum if world > 1 else None
         with self.reporter.bar("validate", len(self.val_set)) as bar:
-            where: dict[str, Any] = {"rank": rank, "world": world, "reduce": reduce}
-            protocol = Protocol(input_size=self.recipe.data.input_size)
-            return validate(self.segmenter, self.val_set, protocol, cache=self.val_cache, progress=bar, **where)
+            return validate(
+                self.segmenter,
+                self.val_set,
+                Protocol(input_size=self.recipe.data.input_size),
+                cache=self.val_cache,
+                rank=rank,
+                world=world,
+                reduce=reduce,
+                progress=bar,
+            )
 
     def _sum(self, value: Tensor) -> Tensor:
         total = self.fabric.all_reduce(value, reduce_op="sum")

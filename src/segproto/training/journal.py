@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from segproto.errors import ConfigError
 from segproto.files import disk_errors
+from segproto.training.figures import Logged
 
 
 class Logger(Protocol):
@@ -40,7 +41,7 @@ class Journal:
         if self.active and self.path.exists() and self.path.stat().st_size > length:
             os.truncate(self.path, length)
 
-    def write(self, stage: str, step: int, total: int, values: dict[str, Any]) -> None:
+    def write(self, stage: str, step: int, total: int, values: Logged) -> None:
         """Adds a line.
 
         Args:

@@ -17,6 +17,7 @@ from segproto.training.agreement import average_statistics, mean_terms
 from segproto.training.amp import loss_scale, undone_if_skipped
 from segproto.training.devices import arrange, seed_all
 from segproto.training.ema import Ema
+from segproto.training.figures import Figures, Logged
 from segproto.training.job import Job
 from segproto.training.memory import available_bytes, estimate_bytes
 from segproto.training.schedule import build_optimiser, lr_factor, set_lr
@@ -88,7 +89,7 @@ class Loop:
         self.world = job.fabric.world_size
         self.stopped = False
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Figures:
         """Takes the steps; returns figures for ``result.json``."""
         job, stage = self.job, self.stage
         self._begin()
@@ -203,9 +204,8 @@ class Loop:
         self._require_finite()
         found = mean_terms(terms)
         self.job.state.terms = found
-        values: dict[str, Any] = {**found, "lr": lr, "images_per_s": round(self.meter.rate(), 2)}
-        if self.stage.watch is not None:
-            values |= self.stage.watch(self.job.segmenter)
+        seen: Logged = {} if self.stage.watch is None else self.stage.watch(self.job.segmenter)
+        values: Logged = {**found, "lr": lr, "images_per_s": round(self.meter.rate(), 2), **seen}
         self.job.journal.write(self.stage.name, self.job.state.step, self.done + self.job.state.step, values)
         bar.note(f"loss {found['loss']:.4f}")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,7 +24,8 @@ from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
 from segproto.training.data_record import DataRecord, keep_record
 from segproto.training.devices import arrange, make_fabric, on_first, seed_all
-from segproto.training.folder import check_resumable, finished, refuse_taken, take_folder
+from segproto.training.figures import Figures
+from segproto.training.folder import FINISHED, Finished, check_resumable, finished, refuse_taken, take_folder
 from segproto.training.job import Job
 from segproto.training.journal import Journal, build_loggers
 from segproto.training.loop import Loop
@@ -53,8 +54,8 @@ class RunResult:
     """
 
     out: Path
-    figures: dict[str, Any]
-    stages: dict[str, dict[str, Any]]
+    figures: Figures
+    stages: dict[str, Figures]
     seconds: float
     was_finished: bool = False
 
@@ -103,7 +104,7 @@ def run(
         done = finished(out)
         if done is not None:
             reporter.line(f"{out}: this run is finished; there is nothing to resume")
-            return RunResult(out, list(done["stages"].values())[-1], done["stages"], done["seconds"], was_finished=True)
+            return RunResult(out, list(done.stages.values())[-1], done.stages, done.seconds, was_finished=True)
         held.enter_context(reporting(reporter))
         held.enter_context(memory_errors(str(out)))
         job = prepare(method, recipe, out, stages, fabric, reporter, settled.words, data_changed)
@@ -216,7 +217,7 @@ def run_stages(name: str, job: Job) -> RunResult:
     return RunResult(job.out, list(results.values())[-1], results, seconds)
 
 
-def procedure(job: Job, stage: Procedure) -> dict[str, Any]:
+def procedure(job: Job, stage: Procedure) -> Figures:
     """Runs a procedure on the model."""
     seed_all(job.recipe.train.seed, stage.name, job.fabric.global_rank)
     folder = job.out / "stages" / stage.name
@@ -230,7 +231,7 @@ def procedure(job: Job, stage: Procedure) -> dict[str, Any]:
     return figures
 
 
-def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: bool) -> dict[str, Any]:
+def finish_stage(job: Job, stage: Stage, figures: Figures, keep_best: bool) -> Figures:
     """Validates the model a stage left and writes what the stage leaves behind."""
     if job.fabric.world_size > 1:
         gc.collect()  # DDP's hooks go with the stage's wrapper, before the next one wraps the same parameters
@@ -258,15 +259,15 @@ def finish_stage(job: Job, stage: Stage, figures: dict[str, Any], keep_best: boo
     return result
 
 
-def read_result(out: Path, stage: str) -> dict[str, Any]:
+def read_result(out: Path, stage: str) -> Figures:
     """What an earlier session of this run wrote after a stage."""
-    value: dict[str, Any] = json.loads((out / "stages" / stage / "result.json").read_text(encoding="utf-8"))
+    value: Figures = json.loads((out / "stages" / stage / "result.json").read_text(encoding="utf-8"))
     return value
 
 
-def note_finished(out: Path, results: dict[str, dict[str, Any]], seconds: float) -> None:
+def note_finished(out: Path, results: dict[str, Figures], seconds: float) -> None:
     """Marks the run as finished and removes its last checkpoint, which is ``model`` once more."""
-    write_json(out / "checkpoints" / "finished.json", {"stages": results, "seconds": round(seconds, 3)}, None)
+    write_json(out / FINISHED, asdict(Finished(results, round(seconds, 3))), None)
     sync_file(out / "checkpoints")
     last = checkpoint.latest(out / "checkpoints")
     if last is not None:

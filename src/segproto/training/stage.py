@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
 from segproto.model.features import BackboneFeatures
 from segproto.model.segmenter import Segmenter
+from segproto.training.figures import Figures, Logged
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -66,7 +67,7 @@ class Optimise:
     begin: Callable[[Segmenter], None] | None = None
     after_step: Callable[[Segmenter], None] | None = None
     dataset: Callable[[SegmentationDataset, Path], SegmentationDataset] | None = None
-    watch: Callable[[Segmenter], dict[str, Any]] | None = None
+    watch: Callable[[Segmenter], Logged] | None = None
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     schedule: Literal["constant", "poly", "linear"] = "constant"
     warmup_steps: int = 0
@@ -114,7 +115,7 @@ class Procedure:
     """
 
     name: str
-    run: Callable[[StageContext], dict[str, Any]]
+    run: Callable[[StageContext], Figures]
     words: str = ""
 
 

@@ -26,6 +26,7 @@ from segproto.prototypes.retrieval import (
     position_directions,
     spread_subset,
 )
+from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import load_result, map_images, result_path
 from segproto.training.procedures.projection import padded_mask
 from segproto.training.stage import Procedure, StageContext
@@ -67,7 +68,7 @@ class Remembered(NamedTuple):
     pictures: list[Tensor]
 
 
-def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel) -> dict[str, Any]:
+def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel) -> Figures:
     """Fills the memory of ``context.segmenter`` in place, with the source of every patch."""
     model, dataset, fabric = context.segmenter, context.train_set, context.fabric
     require_memory(config.patches, model.encoder.num_features, model.classes.num_classes)

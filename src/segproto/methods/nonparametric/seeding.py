@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from segproto.errors import ConfigError
@@ -17,6 +15,7 @@ from segproto.prototypes.seeding import classifier_prototypes, first_pixels, kme
 from segproto.prototypes.sinkhorn import pixel_classes
 from segproto.training.agreement import agreement
 from segproto.training.devices import seed_all
+from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import padded_mask, searched_images
 from segproto.training.procedures.require import require_head
@@ -24,7 +23,7 @@ from segproto.training.stage import StageContext
 
 
 @torch.no_grad()
-def seed(context: StageContext, config: SeedConfig, model_config: NonparametricModel) -> dict[str, Any]:
+def seed(context: StageContext, config: SeedConfig, model_config: NonparametricModel) -> Figures:
     """Gives the model prototypes that start where ``config.start`` says, the same on every process."""
     model, train = context.segmenter, context.recipe.train
     seed_all(train.seed, "seed", "begin")  # random prototypes must not differ between processes
@@ -34,7 +33,7 @@ def seed(context: StageContext, config: SeedConfig, model_config: NonparametricM
     return seed_from_features(context, config)
 
 
-def seed_from_classifier(model: Segmenter, config: NonparametricModel) -> dict[str, Any]:
+def seed_from_classifier(model: Segmenter, config: NonparametricModel) -> Figures:
     """Places the prototypes of a class around its direction in the linear head, which they replace.
 
     Raises:
@@ -54,7 +53,7 @@ def seed_from_classifier(model: Segmenter, config: NonparametricModel) -> dict[s
     return {"prototypes": bank.num_prototypes, "seeded": bank.num_prototypes}
 
 
-def seed_from_features(context: StageContext, config: SeedConfig) -> dict[str, Any]:
+def seed_from_features(context: StageContext, config: SeedConfig) -> Figures:
     """Places prototypes by k-means++ among the first cells of each class; absent classes keep random ones."""
     model, fabric = context.segmenter, context.fabric
     head = require_head(model, "seed", NearestHead)

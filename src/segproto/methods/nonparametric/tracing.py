@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from segproto.methods.nonparametric.config import TraceConfig
@@ -11,13 +9,14 @@ from segproto.methods.nonparametric.watching import warn_of_collapse
 from segproto.model.figures import number_figures
 from segproto.model.heads import NearestHead
 from segproto.prototypes.health import cluster_health
+from segproto.training.figures import Figures
 from segproto.training.procedures.projection import search, searched_images, trace
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
 
 @torch.no_grad()
-def trace_prototypes(context: StageContext, config: TraceConfig) -> dict[str, Any]:
+def trace_prototypes(context: StageContext, config: TraceConfig) -> Figures:
     """Records the nearest cell of its class as each prototype's provenance; the prototypes stay as they are."""
     model = context.segmenter
     head = require_head(model, "trace", NearestHead)

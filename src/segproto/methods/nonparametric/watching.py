@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from segproto.model.heads import NearestHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.health import COLLAPSED, cluster_health
+from segproto.training.figures import Logged
 from segproto.training.procedures.require import require_head
 from segproto.training.progress import current
 
@@ -18,7 +18,7 @@ class Watch:
     def __init__(self) -> None:
         self._told: set[int] = set()
 
-    def __call__(self, model: Segmenter) -> dict[str, Any]:
+    def __call__(self, model: Segmenter) -> Logged:
         """Means over classes, and one number per class: mean pairwise cosine, entropy of usage, prototypes in use.
 
         Entropy and use are of the last 100 steps or so; ``started`` counts the classes that ever got a pixel.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +28,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.refine.crf import dense_crf, unary_from_probabilities
 from segproto.training.devices import on_first
+from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_images, map_images
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
@@ -37,7 +37,7 @@ EPSILON = 1e-5
 
 
 @torch.no_grad()
-def make_cams(context: StageContext, config: CamsConfig, tags_from: Path | None) -> dict[str, Any]:
+def make_cams(context: StageContext, config: CamsConfig, tags_from: Path | None) -> Figures:
     """Maps of the classes of every training image, and their scores over all thresholds where there are masks.
 
     ``tags_from`` as :func:`~segproto.methods.pixelcontrast.tagged.image_tags` reads it.
@@ -169,7 +169,7 @@ def find_lost(total: Tensor, model: Segmenter, image: Tensor, classes: list[int]
         total[k] -= total[k].mean() * (total[k].amax() <= 0)
 
 
-def cam_figures(context: StageContext, folder: Path) -> dict[str, Any]:
+def cam_figures(context: StageContext, folder: Path) -> Figures:
     """The threshold curve on the training images; nothing where they have no masks."""
     dataset, fabric = context.train_set, context.fabric
     curve = CamCurve(dataset.classes.num_classes)
@@ -187,7 +187,7 @@ def cam_figures(context: StageContext, folder: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def make_scores(context: StageContext, config: CrfConfig) -> dict[str, Any]:
+def make_scores(context: StageContext, config: CrfConfig) -> Figures:
     """Scores of background and classes after a CRF, with a strong and with a weak background."""
     folder, cams = context.run / SCORES, context.run / CAMS
     settings = config.crf.settings()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from segproto.refine.crf import dense_crf, unary_from_probabilities
 from segproto.refine.crf_settings import CrfSettings
 from segproto.refine.random_walk import random_walk
 from segproto.training.devices import on_first
+from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_images, map_images
 from segproto.training.procedures.mask_folder import PNG, add_image, mask_pixels, save_mask, write_classes
 from segproto.training.procedures.require import require_head
@@ -72,7 +72,7 @@ class MaskRule:
 
 
 @torch.no_grad()
-def make_masks(context: StageContext, rule: MaskRule, given: Path | None) -> dict[str, Any]:
+def make_masks(context: StageContext, rule: MaskRule, given: Path | None) -> Figures:
     """Masks of all training images, a folder data set in the run, scored where there are true ones.
 
     ``given``: folder of published masks to take instead.
@@ -159,7 +159,7 @@ def image_affinities(model: Segmenter, image: Tensor, walk: Walk) -> tuple[Tenso
     return affinity(u, pairs), pairs
 
 
-def mask_figures(context: StageContext, masks: SegmentationDataset) -> dict[str, Any]:
+def mask_figures(context: StageContext, masks: SegmentationDataset) -> Figures:
     """Scores of the masks against the true ones of the training images, if these are there."""
     counts = ConfusionMatrix(context.train_set.classes.num_classes)
     for index in fold_images(context.train_set, **mine(context), title="score"):

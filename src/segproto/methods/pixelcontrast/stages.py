@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from segproto.errors import SegprotoError, WeightsError
 from segproto.methods.pixelcontrast.build import AFFINITIES, begin_segmenter
@@ -20,6 +19,7 @@ from segproto.model.artefact import find_model
 from segproto.model.cam_head import CamHead
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead
+from segproto.training.figures import Figures
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 
@@ -79,7 +79,7 @@ def require_affinities(start: Path) -> None:
     )
 
 
-def masks_of_walk(context: StageContext, recipe: PixelcontrastRecipe) -> dict[str, Any]:
+def masks_of_walk(context: StageContext, recipe: PixelcontrastRecipe) -> Figures:
     """Masks, and the steps to those of chosen images; a network of affinities gives way to the CAM network again."""
     context.segmenter.card.setdefault(AFFINITIES, recipe.walks_elsewhere)
     config, rule = recipe.stages.masks, MaskRule.of(recipe.stages)

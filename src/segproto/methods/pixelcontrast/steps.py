@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from segproto.methods.pixelcontrast.tagged import affinity_labels
 from segproto.model.segmenter import Segmenter
 from segproto.refine.affinity import Pairs
 from segproto.training.devices import on_first
+from segproto.training.figures import Figures
 from segproto.training.procedures.steps import Step, chosen_images, write_index, write_steps
 from segproto.training.stage import StageContext
 
@@ -46,7 +46,7 @@ def steps_of(rule: MaskRule, *, scored: bool) -> list[Step]:
     return found if rule.walk is not None and rule.crf is None else [*found, MASK]
 
 
-def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) -> dict[str, Any]:
+def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) -> Figures:
     """Leaves the steps of the chosen images in the run, for the report."""
     dataset, run = context.train_set, context.run
     scored = (run / SCORES).is_dir()  # not in a run that begins with trained affinities

@@ -57,10 +57,10 @@ def model_of(keys: KeyMap, prefix: str, directions: Tensor, gains: Tensor | None
     size = (patch.shape[0], patch.shape[-1])
     if size not in VITS:
         raise WeightsError(f"{keys.path}: a ViT of {size[0]} channels, patch {size[1]}; expected one of {list(VITS)}")
-    settings: dict[str, Any] = {"backbone": VITS[size], "frozen": True, "squash": "none", "neck": "identity"}
+    config = EncoderConfig(backbone=VITS[size], frozen=True, squash="none", neck="identity")
     if codes is not None:
-        settings |= {"neck": "codes", "dim": directions.shape[1]}
-    encoder = build_encoder(EncoderConfig(**settings), load_weights=False)
+        config = config.model_copy(update={"neck": "codes", "dim": directions.shape[1]})
+    encoder = build_encoder(config, load_weights=False)
     vit = encoder.backbone.get_submodule("taps.net")
     keys.drop(rf"{prefix}mask_token".replace(".", r"\."), "a token of the ViT's own training")
     keys.fill(vit, prefix)

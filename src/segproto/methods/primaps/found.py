@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from segproto.refine.crf import dense_crf
 from segproto.refine.regions import SETTINGS
 from segproto.training.agreement import agreement
 from segproto.training.devices import on_first
+from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_images, map_images
 from segproto.training.procedures.mask_folder import PNG, add_image, mask_pixels, save_mask, write_classes
 from segproto.training.procedures.require import require_head
@@ -35,10 +35,10 @@ SELECTION = {
 
 
 @torch.no_grad()
-def report_found(context: StageContext, config: FoundConfig) -> dict[str, Any]:
+def report_found(context: StageContext, config: FoundConfig) -> Figures:
     """Chooses the model, scores its variants if asked for, writes masks and gallery."""
     model, run = context.segmenter, context.run
-    figures: dict[str, Any] = {"selection": SELECTION[config.selection]}
+    figures: Figures = {"selection": SELECTION[config.selection]}
     if config.selection == "oracle":
         take_best(model, run)
     if config.figures:

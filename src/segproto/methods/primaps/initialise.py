@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from segproto.data.base import SegmentationDataset
@@ -13,6 +11,7 @@ from segproto.model.direction_head import DirectionHead
 from segproto.model.features import image_features
 from segproto.prototypes.streaming_pca import StreamingPca
 from segproto.training.agreement import agreement
+from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.require import require_head
 from segproto.training.procedures.subset import SubsetFeatures
@@ -20,7 +19,7 @@ from segproto.training.stage import StageContext
 
 
 @torch.no_grad()
-def initialise(context: StageContext, config: InitConfig) -> dict[str, Any]:
+def initialise(context: StageContext, config: InitConfig) -> Figures:
     """Puts the first principal components of all cells' features in the place of the directions, gains 1.
 
     More categories than channels also get the first components' opposites.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from segproto.places import cache_root
 from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.training.agreement import agreement
 from segproto.training.devices import on_first
+from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import result_path
 from segproto.training.procedures.propose import PNG, ProposeConfig, propose_files
 from segproto.training.stage import StageContext
@@ -24,7 +24,7 @@ from segproto.training.stage import StageContext
 MASKS = Path("stages/proposals/masks")  # in the run's folder
 
 
-def make_proposals(context: StageContext, config: ProposeConfig) -> dict[str, Any]:
+def make_proposals(context: StageContext, config: ProposeConfig) -> Figures:
     """Writes the proposals of every training image into the run, or into ``$SEGPROTO_CACHE`` for other runs, too."""
     fabric = context.fabric
     folder = context.out / "masks"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.correspondence import SAMPLES, correspondence_loss, derangement, nearest_images
 from segproto.training.agreement import agreement
 from segproto.training.devices import on_first
+from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage, StageContext
 
@@ -50,7 +50,7 @@ def train_codes(model: Segmenter) -> None:
 
 
 @torch.no_grad()
-def find_neighbours(context: StageContext, config: StegoConfig) -> dict[str, Any]:
+def find_neighbours(context: StageContext, config: StegoConfig) -> Figures:
     """The training images whose mean features resemble each other most."""
     model, fabric, dataset = context.segmenter, context.fabric, context.train_set
     encoder = model.encoder

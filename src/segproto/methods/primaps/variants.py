@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from segproto.model.windows import evaluating
 from segproto.refine.crf import dense_crf
 from segproto.refine.regions import SETTINGS
 from segproto.training.agreement import agreement
+from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
@@ -25,7 +25,7 @@ Logits = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def score_variants(context: StageContext) -> list[dict[str, Any]]:
+def score_variants(context: StageContext) -> list[Figures]:
     """One confusion matrix a variant over all validation images, each matched once.
 
     See docs/specs/primaps.md#matching-and-figures.
@@ -89,7 +89,7 @@ def predicted(model: Segmenter, logits: Tensor, image: Tensor, crf: bool) -> Ten
     return full[0].argmax(0)
 
 
-def scored(name: str, counts: Tensor, context: StageContext) -> dict[str, Any]:
+def scored(name: str, counts: Tensor, context: StageContext) -> Figures:
     """Scores of one confusion matrix; the probe knows the classes and needs no matching."""
     assert context.val_set is not None
     classes = context.val_set.classes

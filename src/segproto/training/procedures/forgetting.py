@@ -7,7 +7,6 @@ penalty keeps all prototypes of their class away, and the projection may not cho
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -23,6 +22,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.membership import nearest_label
 from segproto.prototypes.nearest import RunningNearest
+from segproto.training.figures import Figures
 from segproto.training.procedures.config import DiversityConfig, LearningRates, OptimiseConfig, ThresholdConfig
 from segproto.training.procedures.forgotten import Forgotten, Marked, nearest_to_forgotten, penalty, prototype_bank
 from segproto.training.procedures.map_images import fold_images
@@ -81,7 +81,7 @@ def forget_stages(config: ForgetConfig, variant: DiversityConfig, tau: Threshold
         update={"steps": config.retune_steps, "lr": config.lr.model_copy(update={"prototypes": 0.0})}
     )
 
-    def last(context: StageContext) -> dict[str, Any]:
+    def last(context: StageContext) -> Figures:
         return threshold(context, tau) if tau and context.segmenter.head.grouping is not None else {}
 
     def optimised(name: str, settings: ForgetConfig, *, penalised: bool) -> Optimise:
@@ -99,7 +99,7 @@ def forget_stages(config: ForgetConfig, variant: DiversityConfig, tau: Threshold
 
 
 @torch.no_grad()
-def mark(context: StageContext, config: ForgetConfig) -> dict[str, Any]:
+def mark(context: StageContext, config: ForgetConfig) -> Figures:
     """Remembers the marked patches and what is like them, and moves the marked prototypes to other patches."""
     model = context.segmenter
     bank, dataset, cache = prototype_bank(model), context.train_set, context.train_cache
@@ -243,7 +243,7 @@ def others_of(model: Segmenter, classes: Tensor) -> list[tuple[Tensor, Tensor, T
 
 
 @torch.no_grad()
-def reproject(context: StageContext) -> dict[str, Any]:
+def reproject(context: StageContext) -> Figures:
     """Projects the classes' prototypes onto training patches again; none like a forgotten patch can be chosen."""
     model = context.segmenter
     bank = prototype_bank(model)

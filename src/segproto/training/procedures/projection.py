@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from segproto.prototypes.bank import Bank
 from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
+from segproto.training.figures import Figures
 from segproto.training.procedures.config import ProjectConfig
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.require import require_prototypes
@@ -37,7 +37,7 @@ def projection_stage(name: str, config: ProjectConfig) -> Procedure:
     return Procedure(name, lambda context: project(context, config), words)
 
 
-def project(context: StageContext, config: ProjectConfig) -> dict[str, Any]:
+def project(context: StageContext, config: ProjectConfig) -> Figures:
     """Projects all prototypes of ``context.segmenter`` in place and records where each came from."""
     model = context.segmenter
     start = require_prototypes(model, "project").num_prototypes

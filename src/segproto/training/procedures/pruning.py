@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -13,6 +11,7 @@ from segproto.model.edit import keep_prototypes
 from segproto.model.features import image_features
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.nearest import RunningTopK
+from segproto.training.figures import Figures
 from segproto.training.procedures.config import PruneConfig, ThresholdConfig
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import (
@@ -32,7 +31,7 @@ def pruning_stage(name: str, config: PruneConfig) -> Procedure:
 
 
 @torch.no_grad()
-def prune(context: StageContext, config: PruneConfig) -> dict[str, Any]:
+def prune(context: StageContext, config: PruneConfig) -> Figures:
     """Prunes ``context.segmenter`` in place; returns how many prototypes were there and stayed."""
     model, fabric = context.segmenter, context.fabric
     bank = require_prototypes(model, "prune")
@@ -74,7 +73,7 @@ def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
 
 
 @torch.no_grad()
-def threshold(context: StageContext, config: ThresholdConfig) -> dict[str, Any]:
+def threshold(context: StageContext, config: ThresholdConfig) -> Figures:
     """Thresholds the groups of ``context.segmenter`` in place."""
     require_groups(context.segmenter, "threshold").threshold_(config.tau)
     return {"tau": config.tau}

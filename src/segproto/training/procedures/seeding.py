@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from segproto.errors import ConfigError
 from segproto.model.heads import LinearHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
+from segproto.training.figures import Figures
 from segproto.training.procedures.config import OptimiseConfig, SeedConfig
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import search, searched_images
@@ -34,7 +34,7 @@ def seeding_stages(linear: OptimiseConfig, config: SeedConfig, begin: Callable[[
         stages.append(linear_stage(linear))
     if config.start == "features":
 
-        def run(context: StageContext) -> dict[str, Any]:
+        def run(context: StageContext) -> Figures:
             begin(context.segmenter)
             return seed(context, config)
 
@@ -83,7 +83,7 @@ def begin_prototypes(
 
 
 @torch.no_grad()
-def seed(context: StageContext, config: SeedConfig) -> dict[str, Any]:
+def seed(context: StageContext, config: SeedConfig) -> Figures:
     """Replaces each prototype by the feature of a cell drawn evenly from all cells of its class.
 
     A class without cells keeps its uniform prototypes; the projection is what refuses it.
