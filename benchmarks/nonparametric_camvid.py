@@ -153,16 +153,16 @@ def vocabulary(out: Path, rounds: int = 5) -> None:
             stage = next(s for s in method.stages(recipe) if isinstance(s, Optimise) and s.name == "joint")
             stage.mode(model)
             groups = stage.parameters(model)
-            optimiser = torch.optim.Adam([{"params": g.params, "lr": g.lr} for g in groups])
+            optimizer = torch.optim.Adam([{"params": g.params, "lr": g.lr} for g in groups])
             masks = torch.randint(0, classes, (2, 16, 16)).repeat_interleave(16, 1).repeat_interleave(16, 2)
             batch = Batch(masks=masks, images=torch.randn(2, 3, 256, 256))
             times = []
             for _ in range(rounds + 1):
                 start = time.thread_time()
                 loss = stage.loss(model, batch)["loss"]
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
                 if stage.after_step is not None:
                     stage.after_step(model)
                 times.append(time.thread_time() - start)

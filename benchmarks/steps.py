@@ -34,7 +34,7 @@ CLOCK = time.process_time if "--cpu-time" in sys.argv else time.perf_counter
 
 
 def step(name: str, recipe_name: str, classes: int, batch: Batch, bf16: bool):
-    """One optimiser step of the method's ``joint`` stage, as a function."""
+    """One optimizer step of the method's ``joint`` stage, as a function."""
     method = METHODS[name]
     value = apply_overrides(read_recipe(f"{method.name}/{recipe_name}"), ["data.root=."])
     recipe = validate_recipe(value, method.recipe)
@@ -46,15 +46,15 @@ def step(name: str, recipe_name: str, classes: int, batch: Batch, bf16: bool):
     trained = {id(p) for g in groups for p in g.params}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)
-    optimiser = torch.optim.Adam([{"params": g.params, "lr": g.lr} for g in groups])
+    optimizer = torch.optim.Adam([{"params": g.params, "lr": g.lr} for g in groups])
 
     def run() -> float:
         start = CLOCK()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = stage.loss(model, batch)["loss"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return CLOCK() - start
 
     return run

@@ -183,16 +183,16 @@ def test_modules_in_each_other_are_not_walked_for_ever(tmp_path: Path, make: Cal
 
 
 def test_what_checkpoints_do_is_within_the_budget(tmp_path: Path) -> None:
-    """Tied and expanded tensors, many small ones, an optimiser's state, a module twice in another."""
+    """Tied and expanded tensors, many small ones, an optimizer's state, a module twice in another."""
     base = torch.randn(1000, 100)
     tied = {"a": base, "b": base, "c": base.t(), "d": base[:, 3], "e": torch.arange(3).expand(500, 3)}
     small = {f"layer{i}.weight": torch.randn(2) for i in range(3000)}
     net = nn.Sequential(nn.Linear(50, 50), nn.Linear(50, 50))
     net.append(net[0])
-    optimiser = torch.optim.Adam(net.parameters())
+    optimizer = torch.optim.Adam(net.parameters())
     net(torch.randn(2, 50)).sum().backward()
-    optimiser.step()
-    value = {"tied": tied, "small": small, "optimiser": optimiser.state_dict(), "random": np.random.get_state()}
+    optimizer.step()
+    value = {"tied": tied, "small": small, "optimizer": optimizer.state_dict(), "random": np.random.get_state()}
     for stream in (True, False):
         torch.save(value, tmp_path / "a.pth", _use_new_zipfile_serialization=not stream)
         found = foreign.read(tmp_path / "a.pth")

@@ -20,7 +20,7 @@ from segproto.training.recipe import apply_overrides, validate_recipe
 from segproto.training.runner import run
 
 RUN = (
-    "stages.joint={steps: 4, accumulate: 2, optimiser: sgd, norms: sync, sinkhorn: global, reseed_every: 2}",
+    "stages.joint={steps: 4, accumulate: 2, optimizer: sgd, norms: sync, sinkhorn: global, reseed_every: 2}",
     "stages.joint.lr={backbone: 1.0e-2, neck: 1.0e-2, readout: 1.0e-2}",
     "stages.joint.class_weights=[1, 2, 1, 1, 0.5, 1, 1, 3]",
     "stages.seed.start=random",
@@ -95,11 +95,11 @@ def test_runs_with_processes_are_runs_with_larger_batches(world: int, tmp_path: 
 def test_a_skipped_step_moves_no_buffer(finite: bool) -> None:
     model = nn.BatchNorm1d(1)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     factor = 1.0 if finite else float("inf")
     scaler.scale((model.weight * factor).sum()).backward()
     before = scaler._scale.clone()
-    scaler.step(optimiser)
+    scaler.step(optimizer)
     scaler.update()
     with undone_if_skipped(before, scaler._scale.clone(), model):
         model.running_mean.add_(5)

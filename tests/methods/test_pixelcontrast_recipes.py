@@ -33,7 +33,7 @@ from segproto.runs.catalogue import read_recipe
 from segproto.training.procedures.config import LearningRates, OptimiseConfig
 from segproto.training.procedures.optimise import parameter_groups, set_mode
 from segproto.training.recipe import apply_overrides, validate_recipe
-from segproto.training.schedule import build_optimiser, lr_factor, set_lr
+from segproto.training.schedule import build_optimizer, lr_factor, set_lr
 from segproto.training.stage import Optimise, ParamGroup
 
 IMAGES = 10_582  # of train_aug
@@ -55,7 +55,7 @@ def test_seam_settings(name: str) -> None:
     assert (a.augment.scale, a.augment.long_side, a.augment.crop, a.augment.jitter) == ((1, 1), None, 448, view.jitter)
     assert c.steps == a.steps == IMAGES // 8 * 8 == 10_576  # 8 epochs of batches of 8
     for stage in (c, a):
-        assert (stage.optimiser, stage.schedule, stage.weight_decay, stage.norms) == ("sgd", "poly", 5e-4, "frozen")
+        assert (stage.optimizer, stage.schedule, stage.weight_decay, stage.norms) == ("sgd", "poly", 5e-4, "frozen")
         assert stage.horizon is None
         assert stage.momentum == (5e-4 if published else 0.9)
         assert (stage.lr.backbone, stage.lr.head) == ((0.01, 0.1) if published else (0.001, 0.01))
@@ -90,7 +90,7 @@ def test_eps_settings(name: str) -> None:
     assert c.steps == 20_000
     assert c.horizon == (IMAGES // 8 * 15 if published else None)
     assert IMAGES // 8 * 15 == 19_830
-    assert (c.optimiser, c.schedule, c.weight_decay, c.norms) == ("sgd", "poly", 5e-4, "frozen")
+    assert (c.optimizer, c.schedule, c.weight_decay, c.norms) == ("sgd", "poly", 5e-4, "frozen")
     assert c.momentum == (5e-4 if published else 0.9)
     assert (c.lr.backbone, c.lr.head) == ((0.01, 0.1) if published else (0.001, 0.01))
     assert round(448 * c.second_view) == 128
@@ -167,7 +167,7 @@ def test_deeplab_settings(name: str, published: bool) -> None:
     joint, view = r.stages.joint, r.data.augment
     assert (view.crop, view.scale, view.hsv, view.flip, r.train.batch_size) == (448, (0.5, 1.5), 10, True, 10)
     assert (joint.steps, joint.horizon) == (20_000, 20_001 if published else None)
-    assert (joint.optimiser, joint.schedule, joint.weight_decay) == ("sgd", "poly", 5e-4)
+    assert (joint.optimizer, joint.schedule, joint.weight_decay) == ("sgd", "poly", 5e-4)
     assert (joint.lr.backbone, joint.lr.neck, joint.lr.readout) == (1e-3, 1e-2, 1e-2)
     assert (joint.cross_entropy, joint.class_weights) == ("image", None)
     assert joint.norms == ("statistics" if published else "train")
@@ -184,19 +184,19 @@ def stage(**options: Any) -> Optimise:
     return Optimise("s", 100, lambda m: [], lambda m, b: {}, lambda m: None, **options)
 
 
-def test_stored_optimiser() -> None:
+def test_stored_optimizer() -> None:
     """Base learning rate 0.01, 100 steps; and the weight decay that is there."""
-    published = stage(optimiser="sgd", schedule="poly", momentum=5e-4)
+    published = stage(optimizer="sgd", schedule="poly", momentum=5e-4)
     group = ParamGroup([nn.Parameter(torch.ones(2))], 0.01, 5e-4)
-    optimiser = build_optimiser(published, [group])
+    optimizer = build_optimizer(published, [group])
     found = []
     for step in range(3):
-        set_lr(optimiser, [group], lr_factor(published, step))
-        found.append(optimiser.param_groups[0]["lr"])
+        set_lr(optimizer, [group], lr_factor(published, step))
+        found.append(optimizer.param_groups[0]["lr"])
     assert found == pytest.approx([0.01, 0.00990995, 0.00981982], abs=1e-8)
-    own = optimiser.param_groups[0]
+    own = optimizer.param_groups[0]
     assert (own["momentum"], own["dampening"], own["nesterov"], own["weight_decay"]) == (5e-4, 0, False, 5e-4)
-    assert build_optimiser(stage(optimiser="sgd"), [group]).param_groups[0]["momentum"] == 0.9
+    assert build_optimizer(stage(optimizer="sgd"), [group]).param_groups[0]["momentum"] == 0.9
     made = contrast_stage(recipe("voc-eps-published"))
     assert (made.momentum, made.horizon) == (5e-4, 19_830)
     assert lr_factor(made, 19_829) == lr_factor(made, 19_999) == pytest.approx((1 / 19_830) ** 0.9)

@@ -91,7 +91,7 @@ def test_published_settings(method, name):
         assert getattr(stages, stage).steps == STEPS[stage][column]
         assert getattr(stages, stage).accumulate == (ACCUMULATE[column] if STEPS[stage][column] else 1)
     assert (stages.joint.lr.neck, stages.joint.lr.backbone) == (NECK_LR[column], BACKBONE_LR[column])
-    assert (stages.joint.schedule, stages.joint.weight_decay, stages.joint.optimiser) == ("poly", 5e-4, "adam")
+    assert (stages.joint.schedule, stages.joint.weight_decay, stages.joint.optimizer) == ("poly", 5e-4, "adam")
     assert (stages.joint.norms, stages.warmup.norms) == ("train" if name == "em" else "frozen", "frozen")
     if method != "blackbox":
         check_prototypes(method, name, recipe)

@@ -150,10 +150,10 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path, monkeypatch: p
     folder = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert folder is not None
     assert every_file_flipped(folder, lambda: checkpoint.read_state(folder), SegprotoError) == 6
-    flip(folder / "optimiser.safetensors", 8 * 4000)
-    with pytest.raises(SegprotoError, match=r"optimiser\.safetensors: damaged, .*--start .*/run/stages/STAGE"):
+    flip(folder / "optimizer.safetensors", 8 * 4000)
+    with pytest.raises(SegprotoError, match=r"optimizer\.safetensors: damaged, .*--start .*/run/stages/STAGE"):
         train(tmp_path / "run", *options, resume=True)
-    flip(folder / "optimiser.safetensors", 8 * 4000)
+    flip(folder / "optimizer.safetensors", 8 * 4000)
     assert train(tmp_path / "run", *options, resume=True).figures["steps"] == 4
 
 

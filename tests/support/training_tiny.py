@@ -35,7 +35,7 @@ class TinyStages(BaseModel):
     lr: float = 1e-2
     noise: float = 0.1
     norms: bool = True
-    optimiser: str = "adam"
+    optimizer: str = "adam"
 
 
 class TinyRecipe(Recipe):
@@ -102,7 +102,7 @@ def stages(config: TinyRecipe) -> list[Stage]:
             model.head.bias.clamp_(-0.1, 0.1)  # type: ignore[operator]
 
     first = Optimise("first", s.first_steps, parameters, loss, mode, schedule="poly", warmup_steps=2)
-    first = replace(first, accumulate=s.accumulate, optimiser=s.optimiser)  # type: ignore[arg-type]
+    first = replace(first, accumulate=s.accumulate, optimizer=s.optimizer)  # type: ignore[arg-type]
     second = Optimise("second", s.second_steps, parameters, loss, mode, begin=new_head, after_step=clamp)
     return [first, Procedure("shift", shift), second]
 

@@ -14,7 +14,7 @@ from training_tiny import as_rank, free_port, in_processes, process_context, tra
 from segproto.model.segmenter import Segmenter
 from segproto.training.agreement import average_statistics
 
-OPTIONS = ("stages.noise=0", "stages.norms=false", "stages.optimiser=sgd", "train.clip=1.0", "train.ema=0.5")
+OPTIONS = ("stages.noise=0", "stages.norms=false", "stages.optimizer=sgd", "train.clip=1.0", "train.ema=0.5")
 OPTIONS += ("stages.first_steps=8", "stages.second_steps=4", "train.validate_every=4")
 OPTIONS += ("data.augment.scale=[1, 1]",)  # no padding, hence no void: the mean over a batch is a mean of means
 

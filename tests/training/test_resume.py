@@ -12,7 +12,9 @@ import pytest
 import yaml
 from training_tiny import process_context, train, weights
 
+import segproto.training.checkpoint as checkpoint
 from segproto.errors import ConfigError, SegprotoError
+from segproto.files import sums
 
 OPTIONS = (
     "stages.first_steps=20",
@@ -68,6 +70,34 @@ def test_killed_runs_end_with_the_same_bits(tmp_path: Path) -> None:
         assert weights(whole / model) == weights(killed / model), model
     assert lines(whole) == lines(killed)
     assert sorted(p.name for p in (killed / "checkpoints").iterdir()) == ["best", "finished.json"]
+
+
+def test_runs_with_the_old_spelling_of_optimizer_are_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older versions spelt it ``optimiser``, in the recipe and in checkpoints."""
+    short = (*OPTIONS, "stages.optimiser=sgd")
+    train(tmp_path / "whole", *short)
+    run, write, written = tmp_path / "run", checkpoint.save, []
+
+    def stop(*arguments: Any) -> Path:
+        written.append(write(*arguments))
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return written[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, *short)
+    state = written[-1] / "state.json"
+    assert json.loads(state.read_text())["state"]["step"] > 0
+    (written[-1] / "optimizer.safetensors").rename(written[-1] / "optimiser.safetensors")
+    for file in (run / "recipe.yaml", state):
+        assert "optimizer" in file.read_text()
+        file.write_text(file.read_text().replace("optimizer", "optimiser"))
+    (written[-1] / sums.NAME).unlink()  # as in older versions
+    train(run, *short, resume=True)
+    assert weights(run / "model") == weights(tmp_path / "whole" / "model")
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best", "finished.json"]
 
 
 def test_resume_of_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

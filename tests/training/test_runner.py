@@ -93,7 +93,7 @@ def test_stages_are_chosen_by_name_and_start_is_not_resume(tmp_path: Path) -> No
 
 
 def test_accumulation_is_a_larger_batch(tmp_path: Path) -> None:
-    options = ("train.stages=[first]", "stages.noise=0", "stages.norms=false", "stages.optimiser=sgd")
+    options = ("train.stages=[first]", "stages.noise=0", "stages.norms=false", "stages.optimizer=sgd")
     options += ("data.augment.scale=[1, 1]",)  # no padding, hence no void: the mean over a batch is a mean of means
     train(tmp_path / "a", *options, "stages.first_steps=4", "stages.accumulate=2", "train.batch_size=2")
     train(tmp_path / "b", *options, "stages.first_steps=2", "stages.accumulate=1", "train.batch_size=4")

@@ -102,7 +102,7 @@ class TeacherHead(DirectionHead):
         student: directions that the gradient moves.
         probe_weight: (C', C) of the probe, None without one.
         probe_bias: (C',).
-        steps: int64, optimiser steps taken.
+        steps: int64, optimizer steps taken.
     """
 
     kind = "teacher"

@@ -119,8 +119,8 @@ def momentum_update(
 ) -> Tensor:
     """One step of every prototype towards the mean direction of its pixels (Zhou et al. 2022).
 
-    ``p <- normalise(g * p + (1 - g) * normalise(sum))``; a prototype without pixels keeps its value. Once an optimiser
-    step: add the sums and counts of accumulated batches first, and skip it when the optimiser step is skipped.
+    ``p <- normalise(g * p + (1 - g) * normalise(sum))``; a prototype without pixels keeps its value. Once an optimizer
+    step: add the sums and counts of accumulated batches first, and skip it when the optimizer step is skipped.
     Returns a new tensor: the old one may still be needed by a backward pass.
 
     Args:

@@ -12,7 +12,7 @@ USAGE_DECAY = 0.99  # a step: usage looks back about 100 steps
 
 
 class CosineBank(Bank):
-    """K prototypes per class in one buffer, hence never in an optimiser and without weight decay (Zhou et al. 2022).
+    """K prototypes per class in one buffer, hence never in an optimizer and without weight decay (Zhou et al. 2022).
 
     Index ``p = c*K + k``; all have scale 0.
 

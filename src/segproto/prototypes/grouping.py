@@ -89,7 +89,7 @@ class Grouping(nn.Module):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Projects every row onto the simplex in place: after each optimiser step.
+        """Projects every row onto the simplex in place: after each optimizer step.
 
         See docs/specs/scaleproto.md#groups.
         """

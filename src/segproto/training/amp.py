@@ -28,7 +28,7 @@ def undone_if_skipped(before: Tensor | None, after: Tensor | None, model: nn.Mod
     """Buffers keep what the block does to them only if the step before it was taken; without asking the device.
 
     Args:
-        before: :func:`loss_scale` before the optimiser step; None = the step was taken.
+        before: :func:`loss_scale` before the optimizer step; None = the step was taken.
         after: and after it.
         model: whose buffers (moving prototypes) the block changes.
     """

@@ -21,10 +21,12 @@ from segproto.training.ema import Ema
 
 NAME = re.compile(r"\d{3}-\d{9}")
 VERSION = 1
+OLD_SPELLING = "optimiser"  # of checkpoints written by older versions, still resumed
 HOLDS = (
     "state.json",
     sums.NAME,
-    "optimiser.safetensors",
+    "optimizer.safetensors",
+    f"{OLD_SPELLING}.safetensors",
     "ema.safetensors",
     *(f"model/{name}" for name in artefact.HOLDS),
 )
@@ -60,7 +62,7 @@ class State:
 
 
 def save(
-    root: Path, state: State, segmenter: Segmenter, optimiser: Optimizer | None = None, ema: Ema | None = None
+    root: Path, state: State, segmenter: Segmenter, optimizer: Optimizer | None = None, ema: Ema | None = None
 ) -> Path:
     """Writes a checkpoint beside the previous one and only then removes that.
 
@@ -75,11 +77,11 @@ def save(
         with fresh_folder(final, HOLDS, in_own_folder, advice) as fresh:
             (fresh / "model").mkdir()
             artefact.write_files(segmenter, fresh / "model")
-            tensors, scalars = flatten(optimiser) if optimiser is not None else ({}, {})
-            fill_tensors(fresh / "optimiser.safetensors", tensors)
+            tensors, scalars = flatten(optimizer) if optimizer is not None else ({}, {})
+            fill_tensors(fresh / "optimizer.safetensors", tensors)
             if ema is not None:
                 fill_tensors(fresh / "ema.safetensors", ema.average)
-            value = {"version": VERSION, "state": asdict(state), "optimiser": scalars}
+            value = {"version": VERSION, "state": asdict(state), "optimizer": scalars}
             fill(fresh / "state.json", json.dumps(value, indent=1))
             sums.write_sums(fresh)
     for path in root.iterdir():
@@ -112,20 +114,21 @@ def read_state(path: Path) -> State:
         raise SegprotoError(f"{path}/state.json: damaged ({error}); start the run anew in another --out") from error
 
 
-def restore(path: Path, optimiser: Optimizer, ema: Ema | None) -> None:
-    """Puts a checkpoint's optimiser state and average back."""
-    scalars = json.loads((path / "state.json").read_text())["optimiser"]
-    unflatten(optimiser, load_file(path / "optimiser.safetensors"), scalars)
+def restore(path: Path, optimizer: Optimizer, ema: Ema | None) -> None:
+    """Puts a checkpoint's optimizer state and average back."""
+    name = OLD_SPELLING if (path / f"{OLD_SPELLING}.safetensors").exists() else "optimizer"
+    scalars = json.loads((path / "state.json").read_text())[name]
+    unflatten(optimizer, load_file(path / f"{name}.safetensors"), scalars)
     if ema is not None:
         ema.load(load_file(path / "ema.safetensors"))
 
 
-def flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """An optimiser's state as named tensors and plain values, keyed ``<parameter index>.<name>``."""
+def flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """An optimizer's state as named tensors and plain values, keyed ``<parameter index>.<name>``."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, float] = {}
-    for index, parameter in enumerate(_parameters(optimiser)):
-        for name, value in optimiser.state.get(parameter, {}).items():
+    for index, parameter in enumerate(_parameters(optimizer)):
+        for name, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"{index}.{name}"] = value.detach().contiguous()
             else:
@@ -133,9 +136,9 @@ def flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
     return tensors, scalars
 
 
-def unflatten(optimiser: Optimizer, tensors: dict[str, Tensor], scalars: dict[str, float]) -> None:
+def unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], scalars: dict[str, float]) -> None:
     """Inverse of :func:`flatten`; tensors get the memory layout of their parameter."""
-    parameters = _parameters(optimiser)
+    parameters = _parameters(optimizer)
     for key, value in {**tensors, **scalars}.items():
         index, _, name = key.partition(".")
         parameter = parameters[int(index)]
@@ -143,8 +146,8 @@ def unflatten(optimiser: Optimizer, tensors: dict[str, Tensor], scalars: dict[st
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)  # noqa: PLW2901
         elif isinstance(value, Tensor):
             value = value.clone()  # noqa: PLW2901 - a counter, kept on the CPU
-        optimiser.state[parameter][name] = value
+        optimizer.state[parameter][name] = value
 
 
-def _parameters(optimiser: Optimizer) -> list[Tensor]:
-    return [p for group in optimiser.param_groups for p in group["params"]]
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -29,7 +29,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes the weights after optimiser step ``step`` (0-based) into the average."""
+        """Takes the weights after optimizer step ``step`` (0-based) into the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for key, value in self._tensors(model).items():
             self.average[key].lerp_(value, 1 - decay)

@@ -126,13 +126,13 @@ class Job:
         assert isinstance(total, Tensor)
         return total
 
-    def save_checkpoint(self, optimiser: Optimizer | None = None, ema: Ema | None = None) -> None:
+    def save_checkpoint(self, optimizer: Optimizer | None = None, ema: Ema | None = None) -> None:
         """Writes a checkpoint of where the run is; all processes call it."""
         self.tick()
         self.state.journal = self.journal.sync()
 
         def write() -> None:
-            checkpoint.save(self.checkpoints, self.state, self.segmenter, optimiser, ema)
+            checkpoint.save(self.checkpoints, self.state, self.segmenter, optimizer, ema)
 
         on_first(self.fabric, write)
 

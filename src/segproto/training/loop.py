@@ -20,7 +20,7 @@ from segproto.training.ema import Ema
 from segproto.training.figures import Figures, Logged
 from segproto.training.job import Job
 from segproto.training.memory import available_bytes, estimate_bytes
-from segproto.training.schedule import build_optimiser, lr_factor, set_lr
+from segproto.training.schedule import build_optimizer, lr_factor, set_lr
 from segproto.training.stage import Optimise, ParamGroup
 from segproto.training.stale import drop_stale_provenance
 
@@ -94,21 +94,21 @@ class Loop:
         job, stage = self.job, self.stage
         self._begin()
         groups = self._groups()
-        self.optimiser = build_optimiser(stage, groups)
+        self.optimizer = build_optimizer(stage, groups)
         self.ema = Ema(job.segmenter, self.train.ema) if self.train.ema is not None else None
         if job.state.step > 0:
             self._restore()
         stage.mode(job.segmenter)
         self._warn_of_memory()
-        module, optimiser = job.fabric.setup(LossModule(job.segmenter, stage), self.optimiser)
+        module, optimizer = job.fabric.setup(LossModule(job.segmenter, stage), self.optimizer)
         self.meter = Meter(torch.full((), -1, device=job.fabric.device))
         length = stage.steps // stage.accumulate * stage.accumulate
         with job.reporter.bar(self._title(), length, job.state.step) as bar:
             dataset = job.train_set if stage.dataset is None else stage.dataset(job.train_set, job.out)
             batches = job.batches(dataset, self._seed(), job.state.step, length, stage.augment)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             for batch in batches:
-                self._batch(module, optimiser, groups, batch, bar)
+                self._batch(module, optimizer, groups, batch, bar)
                 if self.stopped:
                     break
         self._require_finite()
@@ -144,7 +144,7 @@ class Loop:
     def _restore(self) -> None:
         path = checkpoint.latest(self.job.checkpoints)
         assert path is not None
-        checkpoint.restore(path, self.optimiser, self.ema)
+        checkpoint.restore(path, self.optimizer, self.ema)
         self.job.fabric.strategy.precision.load_state_dict(self.job.state.precision)
 
     def _seed(self) -> int:
@@ -154,8 +154,8 @@ class Loop:
     def _title(self) -> str:
         return f"stage {self.job.state.stage + 1}/{len(self.job.stages)} {self.stage.name}"
 
-    def _batch(self, module: Any, optimiser: Any, groups: list[ParamGroup], batch: Batch, bar: Bar) -> None:
-        """One batch; at the last of an accumulation, one optimiser step and what is due after it."""
+    def _batch(self, module: Any, optimizer: Any, groups: list[ParamGroup], batch: Batch, bar: Bar) -> None:
+        """One batch; at the last of an accumulation, one optimizer step and what is due after it."""
         job, stage, state = self.job, self.stage, self.job.state
         fabric = job.fabric
         seed_all(self.train.seed, stage.name, state.step, fabric.global_rank)
@@ -175,12 +175,12 @@ class Loop:
             return
         number = state.step // stage.accumulate - 1
         factor = lr_factor(stage, number)
-        set_lr(self.optimiser, groups, factor)
+        set_lr(self.optimizer, groups, factor)
         if self.train.clip is not None:
-            fabric.clip_gradients(module, optimiser, max_norm=self.train.clip)
+            fabric.clip_gradients(module, optimizer, max_norm=self.train.clip)
         scale = loss_scale(fabric)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         average_statistics(job.segmenter)
         if stage.after_step is not None:
             with undone_if_skipped(scale, loss_scale(fabric), job.segmenter):
@@ -196,7 +196,7 @@ class Loop:
         bar(state.step, stage.steps)
 
     def _due(self, every: int) -> bool:
-        """Whether a multiple of ``every`` lies within the optimiser step just taken."""
+        """Whether a multiple of ``every`` lies within the optimizer step just taken."""
         step = self.job.state.step
         return every > 0 and step // every != (step - self.stage.accumulate) // every
 
@@ -244,7 +244,7 @@ class Loop:
         self._require_finite()
         self.meter.pause()
         job.state.precision = job.fabric.strategy.precision.state_dict()
-        job.save_checkpoint(self.optimiser, self.ema)
+        job.save_checkpoint(self.optimizer, self.ema)
         self.meter.go_on()
 
     def _require_finite(self) -> None:

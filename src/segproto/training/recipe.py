@@ -15,7 +15,7 @@ from segproto.errors import ConfigError
 from segproto.files.keys import explain_error, shown
 from segproto.files.yaml_text import parse_yaml
 from segproto.training.config import TrainConfig
-from segproto.training.recipe_files import merge
+from segproto.training.recipe_files import merge, with_present_keys
 
 LARGEST = 10**12  # of any number in a recipe
 
@@ -59,7 +59,7 @@ def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str
         nested: Any = parse_yaml(text, item)
         for part in reversed(parts):
             nested = {part: nested}
-        value = merge(value, nested)
+        value = merge(value, with_present_keys(nested))
     return value
 
 

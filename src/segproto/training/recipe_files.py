@@ -12,6 +12,7 @@ from segproto.table import nearest
 
 MAX_BASES = 8  # a longer chain of ``base`` is a cycle
 SUFFIXES = (".yaml", ".yml")
+RENAMED = {"optimiser": "optimizer"}  # keys of older recipes, still read
 
 
 def load_recipe_dict(source: Path | str, bases: Mapping[str, Path] | None = None) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def _load(source: Path | str, bases: Mapping[str, Path], depth: int) -> dict[str
     value = parse_yaml(str(source), name) if is_text else read_yaml(Path(source), ConfigError)
     if not isinstance(value, dict):
         raise ConfigError(f"{name}: expected a mapping of sections (method, data, encoder, train ...)")
+    value = {RENAMED.get(key, key): with_present_keys(item) for key, item in value.items()}
     named = value.pop("base", None)
     if named is None:
         return value
@@ -59,6 +61,15 @@ def base_file(base: Any, folder: Path, bases: Mapping[str, Path], recipe: str) -
     if not file.is_file() and Path(base).suffix not in SUFFIXES:
         raise ConfigError(f"{recipe}: base = {base!r} is neither a shipped recipe nor a file; {nearest(base, bases)}")
     return file
+
+
+def with_present_keys(value: Any) -> Any:
+    """A part of a recipe with the keys of older versions under their present names, at any depth."""
+    if isinstance(value, list):
+        return [with_present_keys(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {RENAMED.get(key, key): with_present_keys(item) for key, item in value.items()}
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

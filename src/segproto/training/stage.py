@@ -33,25 +33,25 @@ class ParamGroup:
 
 @dataclass(frozen=True)
 class Optimise:
-    """A stage that takes optimiser steps.
+    """A stage that takes optimizer steps.
 
     Attributes:
         name: its name in recipes, logs and checkpoints.
-        steps: batches (as the published schedules count); optimiser steps = ``steps // accumulate``.
+        steps: batches (as the published schedules count); optimizer steps = ``steps // accumulate``.
         parameters: the trained parameters; every other parameter of the model is frozen for the stage.
         loss: named scalar terms; ``"loss"`` is optimised, the others are logged. Called as
             ``loss(segmenter, batch)``.
         mode: puts modules in train or eval mode before the stage and after each validation.
         begin: called once before the first step (not on resume); may restructure the model in place.
-        after_step: called after each optimiser step (a projection onto a constraint set, an EMA).
+        after_step: called after each optimizer step (a projection onto a constraint set, an EMA).
         dataset: what batches are drawn from: the training images, with other masks perhaps; given them and the run's
             folder. As many images in the same order. None = the training images.
         watch: figures of the model as it is, for the journal: numbers, or lists of them (no logger takes these). Called
             by every process where a line is due; may wait for the device.
-        schedule: ``constant``, ``poly`` (power 0.9 over the stage's optimiser steps) or ``linear`` (power 1).
+        schedule: ``constant``, ``poly`` (power 0.9 over the stage's optimizer steps) or ``linear`` (power 1).
         patience: stop after this many validations without a better pixel accuracy; None = never.
         momentum: of ``sgd``.
-        horizon: optimiser steps over which the schedule falls; None = the stage's own. Steps beyond it keep its last
+        horizon: optimizer steps over which the schedule falls; None = the stage's own. Steps beyond it keep its last
             learning rate.
         augment: of the stage's batches; None = the data's.
         keeps_sources: no prototype with a known source moves for good, though the prototypes train (``after_step`` puts
@@ -68,7 +68,7 @@ class Optimise:
     after_step: Callable[[Segmenter], None] | None = None
     dataset: Callable[[SegmentationDataset, Path], SegmentationDataset] | None = None
     watch: Callable[[Segmenter], Logged] | None = None
-    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     schedule: Literal["constant", "poly", "linear"] = "constant"
     warmup_steps: int = 0
     accumulate: int = 1
@@ -108,7 +108,7 @@ class StageContext:
 
 @dataclass(frozen=True)
 class Procedure:
-    """A stage without an optimiser (projection, pruning, thresholding, proposals ...).
+    """A stage without an optimizer (projection, pruning, thresholding, proposals ...).
 
     ``run`` changes ``context.segmenter`` in place and returns figures for ``stages/<name>/result.json``.
     The runner then validates and saves the artefact ``stages/<name>/model``. ``words`` as of :class:`Optimise`.

@@ -60,12 +60,12 @@ class JointConfig(OptimiseConfig):
         contrast: weight of the pixel-prototype InfoNCE.
         distance: weight of the pixel-prototype distance.
         contrast_temperature: of the InfoNCE; the release has 1.
-        momentum: what a prototype keeps of itself in an optimiser step.
+        momentum: what a prototype keeps of itself per optimizer step.
         assign: which prototype a correct pixel moves; ``gumbel_prob_legacy`` is the release's, under which the
             prototypes of a class become one.
         few: classes with fewer pixels than prototypes: the ``nearest``, or ``balance`` them all the same (released).
         sinkhorn: several processes balance over the pixels of their own ``rank`` (released), or over all (``global``).
-        reseed_every: optimiser steps between looks for dead prototypes and twins, which are moved to the farthest
+        reseed_every: optimizer steps between looks for dead prototypes and twins, which are moved to the farthest
             correct pixels of their class; 0 = never, as published.
         reseed_share: dead is a prototype that lately got at most this share of an even part of its class's pixels.
         sync: several processes add up sums and counts, or average their results (``average_legacy``, released).

@@ -35,7 +35,7 @@ class Pixels(NamedTuple):
 class ClusterLoss:
     """Cross-entropy, pixel-prototype InfoNCE and distance (Zhou et al. 2022, eq. 17), by the prototypes of before.
 
-    What the batches of an optimiser step say about the prototypes is added up; :meth:`move` takes the step. All means
+    What the batches of an optimizer step say about the prototypes is added up; :meth:`move` takes the step. All means
     are over the labelled pixels of all processes.
 
     Args:
@@ -107,7 +107,7 @@ class ClusterLoss:
 
     @torch.no_grad()
     def move(self, model: Segmenter) -> None:
-        """Moves the prototypes by what was found since the last call: once an optimiser step, on every process."""
+        """Moves the prototypes by what was found since the last call: once per optimizer step, on every process."""
         assert self._found is not None
         (head, sums, counts), self._found = self._found, None
         pixels, self._pixels = self._pixels, None

@@ -29,7 +29,7 @@ class TrainedStage(BaseModel):
     Attributes:
         steps: batches; 0 skips the stage.
         lr: learning rates.
-        optimiser: of the stage.
+        optimizer: of the stage.
         weight_decay: on all trained tensors.
         schedule: of the learning rates.
         norms: ``train`` or ``frozen``.
@@ -42,7 +42,7 @@ class TrainedStage(BaseModel):
 
     steps: int = Field(0, ge=0)
     lr: Rates = Rates()
-    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["constant", "poly", "linear"] = "poly"
     norms: Literal["frozen", "train"] = "frozen"

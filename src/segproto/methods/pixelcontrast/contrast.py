@@ -70,7 +70,7 @@ def _stage(
         loss=loss,
         mode=lambda model: _set_mode(model, config),
         dataset=dataset,
-        optimiser=config.optimiser,
+        optimizer=config.optimizer,
         schedule=config.schedule,
         momentum=config.momentum,
         horizon=config.horizon,

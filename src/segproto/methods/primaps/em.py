@@ -66,7 +66,7 @@ class EmLoss:
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
     def step(self, model: Segmenter) -> None:
-        """After an optimiser step: every so many, the teacher moves towards the student."""
+        """After an optimizer step: every so many, the teacher moves towards the student."""
         head = require_head(model, "em", TeacherHead)
         done = self.done(head)
         if done and done % self.config.update_every == 0:
@@ -75,7 +75,7 @@ class EmLoss:
         self._count = head, done + 1
 
     def done(self, head: TeacherHead) -> int:
-        """Optimiser steps taken before this one."""
+        """Optimizer steps taken before this one."""
         if self._count is None or self._count[0] is not head:
             self._count = head, int(head.steps)
         return self._count[1]

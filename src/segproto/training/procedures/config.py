@@ -26,14 +26,14 @@ class OptimiseConfig(BaseModel):
     """One optimising stage.
 
     Attributes:
-        steps: batches; optimiser steps are ``steps // accumulate``. 0 skips the stage.
+        steps: batches; optimizer steps are ``steps // accumulate``. 0 skips the stage.
         lr: learning rates; parts at 0 stay frozen.
         weight_decay: on backbone and neck only (L2 coupled with adam, decoupled with adamw).
         decay: weight decay falls on ``all`` tensors, or on ``weights`` alone, not on vectors (norms, biases).
         schedule: ``constant``, ``poly`` (to zero, power 0.9) or ``linear``.
-        warmup_steps: optimiser steps of linear warm-up.
-        accumulate: batches an optimiser step (published: iter_size).
-        horizon: optimiser steps over which the schedule falls, if not over the stage's own.
+        warmup_steps: optimizer steps of linear warm-up.
+        accumulate: batches per optimizer step (published: iter_size).
+        horizon: optimizer steps over which the schedule falls, if not over the stage's own.
         patience: validations without a better pixel accuracy before the stage ends; None = never.
         norms: ``frozen`` keeps statistics and affine weights of all norms; ``train`` trains both; ``sync`` does so with
             batch statistics over all processes; ``statistics`` follows those of the batch and keeps affine weights
@@ -52,7 +52,7 @@ class OptimiseConfig(BaseModel):
 
     steps: int = Field(0, ge=0)
     lr: LearningRates = LearningRates()
-    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(5e-4, ge=0)
     decay: Literal["all", "weights"] = "all"
     schedule: Literal["constant", "poly", "linear"] = "constant"

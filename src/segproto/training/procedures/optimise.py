@@ -48,7 +48,7 @@ def optimise_stage(
         mode=lambda model: set_mode(model, config),
         begin=begin,
         after_step=project_groups if config.lr.groups > 0 else None,
-        optimiser=config.optimiser,
+        optimizer=config.optimizer,
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         accumulate=config.accumulate,
@@ -130,7 +130,7 @@ def set_mode(model: Segmenter, config: OptimiseConfig) -> None:
 
 
 def project_groups(model: Segmenter) -> None:
-    """Group weights back onto the simplex, after every optimiser step (docs/specs/scaleproto.md#groups)."""
+    """Group weights back onto the simplex, after every optimizer step (docs/specs/scaleproto.md#groups)."""
     assert model.head.grouping is not None
     model.head.grouping.project_()
 

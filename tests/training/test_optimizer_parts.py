@@ -1,4 +1,4 @@
-"""Schedules, optimiser state on disk, EMA, memory and cached batches, each against a plain computation."""
+"""Schedules, optimizer state on disk, EMA, memory and cached batches, each against a plain computation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from segproto.training.cached import CachedBatches, mirrored, pad_together, requ
 from segproto.training.checkpoint import flatten, unflatten
 from segproto.training.ema import Ema
 from segproto.training.memory import memory_errors
-from segproto.training.schedule import build_optimiser, lr_factor
+from segproto.training.schedule import build_optimizer, lr_factor
 from segproto.training.stage import Optimise, ParamGroup
 
 
@@ -35,7 +35,7 @@ def stage(**changes: Any) -> Optimise:
     return replace(first, **changes)
 
 
-def test_poly_schedule_counts_optimiser_steps() -> None:
+def test_poly_schedule_counts_optimizer_steps() -> None:
     poly = stage(steps=100, accumulate=5, schedule="poly", warmup_steps=0)
     assert [lr_factor(poly, t) for t in (0, 10, 19)] == pytest.approx([1, 0.5**0.9, 0.05**0.9])
     warm = stage(steps=10, accumulate=1, schedule="constant", warmup_steps=4)
@@ -43,42 +43,42 @@ def test_poly_schedule_counts_optimiser_steps() -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_optimisers_match_torch(name: str) -> None:
+def test_optimizers_match_torch(name: str) -> None:
     decay, lr = 0.1, 0.01
     weight = nn.Parameter(torch.linspace(-1, 1, 6))
     twin = nn.Parameter(weight.detach().clone())
-    mine = build_optimiser(stage(optimiser=name), [ParamGroup([weight], lr, decay)])
+    mine = build_optimizer(stage(optimizer=name), [ParamGroup([weight], lr, decay)])
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     extra = {"momentum": 0.9} if name == "sgd" else {}
     theirs = kinds[name]([twin], lr=lr, weight_decay=decay, **extra)
-    for optimiser, parameter in ((mine, weight), (theirs, twin)):
+    for optimizer, parameter in ((mine, weight), (theirs, twin)):
         for k in range(3):
             parameter.grad = torch.cos(parameter.detach() * k)
-            optimiser.step()
+            optimizer.step()
     assert torch.equal(weight, twin)
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])
-def test_optimiser_state_survives_flattening(name: str) -> None:
+def test_optimizer_state_survives_flattening(name: str) -> None:
     def make() -> tuple[nn.Conv2d, torch.optim.Optimizer]:
         torch.manual_seed(0)
         layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-        return layer, build_optimiser(stage(optimiser=name), [ParamGroup(list(layer.parameters()), 0.1)])
+        return layer, build_optimizer(stage(optimizer=name), [ParamGroup(list(layer.parameters()), 0.1)])
 
-    def step(layer: nn.Conv2d, optimiser: torch.optim.Optimizer) -> None:
-        optimiser.zero_grad()
+    def step(layer: nn.Conv2d, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
         layer(torch.ones(1, 3, 5, 5)).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
 
-    layer, optimiser = make()
-    step(layer, optimiser)
-    tensors, scalars = flatten(optimiser)
+    layer, optimizer = make()
+    step(layer, optimizer)
+    tensors, scalars = flatten(optimizer)
     other, fresh = make()
     other.load_state_dict(layer.state_dict())
     unflatten(fresh, tensors, scalars)
     moment = fresh.state[other.weight][{"adam": "exp_avg", "sgd": "momentum_buffer"}[name]]
     assert moment.stride() == other.weight.stride()
-    step(layer, optimiser)
+    step(layer, optimizer)
     step(other, fresh)
     assert torch.equal(layer.weight, other.weight)
 
