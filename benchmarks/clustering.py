@@ -56,8 +56,8 @@ def loop(e: Tensor, s: Tensor, y: Tensor, pred: Tensor, prototypes: Tensor, mome
 def batched(
     e: Tensor, s: Tensor, y: Tensor, pred: Tensor, prototypes: Tensor, momentum: float
 ) -> tuple[Tensor, Tensor]:
-    found = cluster_pixels(e, s, y, pred, len(prototypes), few="balance")
-    return found.targets, momentum_update(prototypes, found.sums, found.counts, momentum=momentum)
+    clusters = cluster_pixels(e, s, y, pred, len(prototypes), few="balance")
+    return clusters.targets, momentum_update(prototypes, clusters.sums, clusters.counts, momentum=momentum)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -79,8 +79,8 @@ class LargestTensor(TorchDispatchMode):
 def problem(pixels: int, classes: int, per_class: int, dim: int) -> tuple[Tensor, ...]:
     """Unequal classes (the largest about a third, as in street scenes), noisy clusters, 85 % right, 3 % void."""
     torch.manual_seed(0)
-    share = 1 / torch.arange(1, classes + 1).float() ** 1.2
-    y = torch.multinomial(share, pixels, True)
+    frequency = 1 / torch.arange(1, classes + 1).float() ** 1.2
+    y = torch.multinomial(frequency, pixels, True)
     prototypes = F.normalize(torch.randn(classes, per_class, dim), dim=-1)
     e = torch.randn(pixels, dim).mul_(0.06)
     e += prototypes.flatten(0, 1)[y * per_class + torch.randint(per_class, (pixels,))]

@@ -76,11 +76,11 @@ def main() -> None:
     start = time.thread_time()
     expected = published(activations, mask, points, class_of)
     slow = 1e3 * (time.thread_time() - start)
-    found = ours()
-    equal = torch.equal(found.active, expected.active) and torch.equal(found.seen, expected.seen)
+    counts = ours()
+    equal = torch.equal(counts.active, expected.active) and torch.equal(counts.seen, expected.seen)
     fast = best_ms(ours, 5)
     keys = best_ms(lambda: part_keypoints(mask, parts), 3)
-    counted = int(found.seen.any(1).sum())
+    counted = int(counts.seen.any(1).sum())
     print(
         f"{torch.get_num_threads()} threads, {SIZE[0]} x {SIZE[1]}, grid {GRID[0]} x {GRID[1]}, P={len(class_of)}, ",
         end="",

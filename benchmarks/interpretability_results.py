@@ -107,8 +107,8 @@ Figures = dict[str, Any]
 def at(name: str, *path: Any) -> Callable[[Figures], float | None]:
     """A figure inside a metric; None where it was not measured."""
 
-    def find(found: Figures) -> float | None:
-        value = found[name]
+    def find(figures: Figures) -> float | None:
+        value = figures[name]
         for key in path or ("value",):
             missing = key not in value if isinstance(value, dict) else value is None or key >= len(value)
             if missing:
@@ -122,8 +122,8 @@ def at(name: str, *path: Any) -> Callable[[Figures], float | None]:
 def gain(mode: str, region: str) -> Callable[[Figures], float | None]:
     """How much better than random a region is, in the class's probability, both fills averaged."""
 
-    def find(found: Figures) -> float | None:
-        rows = found["faithfulness"].get("rows", [])
+    def find(figures: Figures) -> float | None:
+        rows = figures["faithfulness"].get("rows", [])
         chosen = [
             r["gain"] for r in rows if (r["measure"], r["mode"], r["region"]) == ("probability", mode, f"top {region}")
         ]
@@ -133,15 +133,15 @@ def gain(mode: str, region: str) -> Callable[[Figures], float | None]:
 
 
 def of_threshold(limit: float) -> Callable[[Figures], float | None]:
-    def find(found: Figures) -> float | None:
-        return next(row["value"] for row in found["sparsity"]["per_threshold"] if row["threshold"] == limit)
+    def find(figures: Figures) -> float | None:
+        return next(row["value"] for row in figures["sparsity"]["per_threshold"] if row["threshold"] == limit)
 
     return find
 
 
 def of_scale(kind: str, scale: int) -> Callable[[Figures], float | None]:
-    def find(found: Figures) -> float | None:
-        row = found["components"]["per_quantile"][-1][kind]
+    def find(figures: Figures) -> float | None:
+        row = figures["components"]["per_quantile"][-1][kind]
         return row[scale] if scale < len(row) else None
 
     return find

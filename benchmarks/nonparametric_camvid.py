@@ -68,10 +68,10 @@ def parts(steps: int, started: bool = True) -> list[str]:
 
 def trials() -> list[Trial]:
     """All runs, the important ones first."""
-    found = []
+    listed = []
 
     def add(suite: str, name: str, method: str, seed: int, *overrides: str) -> None:
-        found.append(Trial(suite, name, method, seed, overrides))
+        listed.append(Trial(suite, name, method, seed, overrides))
 
     cnn = [*CNN, f"stages.joint={{schedule: poly, {CNN_STAGE}, lr: {CNN_LR}}}"]
     linear = [f"stages.linear={{{CNN_STAGE}, lr: {CNN_LR}}}"]
@@ -97,7 +97,7 @@ def trials() -> list[Trial]:
             for s in (1, 2, 3):
                 add("cnn", "cnn blackbox", "blackbox", s, *cnn, f"stages.joint.steps={CNN_STEPS}")
                 add("cnn", "cnn nonparametric K=10", "nonparametric", s, *cnn, *linear, *parts(CNN_STEPS))
-    return found
+    return listed
 
 
 def run(trial: Trial, out: Path) -> None:

@@ -128,14 +128,14 @@ def step_figure(run: Path, walk: bool) -> dict[str, float]:
     with torch.no_grad():
         for index in range(len(dataset)):
             sample = dataset[index]
-            found = read_maps(run / CAMS, sample)
+            cams = read_maps(run / CAMS, sample)
             mask = torch.zeros_like(sample.mask)
-            if len(found.maps):
-                scores = first_scores(model, found, rule)
+            if len(cams.maps):
+                scores = first_scores(model, cams, rule)
                 if walk:
                     assert rule.walk is not None
                     scores = walked(model, sample.image, scores, rule.walk)
-                mask = best_classes(sample.image, scores, found.classes, None if walk else rule.crf)
+                mask = best_classes(sample.image, scores, cams.classes, None if walk else rule.crf)
             counts.update(mask, sample.mask)
     return {"miou": counts.compute().miou or 0.0}
 
@@ -185,11 +185,11 @@ def one(
     own = [*frozen, *tagged(steps, seed, tags, size)]
 
     def cams(recipe: str, run: Path, more: list[str]) -> dict:
-        found = trained(recipe, run, [*own, *more, *settings])
-        masks = found.get("masks", {})
+        figures = trained(recipe, run, [*own, *more, *settings])
+        masks = figures.get("masks", {})
         return {
-            "miou": found["cams"]["cam_miou"],
-            "threshold": found["cams"]["cam_threshold"],
+            "miou": figures["cams"]["cam_miou"],
+            "threshold": figures["cams"]["cam_threshold"],
             "masks": masks.get("mask_miou"),
         }
 
@@ -226,13 +226,13 @@ def main() -> None:
     out = args.out.absolute()
     os.environ.setdefault("SEGPROTO_CACHE", str(out / "cache"))
     remember(out / "remembered" / args.net)
-    found = []
+    per_seed = []
     for seed in args.seeds:
-        found.append(one(out, args.data, args.net, seed, args.steps, args.every, args.methods, args.settings))
-        print(f"seed {seed}: " + ", ".join(f"{key} {value:.1f}" for key, value in found[-1].items()), flush=True)
-    print(f"\n| {args.data}, frozen {args.net} | mIoU, {len(found)} seeds |\n|---|---|")
+        per_seed.append(one(out, args.data, args.net, seed, args.steps, args.every, args.methods, args.settings))
+        print(f"seed {seed}: " + ", ".join(f"{key} {value:.1f}" for key, value in per_seed[-1].items()), flush=True)
+    print(f"\n| {args.data}, frozen {args.net} | mIoU, {len(per_seed)} seeds |\n|---|---|")
     for key, words in ROWS.items():
-        values = [figures[key] for figures in found if key in figures]
+        values = [figures[key] for figures in per_seed if key in figures]
         if not values:
             continue
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""

@@ -76,13 +76,13 @@ def main() -> None:
     os.environ.setdefault("SEGPROTO_CACHE", str(args.out.absolute() / "cache"))
     for data in args.data:
         for method in METHODS:
-            found = [one(args.out, data, method, seed) for seed in args.seeds]
-            values = {key: [100 * f[key] for f in found] for key in ("miou", "accuracy", "after_kmeans")}
+            runs = [one(args.out, data, method, seed) for seed in args.seeds]
+            values = {key: [100 * f[key] for f in runs] for key in ("miou", "accuracy", "after_kmeans")}
             words = ", ".join(
                 f"{key} {statistics.mean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else 0:.1f}"
                 for key, v in values.items()
             )
-            print(f"{data} {method}: {words} ({len(found)} seeds)", flush=True)
+            print(f"{data} {method}: {words} ({len(runs)} seeds)", flush=True)
             if args.repeat:
                 seed = args.seeds[0]
                 one(args.out, data, method, seed, "-again")

@@ -61,9 +61,9 @@ def run_row(data: str, row: str, given: list[str], out: Path) -> dict:
     return result.stages["found"]
 
 
-def best_variant(found: dict) -> tuple[float, float]:
+def best_variant(figures: dict) -> tuple[float, float]:
     """Accuracy and mIoU of the teacher with flip and CRF."""
-    chosen = next(v for v in found["variants"] if (v["name"], v["flip"], v["crf"]) == ("teacher", True, True))
+    chosen = next(v for v in figures["variants"] if (v["name"], v["flip"], v["crf"]) == ("teacher", True, True))
     return 100 * chosen["accuracy"], 100 * chosen["miou"]
 
 
@@ -83,9 +83,9 @@ def main() -> None:
         if given is None:
             lines.append((row, "no weights", theirs, ""))
             continue
-        found = run_row(args.data, row, [*given, *args.values], args.out)
-        accuracy, miou = best_variant(found)
-        lines.append((row, f"{accuracy:.1f} / {miou:.1f}", theirs, found["selection"]))
+        figures = run_row(args.data, row, [*given, *args.values], args.out)
+        accuracy, miou = best_variant(figures)
+        lines.append((row, f"{accuracy:.1f} / {miou:.1f}", theirs, figures["selection"]))
     print(f"{args.data}, accuracy / mIoU in %")
     for row, ours, theirs, selection in [("row", "ours", "published", "selection"), *lines]:
         print(f"{row:24} {ours:>14} {theirs:>14}  {selection}")

@@ -32,17 +32,17 @@ def published_any_pixel(labels: Tensor) -> np.ndarray:
 
 def published_top(distances: Tensor, grid_labels: Tensor, labels: Tensor, class_of: Tensor) -> list[tuple[float, int]]:
     """The published pruning step: per prototype a full-map minimum and a patch label."""
-    masked, found = distances + 1e7 * (grid_labels == 255), []
+    masked, nearest = distances + 1e7 * (grid_labels == 255), []
     for p in range(len(distances)):
-        place = int(masked[p].argmin())
-        i, j = divmod(place, GRID[1])
+        index = int(masked[p].argmin())
+        i, j = divmod(index, GRID[1])
         box = labels[
             i * HEIGHT // GRID[0] : (i + 1) * HEIGHT // GRID[0], j * WIDTH // GRID[1] : (j + 1) * WIDTH // GRID[1]
         ]
         own = int(class_of[p])
         values, counts = box[box != 255].unique(return_counts=True)
-        found.append((masked[p].min().item(), own if own in values.tolist() else int(values[counts.argmax()])))
-    return found
+        nearest.append((masked[p].min().item(), own if own in values.tolist() else int(values[counts.argmax()])))
+    return nearest
 
 
 @torch.inference_mode()

@@ -49,9 +49,9 @@ def same_masks(image: Tensor) -> bool:
         return made[-1]
 
     _, masks = published_rounds(image, 0.4, direction)
-    found = propose(image[None], directions=lambda number, free: made[number][None])
+    proposals = propose(image[None], directions=lambda number, free: made[number][None])
     raw = sum((number + 1) * (mask > 0).long() for number, mask in enumerate(masks))
-    return torch.equal(found.raw[0], raw) and torch.equal(found.regions, majority(raw[None]))
+    return torch.equal(proposals.raw[0], raw) and torch.equal(proposals.regions, majority(raw[None]))
 
 
 def seconds(run, images: Tensor, runs: int, clock) -> float:
@@ -82,12 +82,12 @@ def parts(folder: Path, weights: Path, backbone: str, count: int, clock) -> dict
         with torch.no_grad():
             features = encoder.backbone_features(encoder.normalisation(image))
         stamps.append(("features", clock()))
-        found = propose(features.float())
+        proposals = propose(features.float())
         stamps.append(("proposals", clock()))
         padded = encoder.padded_size(*image.shape[-2:])
-        refine_regions(image, found.regions, found.counts, padded=padded, settings=None)
+        refine_regions(image, proposals.regions, proposals.counts, padded=padded, settings=None)
         stamps.append(("enlarging", clock()))
-        refine_regions(image, found.regions, found.counts, padded=padded)
+        refine_regions(image, proposals.regions, proposals.counts, padded=padded)
         stamps.append(("CRF", clock()))
         for (_, before), (name, after) in pairwise(stamps):
             sums[name] = sums.get(name, 0) + 1e3 * (after - before) / count * (index > 0)
@@ -107,13 +107,13 @@ def main() -> None:
     clock = time.process_time if args.cpu_time else time.perf_counter
     torch.set_num_threads(args.threads)
     images = torch.stack([scene(seed) for seed in range(args.images)])
-    found = propose(images)
+    proposals = propose(images)
     fast = seconds(propose, images, args.runs, clock) / args.images
     slow = seconds(published, images, max(1, args.runs - 1), clock) / args.images
     equal = all(same_masks(image) for image in images)
     kind = "processor" if args.cpu_time else "wall"
     print(
-        f"C={CHANNELS} {SIDE}x{SIDE} tokens, {found.counts.float().mean():.1f} masks per image, "
+        f"C={CHANNELS} {SIDE}x{SIDE} tokens, {proposals.counts.float().mean():.1f} masks per image, "
         f"threads={args.threads}, "
         f"load={os.getloadavg()[0]:.2f}, {kind} time: plain {slow * 1e3:.0f} ms, ours {fast * 1e3:.0f} ms an image, "
         f"{slow / fast:.1f}x; same masks with the same directions: {equal}"

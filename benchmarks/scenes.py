@@ -8,7 +8,8 @@ from segproto.data.scenes import render
 
 
 def main() -> None:
-    size, count = (int(a) for a in (sys.argv[1:] + ["128", "1000"][len(sys.argv) - 1 :]))
+    size = int(sys.argv[1]) if len(sys.argv) > 1 else 128
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     config = ScenesConfig(size=size)
     render(config, "train", 0)
     start = time.perf_counter()

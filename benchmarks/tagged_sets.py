@@ -59,7 +59,10 @@ def cut_clothes(root: Path) -> Path:
         for file in sorted((DATA / "ccp500_half" / kind).iterdir()):
             pixels = np.asarray(Image.open(file))
             rows, columns = max(height - pixels.shape[0], 0), max(width - pixels.shape[1], 0)
-            pixels = np.pad(pixels, ((0, rows), (0, columns), (0, 0))[: pixels.ndim])
+            padding = [(0, rows), (0, columns)]
+            if pixels.ndim == 3:
+                padding.append((0, 0))
+            pixels = np.pad(pixels, padding)
             Image.fromarray(pixels[:height, :width]).save(root / kind / f"{file.stem}.png")
     named = [value for values in CLOTHES.values() for value in values]
     rest = [value for value in range(59) if value not in named]

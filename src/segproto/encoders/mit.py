@@ -84,23 +84,23 @@ def read_published(model: Any, config: EncoderConfig, shape: Any) -> dict[str, T
     Raises:
         WeightsError: it cannot be read, or lacks tensors of the backbone.
     """
-    place = f"nvidia/{(config.backbone or '').replace('_', '-')}"
+    source = f"nvidia/{(config.backbone or '').replace('_', '-')}"
     if config.weights is not None:
         if not Path(config.weights).is_dir():
             raise WeightsError(
                 f"{config.weights}: expected a folder with config.json and model.safetensors, as the hub has it"
             )
-        place = str(config.weights)
+        source = str(config.weights)
     options = {"local_files_only": config.weights is not None, "output_loading_info": True}
     try:
-        net, told = model.from_pretrained(place, config=shape, **options)
+        net, report = model.from_pretrained(source, config=shape, **options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise WeightsError(f"{place}: cannot be read ({reason}); give the folder in encoder.weights") from error
-    wrong = [*told["missing_keys"], *told.get("mismatched_keys", [])]
+        raise WeightsError(f"{source}: cannot be read ({reason}); give the folder in encoder.weights") from error
+    wrong = [*report["missing_keys"], *report.get("mismatched_keys", [])]
     if wrong:
         raise WeightsError(
-            f"{place}: {len(wrong)} tensors of {config.backbone} are not in it, first {sorted(map(str, wrong))[0]}"
+            f"{source}: {len(wrong)} tensors of {config.backbone} are not in it, first {sorted(map(str, wrong))[0]}"
         )
     state: dict[str, Tensor] = net.state_dict()
     return state

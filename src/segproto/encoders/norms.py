@@ -57,10 +57,10 @@ class SharedBatchNorm(nn.BatchNorm2d):
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked if self.momentum is None else torch.as_tensor(self.momentum)
-        share = share.to(mean)
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance * number / (number - 1), share)
+        momentum = 1 / self.num_batches_tracked if self.momentum is None else torch.as_tensor(self.momentum)
+        momentum = momentum.to(mean)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * number / (number - 1), momentum)
 
 
 def share_statistics(module: nn.Module) -> None:

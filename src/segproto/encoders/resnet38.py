@@ -120,11 +120,11 @@ class ResNet38d(Backbone):
 
     def taps(self, images: Tensor) -> Taps:
         """Normalised images (B, 3, H, W) to the activations that heads read."""
-        x, found = self.conv1a(images), {}
+        x, outputs = self.conv1a(images), {}
         for name, block in self.named_children():
             if isinstance(block, PlainBlock | BottleneckBlock):
-                x, found[name] = block(x)
-        return Taps(found["b4"], found["b5"], found["b6"], F.relu(self.bn7(x)))
+                x, outputs[name] = block(x)
+        return Taps(outputs["b4"], outputs["b5"], outputs["b6"], F.relu(self.bn7(x)))
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """conv4, conv5 and conv6."""
@@ -173,8 +173,8 @@ def rename_mxnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if branch is None:
             renamed[f"{first}.{leaf}"] = value
             continue
-        kind, place = ("conv", first[3:]) if first.startswith("res") else ("bn", first[2:])
-        block = f"b{place[:-1]}" if place.endswith("a") else "b" + place.replace("b", "_")
+        kind, suffix = ("conv", first[3:]) if first.startswith("res") else ("bn", first[2:])
+        block = f"b{suffix[:-1]}" if suffix.endswith("a") else "b" + suffix.replace("b", "_")
         renamed[f"{block}.{kind}_{branch}.{leaf}"] = value
     return renamed
 

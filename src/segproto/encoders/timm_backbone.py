@@ -185,7 +185,8 @@ def stride_hint(name: str) -> str:
     for stride in (8, 16, 32):
         with contextlib.suppress(Exception):  # refusals differ from model to model
             net: Any = timm.create_model(name, num_classes=0, output_stride=stride)
-            valid += [str(stride)] * (net.feature_info[-1]["reduction"] == stride)
+            if net.feature_info[-1]["reduction"] == stride:
+                valid.append(str(stride))
     plain: Any = timm.create_model(name, num_classes=0)
     native = str(plain.feature_info[-1]["reduction"])
     if set(valid) - {native}:

@@ -57,9 +57,9 @@ def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = old
         for pattern, new in TRANSFORMERS:
             name = re.sub(pattern, new, name)
-        found = QKV.fullmatch(name)
-        if found:
-            parts.setdefault(f"{found[1]}.attn.qkv.{found[3]}", {})[found[2]] = value
+        projection = QKV.fullmatch(name)
+        if projection:
+            parts.setdefault(f"{projection[1]}.attn.qkv.{projection[3]}", {})[projection[2]] = value
         else:
             renamed[name] = value
     joined = {name: torch.cat([p[k] for k in "qkv"]) for name, p in parts.items() if len(p) == 3}

@@ -61,6 +61,10 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     problems = {"missing": missing, "unexpected": [name for name in state if name not in wanted], "wrong": wrong}
     if any(problems.values()):
-        parts = [f"{len(p)} {kind}: {', '.join(p[:3])}{' ...' * (len(p) > 3)}" for kind, p in problems.items() if p]
+        parts = []
+        for kind, keys in problems.items():
+            if keys:
+                more = " ..." if len(keys) > 3 else ""
+                parts.append(f"{len(keys)} {kind}: {', '.join(keys[:3])}{more}")
         raise WeightsError(f"{source}: weights do not fit this encoder ({'; '.join(parts)}); check encoder.backbone")
     module.load_state_dict(state, strict=False)

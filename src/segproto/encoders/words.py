@@ -10,8 +10,8 @@ TRAINED = {"dino": "DINO", "lvd142m": "DINOv2", "lvd1689m": "DINOv3"}  # by the 
 
 def vit_words(name: str) -> str:
     """A plain ViT of timm: ``vit_base_patch8_224.dino`` is DINO ViT-B/8; any other name stays."""
-    found = re.fullmatch(r"vit_([a-z]+)_patch(\d+)(?:_[^.]*)?(?:\.(.*))?", name)
-    if found is None or found[1] not in SIZES:
+    parts = re.fullmatch(r"vit_([a-z]+)_patch(\d+)(?:_[^.]*)?(?:\.(.*))?", name)
+    if parts is None or parts[1] not in SIZES:
         return name
-    trained = TRAINED.get(found[3], found[3] or "")
-    return f"{trained} ViT-{SIZES[found[1]]}/{found[2]}".strip()
+    trained = TRAINED.get(parts[3], parts[3] or "")
+    return f"{trained} ViT-{SIZES[parts[1]]}/{parts[2]}".strip()

@@ -66,8 +66,8 @@ def read_mxnet_params(path: str | Path) -> dict[str, Tensor]:
         with open_file(path, WeightsError) as file:
             return parse_mxnet(file)
 
-    found: dict[str, Tensor] = guarded(Path(path), parse)
-    return found
+    tensors: dict[str, Tensor] = guarded(Path(path), parse)
+    return tensors
 
 
 class Words:

@@ -71,7 +71,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         Refusal: damaged.
     """
     try:
-        found: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise Refusal(f"damaged safetensors ({error}); download it again") from error
-    return found
+    return tensors

@@ -211,7 +211,8 @@ class Machine:
     def op_newobj_ex(self, _: Any) -> None:
         what, arguments, named = self.pop_many(3)
         self.call(what, arguments)
-        if isinstance(made := self.peek(), Record) and isinstance(named, dict):
+        made = self.peek()
+        if isinstance(made, Record) and isinstance(named, dict):
             self.charge(named)
             made.attributes.update(named)
 

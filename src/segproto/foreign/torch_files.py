@@ -75,8 +75,8 @@ class ZipStorages:
         wanted = storage_id(identity)
         info = self.entries.get(self.root + wanted.key)
         if info is None or info.file_size != wanted.bytes:
-            found = "is not there" if info is None else f"has {info.file_size}"
-            wrong = f"tensor storage {wanted.key[:20]} should have {wanted.bytes} bytes and {found}"
+            actual = "is not there" if info is None else f"has {info.file_size}"
+            wrong = f"tensor storage {wanted.key[:20]} should have {wanted.bytes} bytes and {actual}"
             raise Refusal(f"{wrong}; the file is damaged")
         if wanted.key not in self.known:
             content = bytearray(self.archive.read(info))

@@ -167,12 +167,12 @@ class KeyMap:
         value = self.left.get(name)
         if not isinstance(value, Tensor):
             raise WeightsError(f"{self.path}: {name} is {'missing' if value is None else 'no tensor'}; {self.about()}")
-        found = tuple(value.shape)
+        actual = tuple(value.shape)
         if shape is not None and (
-            len(found) != len(shape) or any(w not in (None, n) for n, w in zip(found, shape, strict=True))
+            len(actual) != len(shape) or any(w not in (None, n) for n, w in zip(actual, shape, strict=True))
         ):
             wanted = str(shape).replace("None", "any")
-            raise WeightsError(f"{self.path}: {name} has shape {found}, expected {wanted}")
+            raise WeightsError(f"{self.path}: {name} has shape {actual}, expected {wanted}")
         self.use(name)
         return value
 
@@ -195,13 +195,13 @@ class KeyMap:
         Raises:
             WeightsError: a tensor is missing or of another shape (batch counters of norms may be missing).
         """
-        found = {}
+        state = {}
         for own, value in module.state_dict().items():
             name = prefix + rename(own)
             if own in skip or (own.endswith("num_batches_tracked") and name not in self.left):
                 continue
-            found[own] = self.take(name, tuple(value.shape))
-        module.load_state_dict(found, strict=False)
+            state[own] = self.take(name, tuple(value.shape))
+        module.load_state_dict(state, strict=False)
 
     def set(self, target: Tensor, name: str, value: Tensor) -> None:
         """Copies ``value`` (what became of the tensor ``name``) into a parameter or buffer.
@@ -228,7 +228,9 @@ class KeyMap:
             WeightsError: naming the first few.
         """
         if self.left:
-            names = ", ".join(list(self.left)[:SHOWN]) + " ..." * (len(self.left) > SHOWN)
+            names = ", ".join(list(self.left)[:SHOWN])
+            if len(self.left) > SHOWN:
+                names += " ..."
             raise WeightsError(f"{self.path}: {len(self.left)} tensors are not known here: {names}; another model?")
 
     def about(self) -> str:

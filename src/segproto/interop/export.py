@@ -57,7 +57,7 @@ class Graph(nn.Module):
         features = self.encoder((image.float() - self.mean) / self.std)
         reading = self.head.read(features)
         logits = F.interpolate(reading.logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
-        seen = (found for found in (reading.activations, reading.distances) if found is not None)
+        seen = (output for output in (reading.activations, reading.distances) if output is not None)
         return (logits, logits.argmax(1).to(label_dtype(self.head.num_classes)), *seen)
 
 

@@ -54,24 +54,26 @@ def check_program(
         with torch.no_grad():
             wanted = dict(zip(names, graph(image), strict=True))
             room, clear = logit_room(model, image, wanted.get("distances"))
-        found = dict(zip(names, answer(image), strict=True))
-        error = (found["logits"] - wanted["logits"]).abs() / room
+        outputs = dict(zip(names, answer(image), strict=True))
+        error = (outputs["logits"] - wanted["logits"]).abs() / room
         worst["logits"] = max(worst["logits"], float((error * clear).max()))
         for name in ("distances", "activations"):
             if name in wanted:
-                difference = (found[name] - wanted[name]).abs()
+                difference = (outputs[name] - wanted[name]).abs()
                 if name == "activations" and "distances" in wanted:
                     difference = difference * (wanted["distances"] > NEAR)
                 worst[name] = max(worst[name], float(difference.max()))
-        equal += int((found["mask"] == wanted["mask"]).sum())
+        equal += int((outputs["mask"] == wanted["mask"]).sum())
         total += wanted["mask"].numel()
-    share = equal / total
+    agreeing = equal / total
     cosines = 0.0 if "distances" in names else worst["activations"]  # logarithms follow from distances
     far = max(worst["distances"], cosines) > DISTANCE_TOLERANCE
-    if far or worst["logits"] > LOGIT_TOLERANCE or share < AGREEMENT:
+    if far or worst["logits"] > LOGIT_TOLERANCE or agreeing < AGREEMENT:
         figures = ", ".join(f"{name} {value:.2g}" for name, value in worst.items())
-        raise WeightsError(f"{out}: {runtime} answers otherwise than the model (largest: {figures}; masks {share:.4%})")
-    return {"largest_difference": worst, "equal_mask_pixels": share, "sizes": sizes, "runtime": runtime}
+        raise WeightsError(
+            f"{out}: {runtime} answers otherwise than the model (largest: {figures}; masks {agreeing:.4%})"
+        )
+    return {"largest_difference": worst, "equal_mask_pixels": agreeing, "sizes": sizes, "runtime": runtime}
 
 
 def open_program(file: BinaryIO, kind: str) -> tuple[Callable[[Tensor], list[Tensor]], str]:
@@ -119,13 +121,13 @@ def logit_room(model: Segmenter, image: Tensor, distances: Tensor | None) -> tup
         (1, C, H, W) and (1, 1, H, W) of 0 or 1.
     """
     features = model.features(model.encoder.normalisation(image[0])[None])
-    told = model.head.cell_features(features)
-    cells = told[0].flatten(1).T
+    cell_features = model.head.cell_features(features)
+    cells = cell_features[0].flatten(1).T
     rows = []
     for c in range(model.classes.num_classes):
         shares = model.head.contributions(cells, torch.full((len(cells),), c))
         rows.append(shares.prototypes.abs().sum(1) + shares.offset.abs())
-    height, width = told.shape[-2:]
+    height, width = cell_features.shape[-2:]
     room = torch.stack(rows).view(1, -1, height, width).clamp(min=1e-6)
     near = torch.zeros(1, 1, height, width) if distances is None else (distances.amin(1, keepdim=True) <= NEAR).float()
     size = image.shape[-2:]

@@ -60,11 +60,11 @@ def check_kind(record: Record, path: Path, multi_scale: bool) -> None:
     if "PPNet" in record.class_name and ("MultiScale" in record.class_name) != multi_scale:
         wanted = "multi-scale" if multi_scale else "single-scale"
         raise WeightsError(f"{path}: a {record.class_name}, which is not {wanted}; see segproto convert --list")
-    found = record.attributes
-    kind, epsilon = found.get("prototype_activation_function", "log"), found.get("epsilon", EPSILON)
+    attributes = record.attributes
+    kind, epsilon = attributes.get("prototype_activation_function", "log"), attributes.get("epsilon", EPSILON)
     if kind != "log" or abs(epsilon - EPSILON) > 1e-12:
         raise WeightsError(f"{path}: similarity {kind!r} with epsilon {epsilon}; expected 'log' with {EPSILON}")
-    if found.get("scale_head") is not None or found.get("_modules", {}).get("scale_head") is not None:
+    if attributes.get("scale_head") is not None or attributes.get("_modules", {}).get("scale_head") is not None:
         raise WeightsError(f"{path}: it has a scale head, which no published model uses and segproto does not have")
 
 

@@ -107,8 +107,8 @@ def load(folder: Path) -> Segmenter:
         raise WeightsError(f"{file}: expected an object, found {shown(value)}")
     version = value.get("version", 0)
     if value.get("format") != FORMAT or not isinstance(version, int) or version > VERSION:
-        found = f"{shown(value.get('format'))} version {shown(value.get('version'))}"
-        raise WeightsError(f"{file}: expected {FORMAT} version <= {VERSION}, found {found}")
+        stated = f"{shown(value.get('format'))} version {shown(value.get('version'))}"
+        raise WeightsError(f"{file}: expected {FORMAT} version <= {VERSION}, found {stated}")
     known = checked(out_of_the_card(value), Description, file, WeightsError)
     tensors = read_tensors(folder / "model.safetensors")
     with bounded(file, sum(tensor.nbytes for tensor in tensors.values())):
@@ -146,10 +146,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     require_ordinary(path, WeightsError)
     try:
-        found: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from error
-    return found
+    return tensors
 
 
 def read_patch(path: Path) -> bytes:
@@ -188,9 +188,9 @@ def encoder_config(folder: Path, value: dict[str, Any]) -> EncoderConfig:
 def find_model(folder: Path) -> Path:
     """The artefact in a model or run folder; the one before it where a crash left only that."""
     for candidate in (folder, folder / "model"):
-        for place in (candidate, old_of(candidate)):
-            if (place / "model.json").exists():
-                return place
+        for tried in (candidate, old_of(candidate)):
+            if (tried / "model.json").exists():
+                return tried
     hint = "an unfinished run: continue it with --resume" if (folder / "recipe.yaml").exists() else "not a model"
     raise WeightsError(f"{folder}: no model.json there or in model/ ({hint})")
 
@@ -202,5 +202,5 @@ def check_keys(folder: Path, expected: dict[str, tuple[int, ...]], tensors: dict
         raise WeightsError(f"{folder}/model.safetensors: tensor {name} is {where} the file")
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
-            found = tuple(tensors[name].shape)
-            raise WeightsError(f"{folder}/model.safetensors: {name} has shape {found}, expected {shape}")
+            stored = tuple(tensors[name].shape)
+            raise WeightsError(f"{folder}/model.safetensors: {name} has shape {stored}, expected {shape}")

@@ -180,7 +180,7 @@ def encode(
 
     with torch.inference_mode():
         for index, sample in enumerate(samples, first):
-            for flipped in (False, True)[: 1 + flips]:
+            for flipped in (False, True) if flips else (False,):
                 image = sample.image.flip(-1) if flipped else sample.image
                 limit = BATCH_PIXELS // image[0].numel()
                 if pending and (pending[0][1].shape != image.shape or len(pending) >= limit):

@@ -137,10 +137,10 @@ def _list_groups(head: Head, shares: Tensor, top: int) -> tuple[GroupEvidence, .
     weights = head.grouping.dense().detach()[order]
     classes = head.grouping.class_of_group[order].tolist()
     listed = []
-    for group, class_id, share, row in zip(order.tolist(), classes, shares[order].tolist(), weights, strict=True):
+    for group, class_id, amount, row in zip(order.tolist(), classes, shares[order].tolist(), weights, strict=True):
         members = row.argsort(descending=True)[: int((row > 0).sum())]
         pairs = tuple(zip(members.tolist(), row[members].tolist(), strict=True))
-        listed.append(GroupEvidence(group, class_id, share, pairs))
+        listed.append(GroupEvidence(group, class_id, amount, pairs))
     return tuple(listed)
 
 

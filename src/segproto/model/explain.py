@@ -151,9 +151,9 @@ class Explanation:
 
     def logits(self, ys: Tensor, xs: Tensor) -> Tensor:
         """Upsampled logits (N, C) of single pixels."""
-        index, share = self._cells(ys, xs)
+        index, cell_weights = self._cells(ys, xs)
         flat = self.field.grid.flatten(1)
-        return (flat[:, index] * share).sum(-1).T
+        return (flat[:, index] * cell_weights).sum(-1).T
 
     def evidence(self, ys: Tensor, xs: Tensor, classes: Tensor) -> Contributions:
         """Contributions to the logit of one class each at N pixels; ``prototypes.sum(1) + offset`` equals it.
@@ -163,10 +163,10 @@ class Explanation:
             xs: (N,) image columns, int64.
             classes: (N,) classes.
         """
-        index, share = self._cells(ys, xs)
+        index, cell_weights = self._cells(ys, xs)
         num_classes = self.segmenter.head.num_classes
-        pairs, place = torch.unique(index * num_classes + classes.to(index)[:, None], return_inverse=True)
-        return mix(self._cell_shares(pairs // num_classes, pairs % num_classes), place, share)
+        pairs, inverse = torch.unique(index * num_classes + classes.to(index)[:, None], return_inverse=True)
+        return mix(self._cell_shares(pairs // num_classes, pairs % num_classes), inverse, cell_weights)
 
     def contributions(self, ys: Tensor, xs: Tensor, classes: Tensor) -> Tensor:
         """The prototypes' part of :meth:`evidence`: (N, P)."""
@@ -178,8 +178,8 @@ class Explanation:
         order = logits.argsort(descending=True).tolist()
         if class_id is not None:
             return self._pixel(y, x, class_id, logits, top)
-        found = self._pixel(y, x, order[0], logits, top)
-        return found if len(order) == 1 else replace(found, runner_up=self._pixel(y, x, order[1], logits, top))
+        evidence = self._pixel(y, x, order[0], logits, top)
+        return evidence if len(order) == 1 else replace(evidence, runner_up=self._pixel(y, x, order[1], logits, top))
 
     def region_evidence(self, mask: Tensor, class_id: int | None = None, top: int = 10) -> Evidence:
         """Mean contributions over the pixels of a mask.
@@ -192,9 +192,9 @@ class Explanation:
         ys, xs = self._pixels(mask)
         if class_id is None:
             class_id = int(torch.bincount(self.prediction[mask.cpu()].long()).argmax())
-        index, share = self._cells(ys, xs)
-        weight = torch.zeros(self.field.grid[0].numel(), device=share.device, dtype=torch.float64)
-        weight.index_add_(0, index.flatten(), share.flatten().double())
+        index, cell_weights = self._cells(ys, xs)
+        weight = torch.zeros(self.field.grid[0].numel(), device=cell_weights.device, dtype=torch.float64)
+        weight.index_add_(0, index.flatten(), cell_weights.flatten().double())
         cells = weight.nonzero().flatten()
         mean = (weight[cells] / len(ys)).float()[None]
         every = torch.arange(len(cells), device=cells.device)[None]
@@ -257,9 +257,9 @@ class Explanation:
         rows = []
         for class_id in pixels.argsort(descending=True)[: int((pixels > 0).sum())].tolist():
             mask = self.prediction == class_id
-            found = self.region_evidence(mask, class_id, top).to_json()
-            share, confidence = float(mask.float().mean()), float(self.confidence[mask].mean())
-            rows.append({"pixels": int(pixels[class_id]), "area": share, "confidence": confidence, **found})
+            evidence = self.region_evidence(mask, class_id, top).to_json()
+            area, confidence = float(mask.float().mean()), float(self.confidence[mask].mean())
+            rows.append({"pixels": int(pixels[class_id]), "area": area, "confidence": confidence, **evidence})
         return rows
 
     def save(self, out: Path, top: int = 8) -> None:
@@ -297,8 +297,8 @@ class Explanation:
 
     def _pixel(self, y: int, x: int, class_id: int, logits: Tensor, top: int) -> PixelEvidence:
         ys, xs = torch.tensor([y]), torch.tensor([x])
-        index, share = self._cells(ys, xs)
-        activations = self._activations.flatten(1)[:, index[0]] @ share[0]
+        index, cell_weights = self._cells(ys, xs)
+        activations = self._activations.flatten(1)[:, index[0]] @ cell_weights[0]
         fields = list_evidence(
             self.segmenter, class_id, self.evidence(ys, xs, torch.tensor([class_id])), activations, top
         )
@@ -309,8 +309,8 @@ class Explanation:
         y0, x0, y1, x1 = self.region
         if bool(((ys < y0) | (ys >= y1) | (xs < x0) | (xs >= x1)).any()):
             raise ConfigError(f"pixel outside the explained region: rows {y0}..{y1 - 1}, columns {x0}..{x1 - 1}")
-        index, share = self.field.cells(ys - self.origin[0], xs - self.origin[1])
-        return index.to(self.features.device), share.to(self.features.device)
+        index, cell_weights = self.field.cells(ys - self.origin[0], xs - self.origin[1])
+        return index.to(self.features.device), cell_weights.to(self.features.device)
 
     def _pixels(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         if tuple(mask.shape) != self.size or not bool(mask.any()):

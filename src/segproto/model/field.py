@@ -65,8 +65,8 @@ class Field:
         left, right, across = _taps(xs, self.step[1], w)
         index = torch.stack([top * w + left, top * w + right, bottom * w + left, bottom * w + right], 1)
         up, back = 1 - down, 1 - across
-        share = torch.stack([up * back, up * across, down * back, down * across], 1)
-        return index, share.float()
+        weight = torch.stack([up * back, up * across, down * back, down * across], 1)
+        return index, weight.float()
 
 
 def _taps(pixels: Tensor, step: float, cells: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -91,11 +91,11 @@ class MemoryHead(Head):
         self.neighbours, self.temperature = neighbours, temperature
 
     def forward(self, features: Tensor) -> Tensor:
-        found = self.look_up(cells_of(features))
-        weights = vote_shares(found.similarity, self.temperature)
+        neighbours = self.look_up(cells_of(features))
+        weights = vote_shares(neighbours.similarity, self.temperature)
         # embedding_bag sums the k label rows of each cell without making them (N, k, C)
         scores = torch.nn.functional.embedding_bag(
-            found.patch, self.bank.frequencies.float(), mode="sum", per_sample_weights=weights
+            neighbours.patch, self.bank.frequencies.float(), mode="sum", per_sample_weights=weights
         )
         return scores.view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
 
@@ -105,10 +105,10 @@ class MemoryHead(Head):
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         """The share ``w_i y_ic`` of each of the k patches; all others have none, and nothing is left over."""
-        found = self.look_up(features)
-        own = self.bank.frequencies.float()[found.patch, classes[:, None]]
-        shares = vote_shares(found.similarity, self.temperature) * own
-        out = shares.new_zeros(len(features), self.bank.num_prototypes).scatter(1, found.patch, shares)
+        neighbours = self.look_up(features)
+        own = self.bank.frequencies.float()[neighbours.patch, classes[:, None]]
+        shares = vote_shares(neighbours.similarity, self.temperature) * own
+        out = shares.new_zeros(len(features), self.bank.num_prototypes).scatter(1, neighbours.patch, shares)
         return Contributions(out, None, shares.new_zeros(len(features)))
 
     def select(self, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False) -> list[int]:

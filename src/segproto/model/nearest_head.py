@@ -111,8 +111,8 @@ class NearestHead(Head):
             factor = self.score_norm.weight[classes] / (variance + self.score_norm.eps).sqrt()
             own = own * factor[:, None]
             offset = self.score_norm.bias[classes] - factor * mean
-        place = rows * self.bank.per_class + winners.gather(1, rows)
-        return Contributions(torch.zeros_like(similarities).scatter(1, place, own), None, offset)
+        winning = rows * self.bank.per_class + winners.gather(1, rows)
+        return Contributions(torch.zeros_like(similarities).scatter(1, winning, own), None, offset)
 
     @torch.no_grad()
     def select(self, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False) -> list[int]:

@@ -70,8 +70,8 @@ def predict_scored_to_png(
 
     The score's gray is ``255 (1 - cosine)``, at most 255: black = a prototype itself, white = nothing alike.
     """
-    found, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **views)
+    labels, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **views)
     unlike = ((1 - cosine).clamp(0, 1) * 255).round().to(torch.uint8)
-    for path, rows, kind in ((mask, found, "mask"), (score, unlike, "scores")):
+    for path, rows, kind in ((mask, labels, "mask"), (score, unlike, "scores")):
         with MaskWriter(path, rows.shape[0], rows.shape[1], rows.dtype == torch.int16, kind) as writer:
             writer.write(rows)

@@ -75,8 +75,8 @@ def heat_overlay(
 
 def rank_colours(labels: Tensor) -> dict[int, tuple[int, int, int]]:
     """Colours for the labels of a map: the most frequent ones get those that are easiest to tell apart."""
-    found, counts = torch.unique(labels, return_counts=True)
-    order = found[counts.argsort(descending=True, stable=True)].tolist()
+    ids, counts = torch.unique(labels, return_counts=True)
+    order = ids[counts.argsort(descending=True, stable=True)].tolist()
     return dict(zip(order, default_colours(len(order)), strict=True))
 
 
@@ -132,8 +132,8 @@ def _most_important(summary: list[dict[str, Any]], top: int) -> list[int]:
     weight: dict[int, float] = {}
     for row in summary:
         for item in row["prototypes"]:
-            share = row["area"] * abs(item["contribution"])
-            weight[item["prototype"]] = weight.get(item["prototype"], 0.0) + share
+            importance = row["area"] * abs(item["contribution"])
+            weight[item["prototype"]] = weight.get(item["prototype"], 0.0) + importance
     return sorted(weight, key=lambda p: -weight[p])[:top]
 
 

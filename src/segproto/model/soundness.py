@@ -61,10 +61,11 @@ def require_same_tables(model: Segmenter, tensors: Mapping[str, Tensor], folder:
     for name, value in model.state_dict().items():
         if name.endswith(BUILT) and not torch.equal(value.cpu(), tensors[name]):
             p = int((value.cpu() != tensors[name]).nonzero()[0])
-            told, found = int(value[p]), int(tensors[name][p])
+            in_json, in_tensors = int(value[p]), int(tensors[name][p])
             what = "class" if name.endswith("class_of") else "scale"
             raise WeightsError(
-                f"{folder}: prototype {p} is of {what} {told} in model.json and of {what} {found} in model.safetensors"
+                f"{folder}: prototype {p} is of {what} {in_json} in model.json "
+                f"and of {what} {in_tensors} in model.safetensors"
             )
 
 

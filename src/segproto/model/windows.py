@@ -148,12 +148,12 @@ def blend(active: Sequence[WindowRow], rows: tuple[int, int], size: tuple[int, i
 
 def _weights(span: tuple[int, int], length: int, ramp: float) -> Tensor:
     """Weights of a window's pixels along one axis, 1 inside."""
-    place = torch.arange(span[1] - span[0]) + 0.5
-    weight = torch.ones_like(place)
+    centres = torch.arange(span[1] - span[0]) + 0.5
+    weight = torch.ones_like(centres)
     if span[0] > 0:
-        weight = torch.minimum(weight, place / max(ramp, 1))
+        weight = torch.minimum(weight, centres / max(ramp, 1))
     if span[1] < length:
-        weight = torch.minimum(weight, (span[1] - span[0] - place) / max(ramp, 1))
+        weight = torch.minimum(weight, (span[1] - span[0] - centres) / max(ramp, 1))
     return weight
 
 

@@ -56,8 +56,8 @@ class _SumInfoNCE(torch.autograd.Function):
         similarities, targets, normal = ctx.saved_tensors
         out = (similarities * (1 / ctx.temperature)).sub_(normal).exp_()
         out.scatter_add_(1, targets.clamp_min(0)[:, None], -torch.ones_like(normal))
-        share = torch.where(targets == VOID_TARGET, 0, gradient / ctx.temperature)
-        return out.mul_(share[:, None]), None, None
+        scale = torch.where(targets == VOID_TARGET, 0, gradient / ctx.temperature)
+        return out.mul_(scale[:, None]), None, None
 
 
 def pixel_prototype_distance(similarities: Tensor, targets: Tensor, *, normaliser: Tensor | None = None) -> Tensor:

@@ -25,9 +25,9 @@ class PairTerm(NamedTuple):
     shift: float
 
 
-def sampled(maps: Tensor, places: Tensor) -> Tensor:
+def sampled(maps: Tensor, points: Tensor) -> Tensor:
     """Maps (B, C, h, w) at places (B, n, n, 2) in [-1, 1] (x, y): (B, C, n, n); bilinear, borders repeated."""
-    return F.grid_sample(maps, places, mode="bilinear", padding_mode="border", align_corners=True)
+    return F.grid_sample(maps, points, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def cosine_pairs(first: Tensor, second: Tensor) -> Tensor:
@@ -44,26 +44,26 @@ def centred(pairs: Tensor) -> Tensor:
 
 
 def correspondence_loss(
-    features: tuple[Tensor, Tensor], codes: tuple[Tensor, Tensor], places: tuple[Tensor, Tensor], shift: float
+    features: tuple[Tensor, Tensor], codes: tuple[Tensor, Tensor], points: tuple[Tensor, Tensor], shift: float
 ) -> Tensor:
     """Mean of ``-max(code cosine, 0) * (centred feature cosine - shift)`` over pairs of sampled points (eq. 3 and 4).
 
     Args:
         features: frozen ones of two images per row, (B, C, h, w) each; no gradient.
         codes: (B, D, h, w) each.
-        places: (B, n, n, 2) of each.
+        points: (B, n, n, 2) of each.
         shift: b.
     """
     with torch.no_grad():
-        theirs = centred(cosine_pairs(*(sampled(f, p) for f, p in zip(features, places, strict=True))))
-    ours = cosine_pairs(*(sampled(c, p) for c, p in zip(codes, places, strict=True)))
+        theirs = centred(cosine_pairs(*(sampled(f, p) for f, p in zip(features, points, strict=True))))
+    ours = cosine_pairs(*(sampled(c, p) for c, p in zip(codes, points, strict=True)))
     return (-ours.clamp_min(0) * (theirs - shift)).mean()
 
 
 def derangement(count: int, order: Tensor) -> Tensor:
     """A permutation of the batch of which no row is its own partner (points fixed by ``order`` move up by one)."""
-    place = torch.arange(count, device=order.device)
-    return torch.where(order == place, order + 1, order) % count
+    rows = torch.arange(count, device=order.device)
+    return torch.where(order == rows, order + 1, order) % count
 
 
 def nearest_images(means: Tensor, count: int, chunk: int = 1024) -> Tensor:
@@ -78,10 +78,10 @@ def nearest_images(means: Tensor, count: int, chunk: int = 1024) -> Tensor:
         int64 (N, count), most similar first, without the image itself.
     """
     unit = F.normalize(means, dim=1)
-    found = []
+    nearest = []
     for start in range(0, len(unit), chunk):
         cosines = unit[start : start + chunk] @ unit.T
         rows = torch.arange(len(cosines), device=unit.device)
         cosines[rows, start + rows] = -torch.inf
-        found.append(cosines.topk(min(count, len(unit) - 1), dim=1).indices)
-    return torch.cat(found)
+        nearest.append(cosines.topk(min(count, len(unit) - 1), dim=1).indices)
+    return torch.cat(nearest)

@@ -46,15 +46,15 @@ class RunningNearest:
         """
         height, width = distances.shape[-2:]
         masked = distances.float().masked_fill(~allowed[self.class_of], torch.inf).flatten(1)
-        place = masked.argmin(1)
-        best = masked.gather(1, place[:, None])[:, 0]
+        nearest = masked.argmin(1)
+        best = masked.gather(1, nearest[:, None])[:, 0]
         blocks = features.float().reshape(self.num_scales, self.dim, height * width)
         self._take(
             best,
             torch.full_like(self.image, image),
-            torch.stack([place // width, place % width], 1),
-            torch.tensor([height, width], device=place.device).expand_as(self.grid),
-            blocks[self.scale_of, :, place],
+            torch.stack([nearest // width, nearest % width], 1),
+            torch.tensor([height, width], device=nearest.device).expand_as(self.grid),
+            blocks[self.scale_of, :, nearest],
         )
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
@@ -118,9 +118,9 @@ class RunningTopK:
         """
         width = distances.shape[-1]
         masked = distances.float().masked_fill(grid_labels == IGNORE_INDEX, torch.inf).flatten(1)
-        place = masked.argmin(1)
-        best = masked.gather(1, place[:, None])
-        cell = torch.stack([place // width, place % width], 1)
+        nearest = masked.argmin(1)
+        best = masked.gather(1, nearest[:, None])
+        cell = torch.stack([nearest // width, nearest % width], 1)
         label = patch_labels(labels, cell, (distances.shape[-2], width), self.class_of)
         self._take(best, torch.full_like(best, image, dtype=torch.int64), cell[:, None], label[:, None])
 
@@ -141,8 +141,8 @@ class RunningTopK:
 
     def keep_mask(self, threshold: int = 3) -> Tensor:
         """(P,) bool: ``threshold`` or more of the k nearest patches carry the prototype's class (Sacha et al. 2023)."""
-        found = torch.isfinite(self.distance)
-        return ((self.label == self.class_of[:, None]) & found).sum(1) >= threshold
+        filled = torch.isfinite(self.distance)
+        return ((self.label == self.class_of[:, None]) & filled).sum(1) >= threshold
 
     def _take(self, distance: Tensor, image: Tensor, cell: Tensor, label: Tensor) -> None:
         distances = torch.cat([self.distance, distance], 1)

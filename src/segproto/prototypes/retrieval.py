@@ -78,8 +78,8 @@ def nearest_patches(queries: Tensor, keys: Tensor, k: int) -> Neighbours:
     count, patches = len(queries), len(keys)
     wide = max(k, min(patches, BLOCK // max(1, min(count, 1024))))
     with exact_float32(queries.device):
-        found = [_search(part, keys, k, wide) for part in torch.split(queries, max(1, BLOCK // wide))]
-    return Neighbours(*(torch.cat(values) for values in zip(*found, strict=True)))
+        parts = [_search(part, keys, k, wide) for part in torch.split(queries, max(1, BLOCK // wide))]
+    return Neighbours(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def _search(queries: Tensor, keys: Tensor, k: int, wide: int) -> Neighbours:

@@ -91,9 +91,9 @@ def kmeans_plus_plus(
         weight = torch.ones_like(x[:, 0])
         for k in range(per_class):
             gumbel = -torch.empty_like(weight).exponential_(generator=generator).clamp_min_(1e-30).log()
-            found, pixel = _pick(x, segments, weight.log() + gumbel, reduce)
-            seeds[:, k] = torch.where(found[:, None], pixel, seeds[:, k])
-            placed[:, k] = found
+            has_pixel, pixel = _pick(x, segments, weight.log() + gumbel, reduce)
+            seeds[:, k] = torch.where(has_pixel[:, None], pixel, seeds[:, k])
+            placed[:, k] = has_pixel
             distance = _distance_to_own(x, seeds[:, k], segments)
             weight = distance if k == 0 else torch.minimum(weight, distance)
         return Seeds(seeds, placed)
@@ -139,8 +139,8 @@ def reseed_dead(
         distance = (2 - 2 * own).clamp_min_(0).masked_fill_(asleep, 4).amin(1)  # 4 = the farthest two unit rows can be
         placed = torch.zeros_like(dead)
         for k in range(per_class):
-            found, pixel = _pick(x, segments, distance.log(), reduce)
-            move = found & dead[:, k]
+            has_pixel, pixel = _pick(x, segments, distance.log(), reduce)
+            move = has_pixel & dead[:, k]
             rows[:, k] = torch.where(move[:, None], pixel, rows[:, k])
             placed[:, k] = move
             moved = F.pad(move, (0, 1))[classes]

@@ -225,10 +225,10 @@ def update(  # noqa: PLR0912 -- one pass, by design
             acc[k] = _exp(acc[k] - top)
         for k in range(labels):
             total += times[k] * acc[k]
-        share = np.float32(1) / total
+        normaliser = np.float32(1) / total
         if last:
             for k in range(labels):
-                acc[k] *= share
+                acc[k] *= normaliser
             for k in range(q.shape[0]):
                 q[k, n] = acc[group[k]]
             if q.shape[0] == 0:
@@ -236,14 +236,14 @@ def update(  # noqa: PLR0912 -- one pass, by design
             continue
         for r in range(0, v1.shape[1], 3):
             x, y, z = out1[p1[n, r]], out1[p1[n, r + 1]], out1[p1[n, r + 2]]
-            wx, wy, wz = w1[n, r] * share, w1[n, r + 1] * share, w1[n, r + 2] * share
+            wx, wy, wz = w1[n, r] * normaliser, w1[n, r + 1] * normaliser, w1[n, r + 2] * normaliser
             for k in range(labels):
                 x[k] += wx * acc[k]
                 y[k] += wy * acc[k]
                 z[k] += wz * acc[k]
         for r in range(0, v2.shape[1], 3):
             x, y, z = out2[p2[n, r]], out2[p2[n, r + 1]], out2[p2[n, r + 2]]
-            wx, wy, wz = w2[n, r] * share, w2[n, r + 1] * share, w2[n, r + 2] * share
+            wx, wy, wz = w2[n, r] * normaliser, w2[n, r + 1] * normaliser, w2[n, r + 2] * normaliser
             for k in range(labels):
                 x[k] += wx * acc[k]
                 y[k] += wy * acc[k]

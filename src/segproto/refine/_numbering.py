@@ -90,17 +90,17 @@ def _slot(table: np.ndarray, key: int) -> int:
 
 @compiled
 def number(
-    start: int, stop: int, count: int, keys: np.ndarray, vertices: np.ndarray, table: np.ndarray, found: np.ndarray
+    start: int, stop: int, count: int, keys: np.ndarray, vertices: np.ndarray, table: np.ndarray, distinct: np.ndarray
 ) -> tuple[int, int]:
     """Numbers new keys of points ``start``..``stop`` from ``count + 1`` on, in the order they are met.
 
-    ``table`` (size, 2) int64 holds keys and their numbers, 0 = free; ``found`` is the keys by number. Returns how many
-    there are now, and the first point that was left because ``found`` is full.
+    ``table`` (size, 2) int64 holds keys and their numbers, 0 = free; ``distinct`` is the keys by number.
+    Returns how many there are now, and the first point that was left because ``distinct`` is full.
     """
     last = np.zeros(keys.shape[1], np.int64)
     before = np.full(keys.shape[1], -1, np.int64)
     for n in range(start, stop):
-        if count + keys.shape[1] > found.shape[0]:
+        if count + keys.shape[1] > distinct.shape[0]:
             return count, n
         for r in range(keys.shape[1]):
             key = keys[n, r]
@@ -108,7 +108,7 @@ def number(
                 before[r] = key
                 slot = _slot(table, key)
                 if table[slot, 1] == 0:
-                    found[count] = key
+                    distinct[count] = key
                     count += 1
                     table[slot, 0] = key
                     table[slot, 1] = count
@@ -118,19 +118,25 @@ def number(
 
 
 @compiled
-def enter(found: np.ndarray, table: np.ndarray) -> None:
+def enter(distinct: np.ndarray, table: np.ndarray) -> None:
     """Puts keys that differ into an empty table, numbered 1.. in their order."""
-    last = found.shape[0] - 1
-    for m in range(found.shape[0]):
-        fetch(table, _first(table, found[min(m + AHEAD, last)]))
-        slot = _slot(table, found[m])
-        table[slot, 0] = found[m]
+    last = distinct.shape[0] - 1
+    for m in range(distinct.shape[0]):
+        fetch(table, _first(table, distinct[min(m + AHEAD, last)]))
+        slot = _slot(table, distinct[m])
+        table[slot, 0] = distinct[m]
         table[slot, 1] = m + 1
 
 
 @compiled
 def merge(
-    own: np.ndarray, count: int, row: int, table: np.ndarray, found: np.ndarray, numbers: np.ndarray, owners: np.ndarray
+    own: np.ndarray,
+    count: int,
+    row: int,
+    table: np.ndarray,
+    merged: np.ndarray,
+    numbers: np.ndarray,
+    owners: np.ndarray,
 ) -> tuple[int, int]:
     """Adds the keys ``own`` of another part to a numbering of ``count``.
 
@@ -143,7 +149,7 @@ def merge(
         fetch(table, _first(table, own[min(m + AHEAD, last)]))
         slot = _slot(table, own[m])
         if table[slot, 1] == 0:
-            found[count] = own[m]
+            merged[count] = own[m]
             count += 1
             table[slot, 0] = own[m]
             table[slot, 1] = count
@@ -169,22 +175,22 @@ def renumber(start: int, stop: int, numbers: np.ndarray, count: int, vertices: n
 
 @compiled
 def chain(
-    found: np.ndarray, offset: int, table: np.ndarray, after: np.ndarray, order: np.ndarray, starts: np.ndarray
+    distinct: np.ndarray, offset: int, table: np.ndarray, after: np.ndarray, order: np.ndarray, starts: np.ndarray
 ) -> tuple[int, int]:
     """Rows of vertices along one axis: those with a neighbour there are listed in ``order``, row after row.
 
     ``starts`` gets where each row begins, and the end; ``after`` (M + 1,) is scratch. Returns how many rows and how
     many vertices in them.
     """
-    follows = np.zeros(found.shape[0] + 1, np.uint8)
-    last = found.shape[0] - 1
-    for m in range(found.shape[0]):
-        fetch(table, _first(table, found[min(m + AHEAD, last)] + offset))
-        slot = _slot(table, found[m] + offset)
+    follows = np.zeros(distinct.shape[0] + 1, np.uint8)
+    last = distinct.shape[0] - 1
+    for m in range(distinct.shape[0]):
+        fetch(table, _first(table, distinct[min(m + AHEAD, last)] + offset))
+        slot = _slot(table, distinct[m] + offset)
         after[m + 1] = table[slot, 1]
         follows[table[slot, 1]] = 1
     chains, listed = 0, 0
-    for m in range(1, found.shape[0] + 1):
+    for m in range(1, distinct.shape[0] + 1):
         if follows[m] == 0 and after[m] != 0:
             starts[chains] = listed
             chains += 1

@@ -99,11 +99,11 @@ class _Affinity(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         features, result = ctx.saved_tensors
         out = torch.zeros_like(features)
-        share = gradient * result / -features.shape[1]
+        scale = gradient * result / -features.shape[1]
         start = 0
         for (a, b), (to_a, to_b) in zip(ctx.pairs.ends(features), ctx.pairs.ends(out), strict=True):
             count = a.shape[-2] * a.shape[-1]
-            step = (a - b).sign_().mul_(share[:, None, start : start + count].unflatten(2, a.shape[-2:]))
+            step = (a - b).sign_().mul_(scale[:, None, start : start + count].unflatten(2, a.shape[-2:]))
             to_a.add_(step)
             to_b.sub_(step)
             start += count

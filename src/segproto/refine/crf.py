@@ -57,13 +57,13 @@ def dense_crf(
     shared = threads // lanes
     results: list[Any] = [None] * len(pictures)
     with Workers(threads) as workers:
-        places = Lattice(place_features(pictures[0], settings), workers)
+        spatial = Lattice(place_features(pictures[0], settings), workers)
 
     def lane(first: int) -> None:
         scratch = Scratch()
         with Workers(shared) as workers:
             for i in range(first, len(pictures), lanes):
-                results[i] = _one_image(pictures[i], potentials[i], settings, labels, places, workers, scratch)
+                results[i] = _one_image(pictures[i], potentials[i], settings, labels, spatial, workers, scratch)
 
     with Workers(lanes) as side_by_side:
         side_by_side.run([partial(lane, first) for first in range(lanes)])
@@ -98,9 +98,9 @@ def place_features(image: Any, settings: CrfSettings) -> Floats:
 
 def point_features(image: Any, settings: CrfSettings) -> Floats:
     """Places and colours (N, 5) of the pixels of a (3, H, W) uint8 image, for the bilateral kernel."""
-    places = _places(image, settings) / np.float32(settings.bilateral_sigma)
+    positions = _places(image, settings) / np.float32(settings.bilateral_sigma)
     colours = image.reshape(3, -1).T.astype(np.float32) / np.float32(settings.bilateral_sigma_rgb)
-    return np.concatenate([places, colours], 1)
+    return np.concatenate([positions, colours], 1)
 
 
 def _places(image: Any, settings: CrfSettings) -> Floats:
@@ -115,11 +115,11 @@ def distinct_labels(unary: Any) -> tuple[list[int], list[int]]:
     some = unary[:, :: max(1, unary.shape[1] // 64)]
     for k in range(len(unary)):
         alike = (i for i, f in enumerate(firsts) if np.array_equal(some[k], some[f]))
-        found = next((i for i in alike if np.array_equal(unary[k], unary[firsts[i]])), None)
-        if found is None:
-            found = len(firsts)
+        same = next((i for i in alike if np.array_equal(unary[k], unary[firsts[i]])), None)
+        if same is None:
+            same = len(firsts)
             firsts.append(k)
-        group.append(found)
+        group.append(same)
     return firsts, group
 
 

@@ -89,8 +89,8 @@ def orthonormal(vector: Tensor, basis: Tensor, spare: Tensor) -> Tensor:
 
 def without(vector: Tensor, basis: Tensor) -> Tensor:
     """``vector`` (B, C) less its projection onto the orthonormal rows of ``basis`` (B, k, C)."""
-    share = basis @ vector[..., None]
-    return vector - (share.mT @ basis)[:, 0]
+    components = basis @ vector[..., None]
+    return vector - (components.mT @ basis)[:, 0]
 
 
 @lru_cache(maxsize=8)

@@ -111,10 +111,10 @@ class Lattice:
         workers.ranges(_numbering.embed, 0, n, features, scale, lowest, strides, keys, self.weights)
         self.edges = [n * c // CHUNKS for c in range(CHUNKS + 1)]
         self.vertices, self.rows = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), np.int32)
-        found, table = self._number(keys, workers)
-        self.count = len(found)
+        vertices, table = self._number(keys, workers)
+        self.count = len(vertices)
         offsets = np.append(strides * (d + 1), 0) - strides.sum()
-        self.chains = workers.run([partial(_chains, found, int(offset), table) for offset in offsets])
+        self.chains = workers.run([partial(_chains, vertices, int(offset), table) for offset in offsets])
         self.alpha = np.float32(1 / (1 + 2.0**-d))
         self._normalise(workers)
 
@@ -128,20 +128,20 @@ class Lattice:
         if 2 * most > len(table):
             table = np.zeros((1 << (2 * most).bit_length(), 2), np.int64)
             numbering.enter(first, table)
-        found = np.concatenate([first, np.empty(most - len(first), np.int64)])
+        distinct = np.concatenate([first, np.empty(most - len(first), np.int64)])
         owners = np.empty(most - len(first), np.int32)
         count, row, numbers, met = len(first), 0, [], [(0, 0)]
         for own in others:
             met.append((count, row))
             numbers.append(np.zeros((len(own) + 1, 2), np.int32))
-            count, row = numbering.merge(own, count, row, table, found, numbers[-1], owners)
+            count, row = numbering.merge(own, count, row, table, distinct, numbers[-1], owners)
         self.owners = owners[:row]
         self.met = [(vertices, count + rows) for vertices, rows in met]
         self.rows[: self.edges[1]] = self.vertices[: self.edges[1]]
         ends = pairwise(self.edges[1:])
         calls = [partial(numbering.renumber, a, b, m, count) for (a, b), m in zip(ends, numbers, strict=True)]
         workers.run([partial(call, self.vertices, self.rows) for call in calls])
-        return found[:count], table
+        return distinct[:count], table
 
     def _normalise(self, workers: Workers) -> None:
         from segproto.refine import _kernels
@@ -176,24 +176,25 @@ def _distinct(
     from segproto.refine import _numbering as numbering
 
     size, count, at = 1 << 16, 0, start
-    table, found = np.zeros((size, 2), np.int64), np.empty(size // 2, np.int64)
+    table, distinct = np.zeros((size, 2), np.int64), np.empty(size // 2, np.int64)
     while True:
-        count, at = numbering.number(at, stop, count, keys, vertices, table, found)
+        count, at = numbering.number(at, stop, count, keys, vertices, table, distinct)
         if at == stop:
-            return found[:count], table
+            return distinct[:count], table
         size *= 4
-        table, found = np.zeros((size, 2), np.int64), np.append(found, np.empty(size // 2 - len(found), np.int64))
-        numbering.enter(found[:count], table)
+        table = np.zeros((size, 2), np.int64)
+        distinct = np.append(distinct, np.empty(size // 2 - len(distinct), np.int64))
+        numbering.enter(distinct[:count], table)
 
 
 def _chains(
-    found: NDArray[np.int64], offset: int, table: NDArray[np.int64]
+    vertices: NDArray[np.int64], offset: int, table: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     from segproto.refine import _numbering as numbering
 
-    after, order = np.empty(len(found) + 1, np.int32), np.empty(len(found), np.int32)
-    starts = np.empty(len(found) // 2 + 1, np.int32)
-    rows, listed = numbering.chain(found, offset, table, after, order, starts)
+    after, order = np.empty(len(vertices) + 1, np.int32), np.empty(len(vertices), np.int32)
+    starts = np.empty(len(vertices) // 2 + 1, np.int32)
+    rows, listed = numbering.chain(vertices, offset, table, after, order, starts)
     return order[:listed], starts[: rows + 1]
 
 

@@ -29,13 +29,13 @@ class TorchLattice:
     def __init__(self, features: Tensor) -> None:
         d = features.shape[-1]
         keys, weights, strides = _embed(features)
-        found, index = torch.unique(keys, return_inverse=True)
+        vertices, index = torch.unique(keys, return_inverse=True)
         flat = index.flatten()
         order = flat.argsort(stable=True)
         self.vertices = flat.view(-1, d + 1)
         self.points = order // (d + 1)
-        self.starts = torch.searchsorted(flat[order], torch.arange(len(found), device=found.device))
-        self.near = _neighbours(found, strides)
+        self.starts = torch.searchsorted(flat[order], torch.arange(len(vertices), device=vertices.device))
+        self.near = _neighbours(vertices, strides)
         self.alpha = 1 / (1 + 2.0**-d)
         self.weights = weights.view(-1, d + 1)
         self.splat_weights = weights.flatten()[order]
@@ -89,16 +89,16 @@ def _ranks(residual: Tensor) -> Tensor:
     return ((other > own) | ((other == own) & earlier)).sum(-1)
 
 
-def _neighbours(found: Tensor, strides: list[int]) -> list[tuple[Tensor, Tensor]]:
+def _neighbours(vertices: Tensor, strides: list[int]) -> list[tuple[Tensor, Tensor]]:
     """Along each axis, the rows of both neighbours of every vertex; row M = none, also those of row M."""
-    d, count = len(strides), len(found)
+    d, count = len(strides), len(vertices)
     near = []
     for j in range(d + 1):
         step = (strides[j] if j < d else 0) * (d + 1) - sum(strides)
         both = []
-        for key in (found + step, found - step):
-            row = torch.searchsorted(found, key)
-            there = found[row.clamp_max(count - 1)] == key
+        for key in (vertices + step, vertices - step):
+            row = torch.searchsorted(vertices, key)
+            there = vertices[row.clamp_max(count - 1)] == key
             both.append(F.pad(torch.where(there, row, count), (0, 1), value=count))
         near.append((both[0], both[1]))
     return near
@@ -156,12 +156,12 @@ def _collapse(unary: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     label = torch.arange(k, device=unary.device).expand(b, k)
     leader = torch.where(same, guess, label)
     own = leader == label
-    place = own.cumsum(1) - 1
+    rank = own.cumsum(1) - 1
     count = int(own.sum(1).max())
     first = torch.zeros(b, count + 1, dtype=torch.int64, device=unary.device)
-    first.scatter_(1, torch.where(own, place, count), label)
+    first.scatter_(1, torch.where(own, rank, count), label)
     first = first[:, :count]
-    group = place.gather(1, leader)
+    group = rank.gather(1, leader)
     times = torch.zeros(b, count, device=unary.device).scatter_add_(1, group, torch.ones(b, k, device=unary.device))
     return unary.gather(1, first[..., None].expand(-1, -1, n)), times, first, group
 
@@ -171,6 +171,6 @@ def _features(images: Tensor, settings: CrfSettings) -> tuple[Tensor, Tensor]:
     b, _, h, w = images.shape
     rows, columns = torch.arange(h, device=images.device).float(), torch.arange(w, device=images.device).float()
     y, x = torch.meshgrid(rows, columns, indexing="ij")
-    places = torch.stack([y, x] if settings.rows_first else [x, y], -1).view(1, -1, 2).expand(b, -1, -1)
+    positions = torch.stack([y, x] if settings.rows_first else [x, y], -1).view(1, -1, 2).expand(b, -1, -1)
     colours = images.flatten(2).movedim(1, 2).float() / settings.bilateral_sigma_rgb
-    return places / settings.gaussian_sigma, torch.cat([places / settings.bilateral_sigma, colours], 2)
+    return positions / settings.gaussian_sigma, torch.cat([positions / settings.bilateral_sigma, colours], 2)

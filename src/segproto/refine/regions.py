@@ -40,14 +40,14 @@ def refine_regions(
         int64 (B, H, W), 1..M, 0 = none.
     """
     height, width = images.shape[-2:]
-    found = torch.zeros(len(images), height, width, dtype=torch.int64, device=regions.device)
+    refined = torch.zeros(len(images), height, width, dtype=torch.int64, device=regions.device)
     for index, count in enumerate(counts.tolist()):  # the softmax is over each image's own number of proposals
         one_hot = F.one_hot(regions[index], count + 1).movedim(-1, 0)[None].float()
         full = F.interpolate(one_hot, size=padded or (height, width), mode="bilinear", align_corners=False)
         logits = full[..., :height, :width]
         if settings is None:
-            found[index] = logits[0].argmax(0)
+            refined[index] = logits[0].argmax(0)
         else:
             image = images[index : index + 1]
-            found[index] = dense_crf(image, -logits.contiguous(), settings, labels=True, threads=threads)[0]
-    return found
+            refined[index] = dense_crf(image, -logits.contiguous(), settings, labels=True, threads=threads)[0]
+    return refined

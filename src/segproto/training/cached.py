@@ -46,9 +46,9 @@ def require_cacheable(encoder: EncoderConfig, augment: AugmentConfig) -> None:
     ]
     for allowed, key, value, needed in checks:
         if not allowed:
-            found = str(value).lower() if isinstance(value, bool) else value
+            shown = str(value).lower() if isinstance(value, bool) else value
             raise ConfigError(
-                f"{key} = {found}: train.cache_features needs {key}={needed}; of all augmentations only "
+                f"{key} = {shown}: train.cache_features needs {key}={needed}; of all augmentations only "
                 "data.augment.flip commutes with the cache"
             )
 

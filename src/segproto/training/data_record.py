@@ -88,30 +88,30 @@ def keep_record(out: Path, now: DataRecord, *, changed: bool = False) -> None:
     """
     path = out / NAME
     if path.exists() and not changed:
-        found = changes(read_checked(path, DataRecord), now)
-        if not found:
+        differences = changes(read_checked(path, DataRecord), now)
+        if not differences:
             return
         raise DataError(
-            f"{out}: the data are no longer what the run began with: {'; '.join(found)}. Bring them back, begin a new "
-            "run, or go on with them as they are: add --data-changed-on-purpose"
+            f"{out}: the data are no longer what the run began with: {'; '.join(differences)}. Bring them back, "
+            "begin a new run, or go on with them as they are: add --data-changed-on-purpose"
         )
     write_json(path, now.model_dump(mode="json"), None)
 
 
 def changes(before: DataRecord, now: DataRecord) -> list[str]:
     """What differs, a few words each; empty where nothing does."""
-    found = []
+    differences = []
     if before.classes != now.classes:
         pairs = enumerate(zip(before.classes, now.classes, strict=False))
         first = next((f"class {i} is {b!r}, was {a!r}" for i, (a, b) in pairs if a != b), None)
-        found.append(first or f"{len(now.classes)} classes, were {len(before.classes)}")
+        differences.append(first or f"{len(now.classes)} classes, were {len(before.classes)}")
     nothing = SplitRecord(fingerprint="", images={})
     for words, old, new in (("training", before.train, now.train), ("validation", before.val, now.val)):
-        found += split_changes(words, old or nothing, new or nothing)
+        differences += split_changes(words, old or nothing, new or nothing)
     for key in sorted(before.files.keys() | now.files.keys()):
         if before.files.get(key) != now.files.get(key):
-            found.append(f"{key} is another file" if key in now.files else f"the file of {key} is gone")
-    return found
+            differences.append(f"{key} is another file" if key in now.files else f"the file of {key} is gone")
+    return differences
 
 
 def split_changes(words: str, before: SplitRecord, now: SplitRecord) -> list[str]:
@@ -126,8 +126,8 @@ def split_changes(words: str, before: SplitRecord, now: SplitRecord) -> list[str
         "altered": altered,
         "written anew, with the size they had": [name for name in both if name not in set(altered)],
     }
-    found = [f"{len(names)} {words} images {what} (such as {names[0]})" for what, names in lists.items() if names]
-    return found or [f"the masks of the {words} images are read otherwise, or their order is another"]
+    differences = [f"{len(names)} {words} images {what} (such as {names[0]})" for what, names in lists.items() if names]
+    return differences or [f"the masks of the {words} images are read otherwise, or their order is another"]
 
 
 def sizes(stamp: str) -> list[str]:

@@ -25,11 +25,11 @@ def refuse_taken(out: Path) -> None:
     Raises:
         SegprotoError: another run is there.
     """
-    found = [name for name in (*OWN, *ALSO) if (out / name).exists()]
-    if found:
+    existing = [name for name in (*OWN, *ALSO) if (out / name).exists()]
+    if existing:
         raise SegprotoError(
-            f"{out}: holds another run ({', '.join(found)}); continue that one with `segproto train --resume {out}`, "
-            "or give another --out"
+            f"{out}: holds another run ({', '.join(existing)}); continue that one with "
+            f"`segproto train --resume {out}`, or give another --out"
         )
 
 

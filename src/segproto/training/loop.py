@@ -202,12 +202,12 @@ class Loop:
 
     def _log(self, terms: dict[str, Tensor], lr: float, bar: Bar) -> None:
         self._require_finite()
-        found = mean_terms(terms)
-        self.job.state.terms = found
+        means = mean_terms(terms)
+        self.job.state.terms = means
         seen: Logged = {} if self.stage.watch is None else self.stage.watch(self.job.segmenter)
-        values: Logged = {**found, "lr": lr, "images_per_s": round(self.meter.rate(), 2), **seen}
+        values: Logged = {**means, "lr": lr, "images_per_s": round(self.meter.rate(), 2), **seen}
         self.job.journal.write(self.stage.name, self.job.state.step, self.done + self.job.state.step, values)
-        bar.note(f"loss {found['loss']:.4f}")
+        bar.note(f"loss {means['loss']:.4f}")
 
     def _validate(self) -> None:
         """Scores the model as it is (or its average), keeps the best, and sees whether patience is at its end."""

@@ -80,7 +80,11 @@ def validate_recipe(value: dict[str, Any], recipe_type: type[RecipeT]) -> Recipe
 
 def _impossible(value: Any, at: str = "") -> Iterator[str]:
     """A line for each number that no setting can have, whatever it is: they overflow somewhere far from the recipe."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    parts: Iterable[tuple[object, Any]] = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
     for key, item in parts:
         yield from _impossible(item, f"{at}.{key}" if at else str(key))
     if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:  # NaN is not, either

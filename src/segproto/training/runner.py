@@ -88,8 +88,8 @@ def run(
     """
     if recipe.train.cache_features:
         require_cacheable(recipe.encoder, recipe.data.augment)
-    settled = settle(recipe.train)
-    train = recipe.train.model_copy(update={"precision": settled.precision})
+    choice = settle(recipe.train)
+    train = recipe.train.model_copy(update={"precision": choice.precision})
     recipe = recipe.model_copy(update={"train": train})
     stages = chosen_stages(method, recipe)
     if recipe.train.threads is not None:
@@ -100,16 +100,19 @@ def run(
     with ExitStack() as held:
         if not (resume and finished(out)):  # which only reads
             on_first(fabric, lambda: held.enter_context(hold(out)))
-        on_first(fabric, lambda: check_resumable(out, recipe) if resume else refuse_taken(out))
+        if resume:
+            on_first(fabric, lambda: check_resumable(out, recipe))
+        else:
+            on_first(fabric, lambda: refuse_taken(out))
         done = finished(out)
         if done is not None:
             reporter.line(f"{out}: this run is finished; there is nothing to resume")
             return RunResult(out, list(done.stages.values())[-1], done.stages, done.seconds, was_finished=True)
         held.enter_context(reporting(reporter))
         held.enter_context(memory_errors(str(out)))
-        job = prepare(method, recipe, out, stages, fabric, reporter, settled.words, data_changed)
-        if settled.words:
-            reporter.line(settled.words)
+        job = prepare(method, recipe, out, stages, fabric, reporter, choice.words, data_changed)
+        if choice.words:
+            reporter.line(choice.words)
         try:
             if recipe.train.cache_features:
                 job.train_cache = open_cache(job, job.train_set, flips=recipe.data.augment.flip)
@@ -146,7 +149,12 @@ def prepare(
     segmenter = first_model(method, recipe, train_set.classes, path)
     arrange(segmenter, fabric.device)
     first = fabric.global_rank == 0
-    on_first(fabric, lambda: None if (out / "recipe.yaml").exists() else take_folder(out, recipe, note))
+
+    def take_new_folder() -> None:
+        if not (out / "recipe.yaml").exists():
+            take_folder(out, recipe, note)
+
+    on_first(fabric, take_new_folder)  # the first process alone looks: the others could see what it just wrote
     on_first(fabric, lambda: keep_record(out, DataRecord.of(recipe, whole, val_set), changed=data_changed))
     seen = batches_before(stages, state.stage) + state.step
     loggers = build_loggers(recipe.train.loggers, out, resolved(recipe), seen) if first else []

@@ -73,25 +73,25 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     model, dataset, fabric = context.segmenter, context.train_set, context.fabric
     require_memory(config.patches, model.encoder.num_features, model.classes.num_classes)
     blocks = layer_blocks(model.encoder, config)
-    share = -(-config.patches // len(dataset))  # an image's part of the memory
+    per_image = -(-config.patches // len(dataset))  # an image's part of the memory
 
     def look(index: int, sample: Sample) -> dict[str, Tensor]:
         features = image_features(model, dataset, index, context.train_cache)
         mask = padded_mask(model, sample.mask.to(features.device)).long()
         seed = context.recipe.train.seed
-        found = chosen_cells(features, mask, model.classes.num_classes, blocks, config, share, seed + index)
+        cells = chosen_cells(features, mask, model.classes.num_classes, blocks, config, per_image, seed + index)
         picture = torch.frombuffer(bytearray(keep_picture(sample.image)), dtype=torch.uint8)
-        return {**found, "picture": picture, "size": torch.tensor(sample.image.shape[-2:])}
+        return {**cells, "picture": picture, "size": torch.tensor(sample.image.shape[-2:])}
 
     folder = context.out / "cells"
     map_images(dataset, look, folder, rank=fabric.global_rank, world=fabric.world_size, title="remember")
     fabric.barrier()
-    found = gather(dataset, folder)
-    require_labels(found, model)
-    mean = found.mean if config.centre else torch.zeros_like(found.mean)
-    removed = position_directions(found.places, found.counts, config.remove_position)
-    vectors = embed_cells(found.features, 0, mean, removed).half()
-    bank = MemoryBank(vectors, found.frequencies.half(), mean, removed, blocks)
+    gathered = gather(dataset, folder)
+    require_labels(gathered, model)
+    mean = gathered.mean if config.centre else torch.zeros_like(gathered.mean)
+    removed = position_directions(gathered.places, gathered.counts, config.remove_position)
+    vectors = embed_cells(gathered.features, 0, mean, removed).half()
+    bank = MemoryBank(vectors, gathered.frequencies.half(), mean, removed, blocks)
     seen = bank.num_prototypes
     kept = torch.arange(seen)
     if config.keep is not None and config.keep < seen:
@@ -103,7 +103,7 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
             "use fewer neighbours or more images"
         )
     model.head = MemoryHead(bank, lookup.neighbours, lookup.temperature).to(fabric.device)
-    model.provenance, model.patches = sources(context, found, kept)
+    model.provenance, model.patches = sources(context, gathered, kept)
     fabric.barrier()
     if fabric.global_rank == 0:
         forget_files(dataset, folder)
@@ -139,7 +139,7 @@ def chosen_cells(
     index = choose_cells(frequencies, usable, count, torch.Generator().manual_seed(seed))
     rows = torch.arange(grid[0], device=mask.device) * PLACES // grid[0]
     columns = torch.arange(grid[1], device=mask.device) * PLACES // grid[1]
-    place = (rows[:, None] * PLACES + columns).flatten()[usable]
+    position = (rows[:, None] * PLACES + columns).flatten()[usable]
     known = cells[usable].double()
     result = {
         "features": cells[index],
@@ -151,8 +151,8 @@ def chosen_cells(
     }
     if config.remove_position:
         empty = torch.zeros(PLACES * PLACES, cells.shape[1], dtype=torch.float64, device=cells.device)
-        result["places"] = empty.index_add_(0, place, known)
-        result["place_counts"] = torch.bincount(place, minlength=PLACES * PLACES)
+        result["places"] = empty.index_add_(0, position, known)
+        result["place_counts"] = torch.bincount(position, minlength=PLACES * PLACES)
     return result
 
 
@@ -180,12 +180,15 @@ def gather(dataset: SegmentationDataset, folder: Path) -> Remembered:
     )
 
 
-def sources(context: StageContext, found: Remembered, kept: Tensor) -> tuple[Provenance, dict[str, bytes]]:
+def sources(context: StageContext, all_cells: Remembered, kept: Tensor) -> tuple[Provenance, dict[str, bytes]]:
     """Where each kept patch came from; one small picture per image, from which patches are cut when they are shown."""
     model, dataset = context.segmenter, context.train_set
     listed: list[PrototypeSource | None] = []
     names: dict[int, str] = {}
-    rows = zip(*(value[kept].tolist() for value in (found.image, found.cell, found.grid, found.size)), strict=True)
+    rows = zip(
+        *(value[kept].tolist() for value in (all_cells.image, all_cells.cell, all_cells.grid, all_cells.size)),
+        strict=True,
+    )
     for image, cell, grid, size in rows:
         file = names.setdefault(image, f"prototypes/image_{image:05d}.jpg")
         box = cell_box(model, (size[0], size[1]), cell, grid)
@@ -194,7 +197,7 @@ def sources(context: StageContext, found: Remembered, kept: Tensor) -> tuple[Pro
                 dataset.names[image], (cell[0], cell[1]), (grid[0], grid[1]), box, 0.0, file, (size[0], size[1])
             )
         )
-    patches = {file: found.pictures[image].numpy().tobytes() for image, file in names.items()}
+    patches = {file: all_cells.pictures[image].numpy().tobytes() for image, file in names.items()}
     named = f"{type(dataset).__name__}, split {dataset.split}"
     return Provenance(encoder_hash(model.encoder), named, tuple(listed)), patches
 
@@ -216,14 +219,14 @@ def require_memory(patches: int, dim: int, num_classes: int) -> None:
         )
 
 
-def require_labels(found: Remembered, model: Any) -> None:
+def require_labels(gathered: Remembered, model: Any) -> None:
     """Refuses a memory in which a class has no patch.
 
     Raises:
         DataError: naming the classes.
     """
-    absent = (found.frequencies.sum(0) == 0).nonzero()[:, 0].tolist()
-    if not len(found.features):
+    absent = (gathered.frequencies.sum(0) == 0).nonzero()[:, 0].tolist()
+    if not len(gathered.features):
         raise DataError("no cell of the training images is labelled: nothing to remember; check classes.yaml and void")
     if absent:
         names = ", ".join(model.classes.names[c] for c in absent)

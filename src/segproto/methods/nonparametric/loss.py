@@ -90,16 +90,16 @@ class ClusterLoss:
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Of logits (B, C, h, w) and labels of that size: mean over the labelled pixels of all processes."""
         weight = class_weight(self.config.class_weights, logits)
-        (share,) = self.normalisers(pixel_weights(labels, weight))
-        return F.cross_entropy(logits, labels, weight=weight, ignore_index=IGNORE_INDEX, reduction="sum") / share
+        (normaliser,) = self.normalisers(pixel_weights(labels, weight))
+        return F.cross_entropy(logits, labels, weight=weight, ignore_index=IGNORE_INDEX, reduction="sum") / normaliser
 
     def normalisers(self, *weights: Tensor) -> tuple[Tensor, ...]:
         """Pixel weights summed over all processes, divided by how many these are, for DDP's mean of gradients."""
         counts = torch.stack([each.sum(dtype=torch.float32) for each in weights])
         return (agreement()(counts) / processes()).clamp_min(1e-6).unbind()
 
-    def _add(self, head: NearestHead, found: Clustering, pixels: Pixels) -> None:
-        sums, counts = found.sums, found.counts
+    def _add(self, head: NearestHead, clusters: Clustering, pixels: Pixels) -> None:
+        sums, counts = clusters.sums, clusters.counts
         if self._found is not None and self._found[0] is head:
             sums, counts = self._found[1] + sums, self._found[2] + counts
         self._found = head, sums, counts

@@ -67,11 +67,11 @@ def seed_from_features(context: StageContext, config: SeedConfig) -> Figures:
         features = image_features(model, dataset, index, cache)
         mask = padded_mask(model, dataset[index].mask.to(device))
         grid = resize_labels(mask[None], (features.shape[-2], features.shape[-1])).flatten()
-        found = pixel_classes(grid, classes, IGNORE_INDEX)
-        keep = (have[found] < config.pixels) & first_pixels(grid, classes, config.pixels)
+        class_of = pixel_classes(grid, classes, IGNORE_INDEX)
+        keep = (have[class_of] < config.pixels) & first_pixels(grid, classes, config.pixels)
         cells.append(head.embed(features)[keep])
         labels.append(grid[keep])
-        have[:classes] += torch.bincount(found[keep], minlength=classes + 1)[:classes]
+        have[:classes] += torch.bincount(class_of[keep], minlength=classes + 1)[:classes]
         if bool((have >= config.pixels).all()):
             break
     generator = torch.Generator(device).manual_seed(context.recipe.train.seed + fabric.global_rank)

@@ -18,16 +18,16 @@ from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage
 
 def stages(recipe: NonparametricRecipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
-    s, found = recipe.stages, list[Stage]()
+    s, chosen = recipe.stages, list[Stage]()
     if s.linear.steps > 0:
-        found.append(linear_stage(s.linear))
+        chosen.append(linear_stage(s.linear))
     if s.seed.start != "random":
         words = SEEDED if s.seed.start == "features" else "prototypes begin around a classifier's class directions"
-        found.append(Procedure("seed", lambda context: seed(context, s.seed, recipe.model), words))
-    found.append(joint_stage(s.joint, recipe.model))
+        chosen.append(Procedure("seed", lambda context: seed(context, s.seed, recipe.model), words))
+    chosen.append(joint_stage(s.joint, recipe.model))
     words = "the nearest training patch of each prototype is found"
-    found.append(Procedure("trace", lambda context: trace_prototypes(context, s.trace), words))
-    return found
+    chosen.append(Procedure("trace", lambda context: trace_prototypes(context, s.trace), words))
+    return chosen
 
 
 def joint_stage(config: JointConfig, model_config: NonparametricModel) -> Optimise:

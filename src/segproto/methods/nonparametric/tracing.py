@@ -23,15 +23,15 @@ def trace_prototypes(context: StageContext, config: TraceConfig) -> Figures:
     dataset, cache = searched_images(context, config.images)
     nearest = search(context, dataset, cache, config.membership, lambda features: head.distances(features)[0])
     model.provenance, model.patches = trace(model, dataset, nearest)
-    found = nearest.distance[torch.isfinite(nearest.distance)].clamp_min(0).sqrt()
+    gaps = nearest.distance[torch.isfinite(nearest.distance)].clamp_min(0).sqrt()
     bank = head.bank
     health = cluster_health(bank.vectors, bank.usage)
     collapsed = [model.classes.names[c] for c in health.collapsed.nonzero()[:, 0].tolist()]
     warn_of_collapse(collapsed)
     return {
         "prototypes": bank.num_prototypes,
-        "prototypes_without_patch": bank.num_prototypes - len(found),
-        "patch_gap_mean": float(found.mean()) if len(found) else None,
+        "prototypes_without_patch": bank.num_prototypes - len(gaps),
+        "patch_gap_mean": float(gaps.mean()) if len(gaps) else None,
         "prototype_cosine": health.mean_cosine.tolist(),
         "prototype_entropy": health.entropy.nan_to_num(1).tolist(),
         "prototype_usage": health.usage.tolist(),

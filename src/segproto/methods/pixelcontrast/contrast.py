@@ -79,15 +79,15 @@ def _stage(
 
 
 def _groups(model: Segmenter, config: TrainedStage, name: str, affinity: bool) -> list[ParamGroup]:
-    lr, found = config.lr, list[ParamGroup]()
+    lr, groups = config.lr, list[ParamGroup]()
     head = require_head(model, name, AffineHead) if affinity else require_head(model, name, MapHead)
     if lr.backbone > 0 and not model.encoder.config.frozen:
-        found.append(ParamGroup(_trained(model.encoder.backbone, config), lr.backbone, config.weight_decay))
+        groups.append(ParamGroup(_trained(model.encoder.backbone, config), lr.backbone, config.weight_decay))
     if lr.neck > 0:
-        found.append(ParamGroup(_trained(model.encoder.neck, config), lr.neck, config.weight_decay))
+        groups.append(ParamGroup(_trained(model.encoder.neck, config), lr.neck, config.weight_decay))
     if lr.head > 0:
-        found.append(ParamGroup(head.trained_for(affinity), lr.head, config.weight_decay))
-    return [group for group in found if group.params]
+        groups.append(ParamGroup(head.trained_for(affinity), lr.head, config.weight_decay))
+    return [group for group in groups if group.params]
 
 
 def _trained(module: torch.nn.Module, config: TrainedStage) -> list[torch.nn.Parameter]:
@@ -132,13 +132,13 @@ class ContrastLoss:
             return self._one_view(head.maps(model.features(images)).cam.float(), batch, labels)
         small = to_size(images, (self._smaller(images.shape[2]), self._smaller(images.shape[3])))
         first, second = (_float(head.maps(model.features(view))) for view in (images, small))
-        compared = (*self._compared(first, images), *self._compared(second, small))
-        terms = view_losses(*compared, labels, winners_over=config.winners_over)
+        views = (*self._compared(first, images), *self._compared(second, small))
+        terms = view_losses(*views, labels, winners_over=config.winners_over)
         loss = terms["tags"] + config.er * terms["er"] + config.ecr * terms["ecr"]
         if config.contrast > 0:
-            found = self._contrast(first, second, labels)
-            terms |= found
-            loss = loss + config.contrast * torch.stack(list(found.values())).sum()
+            contrasts = self._contrast(first, second, labels)
+            terms |= contrasts
+            loss = loss + config.contrast * torch.stack(list(contrasts.values())).sum()
         if config.saliency is not None:
             maps = [first.cam, second.cam, first.refined, second.refined]
             terms["saliency"] = self._saliency(maps, batch, labels) / 2

@@ -81,7 +81,9 @@ def network_of(keys: KeyMap) -> Network:
             return CONTRAST
         classes = keys.left.get("fc8.weight")
         if isinstance(classes, Tensor):
-            return SEAM if keys.has("f9.weight") else EPS if len(classes) % 20 == 1 else CLASSIFIER
+            if keys.has("f9.weight"):
+                return SEAM
+            return EPS if len(classes) % 20 == 1 else CLASSIFIER  # the output of EPS has the background as well
     raise WeightsError(
         f"{keys.path}: none of the networks of wseg, SEAM, EPS or PSA on ResNet-38, and no DeepLab of theirs; "
         f"{keys.about()}"

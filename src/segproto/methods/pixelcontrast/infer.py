@@ -138,12 +138,12 @@ def resampling(
         size: (H, W) of the image itself.
     """
     padded, device = model.encoder.padded_size(*scaled), next(model.parameters()).device
-    found = []
+    weights = []
     for cells, side, seen, wanted in zip(grid, padded, scaled, size, strict=True):
         each = torch.eye(cells, device=device)[None]
         each = F.interpolate(each, size=side, mode="linear", align_corners=False)[..., :seen]
-        found.append(F.interpolate(each, size=wanted, mode="linear", align_corners=False)[0].T)
-    return found[0], found[1]
+        weights.append(F.interpolate(each, size=wanted, mode="linear", align_corners=False)[0].T)
+    return weights[0], weights[1]
 
 
 def find_lost(total: Tensor, model: Segmenter, image: Tensor, classes: list[int], config: CamsConfig) -> None:
@@ -176,8 +176,8 @@ def cam_figures(context: StageContext, folder: Path) -> Figures:
     for index in fold_images(dataset, **mine(context), title="curve"):
         sample = dataset[index]
         if bool((sample.mask != IGNORE_INDEX).any()):
-            found = read_maps(folder, sample)
-            curve.update(found.maps.float(), found.classes.long(), sample.mask.long())
+            cams = read_maps(folder, sample)
+            curve.update(cams.maps.float(), cams.classes.long(), sample.mask.long())
     points = curve.compute(sum_over(context) if fabric.world_size > 1 else None)
     best = best_point(points)
     if best.scores.miou is None:
@@ -193,12 +193,12 @@ def make_scores(context: StageContext, config: CrfConfig) -> Figures:
     settings = config.crf.settings()
 
     def one(_index: int, sample: Sample) -> dict[str, Tensor]:
-        found = read_maps(cams, sample)
+        image_maps = read_maps(cams, sample)
         if config.given_low is not None and config.given_high is not None:
             folders, known = (config.given_low, config.given_high), context.segmenter.classes.num_classes
-            return published_scores(*folders, sample, found.classes.tolist(), known)
-        maps = found.maps.float().to(context.fabric.device)
-        classes = torch.cat([torch.zeros(1, dtype=torch.uint8), found.classes])
+            return published_scores(*folders, sample, image_maps.classes.tolist(), known)
+        maps = image_maps.maps.float().to(context.fabric.device)
+        classes = torch.cat([torch.zeros(1, dtype=torch.uint8), image_maps.classes])
         if not len(maps):
             alone = torch.ones(1, *sample.image.shape[1:])
             return {"classes": classes, "low": alone, "high": alone}

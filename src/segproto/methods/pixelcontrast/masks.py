@@ -98,26 +98,26 @@ def make_masks(context: StageContext, rule: MaskRule, given: Path | None) -> Fig
 
 
 @torch.no_grad()
-def image_mask(model: Segmenter, image: Tensor, found: ImageMaps, rule: MaskRule) -> Tensor:
+def image_mask(model: Segmenter, image: Tensor, cams: ImageMaps, rule: MaskRule) -> Tensor:
     """The mask of one image, uint8 (H, W): background and its tagged classes after random walk and CRF.
 
     Args:
         model: with an :class:`AffineHead`, whose affinities are trained if there is a walk.
         image: uint8 (3, H, W).
-        found: of the CAM stage.
+        cams: of the CAM stage.
         rule: how.
     """
-    if not len(found.maps):
+    if not len(cams.maps):
         return torch.zeros(image.shape[1:], dtype=torch.uint8)
-    scores = first_scores(model, found, rule)
+    scores = first_scores(model, cams, rule)
     if rule.walk is not None:
         scores = walked(model, image, scores, rule.walk)
-    return best_classes(image, scores, found.classes, rule.crf)
+    return best_classes(image, scores, cams.classes, rule.crf)
 
 
-def first_scores(model: Segmenter, found: ImageMaps, rule: MaskRule) -> Tensor:
+def first_scores(model: Segmenter, cams: ImageMaps, rule: MaskRule) -> Tensor:
     """Scores (K+1, H, W) before the random walk: the background, then the K >= 1 maps of an image."""
-    maps = found.maps.float().to(next(model.parameters()).device)
+    maps = cams.maps.float().to(next(model.parameters()).device)
     rest = background(maps, rule.alpha) if rule.background is None else torch.full_like(maps[0], rule.background)
     return torch.cat([rest[None], maps])
 

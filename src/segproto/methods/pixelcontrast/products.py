@@ -35,10 +35,10 @@ def read_scores(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: the file is missing, damaged, or no such file.
     """
-    found = read_npz(path)
-    if "classes" not in found:
-        raise DataError(f"{path}: holds {', '.join(found) or 'nothing'}; expected classes and maps")
-    return found
+    arrays = read_npz(path)
+    if "classes" not in arrays:
+        raise DataError(f"{path}: holds {', '.join(arrays) or 'nothing'}; expected classes and maps")
+    return arrays
 
 
 class ImageMaps(NamedTuple):
@@ -60,9 +60,9 @@ def read_maps(folder: Path, sample: Sample) -> ImageMaps:
         DataError: the file is missing, damaged, or was made of an image of another size.
     """
     path = result_path(folder, sample.name, NPZ)
-    found = read_scores(path)
-    maps = found.get("maps")
-    if maps is None or maps.ndim != 3 or len(maps) != len(found["classes"]):
+    arrays = read_scores(path)
+    maps = arrays.get("maps")
+    if maps is None or maps.ndim != 3 or len(maps) != len(arrays["classes"]):
         raise DataError(f"{path}: holds no map of a class; delete it and run the stage that wrote it again")
     if maps.shape[1:] != sample.image.shape[1:]:
         got, size = ("x".join(map(str, reversed(shape))) for shape in (maps.shape[1:], sample.image.shape[1:]))
@@ -70,7 +70,7 @@ def read_maps(folder: Path, sample: Sample) -> ImageMaps:
             f"{path}: maps of {got}, the image is {size} (width x height); delete it and run the stage that wrote it "
             "again"
         )
-    return ImageMaps(found["classes"], maps)
+    return ImageMaps(arrays["classes"], maps)
 
 
 def remove_damaged(folder: Path) -> None:

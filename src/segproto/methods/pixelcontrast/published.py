@@ -85,12 +85,12 @@ def published_cams(folder: Path, sample: Sample, tags: list[int], num_classes: i
             values above 1.
     """
     path = published_file(folder, sample.name, ".npy")
-    found = read_published(path, num_classes, first=1)
-    if missing := [c for c in tags if c not in found]:
-        raise DataError(f"{path}: has the classes {list(found)}, the image's tags are {tags}; {missing[0]} is missing")
+    map_of = read_published(path, num_classes, first=1)
+    if missing := [c for c in tags if c not in map_of]:
+        raise DataError(f"{path}: has the classes {list(map_of)}, the image's tags are {tags}; {missing[0]} is missing")
     if not tags:
         return {"classes": torch.zeros(0, dtype=torch.uint8), "maps": torch.zeros(0, *sample.image.shape[1:])}
-    maps = torch.stack([found[c] for c in tags])
+    maps = torch.stack([map_of[c] for c in tags])
     require_size(path, maps, sample)
     require_range(path, maps)
     return {"classes": torch.tensor(tags, dtype=torch.uint8), "maps": maps.clamp(0, 1)}
@@ -115,10 +115,10 @@ def published_scores(low: Path, high: Path, sample: Sample, classes: list[int], 
     wanted, maps = [0, *classes], []
     for folder in (low, high):
         path = published_file(folder, sample.name, ".npy")
-        found = read_published(path, num_classes, first=0)
-        if missing := [c for c in wanted if c not in found]:
-            raise DataError(f"{path}: has the classes {list(found)}, of {wanted} the class {missing[0]} is missing")
-        maps.append(torch.stack([found[c] for c in wanted]))
+        map_of = read_published(path, num_classes, first=0)
+        if missing := [c for c in wanted if c not in map_of]:
+            raise DataError(f"{path}: has the classes {list(map_of)}, of {wanted} the class {missing[0]} is missing")
+        maps.append(torch.stack([map_of[c] for c in wanted]))
         require_size(path, maps[-1], sample)
         require_range(path, maps[-1])
     return {"classes": torch.tensor(wanted, dtype=torch.uint8), "low": maps[0], "high": maps[1]}
@@ -132,8 +132,8 @@ def published_mask(folder: Path, sample: Sample, num_classes: int) -> Tensor:
     """
     path = published_file(folder, sample.name, ".png", ".npy")
     if path.suffix == ".npy":
-        found = read_published(path, num_classes, first=0)
-        mask = torch.tensor(list(found))[torch.stack(list(found.values())).argmax(0)]
+        map_of = read_published(path, num_classes, first=0)
+        mask = torch.tensor(list(map_of))[torch.stack(list(map_of.values())).argmax(0)]
     else:
         mask = torch.from_numpy(read_indices(path))
     wrong = mask[(mask >= num_classes) & (mask != IGNORE_INDEX)]

@@ -30,7 +30,7 @@ def stages(recipe: PixelcontrastRecipe) -> list[Stage]:
         require_affinities(recipe.train.start)
     s = recipe.stages
     words = "activation maps of every training image" if s.cams.given is None else "published activation maps are read"
-    found: list[Stage] = [
+    chosen: list[Stage] = [
         contrast_stage(recipe),
         Procedure("cams", lambda context: make_cams(context, s.cams, recipe.tags), words),
     ]
@@ -40,11 +40,11 @@ def stages(recipe: PixelcontrastRecipe) -> list[Stage]:
             if s.crf.given_low is None
             else "published scores are read"
         )
-        found.append(Procedure("crf", lambda context: make_scores(context, s.crf), words))
-        found.append(affinity_stage(recipe))
-    found.append(Procedure("masks", lambda context: masks_of_walk(context, recipe), words_of_masks(s.masks)))
-    found.append(segment_stage(recipe))
-    return found
+        chosen.append(Procedure("crf", lambda context: make_scores(context, s.crf), words))
+        chosen.append(affinity_stage(recipe))
+    chosen.append(Procedure("masks", lambda context: masks_of_walk(context, recipe), words_of_masks(s.masks)))
+    chosen.append(segment_stage(recipe))
+    return chosen
 
 
 def words_of_masks(config: MasksConfig) -> str:

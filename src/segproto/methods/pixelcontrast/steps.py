@@ -38,12 +38,12 @@ MASK = Step("mask", "Mask", "After the last CRF: what segmenters learn from.", "
 
 def steps_of(rule: MaskRule, *, scored: bool) -> list[Step]:
     """The steps that a rule takes, in order; ``scored``: there are scores after a CRF, from the ``crf`` stage."""
-    found = [MAPS, CUT]
+    taken = [MAPS, CUT]
     if scored:
-        found.append(SURE)
+        taken.append(SURE)
     if rule.walk is not None:
-        found += [LINKS, WALK]
-    return found if rule.walk is not None and rule.crf is None else [*found, MASK]
+        taken += [LINKS, WALK]
+    return taken if rule.walk is not None and rule.crf is None else [*taken, MASK]
 
 
 def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) -> Figures:
@@ -58,9 +58,9 @@ def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) ->
         threshold = best_threshold(run / "stages" / "cams" / "result.json")
         for index in chosen:
             sample, name = dataset[index], dataset.names[index]
-            found = read_maps(run / CAMS, sample)
+            cams = read_maps(run / CAMS, sample)
             sure = affinity_labels(run / SCORES, name) if scored else None
-            values = image_steps(context.segmenter, sample.image, found, sure, rule, threshold)
+            values = image_steps(context.segmenter, sample.image, cams, sure, rule, threshold)
             write_steps(context.out / "steps", sample, values)
         names = [dataset.names[index] for index in chosen]
         write_index(context.out / "steps", steps_of(rule, scored=scored), names)
@@ -71,15 +71,15 @@ def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) ->
 
 def best_threshold(result: Path) -> float:
     """The threshold that suits the maps best, from the result of their stage; 0.2 where there was no truth."""
-    found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
-    return float(found.get("cam_threshold", 0.2))
+    figures = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    return float(figures.get("cam_threshold", 0.2))
 
 
 @torch.no_grad()
 def image_steps(
     model: Segmenter,
     image: Tensor,
-    found: ImageMaps,
+    cams: ImageMaps,
     sure: Tensor | None,
     rule: MaskRule,
     threshold: float,
@@ -89,7 +89,7 @@ def image_steps(
     Args:
         model: with a head of maps and affinities.
         image: uint8 (3, H, W).
-        found: of the CAM stage.
+        cams: of the CAM stage.
         sure: the labels that affinity is learnt from, uint8 (H, W); None without the CRF stage.
         rule: how the masks are made.
         threshold: of the background, for the maps alone.
@@ -98,7 +98,7 @@ def image_steps(
         (H, W) by key, uint8 or float.
     """
     steps = steps_of(rule, scored=sure is not None)
-    size, classes, maps = (image.shape[1], image.shape[2]), found.classes, found.maps.float()
+    size, classes, maps = (image.shape[1], image.shape[2]), cams.classes, cams.maps.float()
     empty = torch.zeros(size)
     if not len(maps):
         return {step.key: empty if step.kind == "heat" else empty.byte() for step in steps}
@@ -112,9 +112,9 @@ def image_steps(
         pictures[LINKS.key] = F.interpolate(
             grid[None, None].cpu(), size=model.encoder.padded_size(*size), mode="nearest"
         )[0, 0, : size[0], : size[1]]
-        out = walked(model, image, first_scores(model, found, rule), rule.walk)
+        out = walked(model, image, first_scores(model, cams, rule), rule.walk)
         pictures[WALK.key] = best_classes(image, out, classes, None)
-    pictures[MASK.key] = image_mask(model, image, found, rule)
+    pictures[MASK.key] = image_mask(model, image, cams, rule)
     return {step.key: pictures[step.key] for step in steps}
 
 
@@ -127,7 +127,7 @@ def alike(values: Tensor, pairs: Pairs) -> Tensor:
     """
     total, count = (torch.zeros(pairs.size[0] * pairs.size[1], device=values.device) for _ in range(2))
     for ends in pairs.indices():
-        place = ends.to(values.device)
-        total.index_add_(0, place, values[0])
-        count.index_add_(0, place, torch.ones_like(values[0]))
+        rows = ends.to(values.device)
+        total.index_add_(0, rows, values[0])
+        count.index_add_(0, rows, torch.ones_like(values[0]))
     return (total / count.clamp_min(1)).view(pairs.size)

@@ -80,9 +80,9 @@ def without_masks(dataset: SegmentationDataset, saliency: Path | None, *, bicubi
         path = saliency / f"{sample.name}{PNG}"
         return (read_image(path).float().mean(0) * (LEVELS / 255)).round().to(torch.uint8)
 
-    found = OtherMasks(dataset, mask)
-    found.levels = bicubic and saliency is not None
-    return found
+    unmasked = OtherMasks(dataset, mask)
+    unmasked.levels = bicubic and saliency is not None
+    return unmasked
 
 
 def with_masks(dataset: SegmentationDataset, labels: Path) -> SegmentationDataset:
@@ -124,11 +124,11 @@ def averaged_labels(positions: Tensor, names: Sequence[str], scores: Path, size:
     Returns:
         int64 (B, h, w), 255 = void.
     """
-    found = [affinity_scores(scores, name) for name in names]
+    scored = [affinity_scores(scores, name) for name in names]
     labels = torch.full((len(names), *size), IGNORE_INDEX, device=positions.device)
-    for own, place, (classes, values) in zip(labels, positions, found, strict=True):
-        flat = values.to(place.device).flatten(2)
-        seen = flat[:, :, (-1 - place).clamp_min(0)] * (place < 0)
+    for own, index, (classes, values) in zip(labels, positions, scored, strict=True):
+        flat = values.to(index.device).flatten(2)
+        seen = flat[:, :, (-1 - index).clamp_min(0)] * (index < 0)
         low, high = F.adaptive_avg_pool2d(seen, size)
         own.copy_(global_labels(affinity_targets(low[None], high[None])[0], classes))
     return labels
@@ -136,8 +136,8 @@ def averaged_labels(positions: Tensor, names: Sequence[str], scores: Path, size:
 
 def affinity_scores(folder: Path, name: str) -> tuple[Tensor, Tensor]:
     """Classes uint8 (K+1,) of an image, and its float scores (2, K+1, H, W): with a strong and a weak background."""
-    found = read_scores(result_path(folder, name, NPZ))
-    return found["classes"].byte(), torch.stack([found["low"], found["high"]]).float()
+    arrays = read_scores(result_path(folder, name, NPZ))
+    return arrays["classes"].byte(), torch.stack([arrays["low"], arrays["high"]]).float()
 
 
 def global_labels(local: Tensor, classes: Tensor) -> Tensor:

@@ -134,10 +134,10 @@ def setting(value: Any, name: str) -> Any:
         state = value.state if isinstance(value.state, dict) else {}
         value = {**value.entries, **value.attributes, **state}
         value = value.get("_content", value)
-    found = value.get(name) if isinstance(value, dict) else None
-    if isinstance(found, Record) and "_val" in (held := {**found.attributes, **(found.state or {})}):
+    stored = value.get(name) if isinstance(value, dict) else None
+    if isinstance(stored, Record) and "_val" in (held := {**stored.attributes, **(stored.state or {})}):
         return held["_val"]
-    return found
+    return stored
 
 
 def convert_hp(path: Path, options: Options) -> Segmenter:
@@ -179,11 +179,11 @@ def convert_primaps(path: Path, options: Options) -> Segmenter:
     baseline = keys.has("cluster_probe.cluster_centers.weight_v")
     teacher = "cluster_probe.cluster_centers." if baseline else "cluster_probe.ema_model."
     wanted = teacher if which == "teacher" else "seghead."
-    found = keys.take(f"{wanted}weight_v", (None, None, 1, 1)).flatten(1)
-    gains = keys.take(f"{wanted}weight_g", (len(found), 1, 1, 1)).flatten()
+    directions = keys.take(f"{wanted}weight_v", (None, None, 1, 1)).flatten(1)
+    gains = keys.take(f"{wanted}weight_g", (len(directions), 1, 1, 1)).flatten()
     keys.drop(r"(cluster_probe|seghead)\..*", "directions that were not asked for")
     keys.drop(r"linear_probe\..*", "a classifier trained on labels")
-    model = model_of(keys, "net.model.", F.normalize(found, dim=1), gains, None)
+    model = model_of(keys, "net.model.", F.normalize(directions, dim=1), gains, None)
     notes = [f"directions of the {'k-means baseline' if baseline and which == 'teacher' else which}"]
     return finished(model, keys, PRIMAPS, notes, "primaps")
 

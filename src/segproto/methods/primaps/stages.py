@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from segproto.methods.primaps.categories import report_categories
 from segproto.methods.primaps.config import KmeansConfig, PrimapsRecipe
 from segproto.methods.primaps.em import EmLoss, begin_em
-from segproto.methods.primaps.found import report_found
 from segproto.methods.primaps.initialise import initialise
 from segproto.methods.primaps.proposed import Proposed, make_proposals
 from segproto.methods.primaps.stego import stego_stages
@@ -19,17 +19,17 @@ from segproto.training.stage import Optimise, ParamGroup, Procedure, Stage
 def stages(recipe: PrimapsRecipe) -> list[Stage]:
     """All stages in order; the runner drops those with 0 steps and those ``train.stages`` leaves out."""
     s = recipe.stages
-    found: list[Stage] = stego_stages(s.stego)
+    chosen: list[Stage] = stego_stages(s.stego)
     if s.em.steps:
         words = "each image is grouped into mask proposals"
-        found.append(Procedure("proposals", lambda context: make_proposals(context, s.proposals), words))
+        chosen.append(Procedure("proposals", lambda context: make_proposals(context, s.proposals), words))
     words = "categories start as principal components of the features"
-    found.append(Procedure("init", lambda context: initialise(context, s.init), words))
-    found.append(kmeans_stage(s.kmeans))
-    found.append(em_stage(recipe))
+    chosen.append(Procedure("init", lambda context: initialise(context, s.init), words))
+    chosen.append(kmeans_stage(s.kmeans))
+    chosen.append(em_stage(recipe))
     words = "a gallery of the categories is written" + (", and masks of the training images" if s.found.masks else "")
-    found.append(Procedure("found", lambda context: report_found(context, s.found), words))
-    return found
+    chosen.append(Procedure("found", lambda context: report_categories(context, s.found), words))
+    return chosen
 
 
 def kmeans_stage(config: KmeansConfig) -> Optimise:

@@ -81,8 +81,8 @@ class StegoLoss:
 
     def prepare(self, dataset: SegmentationDataset, out: Path) -> SegmentationDataset:
         """Remembers the training images and their neighbours."""
-        places = {name: index for index, name in enumerate(dataset.names)}
-        self._set = dataset, places, load_file(out / FILE)["nearest"]
+        index_of = {name: index for index, name in enumerate(dataset.names)}
+        self._set = dataset, index_of, load_file(out / FILE)["nearest"]
         return dataset
 
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
@@ -101,12 +101,12 @@ class StegoLoss:
             "knn": correspondence_loss((own, theirs), (code, other), (here, there), config.knn.shift),
         }
         if count > 1:
-            found = []
+            losses = []
             for _ in range(NEGATIVES):
                 rows = derangement(count, torch.randperm(count)).to(images.device)
                 pair = correspondence_loss((own, own[rows]), (code, code[rows]), (here, there), config.random.shift)
-                found.append(pair)
-            terms["random"] = torch.stack(found).mean()
+                losses.append(pair)
+            terms["random"] = torch.stack(losses).mean()
         weights = {"self": config.itself.weight, "knn": config.knn.weight, "random": config.random.weight}
         return {"loss": torch.stack([weights[key] * value for key, value in terms.items()]).sum(), **terms}
 
@@ -115,11 +115,11 @@ class StegoLoss:
         assert batch.images is not None
         if self._set is None or not batch.names:  # a batch that only measures memory
             return batch.images
-        dataset, places, nearest = self._set
-        found = []
+        dataset, index_of, nearest = self._set
+        images = []
         for name in batch.names:
-            choices = nearest[places[name]]
+            choices = nearest[index_of[name]]
             image = dataset[int(choices[int(torch.randint(len(choices), ()))])].image.to(batch.images.device)
             normal = model.encoder.normalisation(image)[None]
-            found.append(F.interpolate(normal, size=batch.images.shape[-2:], mode="bilinear", align_corners=False))
-        return torch.cat(found)
+            images.append(F.interpolate(normal, size=batch.images.shape[-2:], mode="bilinear", align_corners=False))
+        return torch.cat(images)

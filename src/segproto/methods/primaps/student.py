@@ -58,8 +58,8 @@ def where(chosen: Tensor) -> Tensor:
 
 def blurred(images: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur with a standard deviation (B,) per image; borders are reflected."""
-    place = torch.arange(TAPS, device=images.device, dtype=images.dtype) - TAPS // 2
-    kernel = torch.exp(-0.5 * (place / sigma[:, None]) ** 2)
+    offsets = torch.arange(TAPS, device=images.device, dtype=images.dtype) - TAPS // 2
+    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]
     count, _, height, width = images.shape
     pad = TAPS // 2

@@ -46,8 +46,8 @@ def score_variants(context: StageContext) -> list[Figures]:
             image, mask = sample.image.to(fabric.device), sample.mask.to(fabric.device)
             both = views(model, image)
             for number, (name, flip, crf) in enumerate(plans):
-                found = predicted(model, readers[name](both[flip]), image, crf)
-                counts[number] += confusion_matrix(found, mask, size)
+                labels = predicted(model, readers[name](both[flip]), image, crf)
+                counts[number] += confusion_matrix(labels, mask, size)
     reduce = agreement()
     return [
         {"name": name, "flip": flip, "crf": crf, **scored(name, reduce(table), context)}
@@ -60,10 +60,10 @@ def read_heads(model: Segmenter) -> dict[str, Logits]:
     head = require_head(model, "found", DirectionHead)
     if not isinstance(head, TeacherHead):
         return {"teacher": head.bank.logits}
-    found: dict[str, Logits] = {"teacher": head.bank.logits, "student": head.student.logits}
+    readers: dict[str, Logits] = {"teacher": head.bank.logits, "student": head.student.logits}
     if head.probe_weight is not None:
-        found["probe"] = head.probe
-    return found
+        readers["probe"] = head.probe
+    return readers
 
 
 def views(model: Segmenter, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ def scored(name: str, counts: Tensor, context: StageContext) -> Figures:
     assert context.val_set is not None
     classes = context.val_set.classes
     if name == "probe":
-        found = report(counts[: classes.num_classes, : classes.num_classes], classes)
+        figures = report(counts[: classes.num_classes, : classes.num_classes], classes)
     else:
-        found = matched_report(counts, classes, context.segmenter.classes)
-    return {key: value for key, value in found.items() if key not in ("confusion", "categories")}
+        figures = matched_report(counts, classes, context.segmenter.classes)
+    return {key: value for key, value in figures.items() if key not in ("confusion", "categories")}

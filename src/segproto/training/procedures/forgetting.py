@@ -156,9 +156,9 @@ def radii_of(
         grid = (features.shape[-2], features.shape[-1])
         labels = padded_mask(model, dataset[index].mask.to(features.device))
         member = nearest_label(labels, grid, model.classes.num_classes).flatten(1)
-        found = marked.to_cells(features[0])
+        distances = marked.to_cells(features[0])
         for f, c in enumerate(marked.class_of.tolist()):
-            own = found[f][:, member[c]]
+            own = distances[f][:, member[c]]
             kept[f].append(own[:, :: max(1, own.shape[1] // SAMPLES)])
     return torch.stack([torch.cat(parts, 1).quantile(share, dim=1) for parts in kept])
 
@@ -232,14 +232,14 @@ def others_of(model: Segmenter, classes: Tensor) -> list[tuple[Tensor, Tensor, T
     """What belongs to other classes than these: each parameter, a copy of it, and a mask (broadcast) of what rests."""
     head, bank, grouping = model.head, prototype_bank(model), model.head.grouping
     units = rests = ~torch.isin(bank.class_of, classes)
-    found: list[tuple[Tensor, Tensor]] = [(bank.vectors, rests[:, None])]
+    resting: list[tuple[Tensor, Tensor]] = [(bank.vectors, rests[:, None])]
     if grouping is not None:
         units = ~torch.isin(grouping.class_of_group, classes)
-        found.append((grouping.weights, units[:: grouping.groups, None, None]))
+        resting.append((grouping.weights, units[:: grouping.groups, None, None]))
     for weights in head.parts().readout:
         by_unit = weights.ndim > 0 and weights.shape[-1] == len(units)
-        found.append((weights, units if by_unit else torch.ones_like(weights, dtype=torch.bool)))  # shared ones rest
-    return [(parameter, parameter.detach().clone(), mask) for parameter, mask in found]
+        resting.append((weights, units if by_unit else torch.ones_like(weights, dtype=torch.bool)))  # shared ones rest
+    return [(parameter, parameter.detach().clone(), mask) for parameter, mask in resting]
 
 
 @torch.no_grad()
@@ -264,11 +264,11 @@ def reproject(context: StageContext) -> Figures:
 
 def retrace(context: StageContext, nearest: RunningNearest) -> None:
     """Sources and pictures: of prototypes found anew (``image`` of the others is -1) theirs, else those before."""
-    model, place = context.segmenter, {name: i for i, name in enumerate(context.train_set.names)}
+    model, index_of = context.segmenter, {name: i for i, name in enumerate(context.train_set.names)}
     before = () if model.provenance is None else model.provenance.sources  # of the prototypes that rest
     for p, source in enumerate(before):
-        if source is not None and source.image in place:
-            nearest.image[p], nearest.distance[p] = place[source.image], source.distance
+        if source is not None and source.image in index_of:
+            nearest.image[p], nearest.distance[p] = index_of[source.image], source.distance
             nearest.cell[p], nearest.grid[p] = torch.tensor(source.cell), torch.tensor(source.grid)
     model.provenance, model.patches = trace(model, context.train_set, nearest)
     model.provenance = replace(model.provenance, edits=tuple(model.card.get("edits", ())))

@@ -213,8 +213,8 @@ def mean_terms(
     encoder_trains = rates.neck > 0 or rates.backbone > 0
     with torch.set_grad_enabled(encoder_trains and torch.is_grad_enabled()):
         outputs, inner = batch_outputs(model, batch)
-    found = [terms(features) for features in outputs]
-    return {key: torch.stack([t[key] for t in found]).mean() for key in found[0]}, inner
+    per_output = [terms(features) for features in outputs]
+    return {key: torch.stack([t[key] for t in per_output]).mean() for key in per_output[0]}, inner
 
 
 def batch_outputs(model: Segmenter, batch: Batch) -> tuple[list[Tensor], Tensor | None]:

@@ -80,8 +80,8 @@ def searched_images(context: StageContext, images: Path | None) -> tuple[Segment
         return context.train_set, cache
     data = context.recipe.data
     beside = data.classes.parent if data.classes is not None and data.classes.suffix else None
-    places = [place for place in (beside, list_folder(data), Path()) if place is not None]
-    path = next((place / images for place in places if (place / images).is_file()), places[0] / images)
+    folders = [folder for folder in (beside, list_folder(data), Path()) if folder is not None]
+    path = next((folder / images for folder in folders if (folder / images).is_file()), folders[0] / images)
     chosen = listed(context.train_set, path)
     return chosen, None if cache is None else SubsetFeatures(cache, chosen.indices)
 

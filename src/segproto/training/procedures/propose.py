@@ -75,12 +75,12 @@ def image_proposals(
     small = image if config.size is None else shorter_side(image, config.size)
     seen = (small.shape[-2], small.shape[-1])
     features = encoder.backbone_features(encoder.normalisation(small.to(device))[None])
-    found = propose(features.float(), threshold=config.threshold, watch=watch)
+    proposals = propose(features.float(), threshold=config.threshold, watch=watch)
     batch, padded = small[None].to(device), encoder.padded_size(*seen)
-    coarse = refine_regions(batch, found.regions, found.counts, padded=padded, settings=None)
-    fine = refine_regions(batch, found.regions, found.counts, padded=padded) if config.crf else coarse
+    coarse = refine_regions(batch, proposals.regions, proposals.counts, padded=padded, settings=None)
+    fine = refine_regions(batch, proposals.regions, proposals.counts, padded=padded) if config.crf else coarse
     own = F.interpolate(fine[None].double(), size=size, mode="nearest-exact")[0, 0].to(torch.uint8)
-    return ImageProposals(torch.where(own == 0, IGNORE_INDEX, own).cpu(), small, coarse[0].cpu(), found)
+    return ImageProposals(torch.where(own == 0, IGNORE_INDEX, own).cpu(), small, coarse[0].cpu(), proposals)
 
 
 def shorter_side(image: Tensor, side: int) -> Tensor:

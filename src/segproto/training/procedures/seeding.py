@@ -98,7 +98,7 @@ def seed(context: StageContext, config: SeedConfig) -> Figures:
         return torch.rand(bank.num_prototypes, *grid, generator=generator, device=features.device)
 
     drawn = search(context, dataset, cache, "nearest_label", lots)
-    found = torch.isfinite(drawn.distance)
-    bank.vectors[found] = drawn.feature[found]
+    has_cell = torch.isfinite(drawn.distance)
+    bank.vectors[has_cell] = drawn.feature[has_cell]
     context.segmenter.provenance, context.segmenter.patches = None, {}
-    return {"prototypes": bank.num_prototypes, "seeded": int(found.sum())}
+    return {"prototypes": bank.num_prototypes, "seeded": int(has_cell.sum())}

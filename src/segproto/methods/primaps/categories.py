@@ -35,7 +35,7 @@ SELECTION = {
 
 
 @torch.no_grad()
-def report_found(context: StageContext, config: FoundConfig) -> Figures:
+def report_categories(context: StageContext, config: FoundConfig) -> Figures:
     """Chooses the model, scores its variants if asked for, writes masks and gallery."""
     model, run = context.segmenter, context.run
     figures: Figures = {"selection": SELECTION[config.selection]}
@@ -87,10 +87,10 @@ def look_at_categories(context: StageContext) -> tuple[Best, Tensor]:
         winner = head(features)[0].argmax(0).flatten()
         h, w = features.shape[-2:]
         own = torch.nn.functional.one_hot(winner, head.num_classes).T.bool()
-        values, place = torch.where(own, head.activations(features)[0].flatten(1), -torch.inf).max(1)
+        values, best_cell = torch.where(own, head.activations(features)[0].flatten(1), -torch.inf).max(1)
         cosine[:, index] = values
-        grid = (torch.full_like(place, h), torch.full_like(place, w))
-        cell[:, index] = torch.stack([place // w, place % w, *grid], 1).float()
+        grid = (torch.full_like(best_cell, h), torch.full_like(best_cell, w))
+        cell[:, index] = torch.stack([best_cell // w, best_cell % w, *grid], 1).float()
         pixels += own.sum(1)
     reduce = agreement()
     return Best(reduce(cosine, "max").cpu(), reduce(cell, "max").cpu().long()), reduce(pixels).cpu()
