@@ -1,4 +1,4 @@
-"""Images a second through each encoder (backbone and ASPP, no gradient), and through the backbone in bfloat16.
+"""Images per second through each encoder (backbone and ASPP, no gradient), and through the backbone in bfloat16.
 
 OMP_NUM_THREADS=2 PYTHONPATH=src python benchmarks/encoders.py [cuda]
 """

@@ -16,7 +16,7 @@ from segproto.prototypes.readout import initial_readout
 
 
 def published(features: Tensor, bank: PrototypeBank, grouping: Grouping, readout: Tensor) -> Tensor:
-    """The published arrangement: |x|^2 by a convolution with ones, one gather and product a class."""
+    """The published arrangement: |x|^2 by a convolution with ones, one gather and product per class."""
     distances = []
     for scale, (a, b) in enumerate(bank.scale_ranges):
         x = features[:, scale * bank.dim : (scale + 1) * bank.dim]

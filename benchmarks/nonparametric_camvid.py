@@ -133,7 +133,7 @@ def run(trial: Trial, out: Path) -> None:
 
 
 def vocabulary(out: Path, rounds: int = 5) -> None:
-    """Seconds a step and learned numbers of both methods at 19, 150 and 847 classes, on one small CNN."""
+    """Seconds per step and learned numbers of both methods at 19, 150 and 847 classes, on one small CNN."""
     file = out / "vocabulary.json"
     if file.exists():
         return

@@ -19,7 +19,7 @@ HEIGHT, WIDTH, GRID, CLASSES = 1024, 2048, (129, 257), 19
 
 
 def published_any_pixel(labels: Tensor) -> np.ndarray:
-    """The published class map: one Python step a pixel."""
+    """The published class map: one Python step per pixel."""
     out = np.zeros((CLASSES, *GRID), dtype=bool)
     patch_height, patch_width = HEIGHT / GRID[0], WIDTH / GRID[1]
     for y in range(labels.shape[0]):

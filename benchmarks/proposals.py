@@ -4,7 +4,7 @@
 
 320 px at patch 8: 40 x 40 tokens of 384 channels, made of patches that look alike. Both are also run with the same
 directions, and their masks compared. With photos and the weights of a plain ViT of timm (--backbone), also what each
-part of ``segproto propose`` takes an image, CRF included.
+part of ``segproto propose`` takes per image, CRF included.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def seconds(run, images: Tensor, runs: int, clock) -> float:
 
 
 def parts(folder: Path, weights: Path, backbone: str, count: int, clock) -> dict[str, float]:
-    """Milliseconds an image of each part: up to ``count`` photos, default settings; the first is not timed."""
+    """Milliseconds per image of each part: up to ``count`` photos, default settings; the first is not timed."""
     from segproto.data.unlabelled import ImageFolder
     from segproto.encoders.build import build_encoder
     from segproto.encoders.config import EncoderConfig
@@ -115,12 +115,12 @@ def main() -> None:
     print(
         f"C={CHANNELS} {SIDE}x{SIDE} tokens, {proposals.counts.float().mean():.1f} masks per image, "
         f"threads={args.threads}, "
-        f"load={os.getloadavg()[0]:.2f}, {kind} time: plain {slow * 1e3:.0f} ms, ours {fast * 1e3:.0f} ms an image, "
+        f"load={os.getloadavg()[0]:.2f}, {kind} time: plain {slow * 1e3:.0f} ms, ours {fast * 1e3:.0f} ms per image, "
         f"{slow / fast:.1f}x; same masks with the same directions: {equal}"
     )
     if args.photos:
         taken = parts(args.photos, args.weights, args.backbone, 10, clock)
-        print(f"{kind} time a photo: " + ", ".join(f"{name} {value:.0f} ms" for name, value in taken.items()))
+        print(f"{kind} time per photo: " + ", ".join(f"{name} {value:.0f} ms" for name, value in taken.items()))
 
 
 if __name__ == "__main__":

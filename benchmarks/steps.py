@@ -77,7 +77,7 @@ def main() -> None:
         base = statistics.median(times["blackbox"][1:])
         for name, values in times.items():
             median = statistics.median(values[1:])
-            print(f"{case}: {name} {median:.3f} s a step, {median / base:.2f}x the black box", flush=True)
+            print(f"{case}: {name} {median:.3f} s per step, {median / base:.2f}x the black box", flush=True)
 
 
 if __name__ == "__main__":

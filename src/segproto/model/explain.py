@@ -229,6 +229,9 @@ class Explanation:
     def completeness_error(self, sample: int | None = 4096, seed: int = 0) -> float:
         """The largest ``|sum + offset - logit| / max(|logit|, sum |share|)`` over predicted classes and runners-up.
 
+        Why so divided: large shares of either sign may cancel to a small logit, whose rounding is that of the shares.
+        Sums are taken in float64, so that what is measured is the error of the shares and not of adding them up.
+
         Args:
             sample: pixels looked at, chosen at random; None = all.
             seed: of that choice.

@@ -144,7 +144,12 @@ class GroupedHead(ReadoutHead):
         self.readout = nn.Parameter(start)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
-        """A group's share goes to its prototypes in proportion to w_i g_i, whose sum is the group's logarithm."""
+        """A group's share goes to its prototypes in proportion to w_i g_i, whose sum is the group's logarithm.
+
+        Why not ``exp`` of each part: the exponential of a sum is no sum of its terms. Shares in proportion to the terms
+        of the logarithm add up to the group's value exactly; the logarithm is above 0 wherever a group has members, as
+        every similarity ratio is above 1.
+        """
         activations = cell_activations(self.bank, features)
         dense = self.grouping.dense()
         logarithm = activations @ dense.T

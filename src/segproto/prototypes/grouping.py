@@ -57,6 +57,9 @@ class Grouping(nn.Module):
         """Group activations ``exp(sum_i w_i g_i)``, in float32 (Porta et al. 2025, eq. 2).
 
         The weighted geometric mean of the similarity ratios ``(d + 1) / (d + 1e-4)``, of which ``g`` is the logarithm.
+        Why through the logarithm: a sum is one matrix product, its terms are what an explanation splits the group by,
+        and nothing overflows, as a mean lies between its ratios (at most 1e4). The exponential turns an error of the
+        sum into a relative one of the group: bfloat16, with steps of 0.06 at 9.2, would be wrong by some percent.
 
         Args:
             activations: (B, P, h, w) log activations.
@@ -67,7 +70,7 @@ class Grouping(nn.Module):
         batch, count, height, width = activations.shape
         with exact_float32(activations.device):
             cells = activations.to(self.weights.dtype).reshape(batch, count, height * width)
-            # One small product a present class, all in one batch: 4 to 18 times faster than the dense (K*G, P) matrix.
+            # One small product per present class, in one batch: 4 to 18 times faster than the dense (K*G, P) matrix.
             own = cells.index_select(1, self.members.flatten()).view(batch, *self.members.shape, -1)
             logarithm = torch.matmul(self.weights * self.mask[:, None], own)
             return logarithm.view(batch, -1, height, width).exp()

@@ -157,7 +157,7 @@ class RunningTopK:
 
 
 def patch_labels(labels: Tensor, cells: Tensor, grid: tuple[int, int], class_of: Tensor) -> Tensor:
-    """The label of one patch a prototype (published pruning).
+    """The label of one patch per prototype (published pruning).
 
     A patch is rows ``i*H//h .. (i+1)*H//h`` and the like columns. Its label is the prototype's class if any pixel has
     it, else the most frequent class (the smallest on ties), 255 if all is void.

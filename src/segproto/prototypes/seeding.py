@@ -76,7 +76,7 @@ def kmeans_plus_plus(
         labels: (N,) int64; ``ignore_index`` and anything outside 0..C-1 is void.
         prototypes: (C, K, D): stay where a class has fewer than K distinct pixels.
         generator: random numbers, on the device of the embeddings; another seed on each process.
-        reduce: draws from the pixels of all processes and places the same seeds on each; called twice a seed.
+        reduce: draws from the pixels of all processes and places the same seeds on each; called twice per seed.
         ignore_index: the void label.
 
     Returns:

@@ -12,6 +12,10 @@ def project_simplex(v: Tensor, dim: int = -1, mask: Tensor | None = None) -> Ten
 
     Sort-based (Duchi et al. 2008, fig. 1; Porta et al. 2025), in float64 inside so that the sum holds to 1e-6.
 
+    Why by sorting: the projection is ``max(v - theta, 0)``, and theta depends on which entries stay above 0. Sorted in
+    descending order these are a prefix (Duchi et al. 2008, lemmas 1 and 2), of which one cumulative sum finds the
+    length for all slices at once, without a loop. Padding sorts last as -inf and counts as no entry.
+
     Args:
         v: any shape, float.
         dim: the dimension that is projected.

@@ -29,9 +29,11 @@ def balanced_assignment(
     """Sinkhorn-Knopp in every class at once: each class's pixels are spread evenly over its K prototypes.
 
     ``Q = exp(own / epsilon)``; then ``iterations`` times: divide by the sum over the pixels of the class, divide by the
-    sum over the prototypes (Zhou et al. 2022; the constants 1/K and 1/n cancel). Rows end summing to 1,
-    prototypes hold about n_c / K. In float32 whatever the autocast. The first exponent is taken relative to each
-    prototype's best pixel and each pixel's best prototype, which cancels and leaves no overflow or 0/0 at any epsilon.
+    sum over the prototypes (Zhou et al. 2022; the constants 1/K and 1/n cancel). Rows end summing to 1, prototypes hold
+    about n_c / K. In float32 whatever the autocast. The first exponent is taken relative to each prototype's best pixel
+    and each pixel's best prototype, which cancels and leaves no overflow or 0/0 at any epsilon (plain float32 overflows
+    from ``own / epsilon = 88.8`` on: a cosine of 1 at an epsilon of 0.011; and a pixel far from all prototypes would
+    underflow to a row of zeros). Background: Sinkhorn and Knopp 1967; Cuturi 2013, algorithm 1.
 
     Args:
         own: (N, K) similarity (cosine, -1..1) of a pixel to the prototypes of its own class.
@@ -75,7 +77,7 @@ def balanced_assignment(
 
 @torch.no_grad()
 def choose(assignment: Tensor, mode: AssignMode = "argmax", generator: torch.Generator | None = None) -> Tensor:
-    """One prototype a pixel from Q.
+    """One prototype per pixel, from Q.
 
     Args:
         assignment: (N, K) of :func:`balanced_assignment`.

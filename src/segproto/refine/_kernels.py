@@ -1,5 +1,22 @@
 """The loops of filtering on the CPU lattice, compiled by numba when they are first called; import this module lazily.
 
+Why compiled: a mean-field step (Kraehenbuehl and Koltun 2011, algorithm 1) visits for each pixel the 3 + 6 corners of
+its simplices, rows of numbers at places that the picture decides. As array operations it would write those rows, pixels
+x 9 x labels, to memory and read them again for every operation; :func:`update` slices, adds, softmaxes and splats a
+pixel while its labels are in the cache.
+
+Layout: values on a lattice are (1 + M + S, K) float32, a row per vertex (row 0 = no vertex; S, see
+:class:`segproto.refine.lattice.Lattice`), potentials (N, K), a row per pixel. Labels lie side by side and K is a
+multiple of ``BLOCK``: the inner loops run over neighbouring numbers and become vector code. Memory is bounded by the
+potentials, two arrays of values per lattice (the blurred one and the one splat into, which change places after every
+step) and corners and weights: no array has pixels x corners x labels.
+
+Parts: points come in ``lattice.CHUNKS`` parts, and no two parts splat into the same row: no locks, and sums in the same
+order with any number of threads. Within a part vertices are numbered as they are met, so that neighbouring pixels use
+neighbouring rows; ``fetch`` asks for the rest ahead of its use.
+
+``FAST`` lets sums be reordered and takes all numbers for finite, which they are: padding is -1e4, not -inf.
+
 Set ``SEGPROTO_CACHE`` to keep the compiled code; without it each process compiles anew (some seconds).
 All kernels release the interpreter, so that plain threads run them side by side.
 """
@@ -109,7 +126,7 @@ def blur(start: int, stop: int, order: np.ndarray, starts: np.ndarray, values: n
 
 @compiled
 def splat_ones(start: int, stop: int, rows: np.ndarray, weights: np.ndarray, values: np.ndarray) -> None:
-    """Weights of points ``start``..``stop``, summed a row, into column 0."""
+    """Weights of points ``start``..``stop``, summed per row, into column 0."""
     for n in range(start, stop):
         for r in range(rows.shape[1]):
             values[rows[n, r], 0] += weights[n, r]

@@ -33,7 +33,7 @@ def dense_crf(
 
     Args:
         images: (B, 3, H, W) uint8.
-        unary: (B, K, H, W) float U = -log probability; any constant may be added a pixel, so negated logits do too.
+        unary: (B, K, H, W) float U = -log probability; any constant may be added per pixel, so negated logits do too.
         settings: kernels and iterations.
         labels: return the best label (lowest on ties) instead of Q.
         threads: on the CPU; ``torch.get_num_threads()`` if None.

@@ -1,4 +1,11 @@
-"""Permutohedral lattice on the CPU (Adams, Baek and Davis 2010), as Kraehenbuehl and Koltun (2011) filter with it."""
+"""Permutohedral lattice on the CPU (Adams, Baek and Davis 2010), as Kraehenbuehl and Koltun (2011) filter with it.
+
+Why a lattice: a Gaussian sum over all pairs of N points costs O(N^2). Here points are splat onto the vertices of
+simplices about as large as the standard deviation, values are blurred along the d + 1 axes of the lattice, and sliced
+back: O(N d^2), and only vertices near points exist. A vertex is one int64, its coordinates as digits of a mixed base
+(:func:`key_layout`), which is hashed, compared and moved to a neighbour by one addition. The result approximates
+the Gaussian up to a factor, which the normalisation ``1 / sqrt(K 1)`` takes out.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +61,7 @@ class Workers:
         return results
 
     def ranges(self, kernel: Callable[..., Any], start: int, stop: int, *args: Any) -> None:
-        """``kernel(a, b, *args)`` over ``start..stop`` cut into one range a thread."""
+        """``kernel(a, b, *args)`` over ``start..stop`` cut into one range per thread."""
         edges = np.linspace(start, stop, self.threads + 1).astype(int).tolist()
         self.run([partial(kernel, a, b, *args) for a, b in pairwise(edges)])
 

@@ -25,7 +25,7 @@ class Logger(Protocol):
 
 
 class Journal:
-    """A file of one JSON object a line.
+    """A file of one JSON object per line.
 
     Args:
         path: the file; appended to.

@@ -65,7 +65,7 @@ class Meter:
         self._since = time.perf_counter()
 
     def rate(self) -> float:
-        """Images a second since the last call, without pauses."""
+        """Images per second since the last call, without pauses."""
         self.pause()
         value = self.images / max(self.seconds, 1e-9)
         self.seconds, self.images = 0.0, 0

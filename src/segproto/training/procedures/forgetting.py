@@ -221,7 +221,7 @@ class OwnClassLoss(StageLoss):
 
     @torch.no_grad()
     def put_back(self, model: Segmenter) -> None:
-        """After a step: group weights back onto the simplex, and all that rests to what it was."""
+        """After an optimizer step: group weights back onto the simplex, and all that rests to what it was."""
         if model.head.grouping is not None:
             model.head.grouping.project_()
         for parameter, before, rests in self._others:

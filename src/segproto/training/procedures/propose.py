@@ -104,7 +104,7 @@ def propose_files(
     rank: int = 0,
     world: int = 1,
 ) -> int:
-    """Writes an index PNG an image to ``out``; what is there is skipped.
+    """Writes one index PNG per image to ``out``; what is there is skipped.
 
     Args:
         encoder: in eval mode.

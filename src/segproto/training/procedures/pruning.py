@@ -57,7 +57,7 @@ def prune(context: StageContext, config: PruneConfig) -> Figures:
 def update_top(
     context: StageContext, top: RunningTopK, features: Tensor, dataset: SegmentationDataset, index: int
 ) -> None:
-    """One candidate a prototype from this image: the nearest cell that is not void.
+    """One candidate per prototype from this image: the nearest cell that is not void.
 
     See docs/specs/scaleproto.md#pruning, steps 1 and 2.
     """
