@@ -157,6 +157,6 @@ def group_overlap(run: Path) -> float | None:
     from segproto.runs.settings import data_config
 
     config = InterpretabilityConfig(metrics=("group_overlap",))
-    found = interpret(ready(run, None, None), build_dataset(data_config(run, {}, ()), "val"), config)
-    value: float | None = found["metrics"]["group_overlap"]["value"]
+    metrics = interpret(ready(run, None, None), build_dataset(data_config(run, {}, ()), "val"), config)
+    value: float | None = metrics["metrics"]["group_overlap"]["value"]
     return value

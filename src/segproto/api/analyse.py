@@ -114,9 +114,9 @@ def patches(model: Segmenter, source: Source, out: Path, *, split: str = "train"
 
     dataset = source.split(split)
     with current().bar("nearest patches", len(dataset)) as bar:
-        found = nearest_patches(model, dataset, k, bar)
-    found.save(out)
-    return found.to_json()
+        nearest = nearest_patches(model, dataset, k, bar)
+    nearest.save(out)
+    return nearest.to_json()
 
 
 def pixels(
@@ -136,9 +136,9 @@ def pixels(
     from segproto.evaluation.analyses.nearest_prototypes import nearest_prototypes
 
     picture, name = source.picture(image)
-    found = replace(nearest_prototypes(model, picture, points, count=count, seed=seed, k=k), name=name)
-    found.save(out)
-    return found.to_json()
+    nearest = replace(nearest_prototypes(model, picture, points, count=count, seed=seed, k=k), name=name)
+    nearest.save(out)
+    return nearest.to_json()
 
 
 def groups(model: Segmenter, source: Source, out: Path, *, image: str | None = None) -> dict[str, Any]:
@@ -205,18 +205,18 @@ def failures(
         raise ConfigError(f"ignore {unknown[0]}: no such class; there are {', '.join(names)}")
     skip = [names.index(name) for name in ignore]
     dataset, chosen = source.spread(images)
-    found = []
+    missed = []
     for index in told("look for failures", chosen):
         sample = dataset[index]
         answer = explain(model, sample.image).prediction
-        found += find_failures(answer, sample.mask, len(names), sample.name, below, skip)
+        missed += find_failures(answer, sample.mask, len(names), sample.name, below, skip)
     cases = []
-    for number, failure in enumerate(worst(found, count), 1):
+    for number, failure in enumerate(worst(missed, count), 1):
         sample = dataset[list(dataset.names).index(failure.name)]
         pair = f"{names[failure.true_class]}-as-{names[failure.wrong_class]}"
         folder = out / f"{number:02d}-{folder_name(failure.name)}-{folder_name(pair)}"
         cases.append(save_failure(renamed(explain(model, sample.image), sample.name), failure, folder))
-    return {"images": len(chosen), "below": below, "found": len(found), "cases": cases}
+    return {"images": len(chosen), "below": below, "found": len(missed), "cases": cases}
 
 
 def told(title: str, indices: Sequence[int]) -> Iterator[int]:

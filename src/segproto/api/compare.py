@@ -57,10 +57,10 @@ def find_runs(folder: Path) -> list[Run]:
     """The run itself, or those in the folder's subfolders."""
     if (folder / "recipe.yaml").is_file():
         return [Run(folder)]
-    found = sorted(file.parent for file in folder.glob("*/recipe.yaml"))
-    if not found:
+    folders = sorted(file.parent for file in folder.glob("*/recipe.yaml"))
+    if not folders:
         raise DataError(f"{folder}: no run there (no recipe.yaml in it or its subfolders)")
-    return [Run(path) for path in found]
+    return [Run(path) for path in folders]
 
 
 def row(name: str, runs: list[Run]) -> dict[str, Any]:
@@ -82,11 +82,11 @@ def row(name: str, runs: list[Run]) -> dict[str, Any]:
 
 def mean_and_spread(values: list[float | None]) -> dict[str, Any] | None:
     """Mean and sample standard deviation (None for one value); None if a run has no such figure."""
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    figures = [value for value in values if value is not None]
+    if len(figures) < len(values):
         return None
-    spread = statistics.stdev(known) if len(known) > 1 else None
-    return {"mean": statistics.fmean(known), "std": spread, "values": known}
+    spread = statistics.stdev(figures) if len(figures) > 1 else None
+    return {"mean": statistics.fmean(figures), "std": spread, "values": figures}
 
 
 def short_names(paths: list[str]) -> dict[str, str]:

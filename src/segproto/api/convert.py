@@ -22,8 +22,8 @@ def conversion_sources() -> dict[str, Source]:
     from segproto.interop.backbones import SOURCES
     from segproto.methods import METHODS
 
-    found = [source for method in METHODS.values() for source in method.sources]
-    return {source.name: source for source in sorted([*found, *SOURCES], key=lambda s: s.name)}
+    of_methods = [source for method in METHODS.values() for source in method.sources]
+    return {source.name: source for source in sorted([*of_methods, *SOURCES], key=lambda s: s.name)}
 
 
 def convert(
@@ -51,9 +51,9 @@ def convert(
     from segproto.model.segmenter import Segmenter
     from segproto.table import nearest
 
-    known = conversion_sources()
-    if source not in known:
-        raise ConfigError(f"source {source!r} is unknown; {nearest(source, known)} (segproto convert --list)")
+    sources = conversion_sources()
+    if source not in sources:
+        raise ConfigError(f"source {source!r} is unknown; {nearest(source, sources)} (segproto convert --list)")
     out = place(out)
     check_free(out)
     table = None if classes is None else read_classes(find_classes(Path(classes), Path())).labels.table
@@ -61,12 +61,12 @@ def convert(
         raise ConfigError(f"{wrong[0]!r}: expected key=value")
     options = Options(table, dict(value.split("=", 1) for value in overrides))
     with bounded(file, require_ordinary(Path(file), WeightsError)):
-        made = known[source].convert(Path(file), options)
+        converted = sources[source].convert(Path(file), options)
     options.finish()
-    if isinstance(made, Segmenter):
-        made.save(out)
-        return {"out": str(out), "kind": "model", "settings": {}, **made.card["converted"]}
-    return write_weights(made, out, known[source])  # type: ignore[arg-type]
+    if isinstance(converted, Segmenter):
+        converted.save(out)
+        return {"out": str(out), "kind": "model", "settings": {}, **converted.card["converted"]}
+    return write_weights(converted, out, sources[source])  # type: ignore[arg-type]
 
 
 def check_free(out: Path) -> None:
@@ -83,12 +83,12 @@ def check_free(out: Path) -> None:
         require(out, "weights")
 
 
-def write_weights(made: Weights, out: Path, source: Source) -> dict[str, Any]:
+def write_weights(weights: Weights, out: Path, source: Source) -> dict[str, Any]:
     """Writes tensors for ``encoder.weights``, with where they came from in the file's metadata."""
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: {source.name} gives backbone weights; name a .safetensors file")
-    card = getattr(made, "card", {"source": source.name, "license": source.license, "paper": source.paper})
-    settings = {**getattr(made, "settings", {}), "encoder.weights": str(out)}
+    card = getattr(weights, "card", {"source": source.name, "license": source.license, "paper": source.paper})
+    settings = {**getattr(weights, "settings", {}), "encoder.weights": str(out)}
     metadata = {"converted": json.dumps(card), "settings": json.dumps(settings)}
-    write_tensors(out, dict(made), "weights", metadata)
+    write_tensors(out, dict(weights), "weights", metadata)
     return {"out": str(out), "kind": "weights", "settings": settings, **card}

@@ -30,10 +30,10 @@ def data_sets(name: str | None = None) -> list[dict[str, Any]]:
     rows = [data_row(kind) for kind in DATASETS.values()]
     if name is None:
         return rows
-    found = [row for row in rows if row["name"] == name]
-    if not found:
+    named = [row for row in rows if row["name"] == name]
+    if not named:
         raise DataError(f"data set {name!r} is unknown; {nearest(name, [row['name'] for row in rows])}")
-    return found
+    return named
 
 
 def data_row(kind: DataKind) -> dict[str, Any]:
@@ -43,12 +43,12 @@ def data_row(kind: DataKind) -> dict[str, Any]:
     row: dict[str, Any] = {"name": kind.name, "title": kind.title}
     if kind.where:
         row |= {"where": kind.where, "terms": kind.terms}
-    known = kind.published
-    if known is not None:
-        root = known_root(known.name, known.variable)
-        row["variants"] = list(known.variants)
-        row["archives"] = [archive.name + (" (optional)" if archive.optional else "") for archive in known.archives]
-        row |= {"root": None if root is None else str(root), "variable": known.variable}
+    published = kind.published
+    if published is not None:
+        root = known_root(published.name, published.variable)
+        row["variants"] = list(published.variants)
+        row["archives"] = [archive.name + (" (optional)" if archive.optional else "") for archive in published.archives]
+        row |= {"root": None if root is None else str(root), "variable": published.variable}
     return row
 
 

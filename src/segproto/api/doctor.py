@@ -40,10 +40,10 @@ def precision() -> str:
     from segproto.training.precision import settle
 
     try:
-        found = settle(TrainConfig(precision="auto"))
+        setting = settle(TrainConfig(precision="auto"))
     except ConfigError as error:
         return str(error)
-    return f"{found.precision}, for {found.reason}"
+    return f"{setting.precision}, for {setting.reason}"
 
 
 def installed(name: str) -> str | None:

@@ -90,11 +90,13 @@ def edit(
         settings = [item for item in overrides if item.startswith("data.")]
     else:
         pairs = [pair if isinstance(pair, tuple) else parse_pair(pair, model) for pair in forbid]
-        limit = (WITHIN if within is None else within) if merge_duplicates else None
+        limit = None
+        if merge_duplicates:
+            limit = WITHIN if within is None else within
         after, kept = edited(model, drop=drop, forbid=pairs, merge_within=limit, renormalise=renormalise)
         settings = list(overrides)
     dataset = build_dataset(data_config(Path(target), {}, settings), "val")
-    figures = scored(model, after, dataset, quiet, told=bool(forget))
+    figures = scored(model, after, dataset, quiet, forgetting=bool(forget))
     if not forget:
         after.card |= {"miou": figures["miou"]["after"], "edited_from": str(Path(target).absolute())}
         after.save(out)
@@ -102,9 +104,9 @@ def edit(
 
 
 def scored(
-    model: Segmenter, after: Segmenter, dataset: SegmentationDataset, quiet: bool, *, told: bool
+    model: Segmenter, after: Segmenter, dataset: SegmentationDataset, quiet: bool, *, forgetting: bool
 ) -> dict[str, Any]:
-    """What an edit changed on these images, in figures; ``told``: also whether what was forgotten stays away."""
+    """What an edit changed on these images, in figures; ``forgetting``: also whether what was forgotten stays away."""
     from segproto.evaluation.rescore import EncoderFeatures, change, rescore_heads
     from segproto.training.procedures.forgotten import nearest_to_forgotten
     from segproto.training.progress import Reporter
@@ -115,7 +117,7 @@ def scored(
     return {
         **change(before, now),
         "edits": after.card["edits"],
-        **({"forgotten": nearest_to_forgotten(after)} if told else {}),
+        **({"forgotten": nearest_to_forgotten(after)} if forgetting else {}),
         "prototypes": {"before": prototypes_of(model), "after": prototypes_of(after)},
         "images": len(dataset),
         "images_from_cache": features.reused,
@@ -124,9 +126,9 @@ def scored(
 
 def record(out: Path, figures: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The figures with time and command, also in ``out/edit.json``."""
-    found = {"kept": None, **figures, "seconds": round(seconds, 3), "command": sys.argv}
-    write_json(out / "edit.json", found, "figures", str)
-    return found | {"file": str(out / "edit.json")}
+    entries = {"kept": None, **figures, "seconds": round(seconds, 3), "command": sys.argv}
+    write_json(out / "edit.json", entries, "figures", str)
+    return entries | {"file": str(out / "edit.json")}
 
 
 def record_of_resumed(out: Path, recipe: Recipe, spent: float, quiet: bool) -> None:
@@ -153,7 +155,7 @@ def record_of_resumed(out: Path, recipe: Recipe, spent: float, quiet: bool) -> N
         say(f"{out}: no edit.json was written: {recipe.train.start}, the model before, is no longer there")
         return
     model, after = ready(recipe.train.start, None, None), ready(out, None, None)
-    figures = scored(model, after, build_dataset(recipe.data, "val"), quiet, told=True)
+    figures = scored(model, after, build_dataset(recipe.data, "val"), quiet, forgetting=True)
     say(f"what forgetting changed: {record(out, figures, spent + time.perf_counter() - begin)['file']}")
 
 
@@ -175,10 +177,10 @@ def parse_pair(text: str, model: Segmenter) -> tuple[int, int]:
     Raises:
         ConfigError: of another form, or no such class.
     """
-    found = re.fullmatch(r"(?:(\d+)|(.+)/(\d+)):(\d+)", text)
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+)|(.+)/(\d+)):(\d+)", text)
+    if match is None:
         raise ConfigError(f"forbid {text!r}: expected GROUP:PROTOTYPE, as in 7:42 or car/2:42")
-    number, name, place, prototype = found.groups()
+    number, name, group, prototype = match.groups()
     if number is not None:
         return int(number), int(prototype)
     grouping = model.head.grouping
@@ -187,9 +189,9 @@ def parse_pair(text: str, model: Segmenter) -> tuple[int, int]:
     if name not in model.classes.names:
         raise ConfigError(f"forbid {text!r}: no class {name!r}; there are {', '.join(model.classes.names)}")
     groups = (grouping.class_of_group == model.classes.names.index(name)).nonzero()[:, 0].tolist()
-    if not 1 <= int(place) <= len(groups):
+    if not 1 <= int(group) <= len(groups):
         raise ConfigError(f"forbid {text!r}: class {name} has groups 1..{len(groups)}")
-    return groups[int(place) - 1], int(prototype)
+    return groups[int(group) - 1], int(prototype)
 
 
 def train_to_forget(

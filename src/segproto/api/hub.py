@@ -116,13 +116,14 @@ def model_card(model: Segmenter, repo: str) -> str:
     """A README for the hub: what the model is, where it came from, how to use it, its licence as far as known."""
     card = model.card
     converted = card.get("converted", {})
-    count = f", {bank.num_prototypes} prototypes" if (bank := model.head.bank) is not None else ""
-    known = {"method": card.get("method"), "stage": card.get("stage"), "trained on": card.get("data")}
-    known |= {"trained in": card.get("precision")}
-    known |= {"mIoU on validation": f"{100 * card['miou']:.2f} %" if "miou" in card else None}
-    known |= {key: converted.get(key) for key in ("title", "paper", "where", "license")}
-    known["edited by hand"] = "; ".join(card.get("edits", [])) or None
-    facts = [f"- {name}: {value}" for name, value in known.items() if value]
+    bank = model.head.bank
+    count = "" if bank is None else f", {bank.num_prototypes} prototypes"
+    entries = {"method": card.get("method"), "stage": card.get("stage"), "trained on": card.get("data")}
+    entries |= {"trained in": card.get("precision")}
+    entries |= {"mIoU on validation": f"{100 * card['miou']:.2f} %" if "miou" in card else None}
+    entries |= {key: converted.get(key) for key in ("title", "paper", "where", "license")}
+    entries["edited by hand"] = "; ".join(card.get("edits", [])) or None
+    facts = [f"- {name}: {value}" for name, value in entries.items() if value]
     facts += [f"- note: {note}" for note in converted.get("notes", [])]
     head = "---\nlibrary_name: segproto\npipeline_tag: image-segmentation\ntags: [interpretability, prototypes]\n---\n"
     classes = ", ".join(model.classes.names)

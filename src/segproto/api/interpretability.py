@@ -85,9 +85,9 @@ def interpret_model(
     from segproto.evaluation.interpretability.table import METRICS
     from segproto.training.progress import current
 
-    compared = any(metric.sources for metric in METRICS.values() if config.wants(metric.name))
+    needs_training_images = any(metric.sources for metric in METRICS.values() if config.wants(metric.name))
     try:
-        sources = build_dataset(data, "train") if compared else None
+        sources = build_dataset(data, "train") if needs_training_images else None
     except DataError:
         sources = None  # the figures say so
     with current().bar("interpretability", 1) as bar:

@@ -51,8 +51,8 @@ def read_settings(overrides: Sequence[str]) -> ProposeSettings:
         ConfigError: an unknown key, a value out of range, or an encoder without weights.
     """
     base = {"encoder": {**NEUTRAL, "backbone": BACKBONE}, "proposals": {}}
-    given = [key for key in overrides if key.startswith("encoder.name=") and key != "encoder.name=timm"]
-    if given:
+    other_encoders = [key for key in overrides if key.startswith("encoder.name=") and key != "encoder.name=timm"]
+    if other_encoders:
         del base["encoder"]["backbone"]
     settings = validate_recipe(apply_overrides(base, overrides), ProposeSettings)  # type: ignore[type-var]
     assert isinstance(settings, ProposeSettings)
@@ -71,16 +71,16 @@ def run(
     """See :func:`segproto.api.propose.propose`."""
     settings = read_settings(overrides)
     dataset = ImageFolder(images)
-    place = chosen_device(device)
+    chosen = chosen_device(device)
     encoder = build_encoder(settings.encoder).eval()
     take(out, settings, encoder_hash(encoder))
     if images.is_file():
         from segproto.report.proposals_page import single_image
 
-        return single_image(encoder.to(place), dataset, settings.proposals, out)
-    world = processes or (1 if place.type != "cpu" else os.cpu_count() or 1)
+        return single_image(encoder.to(chosen), dataset, settings.proposals, out)
+    world = processes or (1 if chosen.type != "cpu" else os.cpu_count() or 1)
     world = max(1, min(world, len(dataset)))
-    share(settings, images, out, world, str(place), Reporter(active=not quiet), len(dataset))
+    share(settings, images, out, world, str(chosen), Reporter(active=not quiet), len(dataset))
     return {"images": len(dataset), "masks": str(out / "masks"), "overlays": str(out / "overlays")}
 
 
@@ -90,18 +90,18 @@ def take(out: Path, settings: ProposeSettings, fingerprint: str) -> None:
     Raises:
         ConfigError: naming the first setting that differs.
     """
-    kept = settings.model_dump(mode="json", exclude={"encoder": {"weights", "pretrained"}})
-    value = json.loads(json.dumps({**kept, "encoder_hash": fingerprint}))
+    recorded = settings.model_dump(mode="json", exclude={"encoder": {"weights", "pretrained"}})
+    value = json.loads(json.dumps({**recorded, "encoder_hash": fingerprint}))
     file = out / "propose.json"
     if file.is_file():
         try:
-            found = dict(json.loads(file.read_text(encoding="utf-8")))
+            earlier = dict(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{file}: is damaged, or none of segproto's ({error}); name another --out") from error
         for section, new in value.items():
-            if found.get(section) != new:
+            if earlier.get(section) != new:
                 raise ConfigError(
-                    f"{out}: holds proposals made with {section} = {found.get(section)}, now it is {new}; "
+                    f"{out}: holds proposals made with {section} = {earlier.get(section)}, now it is {new}; "
                     "give another --out"
                 )
     elif out.exists() and any(out.iterdir()):

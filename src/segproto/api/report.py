@@ -37,7 +37,13 @@ def write_report(
 
     path = place(out) if out is not None else Path(run) / "report.html"
     require(path, "page")
-    other, put = None if compare is None else Path(compare), lambda model: placed(model, device)
     with reporting(Reporter(active=not quiet)):
-        report_page(Path(run), path, compare=other, images=images, overrides=overrides, place=put)
+        report_page(
+            Path(run),
+            path,
+            compare=None if compare is None else Path(compare),
+            images=images,
+            overrides=overrides,
+            to_device=lambda model: placed(model, device),
+        )
     return path

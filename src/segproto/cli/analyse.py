@@ -25,11 +25,11 @@ def patches(
     as_json: Json = False,
 ) -> None:
     """Nearest training (or validation) patches of each prototype."""
-    found = run("patches", target, out, values, stage, device, as_json, split=split, k=k, quiet=quiet)
+    result = run("patches", target, out, values, stage, device, as_json, split=split, k=k, quiet=quiet)
     if not as_json:
         rows = [
             (f"{row['class']} #{row['prototype']}", str(sum(n["class"] == row["class"] for n in row["nearest"])))
-            for row in found["prototypes"]
+            for row in result["prototypes"]
         ]
         print_table(["prototype", f"of its {k} nearest, of its class"], rows)
         say(f"Pictures in {out}")
@@ -51,12 +51,11 @@ def pixels(
     """Nearest prototypes of chosen or random pixels."""
     points = [parse_point(text) for text in at] if at else None
     options = {"image": image, "points": points, "count": count, "seed": seed, "k": k}
-    found = run("pixels", target, out, values, stage, device, as_json, **options)
+    result = run("pixels", target, out, values, stage, device, as_json, **options)
     if not as_json:
         rows = [
-            (f"{y},{x}", "; ".join(f"{n['name']} ({n['distance']:.3g})" for n in row["nearest"]))
-            for row in found["pixels"]
-            for y, x in [row["pixel"]]
+            (",".join(map(str, row["pixel"])), "; ".join(f"{n['name']} ({n['distance']:.3g})" for n in row["nearest"]))
+            for row in result["pixels"]
         ]
         print_table(["pixel", "nearest prototypes (squared distance)"], rows)
         say(f"Open {out / 'nearest_prototypes.png'}")
@@ -72,11 +71,11 @@ def groups(
     as_json: Json = False,
 ) -> None:
     """What each group consists of, as graphs."""
-    found = run("groups", target, out, values, stage, device, as_json, image=image)
+    result = run("groups", target, out, values, stage, device, as_json, image=image)
     if not as_json:
         rows = [
             (row["name"], ", ".join(f"#{m['prototype']} {m['weight']:.2f}" for m in row["members"]) or "none")
-            for row in found["groups"]
+            for row in result["groups"]
         ]
         print_table(["group", "members and weights"], rows)
         say(f"Pictures in {out}")
@@ -94,9 +93,9 @@ def samples(
     as_json: Json = False,
 ) -> None:
     """Activation maps of sample images, a group and a scale each."""
-    found = run("samples", target, out, values, stage, device, as_json, images=images, seed=seed, quiet=quiet)
+    result = run("samples", target, out, values, stage, device, as_json, images=images, seed=seed, quiet=quiet)
     if not as_json:
-        say(f"{len(found['cases'])} images in {out}")
+        say(f"{len(result['cases'])} images in {out}")
 
 
 def assignments(
@@ -110,11 +109,11 @@ def assignments(
     as_json: Json = False,
 ) -> None:
     """Which prototype decides each pixel, by two models side by side."""
-    found = run("assignments", target, out, values, stage, device, as_json, other=other, image=image)
+    result = run("assignments", target, out, values, stage, device, as_json, other=other, image=image)
     if not as_json:
-        rows = [(f"{row['first']} / {row['second']}", percent(row["share"])) for row in found["disagreements"][:10]]
+        rows = [(f"{row['first']} / {row['second']}", percent(row["share"])) for row in result["disagreements"][:10]]
         print_table(["first / second model", "pixels %"], rows)
-        say(f"{percent(found['agreement'])} % of the pixels agree. Open {out / 'assignments.png'}")
+        say(f"{percent(result['agreement'])} % of the pixels agree. Open {out / 'assignments.png'}")
 
 
 def failures(
@@ -132,18 +131,18 @@ def failures(
 ) -> None:
     """Where a class is missed: what spoke for the truth and what for the mistake."""
     options = {"below": below, "count": count, "images": images, "ignore": ignore or (), "quiet": quiet}
-    found = run("failures", target, out, values, stage, device, as_json, **options)
+    result = run("failures", target, out, values, stage, device, as_json, **options)
     if not as_json:
         rows = [
             (case["image"], case["true_class"], case["wrong_class"], percent(case["iou"]), str(case["missed_pixels"]))
-            for case in found["cases"]
+            for case in result["cases"]
         ]
         print_table(["image", "truth", "taken for", "IoU %", "pixels"], rows)
-        say(f"{found['found']} cases in {found['images']} images; the largest are in {out}")
+        say(f"{result['found']} cases in {result['images']} images; the largest are in {out}")
 
 
 def run(
-    what: str,
+    analysis: str,
     target: Path,
     out: Path,
     values: list[str] | None,
@@ -155,10 +154,10 @@ def run(
     """Runs an analysis; prints its JSON if asked."""
     from segproto import api
 
-    found = api.analyse(what, target, out=out, stage=stage, overrides=settings(values), device=device, **options)
+    result = api.analyse(analysis, target, out=out, stage=stage, overrides=settings(values), device=device, **options)
     if as_json:
-        print_json(found)
-    return found
+        print_json(result)
+    return result
 
 
 def parse_point(text: str) -> tuple[int, int]:

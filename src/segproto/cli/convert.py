@@ -34,21 +34,24 @@ def convert(
         raise ConfigError(
             "expected SOURCE FILE --out MODEL, as in: segproto convert scaleprotoseg a.pth --out models/a"
         )
-    found = api.convert(source, file, out=out, classes=classes, overrides=settings(values))
-    print_json(found) if as_json else print_result(found)
+    result = api.convert(source, file, out=out, classes=classes, overrides=settings(values))
+    if as_json:
+        print_json(result)
+    else:
+        print_result(result)
 
 
-def print_result(found: dict[str, Any]) -> None:
+def print_result(result: dict[str, Any]) -> None:
     """What was made, what was left out, and how to use it."""
-    say(f"{found['out']}: {found.get('title', found['source'])}")
-    for reason, names in found.get("left_out", {}).items():
+    say(f"{result['out']}: {result.get('title', result['source'])}")
+    for reason, names in result.get("left_out", {}).items():
         say(f"  left out: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({reason})")
-    for note in found.get("notes", []):
+    for note in result.get("notes", []):
         say(f"  {note}")
-    say(f"  paper: {found['paper']}")
-    say(f"  licence: {found['license']}")
-    if found["settings"]:
-        say("  use: " + " ".join(f"{key}={value}" for key, value in found["settings"].items()))
+    say(f"  paper: {result['paper']}")
+    say(f"  licence: {result['license']}")
+    if result["settings"]:
+        say("  use: " + " ".join(f"{key}={value}" for key, value in result["settings"].items()))
 
 
 def print_sources(as_json: bool) -> None:

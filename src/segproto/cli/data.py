@@ -47,15 +47,15 @@ def data_prepare(
     """Unpack the archives of a published data set and check that it is complete; nothing is downloaded."""
     from segproto import api
 
-    found = api.data_prepare(name, sources=source, root=root, jobs=jobs, quiet=quiet)
+    result = api.data_prepare(name, sources=source, root=root, jobs=jobs, quiet=quiet)
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        for split, count in found["counts"].items():
+        for split, count in result["counts"].items():
             say(f"{split}: {count} images with masks")
-        for problem in found["problems"]:
+        for problem in result["problems"]:
             say(problem)
-    if found["problems"]:
+    if result["problems"]:
         raise typer.Exit(1)
 
 
@@ -67,7 +67,7 @@ def data_submit(
     """Pack predicted masks of the test images as the benchmark's server wants them."""
     from segproto import api
 
-    found = api.data_submit(name, masks, out=out)
-    say(f"{found['out']}: {found['masks']} masks")
-    if found["masks"] != found["test_images"]:
-        say(f"the test set has {found['test_images']} images: the server will refuse this one", err=True)
+    result = api.data_submit(name, masks, out=out)
+    say(f"{result['out']}: {result['masks']} masks")
+    if result["masks"] != result["test_images"]:
+        say(f"the test set has {result['test_images']} images: the server will refuse this one", err=True)

@@ -61,7 +61,10 @@ def edit(
         device=device,
         quiet=quiet,
     )
-    print_json(result) if as_json else print_change(result, out)
+    if as_json:
+        print_json(result)
+    else:
+        print_change(result, out)
 
 
 def print_change(result: dict[str, Any], out: Path) -> None:

@@ -37,8 +37,8 @@ def export(
     check = card["check"]
     say(f"{out}: {', '.join(card['outputs'])}; its card is {out.with_suffix('.json')}")
     multiple = card["size"]["multiple_of"]
-    what = f"{fixed[0]}x{fixed[1]}" if fixed else "any" + (f" multiple of {multiple}" if multiple > 1 else "")
-    say(f"picture size: {what}" + (f"; opset {card['opset']}" if card["opset"] else ""))
+    picture_size = f"{fixed[0]}x{fixed[1]}" if fixed else "any" + (f" multiple of {multiple}" if multiple > 1 else "")
+    say(f"picture size: {picture_size}" + (f"; opset {card['opset']}" if card["opset"] else ""))
     say(f"same answers as the model in {check['runtime']}: {check['equal_mask_pixels']:.4%} of mask pixels")
 
 

@@ -29,15 +29,15 @@ def recipes(
             raise ConfigError(f"--data {data}: chooses what is listed; leave it out to print a recipe")
         print(api.recipe_text(name), end="")  # as it was shipped
         return
-    found = api.recipes(method=name, data=data)
+    titles = api.recipes(method=name, data=data)
     if as_json:
-        print_json(found)
+        print_json(titles)
         return
-    width = max(len(key) for key in found)
-    for method, keys in groupby(found, key=lambda key: key.split("/")[0]):
+    width = max(len(key) for key in titles)
+    for method, keys in groupby(titles, key=lambda key: key.split("/")[0]):
         say(method)
         for key in keys:
-            say(f"  {key:<{width}}  {found[key]}")
+            say(f"  {key:<{width}}  {titles[key]}")
 
 
 def data_verify(
@@ -51,18 +51,18 @@ def data_verify(
     """Check every image and mask; exit 1 with one line a problem."""
     from segproto import api
 
-    found = api.data_verify(overrides=settings([named(v) for v in values]), quiet=quiet)
+    result = api.data_verify(overrides=settings([named(v) for v in values]), quiet=quiet)
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        rows = [(split, str(n), percent(found["void"][split])) for split, n in found["counts"].items()]
+        rows = [(split, str(n), percent(result["void"][split])) for split, n in result["counts"].items()]
         print_table(["split", "images", "void pixels %"], rows)
-        print_table(["class", "pixels %"], [(name, percent(share)) for name, share in found["shares"].items()])
-        for note in found["notes"]:
+        print_table(["class", "pixels %"], [(name, percent(share)) for name, share in result["shares"].items()])
+        for note in result["notes"]:
             say(f"note: {note}")
-    for problem in found["problems"]:
+    for problem in result["problems"]:
         say(problem, err=True)
-    if found["problems"]:
+    if result["problems"]:
         raise typer.Exit(1)
 
 
@@ -81,8 +81,8 @@ def named(value: str) -> str:
         return value
     if not Path(value).is_dir() and value not in DATASETS:
         near = difflib.get_close_matches(value, DATASETS, n=1, cutoff=0.7)
-        other = "expected a folder with images/, labels/ and classes.yaml, or a name that segproto data list shows"
-        hint = f"did you mean {near[0]}?" if near else other
+        expected = "expected a folder with images/, labels/ and classes.yaml, or a name that segproto data list shows"
+        hint = f"did you mean {near[0]}?" if near else expected
         raise DataError(f"{value!r} is neither a folder nor a data set; {hint}")
     return f"data.root={value}" if Path(value).is_dir() else f"data.name={value}"
 
@@ -91,10 +91,10 @@ def doctor(as_json: Json = False) -> None:
     """Show versions, processors, memory and extras."""
     from segproto import api
 
-    found = api.doctor()
+    facts = api.doctor()
     if as_json:
-        print_json(found)
+        print_json(facts)
         return
-    width = max(len(key) for key in found)
-    for key, value in found.items():
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
         say(f"{key:<{width}}  {value}")

@@ -36,7 +36,8 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):
             usage(error)
-        if os.environ.get("SEGPROTO_DEBUG") or (line := one_line(error)) is None:
+        line = None if os.environ.get("SEGPROTO_DEBUG") else one_line(error)
+        if line is None:
             raise
         fail(line, 2)
 

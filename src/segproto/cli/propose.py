@@ -28,10 +28,10 @@ def propose(
     """Group each image's pixels into mask proposals, without labels; run it again to go on where it stopped."""
     from segproto import api
 
-    found = api.propose(images, out=out, overrides=settings(values), processes=processes, device=device, quiet=quiet)
+    result = api.propose(images, out=out, overrides=settings(values), processes=processes, device=device, quiet=quiet)
     if as_json:
-        print_json(found)
-    elif "page" in found:
-        say(f"{found['proposals']} proposals. Open {found['page']}")
+        print_json(result)
+    elif "page" in result:
+        say(f"{result['proposals']} proposals. Open {result['page']}")
     else:
-        say(f"{found['images']} masks in {found['masks']}, pictures of them in {found['overlays']}")
+        say(f"{result['images']} masks in {result['masks']}, pictures of them in {result['overlays']}")

@@ -117,15 +117,16 @@ def print_figures(figures: dict[str, Any]) -> None:
     if "crf" in figures:
         head, columns = [*head, "IoU % after CRF"], [*columns, (figures["crf"], "iou")]
     rows = [
-        (row["name"], *(percent(found["per_class"][i][key]) for found, key in columns))
+        (row["name"], *(percent(source["per_class"][i][key]) for source, key in columns))
         for i, row in enumerate(figures["per_class"])
     ]
     means = {"iou": "miou", "iiou": "iiou"}
-    rows.append(("mean (mIoU)", *(percent(found[means[key]]) for found, key in columns)))
-    accuracies = [percent(found["accuracy"]) if key == "iou" else "" for found, key in columns]
+    rows.append(("mean (mIoU)", *(percent(source[means[key]]) for source, key in columns)))
+    accuracies = [percent(source["accuracy"]) if key == "iou" else "" for source, key in columns]
     rows.append(("pixel accuracy", *accuracies))
     if "void" in figures:
-        rows.append(("void pixels", percent(figures["void"]), *[""] * len(columns[1:])))
+        blanks = ["" for _ in columns[1:]]
+        rows.append(("void pixels", percent(figures["void"]), *blanks))
     print_table(head, rows)
     if figures.get("labels"):
         say(f"labels: {figures['labels']}")
@@ -142,11 +143,11 @@ def print_figures(figures: dict[str, Any]) -> None:
 def print_metrics(figures: dict[str, Any]) -> None:
     """The interpretability metrics: value, and what it means or why there is none."""
     say()
-    found = figures["metrics"].items()
-    values = {name: "-" if metric["value"] is None else f"{metric['value']:.3g}" for name, metric in found}
+    metrics = figures["metrics"].items()
+    values = {name: "-" if metric["value"] is None else f"{metric['value']:.3g}" for name, metric in metrics}
     print_table(
         ["metric", "value", ""],
-        [(name, values[name], metric.get("reason", metric["meaning"])) for name, metric in found],
+        [(name, values[name], metric.get("reason", metric["meaning"])) for name, metric in metrics],
     )
     if passes := figures["metrics"].get("faithfulness", {}).get("forward_passes"):
         say(f"faithfulness: {passes} forward passes on {figures['images_deleted']} images")
@@ -207,11 +208,11 @@ def explain(
 
     area = parse_region(region)
     why = api.explain(target, image, out=out, stage=stage, region=area, max_pixels=max_pixels, device=device)
-    found = why.summary()
+    classes = why.summary()
     if as_json:
-        print_json({"page": str(out / "index.html"), "classes": found})
+        print_json({"page": str(out / "index.html"), "classes": classes})
         return
-    rows = [(row["class_name"], percent(row["area"]), strongest(row, why.unit)) for row in found]
+    rows = [(row["class_name"], percent(row["area"]), strongest(row, why.unit)) for row in classes]
     print_table(["class", "pixels %", "strongest evidence"], rows)
     say(f"Open {out / 'index.html'}")
 
@@ -219,9 +220,9 @@ def explain(
 def strongest(row: dict[str, Any], unit: str) -> str:
     """The two largest contributions to a class, in words."""
     parts = []
-    for item in row["prototypes"][:2]:
-        source = f" from {item['source']['image']}" if item["source"] else ""
-        parts.append(f"{unit} {item['prototype']}{source} {item['contribution']:+.2f}")
+    for prototype in row["prototypes"][:2]:
+        source = f" from {prototype['source']['image']}" if prototype["source"] else ""
+        parts.append(f"{unit} {prototype['prototype']}{source} {prototype['contribution']:+.2f}")
     return ", ".join(parts)
 
 
@@ -257,7 +258,10 @@ def report(
 
     options: dict[str, Any] = {"compare": compare, "out": out, "images": images, "device": device, "quiet": quiet}
     path = api.write_report(run, overrides=settings(values), **options)
-    print_json({"report": str(path)}) if as_json else say(f"Open {path}")
+    if as_json:
+        print_json({"report": str(path)})
+    else:
+        say(f"Open {path}")
 
 
 def compare(

@@ -65,8 +65,8 @@ def train(
 
 def results_of(last: dict[str, Any], stages: dict[str, dict[str, Any]]) -> dict[str, float | None]:
     """The model's mIoU on validation images, and those of maps and masks made of the training images, by heading."""
-    made = {heading: s[key] for heading, key in PRODUCTS.items() for s in stages.values() if key in s}
-    return {"mIoU %": last.get("miou"), **made}
+    products = {heading: s[key] for heading, key in PRODUCTS.items() for s in stages.values() if key in s}
+    return {"mIoU %": last.get("miou"), **products}
 
 
 def first_process() -> bool:

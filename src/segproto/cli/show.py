@@ -63,18 +63,18 @@ def column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
     def widest(texts: Iterable[str]) -> int:
         return max((cell_len(text) for text in texts), default=0)
 
-    def unbroken(place: int, limit: int) -> int:
-        heading, *cells = columns[place]
-        kept = ([cell] if place == 0 or cell_len(cell) <= limit else cell.split() for cell in cells)
+    def unbroken(column: int, limit: int) -> int:
+        heading, *cells = columns[column]
+        kept = ([cell] if column == 0 or cell_len(cell) <= limit else cell.split() for cell in cells)
         return max(widest(heading.split()), widest(part for parts in kept for part in parts))
 
     widths = [widest(column) for column in columns]
     excess = sum(widths) + GAP * len(widths) + 1 - room
     for limit in (FIGURE, 0):
-        least = [unbroken(place, limit) for place in range(len(columns))]
+        least = [unbroken(index, limit) for index in range(len(columns))]
         while excess > 0 and widths != least:
-            place = max(range(len(widths)), key=lambda i: widths[i] - least[i])
-            widths[place] -= 1
+            index = max(range(len(widths)), key=lambda i: widths[i] - least[i])
+            widths[index] -= 1
             excess -= 1
     widths[0] -= min(max(excess, 0), max(widths[0] - FIGURE // 2, 0))
     return widths

@@ -26,25 +26,25 @@ LEAST = 0.002  # of the image: smaller mistakes are left to the figures
 class FailureBook:
     """Collects failures while images are explained anyway, and keeps the explanations of the largest only."""
 
-    found: list[tuple[Failure, Explanation]]
+    failures: list[tuple[Failure, Explanation]]
     images: int = 0
     count: int = 0
 
     def visit(self, explanation: Explanation, sample: Sample) -> None:
         """Takes one explained image in."""
         self.images += 1
-        named, classes = replace(explanation, name=sample.name), explanation.segmenter.head.num_classes
+        explained, classes = replace(explanation, name=sample.name), explanation.segmenter.head.num_classes
         fresh = find_failures(explanation.prediction, sample.mask, classes, sample.name, BELOW)
         self.count += len(fresh)
         least = LEAST * sample.mask.numel()
-        self.found += [(failure, named) for failure in fresh if failure.pixels >= least]
-        chosen = {id(failure) for failure in worst([failure for failure, _ in self.found], SHOWN)}
-        self.found = [pair for pair in self.found if id(pair[0]) in chosen]
+        self.failures += [(failure, explained) for failure in fresh if failure.pixels >= least]
+        chosen = {id(failure) for failure in worst([failure for failure, _ in self.failures], SHOWN)}
+        self.failures = [pair for pair in self.failures if id(pair[0]) in chosen]
 
     def cases(self) -> list[dict[str, Any]]:
         """What the template shows, the largest mistakes first."""
-        order = {id(failure): place for place, failure in enumerate(worst([f for f, _ in self.found], SHOWN))}
-        ranked = sorted(self.found, key=lambda pair: order[id(pair[0])])
+        order = {id(failure): rank for rank, failure in enumerate(worst([f for f, _ in self.failures], SHOWN))}
+        ranked = sorted(self.failures, key=lambda pair: order[id(pair[0])])
         return [case(failure, explanation) for failure, explanation in ranked]
 
 

@@ -77,10 +77,10 @@ def cards(model: Segmenter, decided: Tensor | None = None, named: Iterable[int] 
         return []
     shares = torch.zeros(bank.num_prototypes) if decided is None else decided
     every = unit_weights(model)
-    seen = used(model)
+    in_use = used(model)
     many = bank.num_prototypes > CARDS
     shown = {*shares.argsort(descending=True)[:CARDS].tolist(), *named} if many else set(range(bank.num_prototypes))
-    remarks = [""] * bank.num_prototypes if many else health_words(model, seen, decided)
+    remarks = [""] * bank.num_prototypes if many else health_words(model, in_use, decided)
     classes, scales = bank.class_of.tolist(), bank.scale_of.tolist()
     return [
         None
@@ -90,7 +90,7 @@ def cards(model: Segmenter, decided: Tensor | None = None, named: Iterable[int] 
             class_id=classes[p],
             scale=scales[p],
             weights=weights,
-            used=seen[p],
+            used=in_use[p],
             decides=float(shares[p]),
             health=remarks[p],
             where=place(model, p),
@@ -134,8 +134,8 @@ def place(model: Segmenter, prototype: int) -> str | None:
 
 def picture(model: Segmenter, prototype: int) -> str | None:
     """Data URI of a prototype's patch."""
-    found = stored_patch(model, source_of(model, prototype))
-    return None if found is None else image_uri(found, "jpeg", PATCH_SIDE)
+    patch = stored_patch(model, source_of(model, prototype))
+    return None if patch is None else image_uri(patch, "jpeg", PATCH_SIDE)
 
 
 def shares_decided(
@@ -182,11 +182,11 @@ def winners(explanation: Explanation) -> tuple[Tensor, Tensor]:
 
 def telling_indices(dataset: SegmentationDataset, count: int) -> list[int]:
     """Of each of ``count`` stretches of ``dataset``, the image with the most classes among those that are looked at."""
-    seen = spread(len(dataset), max(count, USAGE_IMAGES))
-    count = min(count, len(seen))
-    classes = {index: len(torch.unique(dataset[index].mask)) for index in seen}
-    cuts = [i * len(seen) // count for i in range(count + 1)]
-    return [max(seen[a:b], key=classes.__getitem__) for a, b in pairwise(cuts)]
+    candidates = spread(len(dataset), max(count, USAGE_IMAGES))
+    count = min(count, len(candidates))
+    classes = {index: len(torch.unique(dataset[index].mask)) for index in candidates}
+    cuts = [i * len(candidates) // count for i in range(count + 1)]
+    return [max(candidates[a:b], key=classes.__getitem__) for a, b in pairwise(cuts)]
 
 
 def scale_names(model: Segmenter) -> list[str]:
@@ -201,13 +201,13 @@ def scale_names(model: Segmenter) -> list[str]:
     return [f"{name} (rate {rate})" for name, rate in zip(names, rates, strict=True)]
 
 
-def for_probe(found: Sequence[Card | None]) -> list[dict[str, Any] | None]:
+def for_probe(cards: Sequence[Card | None]) -> list[dict[str, Any] | None]:
     """What the page's probe needs to know of each prototype that has a card."""
     return [
         None
         if card is None
         else {"class": card.class_id, "scale": card.scale, "patch": card.patch, "where": card.where}
-        for card in found
+        for card in cards
     ]
 
 

@@ -33,13 +33,13 @@ class InCategories(Relabelled):
         model: its model.
     """
 
-    def __init__(self, whole: SegmentationDataset, run: Run, model: Segmenter) -> None:
-        known = {name: index for index, name in enumerate(whole.classes.names)}
+    def __init__(self, dataset: SegmentationDataset, run: Run, model: Segmenter) -> None:
+        class_ids = {name: index for index, name in enumerate(dataset.classes.names)}
         table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
         for category, row in enumerate(run.evaluation.get("matching", [])):
-            if row["class"] in known:
-                table[known[row["class"]]] = category
-        super().__init__(whole, model.classes, table)
+            if row["class"] in class_ids:
+                table[class_ids[row["class"]]] = category
+        super().__init__(dataset, model.classes, table)
 
     @property
     def fingerprint(self) -> str:

@@ -19,14 +19,14 @@ CURVES = 1400  # longest side of the picture of curves, in pixels
 def metric_rows(run: Run) -> list[dict[str, str]]:
     """Name, figure in words, and what it means (or why there is none) of every interpretability metric."""
     rows = []
-    for name, found in read_metrics(run).items():
-        value = found.get("value")
-        reason = str(found.get("reason") or "not measured").rstrip(".")
+    for name, metric in read_metrics(run).items():
+        value = metric.get("value")
+        reason = str(metric.get("reason") or "not measured").rstrip(".")
         rows.append(
             {
                 "name": name.replace("_", " "),
-                "value": figure(value, unit_of(name, found)),
-                "meaning": str(found.get("meaning", "")),
+                "value": figure(value, unit_of(name, metric)),
+                "meaning": str(metric.get("meaning", "")),
                 "reason": reason if value is None else "",
             }
         )
@@ -36,8 +36,8 @@ def metric_rows(run: Run) -> list[dict[str, str]]:
 def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
     """The metrics measured on the validation images; empty before ``segproto evaluate RUN --interpretability``."""
     value = read_json(run.path / "evaluation" / "val-interpretability.json") or {}
-    found: dict[str, dict[str, Any]] = value.get("metrics", {})
-    return found
+    metrics: dict[str, dict[str, Any]] = value.get("metrics", {})
+    return metrics
 
 
 def metric_picture(run: Run) -> str | None:
@@ -51,8 +51,8 @@ def metric_picture(run: Run) -> str | None:
 
 def unit_of(name: str, figures: dict[str, Any]) -> str:
     """A metric's unit, as kept with its figures; older files lack it."""
-    known = METRICS[name].unit if name in METRICS else ""
-    return str(figures.get("unit", known))
+    usual = METRICS[name].unit if name in METRICS else ""
+    return str(figures.get("unit", usual))
 
 
 def figure(value: float | None, unit: str) -> str:

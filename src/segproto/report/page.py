@@ -42,7 +42,7 @@ def report_page(
     compare: Path | None = None,
     images: int = 3,
     overrides: Sequence[str] = (),
-    place: Callable[[Segmenter], Segmenter] = lambda model: model,
+    to_device: Callable[[Segmenter], Segmenter] = lambda model: model,
 ) -> None:
     """Writes the report of a run.
 
@@ -52,13 +52,13 @@ def report_page(
         compare: a run to stand beside; None = the one its recipe names, if that is still there.
         images: validation images to explain.
         overrides: ``data.key=value`` settings.
-        place: moves the model to where it shall compute.
+        to_device: moves the model to where it shall compute.
 
     Raises:
         SegprotoError: the run is incomplete.
     """
     run = Run(folder)
-    model = place(Segmenter.load(folder))
+    model = to_device(Segmenter.load(folder))
     other = other_run(run, compare)
     config = data_config(folder, {}, overrides)
     dataset = comparable(build_dataset(config, "val"), run, model)
@@ -70,8 +70,8 @@ def report_page(
         for done, index in enumerate(chosen, 1):
             sample = dataset[index]
             known = bool((sample.mask != IGNORE_INDEX).any())
-            found = probe_image(explain(model, sample.image), sample.mask if known else None)
-            probes.append({**found, "name": sample.name})
+            probe = probe_image(explain(model, sample.image), sample.mask if known else None)
+            probes.append({**probe, "name": sample.name})
             bar.part("explain", done, len(chosen))
     cards = gallery.cards(model, decided, gallery.named_in(probes))
     html = (
@@ -142,9 +142,9 @@ def explanation_page(explanation: Explanation, out: Path) -> None:
 
 def environment() -> Environment:
     """Jinja with the filters of the reports."""
-    made = page_environment("segproto.report")
-    made.filters |= {"percent": percent, "signed": signed, "whole": whole}
-    return made
+    jinja = page_environment("segproto.report")
+    jinja.filters |= {"percent": percent, "signed": signed, "whole": whole}
+    return jinja
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -167,8 +167,8 @@ def other_run(run: Run, compare: Path | None) -> Run | None:
     """The run to stand beside."""
     if compare is not None:
         return Run(compare)
-    named = run.recipe.get("compare")
-    return Run(Path(named)) if named and (Path(named) / "recipe.yaml").is_file() else None
+    folder = run.recipe.get("compare")
+    return Run(Path(folder)) if folder and (Path(folder) / "recipe.yaml").is_file() else None
 
 
 def heading(run: Run) -> str:
@@ -181,12 +181,14 @@ def facts(run: Run, model: Segmenter) -> list[tuple[str, str]]:
     """Small facts under the headline figures."""
     encoder = model.encoder.config
     numbers = {name: f"{value / 1e6:.2f}" for name, value in number_figures(model).items()}
-    stored = f", {numbers['stored']} stored in prototypes, {numbers['total']} in all"
+    parameters = f"{numbers['learnable']} million"
+    if float(numbers["stored"]) > 0:
+        parameters += f", {numbers['stored']} stored in prototypes, {numbers['total']} in all"
     rows = [
         ("Method", run.method),
         ("Data", data_words(run.recipe["data"])),
         ("Encoder", f"{encoder.backbone or encoder.name}{', frozen' if encoder.frozen else ''}"),
-        ("Parameters", f"{numbers['learnable']} million{stored * (float(numbers['stored']) > 0)}"),
+        ("Parameters", parameters),
         ("Trained for", duration(run.seconds)),
         ("Seed", str(run.recipe["train"]["seed"])),
         ("Precision", str(run.recipe["train"].get("precision", ""))),

@@ -36,21 +36,23 @@ def single_image(encoder: Encoder, dataset: SegmentationDataset, config: Propose
     """Writes mask, overlay and page of the only image of ``dataset``."""
     sample = dataset[0]
     rounds: list[Round] = []
-    found = image_proposals(encoder, sample.image, config, rounds.append)
+    proposals = image_proposals(encoder, sample.image, config, rounds.append)
     mask, picture = out / "masks" / f"{sample.name}.png", out / "overlays" / f"{sample.name}.jpg"
     with fresh(mask, "proposals") as file:
-        save_index({"mask": found.mask}, file)
-    save_overlay(picture, overlay(sample.image, found.mask))
+        save_index({"mask": proposals.mask}, file)
+    save_overlay(picture, overlay(sample.image, proposals.mask))
     page = out / "index.html"
-    rounds_page(sample.name, sample.image, found, rounds, config, page, encoder.padded_size(*found.image.shape[-2:]))
-    count = int(found.grid.counts[0])
+    rounds_page(
+        sample.name, sample.image, proposals, rounds, config, page, encoder.padded_size(*proposals.image.shape[-2:])
+    )
+    count = int(proposals.grid.counts[0])
     return {"images": 1, "proposals": count, "masks": str(mask), "overlays": str(picture), "page": str(page)}
 
 
 def rounds_page(
     name: str,
     image: Tensor,
-    found: ImageProposals,
+    proposals: ImageProposals,
     rounds: list[Round],
     config: ProposeConfig,
     out: Path,
@@ -61,7 +63,7 @@ def rounds_page(
     Args:
         name: of the image.
         image: uint8 (3, H, W), as it is.
-        found: its proposals.
+        proposals: of the image.
         rounds: of the extraction, in order.
         config: the settings.
         out: the HTML file.
@@ -69,16 +71,16 @@ def rounds_page(
     """
     active = [r for r in rounds if bool(r.active[0])]
     colours = proposal_colours()
-    steps = [step(number, r, found.image, padded) for number, r in enumerate(active[:SHOWN_ROUNDS], 1)]
-    left = 1.0
-    for one in steps:
-        left -= one["share"]
-        one["left"] = max(left, 0.0)
-        one["colour"] = css(colours[one["number"]])
-    kept = set(found.grid.regions.flatten().tolist())
-    for one in steps:
-        one["kept"] = one["number"] in kept
-    coarse = torch.where(found.coarse == 0, IGNORE_INDEX, found.coarse).to(torch.uint8)
+    steps = [step(number, r, proposals.image, padded) for number, r in enumerate(active[:SHOWN_ROUNDS], 1)]
+    uncovered = 1.0
+    for row in steps:
+        uncovered -= row["share"]
+        row["left"] = max(uncovered, 0.0)
+        row["colour"] = css(colours[row["number"]])
+    kept_rounds = set(proposals.grid.regions.flatten().tolist())
+    for row in steps:
+        row["kept"] = row["number"] in kept_rounds
+    coarse = torch.where(proposals.coarse == 0, IGNORE_INDEX, proposals.coarse).to(torch.uint8)
     html = (
         environment()
         .get_template("proposals.html.j2")
@@ -86,14 +88,14 @@ def rounds_page(
             title=f"Mask proposals of {Path(name).name}",
             version=__version__,
             photo=data_uri(image),
-            before=data_uri(overlay(found.image, coarse)),
-            after=data_uri(overlay(image, found.mask)),
+            before=data_uri(overlay(proposals.image, coarse)),
+            after=data_uri(overlay(image, proposals.mask)),
             steps=steps,
             hidden=len(active) - len(steps),
             config=config,
-            empty=float((found.mask == IGNORE_INDEX).float().mean()),
-            grid=tuple(found.grid.raw.shape[-2:]),
-            seen=tuple(found.image.shape[-2:]),
+            empty=float((proposals.mask == IGNORE_INDEX).float().mean()),
+            grid=tuple(proposals.grid.raw.shape[-2:]),
+            seen=tuple(proposals.image.shape[-2:]),
         )
     )
     write(out, html.encode(), "page")
@@ -107,8 +109,8 @@ def step(number: int, r: Round, image: Tensor, padded: tuple[int, int]) -> dict[
     full = F.interpolate(cells, size=padded, mode="nearest")[0, :, : size[0], : size[1]]
     row, column = divmod(int(r.anchor[0]), w)
     spot = ((row + 0.5) * padded[0] / h / size[0], (column + 0.5) * padded[1] / w / size[1])
-    shown = image.float()
-    masked = torch.where(full[1] > 0, shown, shown * 0.25)
+    picture = image.float()
+    masked = torch.where(full[1] > 0, picture, picture * 0.25)
     return {
         "number": number,
         "share": float(r.member[0].float().mean()),

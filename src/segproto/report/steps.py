@@ -47,14 +47,14 @@ def case(name: str, steps: list[Step], pictures: dict[str, Tensor], classes: Cla
             before = mask if bool((mask != IGNORE_INDEX).all()) else before
         rows.append(row)
     masks = [truth, *(pictures[step.key].long() for step in steps if step.kind == "classes")]
-    seen = {c for mask in masks for c in torch.bincount(mask.flatten()).nonzero().flatten().tolist()}
+    classes_shown = {c for mask in masks for c in torch.bincount(mask.flatten()).nonzero().flatten().tolist()}
     return {
         "name": name,
         "photo": data_uri(image, side=SIDE),
         "truth": data_uri(tinted(image, truth, classes), side=SIDE) if known else None,
         "steps": rows,
         "words": [(step.title, step.words) for step in steps],
-        "classes": sorted(seen - {IGNORE_INDEX}),
+        "classes": sorted(classes_shown - {IGNORE_INDEX}),
     }
 
 
@@ -85,13 +85,13 @@ def change(image: Tensor, before: Tensor, after: Tensor, truth: Tensor, known: b
         truth: (h, w), 255 = void.
         known: whether there is a truth; without it changed pixels are of one colour.
     """
-    compared = (after != IGNORE_INDEX) & ((truth != IGNORE_INDEX) | (not known))
-    moved = compared & (before != after)
+    counted = (after != IGNORE_INDEX) & ((truth != IGNORE_INDEX) | (not known))
+    moved = counted & (before != after)
     better, worse = moved & (after == truth), moved & (before == truth)
     out = (0.35 * image.float().mean(0, keepdim=True)).expand(3, -1, -1).clone()
     for where, colour in ((moved, OTHER), (better, BETTER), (worse, WORSE)):
         out[:, where] = torch.tensor(colour, dtype=torch.float32)[:, None]
-    total = max(int(compared.sum()), 1)
+    total = max(int(counted.sum()), 1)
     shares = {"moved": int(moved.sum()) / total}
     if known:
         shares |= {"better": int(better.sum()) / total, "worse": int(worse.sum()) / total}

@@ -40,19 +40,21 @@ def class_rows(run: Run, other: Run | None, model: Segmenter) -> list[ClassRow]:
     total = sum(row["pixels"] for row in ours.values()) or 1
     owners = [] if model.head.bank is None else model.head.bank.class_of.tolist()
     used = gallery.used(model)
-    return [
-        ClassRow(
-            name=f"{name}: {matched[name]}" if name in matched else name,
-            colour=css(colour),
-            iou=ours.get(label, {}).get("iou"),
-            other=theirs.get(label, {}).get("iou"),
-            share=ours[label]["pixels"] / total if label in ours else None,
-            prototypes=owners.count(c),
-            used=sum(seen and owner == c for owner, seen in zip(owners, used, strict=True)),
+    rows = []
+    for c, (name, colour) in enumerate(zip(model.classes.names, model.classes.colours, strict=True)):
+        label = matched.get(name, name)  # as the evaluation calls it
+        rows.append(
+            ClassRow(
+                name=f"{name}: {label}" if name in matched else name,
+                colour=css(colour),
+                iou=ours.get(label, {}).get("iou"),
+                other=theirs.get(label, {}).get("iou"),
+                share=ours[label]["pixels"] / total if label in ours else None,
+                prototypes=owners.count(c),
+                used=sum(in_use and owner == c for owner, in_use in zip(owners, used, strict=True)),
+            )
         )
-        for c, (name, colour) in enumerate(zip(model.classes.names, model.classes.colours, strict=True))
-        for label in [matched.get(name, name)]
-    ]
+    return rows
 
 
 def stage_rows(run: Run) -> list[dict[str, Any]]:
@@ -70,13 +72,13 @@ def charts(run: Run, other: Run | None) -> list[tuple[str, Markup]]:
     """Title and SVG of each training curve there are data for."""
     limit = other.figures()["miou"] if other is not None else None
     reference = (other.method, limit) if other is not None and limit is not None else None
-    found = [
+    curves = [
         ("Validation mIoU (%)", "{:g}", read_chart(run.metrics, "val_miou", reference, dots=True)),
         ("Training loss", "{:.2f}", read_chart(run.metrics, "loss")),
     ]
     return [
         (title, svg(in_percent(chart) if "%" in title else chart, title, form))
-        for title, form, chart in found
+        for title, form, chart in curves
         if chart is not None
     ]
 

@@ -25,22 +25,22 @@ LEADS: dict[Relation, str] = {
 
 def relation(model: Segmenter) -> Relation:
     """How the model's prototypes relate to the patches shown for them."""
-    known = model.provenance is not None and any(source is not None for source in model.provenance.sources)
-    return model.head.relation if model.head.bank is not None and known else "unknown"
+    sources_known = model.provenance is not None and any(source is not None for source in model.provenance.sources)
+    return model.head.relation if model.head.bank is not None and sources_known else "unknown"
 
 
 def warnings(model: Segmenter) -> list[str]:
     """What a reader must know before believing the page: edits by hand, patches that are out of date, maps."""
-    found = []
+    sentences = []
     edits = list(model.card.get("edits", []))
     if edits:
-        found.append("This model was changed by hand after training: " + "; ".join(edits) + ".")
+        sentences.append("This model was changed by hand after training: " + "; ".join(edits) + ".")
     if model.head.caution is not None:
-        found.append(model.head.caution)
-    known = model.provenance if relation(model) != "unknown" else None
-    if known is not None and known.encoder_hash != encoder_hash(model.encoder):
-        found.append(
+        sentences.append(model.head.caution)
+    provenance = model.provenance if relation(model) != "unknown" else None
+    if provenance is not None and provenance.encoder_hash != encoder_hash(model.encoder):
+        sentences.append(
             "The encoder has changed since the patches were found: prototypes may no longer stand for the patches "
             "shown. Project them again."
         )
-    return found
+    return sentences

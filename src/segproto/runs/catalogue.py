@@ -62,19 +62,19 @@ def summaries(method: str | None = None, data: str | None = None) -> dict[str, s
     Raises:
         ConfigError: no recipe is for such a method or data set; the nearest there is is named.
     """
-    found = shipped()
+    recipes = shipped()
     if method is not None:
-        known = {name.split("/")[0] for name in found}
-        if method not in known:
-            raise ConfigError(f"no recipe is of a method {method!r}; {nearest(method, sorted(known))}")
-        found = {name: file for name, file in found.items() if name.startswith(f"{method}/")}
+        methods = {name.split("/")[0] for name in recipes}
+        if method not in methods:
+            raise ConfigError(f"no recipe is of a method {method!r}; {nearest(method, sorted(methods))}")
+        recipes = {name: file for name, file in recipes.items() if name.startswith(f"{method}/")}
     if data is not None:
-        kinds = {name: read_recipe(file)["data"]["name"] for name, file in found.items()}
+        kinds = {name: read_recipe(file)["data"]["name"] for name, file in recipes.items()}
         if data not in kinds.values():
             hint = nearest(data, sorted(set(kinds.values())))
             raise ConfigError(f"none of these recipes is for data.name={data}; {hint}")
-        found = {name: file for name, file in found.items() if kinds[name] == data}
-    return {name: title(file) for name, file in found.items()}
+        recipes = {name: file for name, file in recipes.items() if kinds[name] == data}
+    return {name: title(file) for name, file in recipes.items()}
 
 
 def title(file: Path) -> str:
@@ -82,7 +82,7 @@ def title(file: Path) -> str:
     line = first_comment(file)
     if PLACEHOLDER.search(line):
         words = described(read_recipe(file))
-        line = PLACEHOLDER.sub(lambda found: words[found[1]], line)
+        line = PLACEHOLDER.sub(lambda match: words[match[1]], line)
     return line
 
 

@@ -35,8 +35,8 @@ def model_folder(target: Path, stage: str | None = None) -> Path:
         return target
     folder = target / "stages" / stage / "model"
     if not folder.is_dir():
-        found = sorted(p.parent.name for p in target.glob("stages/*/model"))
-        raise WeightsError(f"{target}: stage {stage!r} left no model; stages with one: {', '.join(found) or 'none'}")
+        stages = sorted(p.parent.name for p in target.glob("stages/*/model"))
+        raise WeightsError(f"{target}: stage {stage!r} left no model; stages with one: {', '.join(stages) or 'none'}")
     return folder
 
 
@@ -50,10 +50,10 @@ def images_below(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder; expected an image or a folder of images")
-    found = [p for p in paths_below(path) if is_picture(p)]
-    if not found:
+    images = [p for p in paths_below(path) if is_picture(p)]
+    if not images:
         raise DataError(f"{path}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return found
+    return images
 
 
 def images_and_masks(images: Path, out: Path) -> list[tuple[Path, Path]]:
@@ -94,8 +94,10 @@ def keep(figures: dict[str, Any], file: tuple[Path, str | None] | None) -> dict[
     """The figures; with a file (:func:`figures_file`) they are written to it, too, and its name is among them."""
     if file is None:
         return figures
-    write_json(file[0], named := figures | {"file": str(file[0])}, file[1], str)
-    return named
+    path, kind = file
+    with_file = figures | {"file": str(path)}
+    write_json(path, with_file, kind, str)
+    return with_file
 
 
 class Run:
@@ -161,7 +163,7 @@ class Run:
 
         file = self.path / "metrics.jsonl"
         lines = read_text(file).splitlines() if os.path.lexists(file) else []
-        found = []
+        rows = []
         for number, line in enumerate(lines, 1):
             source = f"{file}, line {number}"
             try:
@@ -171,8 +173,8 @@ class Run:
                     break
                 raise
             documents.checked(value, Line, source)
-            found.append(value)
-        return found
+            rows.append(value)
+        return rows
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -232,5 +234,5 @@ def read_json(path: Path, schema: type[BaseModel] | None = None) -> dict[str, An
         return None
     value = documents.read_json(path)
     documents.checked(value, schema or Record, path, advice="write it again by running its command")
-    found: dict[str, Any] = value
-    return found
+    content: dict[str, Any] = value
+    return content

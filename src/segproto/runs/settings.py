@@ -50,8 +50,8 @@ def encoder_of(start: Path) -> dict[str, Any]:
     """
     from segproto.model.artefact import find_model
 
-    found: dict[str, Any] = (read_json(find_model(start) / "model.json") or {})["encoder"]
-    return found
+    encoder: dict[str, Any] = (read_json(find_model(start) / "model.json") or {})["encoder"]
+    return encoder
 
 
 class DataSection(BaseModel):
