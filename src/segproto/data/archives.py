@@ -8,7 +8,7 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +75,8 @@ class ZipMember:
         """
         try:
             with _lock:
-                if (size := archive(self.archive).getinfo(self.member).file_size) > MOST:
+                size = archive(self.archive).getinfo(self.member).file_size
+                if size > MOST:
                     raise DataError(f"{self}: {size:,} bytes are more than the limit of {MOST:,}; unpack the archive")
                 return io.BytesIO(archive(self.archive).read(self.member))
         except BROKEN_ZIP as error:
@@ -116,8 +117,16 @@ class Tree:
         ignored.
         """
         unpacked = dict(self._unpacked(folder, ending)) if self.root.is_dir() else {}
-        found = unpacked or {name: file for path in self.zips for name, file in _members(path, folder, ending)}
-        return dict(sorted(found.items()))
+        files = unpacked or {name: file for path in self.zips for name, file in _members(path, folder, ending)}
+        return dict(sorted(files.items()))
+
+    def first_files(self, folders: Iterable[str], ending: str) -> dict[str, Path | ZipMember]:
+        """The :meth:`files` of the first folder that has any; empty if none has."""
+        for folder in folders:
+            files = self.files(folder, ending)
+            if files:
+                return files
+        return {}
 
     def _unpacked(self, folder: str, ending: str) -> Iterator[tuple[str, Path | ZipMember]]:
         base = self.root / folder

@@ -44,10 +44,10 @@ def bilinear_window(image: Tensor, size: tuple[int, int], window: tuple[int, int
 
 
 def _taps(source: int, target: int, start: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    place = (torch.arange(start, start + length, dtype=torch.float64) + 0.5) * (source / target) - 0.5
-    place = place.clamp_(0, source - 1)
-    low = place.floor().long()
-    return low, (low + 1).clamp_(max=source - 1), (place - low).float()
+    position = (torch.arange(start, start + length, dtype=torch.float64) + 0.5) * (source / target) - 0.5
+    position = position.clamp_(0, source - 1)
+    low = position.floor().long()
+    return low, (low + 1).clamp_(max=source - 1), (position - low).float()
 
 
 def bicubic_window(levels: Tensor, size: tuple[int, int], window: tuple[int, int, int, int]) -> Tensor:
@@ -98,16 +98,16 @@ def augment(
         factor = (low_side + int(draw[0] * (high_side - low_side + 1))) / max(image.shape[1:])
     more = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
     root = (config.aspect[0] + (config.aspect[1] - config.aspect[0]) * more[0]) ** 0.5
-    whole = round if config.long_side is not None else int
-    h, w = max(whole(image.shape[1] * factor / root), 1), max(whole(image.shape[2] * factor * root), 1)
+    to_pixels = round if config.long_side is not None else int
+    h, w = max(to_pixels(image.shape[1] * factor / root), 1), max(to_pixels(image.shape[2] * factor * root), 1)
     crop_h, crop_w = config.crop_size or (h, w)
     in_h, in_w = min(h, crop_h), min(w, crop_w)
     top, left = int(draw[1] * (h - in_h + 1)), int(draw[2] * (w - in_w + 1))
-    seen = bilinear_window(image, (h, w), (top, left, in_h, in_w))
+    view = bilinear_window(image, (h, w), (top, left, in_h, in_w))
     if config.brightness:
         shift = int(more[1] * (2 * config.brightness + 1)) - config.brightness
-        seen = (seen.to(torch.int16) + shift).clamp_(0, 255).to(torch.uint8)
-    part = normalisation(recoloured(seen, config, generator))
+        view = (view.to(torch.int16) + shift).clamp_(0, 255).to(torch.uint8)
+    part = normalisation(recoloured(view, config, generator))
     if levels:
         labels = bicubic_window(mask, (h, w), (top, left, in_h, in_w))
     else:
@@ -120,9 +120,13 @@ def augment(
     padding = (before, room_x - before, above, room_y - above)
     if any(padding):
         part, labels = F.pad(part, padding), F.pad(labels, padding, value=IGNORE_INDEX)
-    sides = [-1] * (config.flip and draw[3] < 0.5) + [-2] * (config.vertical_flip and draw[4] < 0.5)
-    if sides:
-        part, labels = part.flip(sides), labels.flip(sides)
+    axes = []
+    if config.flip and draw[3] < 0.5:
+        axes.append(-1)
+    if config.vertical_flip and draw[4] < 0.5:
+        axes.append(-2)
+    if axes:
+        part, labels = part.flip(axes), labels.flip(axes)
     if config.rotate90:
         turns = int(draw[5] * 4)
         part, labels = part.rot90(turns, (-2, -1)), labels.rot90(turns, (-2, -1))

@@ -14,8 +14,8 @@ SPLITS = ("train", "val")
 
 def list_folder(config: DataConfig) -> Path | None:
     """Where lists of image names that a recipe gives lie: the data folder; None for generated data."""
-    known = config.kind.published
-    return config.root if known is None else published_root(config, known)
+    published = config.kind.published
+    return config.root if published is None else published_root(config, published)
 
 
 def build_dataset(config: DataConfig, split: str) -> SegmentationDataset:

@@ -32,17 +32,17 @@ def cam_files(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one of class activation maps (npz or npy)")
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in paths_below(folder):
         if path.suffix.lower() not in CAM_SUFFIXES or path.name.startswith("."):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise DataError(f"{path}: {name!r} has maps twice, also {found[name].name}; keep one of them")
-        found[name] = path
-    if not found:
+        if name in files:
+            raise DataError(f"{path}: {name!r} has maps twice, also {files[name].name}; keep one of them")
+        files[name] = path
+    if not files:
         raise DataError(f"{folder}: holds no file of class activation maps ({', '.join(CAM_SUFFIXES)})")
-    return found
+    return files
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
@@ -72,7 +72,8 @@ def require_range(path: Path, maps: Tensor) -> None:
     Raises:
         DataError: values above 1; those below 0, which published files have, are no pixels of the class.
     """
-    if maps.numel() and (highest := float(maps.max())) > HIGHEST:
+    highest = float(maps.max()) if maps.numel() else 0.0
+    if highest > HIGHEST:
         raise DataError(f"{path}: maps with values up to {highest:.4g}; expected 0..1, each divided by its maximum")
 
 
@@ -92,10 +93,10 @@ def read_cams(path: Path, num_classes: int | None = None) -> tuple[Tensor, Tenso
         DataError: damaged, or something else.
     """
     if path.suffix.lower() == ".npz":
-        found = read_npz(path)
-        if not {"classes", "maps"} <= found.keys():
-            raise DataError(f"{path}: holds {', '.join(found) or 'nothing'}; expected classes and maps")
-        classes, maps = found["classes"].long(), found["maps"].float()
+        arrays = read_npz(path)
+        if not {"classes", "maps"} <= arrays.keys():
+            raise DataError(f"{path}: holds {', '.join(arrays) or 'nothing'}; expected classes and maps")
+        classes, maps = arrays["classes"].long(), arrays["maps"].float()
     else:
         classes, maps = _from_npy(path, num_classes)
     if maps.ndim != 3 or classes.shape != maps.shape[:1] or not bool(torch.isfinite(maps).all()):
@@ -124,11 +125,11 @@ def _from_npy(path: Path, num_classes: int | None) -> tuple[Tensor, Tensor]:
         value = dict(enumerate(value[len(value) - num_classes + 1 :]))
     if not isinstance(value, dict):
         raise DataError(f"{path}: a {type(value).__name__}; expected a dict of maps by class, or an array of all maps")
-    if not all(isinstance(key, int) and isinstance(item, np.ndarray) for key, item in value.items()):
+    if not all(isinstance(key, int) and isinstance(map_of_class, np.ndarray) for key, map_of_class in value.items()):
         raise DataError(f"{path}: expected a dict of class numbers and maps")
-    if len({item.shape for item in value.values()}) > 1:
+    if len({map_of_class.shape for map_of_class in value.values()}) > 1:
         raise DataError(f"{path}: its maps have different sizes")
     if not value:
         raise DataError(f"{path}: an empty dict, from which the image's size cannot be known; leave the file out")
-    maps = np.stack([np.asarray(item, np.float32) for item in value.values()])
+    maps = np.stack([np.asarray(map_of_class, np.float32) for map_of_class in value.values()])
     return torch.tensor([key + 1 for key in value]), torch.from_numpy(maps)

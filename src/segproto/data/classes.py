@@ -41,15 +41,15 @@ def _stored_values(value: Any) -> list[int | str]:
     """One number or colour, or a list of them; colours as ``#RRGGBB`` or [r, g, b] inside a list."""
     items = value if isinstance(value, list) else [value]
     result: list[int | str] = []
-    for item in items:
-        if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 65536:
-            result.append(item)
-        elif isinstance(item, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", item):
-            result.append(item.lower())
-        elif isinstance(item, list) and len(item) == 3 and all(isinstance(v, int) and 0 <= v < 256 for v in item):
-            result.append("#{:02x}{:02x}{:02x}".format(*item))
+    for entry in items:
+        if isinstance(entry, int) and not isinstance(entry, bool) and 0 <= entry < 65536:
+            result.append(entry)
+        elif isinstance(entry, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", entry):
+            result.append(entry.lower())
+        elif isinstance(entry, list) and len(entry) == 3 and all(isinstance(v, int) and 0 <= v < 256 for v in entry):
+            result.append("#{:02x}{:02x}{:02x}".format(*entry))
         else:
-            raise ValueError(f'{item!r} is neither a number 0..65535 nor a colour "#RRGGBB" nor [[r, g, b]]')
+            raise ValueError(f'{entry!r} is neither a number 0..65535 nor a colour "#RRGGBB" nor [[r, g, b]]')
     return result
 
 
@@ -96,13 +96,13 @@ class ClassesFile(BaseModel):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"class name {name!r} occurs twice")
-        seen: dict[int | str, str] = {}
+        name_of: dict[int | str, str] = {}
         for name, values in [*((e.name, e.values) for e in self.classes), ("void", self.void)]:
             for value in values:
-                if value in seen:
-                    raise ValueError(f"value {value} belongs to both {seen[value]!r} and {name!r}")
-                seen[value] = name
-        if len({isinstance(value, str) for value in seen}) > 1:
+                if value in name_of:
+                    raise ValueError(f"value {value} belongs to both {name_of[value]!r} and {name!r}")
+                name_of[value] = name
+        if len({isinstance(value, str) for value in name_of}) > 1:
             raise ValueError("give numbers or colours for all classes and void, not some of each")
         return self
 
@@ -135,25 +135,23 @@ class Classes:
     path: Path
 
 
-def find_classes(given: Path | None, root: Path) -> Path:
+def find_classes(name: Path | None, root: Path) -> Path:
     """The ``classes.yaml`` to use: a file, the name of a shipped example, or the one in ``root``.
 
     Raises:
         DataError: if there is none.
     """
-    if given is None:
+    if name is None:
         path = root / "classes.yaml"
         if not path.is_file():
             raise DataError(f"{path}: no such file; write it ({_SCHEMA}) or set data.classes=FILE")
         return path
     shipped = {file.stem: file for file in EXAMPLES.glob("*.yaml")}
-    if str(given) in shipped and not given.is_file():
-        return shipped[str(given)]
-    if not given.is_file():
-        raise DataError(
-            f"data.classes={given} is no file and none of the shipped tables ({', '.join(sorted(shipped))})"
-        )
-    return given
+    if str(name) in shipped and not name.is_file():
+        return shipped[str(name)]
+    if not name.is_file():
+        raise DataError(f"data.classes={name} is no file and none of the shipped tables ({', '.join(sorted(shipped))})")
+    return name
 
 
 def read_classes(path: Path) -> Classes:
@@ -177,7 +175,7 @@ def read_classes(path: Path) -> Classes:
 def _first_error(error: ValidationError) -> str:
     errors = error.errors()
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a typo also makes a key missing
-    place = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         words = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         if first["type"] == "too_short":
@@ -186,9 +184,9 @@ def _first_error(error: ValidationError) -> str:
             words = f"expected {_SCHEMA}"
         elif first["type"] != "value_error" and isinstance(first["input"], int | float | str):
             words += f", found {shown(first['input'])}"
-        return f"{place}: {words}".removeprefix(": ")
+        return f"{key}: {words}".removeprefix(": ")
     models: dict[int, type[BaseModel]] = {1: ClassesFile, 2: SplitConfig}
     model = models.get(len(first["loc"]), ClassEntry)
     near = difflib.get_close_matches(str(first["loc"][-1]), list(model.model_fields), n=1, cutoff=0.5)
     advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(model.model_fields)}"
-    return f"unknown key {place!r}; {advice}"
+    return f"unknown key {key!r}; {advice}"

@@ -68,8 +68,8 @@ class Crop:
         rows = read_rows(self.file, top, top + side)
         part = rows[:, left : left + side] if rows.ndim == 3 else rows
         if part.ndim != 3 or part.shape[:2] != (side, side) or part.shape[2] < 3 or part.dtype != np.uint8:
-            found = f"{part.dtype} {part.shape}"
-            raise DataError(f"{self}: is {found}, expected 8-bit colours of {side}x{side} pixels")
+            kind = f"{part.dtype} {part.shape}"
+            raise DataError(f"{self}: is {kind}, expected 8-bit colours of {side}x{side} pixels")
         return part
 
     def image(self) -> NDArray[np.uint8]:
@@ -148,8 +148,8 @@ def potsdam_tiles(tree: Tree, split: str) -> tuple[dict[str, Crop], dict[str, Cr
 
 def areas(tree: Tree, ending: str) -> dict[str, Path | ZipMember]:
     """Area (``2_10``) to the file of it with this ending, in the order of the files' names."""
-    found = sorted(tree.files("", f"_{ending}.tif").values(), key=lambda file: file.name)
-    matches = [(re.fullmatch(rf"top_potsdam_(\d+_\d+)_{ending}\.tif", file.name), file) for file in found]
+    files = sorted(tree.files("", f"_{ending}.tif").values(), key=lambda file: file.name)
+    matches = [(re.fullmatch(rf"top_potsdam_(\d+_\d+)_{ending}\.tif", file.name), file) for file in files]
     return {match[1]: file for match, file in matches if match}
 
 

@@ -50,16 +50,16 @@ def open_folder(config: DataConfig, split: str) -> SegmentationDataset:
 def open_unmasked(config: DataConfig, root: Path, split: str) -> SegmentationDataset:
     """The images of one split with void masks: all of them if there is no rule for the split, as none can be scored."""
     classes = read_classes(find_classes(config.classes, root))
-    given, rule = config.split or classes.split, split_rule(config, root, classes)
-    whole = ImageFolder(root / split_folder(config.images, rule, split), split)
-    whole.classes = classes.labels.table
-    if rule.val_fraction is not None and (given is None or not given.has_rule):
-        return whole
-    names = split_names(rule, list(whole.names), split, (classes.path.parent, root))
-    place = {name: index for index, name in enumerate(whole.names)}
-    if unknown := [name for name in names if name not in place]:
+    own_rule, rule = config.split or classes.split, split_rule(config, root, classes)
+    images = ImageFolder(root / split_folder(config.images, rule, split), split)
+    images.classes = classes.labels.table
+    if rule.val_fraction is not None and (own_rule is None or not own_rule.has_rule):
+        return images
+    names = split_names(rule, list(images.names), split, (classes.path.parent, root))
+    index_of = {name: index for index, name in enumerate(images.names)}
+    if unknown := [name for name in names if name not in index_of]:
         raise DataError(f"{split}: no image file for {unknown[0]!r} in {root / config.images}")
-    return keep_only(whole, [place[name] for name in names])
+    return keep_only(images, [index_of[name] for name in names])
 
 
 def split_parts(
@@ -92,16 +92,16 @@ def refuse_coarse(config: DataConfig) -> None:
         DataError: the labels are Cityscapes' coarse ones, and ``data.coarse`` does not allow them.
     """
     if not config.coarse:
-        what = f"data.labels={config.labels}, data.label_suffix={config.label_suffix}"
-        refuse_names(f"{config.root}/{config.labels}/{config.label_suffix}", what, "set data.coarse=true")
+        settings = f"data.labels={config.labels}, data.label_suffix={config.label_suffix}"
+        refuse_names(f"{config.root}/{config.labels}/{config.label_suffix}", settings, "set data.coarse=true")
 
 
 def split_rule(config: DataConfig, root: Path, classes: Classes) -> SplitConfig:
     """The split to use: the recipe's, else the ``classes.yaml``'s, else what the folder shows (see ``SplitConfig``)."""
-    given = config.split or classes.split
-    if given is not None and given.has_rule:
-        return given
-    seed = given.seed if given is not None else 0
+    own_rule = config.split or classes.split
+    if own_rule is not None and own_rule.has_rule:
+        return own_rule
+    seed = own_rule.seed if own_rule is not None else 0
     by_split = "{split}" in config.images
     if by_split or all((root / config.images / name).is_dir() for name in ("train", "val")):
         return SplitConfig(train_folder="train", val_folder="val")
@@ -122,14 +122,14 @@ def split_pairs(config: DataConfig, root: Path, rule: SplitConfig, split: str) -
     return find_pairs(root / images, root / labels, config.image_suffix, config.label_suffix)
 
 
-def split_names(rule: SplitConfig, names: list[str], split: str, places: tuple[Path, ...]) -> list[str]:
+def split_names(rule: SplitConfig, names: list[str], split: str, list_folders: tuple[Path, ...]) -> list[str]:
     """The names of one split, in name order (list order for a split by lists).
 
     Args:
         rule: how to split.
         names: all image names.
         split: ``train`` or ``val``.
-        places: folders to look for list files in, in order.
+        list_folders: folders to look for list files in, in order.
 
     Raises:
         DataError: if a list is missing, overlaps the other one or the split is empty.
@@ -137,7 +137,7 @@ def split_names(rule: SplitConfig, names: list[str], split: str, places: tuple[P
     if rule.train_folder is not None:
         chosen = names
     elif rule.train_list is not None or rule.val_list is not None:
-        chosen = _by_lists(rule, names, split, places)
+        chosen = _by_lists(rule, names, split, list_folders)
     else:
         chosen = [name for name, val in zip(names, _is_val(rule, names), strict=True) if val == (split == "val")]
     if not chosen:
@@ -146,20 +146,21 @@ def split_names(rule: SplitConfig, names: list[str], split: str, places: tuple[P
     return chosen
 
 
-def _by_lists(rule: SplitConfig, names: list[str], split: str, places: tuple[Path, ...]) -> list[str]:
+def _by_lists(rule: SplitConfig, names: list[str], split: str, list_folders: tuple[Path, ...]) -> list[str]:
     lists = {
-        key: read_list(next((p / path for p in places if (p / path).is_file()), places[-1] / path))
+        key: read_list(next((p / path for p in list_folders if (p / path).is_file()), list_folders[-1] / path))
         for key, path in (("train", rule.train_list), ("val", rule.val_list))
         if path is not None
     }
-    if len(lists) == 2 and (both := set(lists["train"]) & set(lists["val"])):
+    both = set(lists.get("train", ())) & set(lists.get("val", ()))
+    if both:
         raise DataError(f"{rule.train_list} and {rule.val_list} both list {min(both)!r} ({len(both)} names in all)")
     if split in lists:
         return lists[split]
-    (other,) = lists.values()
-    if unknown := set(other) - set(names):
+    (listed,) = lists.values()
+    if unknown := set(listed) - set(names):
         raise DataError(f"{rule.train_list or rule.val_list} lists {min(unknown)!r}, which is no image of data.images")
-    return [name for name in names if name not in set(other)]
+    return [name for name in names if name not in set(listed)]
 
 
 def _is_val(rule: SplitConfig, names: list[str]) -> list[bool]:
@@ -179,8 +180,8 @@ def check_folder(config: DataConfig, split: str) -> tuple[SegmentationDataset, l
     rule = split_rule(config, root, classes)
     pairs = split_pairs(config, root, rule, split)
     names = split_names(rule, list(pairs.images), split, (classes.path.parent, root))
-    whole = [name for name in names if name in pairs.images and name in pairs.masks]
-    return PairDataset(split, whole, pairs, classes.labels), partner_problems(pairs, names)
+    complete = [name for name in names if name in pairs.images and name in pairs.masks]
+    return PairDataset(split, complete, pairs, classes.labels), partner_problems(pairs, names)
 
 
 def partner_problems(pairs: Pairs, names: list[str]) -> list[str]:

@@ -54,13 +54,13 @@ def open_picture(path: Path | ZipMember, max_pixels: int = MAX_PIXELS) -> Iterat
 @contextmanager
 def open_stored(file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The same for bytes that come from elsewhere than a file of their own; ``name`` is for messages."""
-    known = [one for one in FORMATS if one in known_formats()]
+    formats = [one for one in FORMATS if one in known_formats()]
     with _limit_lock:  # Pillow's own limit is global and lower than ours; the size is checked right below
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            picture = Image.open(file, formats=known)
+            picture = Image.open(file, formats=formats)
         except UnidentifiedImageError:
-            raise DataError(f"{name}: is no picture, or broken at its start; known are {', '.join(known)}") from None
+            raise DataError(f"{name}: is no picture, or broken at its start; known are {', '.join(formats)}") from None
         except _BROKEN as error:
             raise DataError(f"{name}: cannot be read as a picture ({_reason(error)})") from error
         finally:
@@ -135,8 +135,8 @@ def orientation(path: Path) -> int:
     if isinstance(path, Crop) or path.suffix == ".mat":
         return 1
     with open_picture(path) as picture:
-        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    return found if found in range(1, 9) else 1
+        tag = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return tag if tag in range(1, 9) else 1
 
 
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:

@@ -41,7 +41,7 @@ class MemberStream(io.RawIOBase):
             raise ValueError(f"{member.archive.name} is compressed in an unusual way; unpack it")
         self.name = str(member)
         self.size, self.stored = info.file_size, info.compress_type == zipfile.ZIP_STORED
-        self.place = 0
+        self.position = 0
         self.file = os.open(member.archive, os.O_RDONLY)
         header = os.pread(self.file, 30, info.header_offset)
         names = sum(struct.unpack("<26xHH", header)) if len(header) == 30 else 0
@@ -56,18 +56,19 @@ class MemberStream(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self.place
+        return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence])
-        return self.place
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}
+        self.position = max(0, origin[whence] + offset)
+        return self.position
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self.size - self.place))
-        content = self.copy(self.place, count) if self.stored else self.inflate(self.place, count)
+        count = max(0, min(len(view), self.size - self.position))
+        content = self.copy(self.position, count) if self.stored else self.inflate(self.position, count)
         view[: len(content)] = content
-        self.place += len(content)
+        self.position += len(content)
         return len(content)
 
     def copy(self, start: int, count: int) -> bytes:
@@ -82,8 +83,8 @@ class MemberStream(io.RawIOBase):
         """
         if not count:
             return b""
-        known = self.states[bisect_right(self.states, start, key=lambda entry: entry[0]) - 1]
-        at, read, state = self.latest if known[0] < self.latest[0] <= start else known
+        stored = self.states[bisect_right(self.states, start, key=lambda entry: entry[0]) - 1]
+        at, read, state = self.latest if stored[0] < self.latest[0] <= start else stored
         state, parts = state.copy(), []
         while at < start + count:
             self.latest = (at, read, state.copy())

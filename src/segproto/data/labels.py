@@ -38,11 +38,11 @@ class LabelMap:
     @cached_property
     def byte_table(self) -> tuple[bytes, bytes]:
         """The class of each of the 256 bytes, and the bytes that are known: what labels of 8 bits need."""
-        known = [value for value in self.lookup if 0 <= value < 256]
+        single_bytes = [value for value in self.lookup if 0 <= value < 256]
         table = bytearray(256)
-        for value in known:
+        for value in single_bytes:
             table[value] = self.lookup[value]
-        return bytes(table), bytes(known)
+        return bytes(table), bytes(single_bytes)
 
     def apply(self, stored: NDArray[np.int64] | NDArray[np.uint8], path: Path | str) -> NDArray[Any]:
         """Stored values (any shape) to classes, uint8; int16 for more than 255 classes.
@@ -51,9 +51,9 @@ class LabelMap:
             DataError: naming the file, the value and the classes, for a value outside the classes.
         """
         if stored.dtype == np.uint8 and not self.coloured:
-            (by_byte, known), raw = self.byte_table, stored.tobytes()
-            if rest := raw.translate(None, known):
-                raise DataError(f"{path}: {self._complaint(np.frombuffer(rest, np.uint8))}")
+            (by_byte, single_bytes), raw = self.byte_table, stored.tobytes()
+            if unknown := raw.translate(None, single_bytes):
+                raise DataError(f"{path}: {self._complaint(np.frombuffer(unknown, np.uint8))}")
             return np.frombuffer(bytearray(raw.translate(by_byte)), np.uint8).reshape(stored.shape)
         keys = np.array(sorted(self.lookup), dtype=np.int64)
         targets = np.array([self.lookup[int(k)] for k in keys], dtype=np.int16)
@@ -63,9 +63,9 @@ class LabelMap:
             mapped = table[np.where((stored < 0) | (stored > 65536), 65536, stored)]
             bad = mapped < 0
         else:
-            place = np.searchsorted(keys, stored).clip(max=len(keys) - 1)
-            mapped = targets[place]
-            bad = keys[place] != stored
+            index = np.searchsorted(keys, stored).clip(max=len(keys) - 1)
+            mapped = targets[index]
+            bad = keys[index] != stored
         if bad.any():
             raise DataError(f"{path}: {self._complaint(stored[bad])}")
         return mapped if self.table.num_classes > IGNORE_INDEX else mapped.astype(np.uint8)
@@ -85,9 +85,9 @@ class LabelMap:
         return f"#{value:06x}" if self.coloured else str(value)
 
     def _complaint(self, bad: NDArray[np.int64] | NDArray[np.uint8]) -> str:
-        found, counts = np.unique(bad, return_counts=True)
-        value = self._show(int(found[counts.argmax()]))
-        others = f" (and {len(found) - 1} other values)" if len(found) > 1 else ""
+        unknown, counts = np.unique(bad, return_counts=True)
+        value = self._show(int(unknown[counts.argmax()]))
+        others = f" (and {len(unknown) - 1} other values)" if len(unknown) > 1 else ""
         known = ", ".join(
             f"{self._show(v)}={self.table.names[c] if c != IGNORE_INDEX else 'void'}"
             for v, c in sorted(self.lookup.items())[:24]

@@ -94,15 +94,15 @@ class _Collated(NamedTuple):
 
 
 def _collate(items: list[_Item]) -> _Collated:
-    complaints = tuple(line for item in items for line in item.complaints)
-    if any(not item.name for item in items):
+    complaints = tuple(line for sample in items for line in sample.complaints)
+    if any(not sample.name for sample in items):
         return _Collated(torch.empty(0), torch.empty(0), (), complaints, True)
-    height, width = (max(item.mask.shape[d] for item in items) for d in (0, 1))
+    height, width = (max(sample.mask.shape[d] for sample in items) for d in (0, 1))
     images, masks = [], []
-    for item in items:  # sizes differ only without a crop
-        padding = (0, width - item.mask.shape[1], 0, height - item.mask.shape[0])
-        images.append(F.pad(item.image, padding))
-        masks.append(F.pad(item.mask, padding, value=IGNORE_INDEX))
+    for sample in items:  # sizes differ only without a crop
+        padding = (0, width - sample.mask.shape[1], 0, height - sample.mask.shape[0])
+        images.append(F.pad(sample.image, padding))
+        masks.append(F.pad(sample.mask, padding, value=IGNORE_INDEX))
     return _Collated(torch.stack(images), torch.stack(masks), tuple(i.name for i in items), complaints, False)
 
 

@@ -42,8 +42,8 @@ def read_mat(path: Path | ZipMember, *keys: str) -> NDArray[Any]:
         raise DataError(f"{path}: cannot be read as a MATLAB file ({reason})") from error
     key = next((key for key in keys if key in content), None)
     if key is None:
-        found = ", ".join(name for name in content if not name.startswith("__"))
-        raise DataError(f"{path}: holds {found or 'nothing'}, expected {' or '.join(keys)}")
+        variables = ", ".join(name for name in content if not name.startswith("__"))
+        raise DataError(f"{path}: holds {variables or 'nothing'}, expected {' or '.join(keys)}")
     value = content[key]
     if key == "GTcls":
         try:

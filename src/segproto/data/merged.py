@@ -18,31 +18,31 @@ class MergedClasses(Relabelled):
     """Another data set's images; merged classes come first, in the order given, then the others in theirs.
 
     Args:
-        whole: the other data set.
+        dataset: the other data set.
         merge: new name to the names it stands for.
 
     Raises:
         DataError: a name that is no class, or one merged twice.
     """
 
-    def __init__(self, whole: SegmentationDataset, merge: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, dataset: SegmentationDataset, merge: Mapping[str, Sequence[str]]) -> None:
         self.merge = {new: tuple(old) for new, old in merge.items()}
-        names, colours = whole.classes.names, whole.classes.colours
+        names, colours = dataset.classes.names, dataset.classes.colours
         members = [old for group in self.merge.values() for old in group]
         for old in members:
             require_class("data.merge", old, names)
             if members.count(old) > 1:
                 raise DataError(f"data.merge: {old!r} is merged twice; name it once")
-        rest = [name for name in names if name not in members]
-        new_names = [*self.merge, *rest]
+        unmerged = [name for name in names if name not in members]
+        new_names = [*self.merge, *unmerged]
         require_different("data.merge", new_names)
         first = [names.index(group[0]) if group else 0 for group in self.merge.values()]
-        colour = [colours[i] for i in [*first, *(names.index(name) for name in rest)]]
+        colour = [colours[i] for i in [*first, *(names.index(name) for name in unmerged)]]
         table = torch.full((max(256, len(names)),), IGNORE_INDEX, dtype=label_dtype(len(new_names)))
         for index, name in enumerate(names):
             group = next((i for i, old in enumerate(self.merge.values()) if name in old), None)
             table[index] = new_names.index(name) if group is None else group
-        super().__init__(whole, ClassTable(tuple(new_names), tuple(colour)), table)
+        super().__init__(dataset, ClassTable(tuple(new_names), tuple(colour)), table)
 
     @property
     def fingerprint(self) -> str:
@@ -53,21 +53,21 @@ class RenamedClasses(Relabelled):
     """Another data set's images and classes, some of these under other names.
 
     Args:
-        whole: the other data set.
+        dataset: the other data set.
         rename: old names to new ones.
 
     Raises:
         DataError: a name that is no class, or that two classes would have.
     """
 
-    def __init__(self, whole: SegmentationDataset, rename: Mapping[str, str]) -> None:
+    def __init__(self, dataset: SegmentationDataset, rename: Mapping[str, str]) -> None:
         self.rename = dict(rename)
         for old in self.rename:
-            require_class("data.rename", old, whole.classes.names)
-        names = [self.rename.get(name, name) for name in whole.classes.names]
+            require_class("data.rename", old, dataset.classes.names)
+        names = [self.rename.get(name, name) for name in dataset.classes.names]
         require_different("data.rename", names)
         table = torch.arange(max(256, len(names)), dtype=label_dtype(len(names)))
-        super().__init__(whole, ClassTable(tuple(names), whole.classes.colours), table)
+        super().__init__(dataset, ClassTable(tuple(names), dataset.classes.colours), table)
 
     @property
     def fingerprint(self) -> str:

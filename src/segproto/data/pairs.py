@@ -43,18 +43,18 @@ class Pairs:
         """What is wrong with an image that has no mask."""
         if self.mask_folder is None:
             return f"{self.images[name]}: has no mask"
-        wanted = self.mask_folder / f"{name}{self.mask_suffix}.png"
-        return f"{self.images[name]}: has no mask; expected {wanted} (or .tif, .bmp): add it, or remove the image"
+        expected = self.mask_folder / f"{name}{self.mask_suffix}.png"
+        return f"{self.images[name]}: has no mask; expected {expected} (or .tif, .bmp): add it, or remove the image"
 
 
 def _scan(folder: Path, suffixes: frozenset[str], ending: str, doubles: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for name, path in sorted(_files(folder, suffixes, ending), key=lambda item: item[0].split("/")):
-        if name in found:
-            doubles.append(f"{path}: has the same name as {found[name]}; remove or rename one")
+        if name in files:
+            doubles.append(f"{path}: has the same name as {files[name]}; remove or rename one")
         else:
-            found[name] = path
-    return found
+            files[name] = path
+    return files
 
 
 def _files(folder: Path, suffixes: frozenset[str], ending: str) -> Iterator[tuple[str, Path]]:
@@ -73,8 +73,8 @@ def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix:
     """
     for folder, key in ((images, "data.images"), (labels, "data.labels")):
         if not folder.is_dir():
-            other = ", or to null if there are tags alone (pixelcontrast)" if folder == labels else ""
-            raise DataError(f"{folder}: no such folder; set {key} to the folder's name under data.root{other}")
+            alternative = ", or to null if there are tags alone (pixelcontrast)" if folder == labels else ""
+            raise DataError(f"{folder}: no such folder; set {key} to the folder's name under data.root{alternative}")
     pairs = Pairs(mask_folder=labels, mask_suffix=label_suffix)
     pairs.images = _scan(images, IMAGE_SUFFIXES, image_suffix, pairs.doubles)
     pairs.masks = _scan(labels, MASK_SUFFIXES, label_suffix, pairs.doubles)
@@ -94,14 +94,14 @@ def find_part_maps(folder: Path, suffix: str) -> dict[str, Path]:
         DataError: there is no such folder, it holds none, or two of one name.
     """
     doubles: list[str] = []
-    found = _scan(folder, MASK_SUFFIXES, suffix, doubles) if folder.is_dir() else {}
+    part_maps = _scan(folder, MASK_SUFFIXES, suffix, doubles) if folder.is_dir() else {}
     if doubles:
         raise DataError(doubles[0])
-    if not found:
+    if not part_maps:
         ending = f" ending in {suffix!r}" if suffix else ""
         hint = "set data.part_maps to their folder under data.root, and data.part_suffix to what their names end in"
         raise DataError(f"{folder}: holds no part map{ending}; {hint}")
-    return found
+    return part_maps
 
 
 def read_list(path: Path) -> list[str]:
@@ -136,9 +136,10 @@ def _image_of_two(line: str) -> str | None:
 
 def size_advice(image: Path, swapped: bool) -> str:
     """How to mend a mask of another size than its image; ``swapped``: height and width are exchanged."""
-    if swapped and (turned := orientation(image)) > 4:
+    exif = orientation(image) if swapped else 1
+    if exif > 4:
         return (
-            f"{image} has EXIF orientation {turned}, which is not applied: save it with its pixels turned upright and "
+            f"{image} has EXIF orientation {exif}, which is not applied: save it with its pixels turned upright and "
             "without the orientation"
         )
     return "expected one size: draw or save the mask at the image's own size"
@@ -205,9 +206,11 @@ class PairDataset(SegmentationDataset):
         Raises:
             DataError: naming the file: another size than the mask's, or a value outside the part table.
         """
-        if self._parts is None or (path := self._parts[1].get(self.names[index])) is None:
+        if self._parts is None:
             return None
-        return self._parts[0].read(path, self.labels.read(self._masks[index]))
+        table, part_maps = self._parts
+        path = part_maps.get(self.names[index])
+        return None if path is None else table.read(path, self.labels.read(self._masks[index]))
 
     @property
     def images_with_parts(self) -> int:

@@ -40,13 +40,14 @@ PANOPTIC_PART = 100_000  # smaller ids name a class, or a class and an instance
 def _numbers(value: Any) -> list[int]:
     """A number, a range ``"6-15"``, or a list of these."""
     numbers: list[int] = []
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 65536:
-            numbers.append(item)
-        elif isinstance(item, str) and (match := re.fullmatch(r"(\d+)-(\d+)", item)):
+    for entry in value if isinstance(value, list) else [value]:
+        match = re.fullmatch(r"(\d+)-(\d+)", entry) if isinstance(entry, str) else None
+        if isinstance(entry, int) and not isinstance(entry, bool) and 0 <= entry < 65536:
+            numbers.append(entry)
+        elif match is not None:
             numbers.extend(range(int(match[1]), int(match[2]) + 1))
         else:
-            raise ValueError(f"{item!r} is neither a number 0..65535 nor a range like 6-15")
+            raise ValueError(f"{entry!r} is neither a number 0..65535 nor a range like 6-15")
     return numbers
 
 
@@ -74,12 +75,12 @@ class PartsFile(BaseModel):
     @classmethod
     def _once(cls, value: dict[str, dict[str, list[int]]]) -> dict[str, dict[str, list[int]]]:
         for name, parts in value.items():
-            seen: dict[int, str] = {}
+            part_of: dict[int, str] = {}
             for part, numbers in parts.items():
                 for number in numbers:
-                    if number in seen:
-                        raise ValueError(f"{name}: value {number} belongs to both {seen[number]!r} and {part!r}")
-                    seen[number] = part
+                    if number in part_of:
+                        raise ValueError(f"{name}: value {number} belongs to both {part_of[number]!r} and {part!r}")
+                    part_of[number] = part
         return value
 
 

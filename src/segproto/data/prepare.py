@@ -24,11 +24,11 @@ CHUNK = 1 << 20
 TOLD = 500  # files between two lines of progress
 
 
-def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: Tell) -> dict[str, Any]:
+def prepare(published: Published, sources: list[Path], root: Path, jobs: int, tell: Tell) -> dict[str, Any]:
     """Unpacks the archives found in ``sources`` into ``root``; whatever is there already is left alone.
 
     Args:
-        known: the data set.
+        published: the data set.
         sources: archives, or folders that hold some.
         root: the data root to make.
         jobs: processes for zip archives.
@@ -43,24 +43,26 @@ def prepare(known: Published, sources: list[Path], root: Path, jobs: int, tell: 
     """
     if gone := [source for source in sources if not source.exists()]:
         raise DataError(f"--from {gone[0]}: no such file or folder")
-    found = {archive: find_archive(archive, sources) for archive in known.archives}
-    missing = [a.name for a, path in found.items() if path is None and not a.optional and not (root / a.holds).is_dir()]
-    if not any(found.values()) and not any((root / a.holds).is_dir() for a in known.archives):
-        missing = [a.name for a in known.archives if not a.optional] or [a.name for a in known.archives]
+    archives = {archive: find_archive(archive, sources) for archive in published.archives}
+    missing = [
+        a.name for a, path in archives.items() if path is None and not a.optional and not (root / a.holds).is_dir()
+    ]
+    if not any(archives.values()) and not any((root / a.holds).is_dir() for a in published.archives):
+        missing = [a.name for a in published.archives if not a.optional] or [a.name for a in published.archives]
     if missing:
         raise DataError(
-            f"{known.name}: {', '.join(missing)} not found; get it from {known.where} and name it by --from"
+            f"{published.name}: {', '.join(missing)} not found; get it from {published.where} and name it by --from"
         )
     unlike: list[Path] = []
-    places = [(path, root / archive.into) for archive, path in found.items() if path is not None]
-    for archive, path in found.items():
+    targets = [(path, root / archive.into) for archive, path in archives.items() if path is not None]
+    for archive, path in archives.items():
         if path is not None:
             check_digest(archive, path, tell)
-            done = unpack(path, root / archive.into, known.inner, jobs, tell)
+            done = unpack(path, root / archive.into, published.inner, jobs, tell)
             tell(f"{path.name}: {done.written} files unpacked, {done.kept} were there")
             unlike += done.unlike
-    refuse_foreign(unlike, places, known.inner)
-    return completeness(known, root)
+    refuse_foreign(unlike, targets, published.inner)
+    return completeness(published, root)
 
 
 class Unpacked(NamedTuple):
@@ -80,12 +82,12 @@ class Unpacked(NamedTuple):
         return Unpacked(self.written + other.written, self.kept + other.kept, self.unlike + other.unlike)
 
 
-def refuse_foreign(unlike: list[Path], places: list[tuple[Path, Path]], inner: str) -> None:
+def refuse_foreign(unlike: list[Path], targets: list[tuple[Path, Path]], inner: str) -> None:
     """Sees that every file that was there with another size is one of another archive (each has its own README).
 
     Args:
         unlike: these files.
-        places: each archive, and the folder it is unpacked into.
+        targets: each archive, and the folder it is unpacked into.
         inner: see :func:`inside`.
 
     Raises:
@@ -93,8 +95,8 @@ def refuse_foreign(unlike: list[Path], places: list[tuple[Path, Path]], inner: s
     """
     if not unlike:
         return
-    known = {member for path, root in places for member in contents(path, root, inner)}
-    foreign = [target for target in unlike if not target.is_file() or (target, target.stat().st_size) not in known]
+    members = {member for path, root in targets for member in contents(path, root, inner)}
+    foreign = [target for target in unlike if not target.is_file() or (target, target.stat().st_size) not in members]
     if foreign:
         more = f" ({len(foreign) - 1} others too)" if foreign[1:] else ""
         raise DataError(
@@ -136,12 +138,12 @@ def check_digest(archive: Archive, path: Path, tell: Tell) -> None:
     """
     if archive.digest is None:
         return
-    kind, _, wanted = archive.digest.partition(":")
+    kind, _, expected = archive.digest.partition(":")
     tell(f"{path.name}: checking {kind}")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, kind).hexdigest()
-    if found != wanted:
-        raise DataError(f"{path}: {kind} is {found}, expected {wanted}; download it again")
+        digest = hashlib.file_digest(file, kind).hexdigest()
+    if digest != expected:
+        raise DataError(f"{path}: {kind} is {digest}, expected {expected}; download it again")
 
 
 def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> Unpacked:
@@ -171,7 +173,8 @@ def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> Unpacke
         )
         for part in results:
             done = done.plus(part)
-            if TOLD < len(members) > (count := done.written + done.kept):
+            count = done.written + done.kept
+            if len(members) > TOLD and count < len(members):
                 tell(f"{path.name}: {count:,} of {len(members):,} files")
     return done
 
@@ -182,8 +185,9 @@ def unpack_members(path: Path, root: Path, inner: str, members: list[str]) -> Un
     with zipfile.ZipFile(path) as archive:
         for member in members:
             target = inside(root, member, inner, path)
-            if (there := stands(target, archive.getinfo(member).file_size)) is not None:
-                done = done.plus(there)
+            unpacked = stands(target, archive.getinfo(member).file_size)
+            if unpacked is not None:
+                done = done.plus(unpacked)
                 continue
             try:
                 with archive.open(member) as source:
@@ -202,8 +206,9 @@ def unpack_tar(path: Path, root: Path, inner: str, tell: Tell) -> Unpacked:
             if not member.isfile():
                 continue
             target = inside(root, member.name, inner, path)
-            if (there := stands(target, member.size)) is not None:
-                done = done.plus(there)
+            unpacked = stands(target, member.size)
+            if unpacked is not None:
+                done = done.plus(unpacked)
                 continue
             source = archive.extractfile(member)
             assert source is not None
@@ -235,28 +240,28 @@ def write(source: IO[bytes], target: Path) -> None:
         shutil.copyfileobj(source, file, CHUNK)
 
 
-def completeness(known: Published, root: Path, variant: str | None = None) -> dict[str, Any]:
+def completeness(published: Published, root: Path, variant: str | None = None) -> dict[str, Any]:
     """Images and masks per split, and what is missing of the published counts, one line each; nothing is read.
 
     Returns:
         ``counts`` by split, ``problems``.
     """
-    variant = known.variant(variant)
+    variant = published.variant(variant)
     counts: dict[str, int] = {}
     problems: list[str] = []
-    base = root / known.inner if known.inner and (root / known.inner).is_dir() else root
+    base = root / published.inner if published.inner and (root / published.inner).is_dir() else root
     for split in ("train", "val"):
         try:
-            found = known.find(Tree(base), split, variant)
+            files = published.find(Tree(base), split, variant)
         except DataError as error:
             problems.append(str(error))
             continue
-        names = list(found.images) if found.names is None else found.names
-        complete = [name for name in names if name in found.images and name in found.masks]
+        names = list(files.images) if files.names is None else files.names
+        complete = [name for name in names if name in files.images and name in files.masks]
         counts[split] = len(complete)
-        expected = known.count(variant, split)
+        expected = published.count(variant, split)
         if len(complete) < len(names):
-            lost = next(name for name in names if name not in found.images or name not in found.masks)
+            lost = next(name for name in names if name not in files.images or name not in files.masks)
             problems.append(f"{split}: {len(names) - len(complete)} images or masks are missing, as {lost}")
         if expected is not None and len(names) != expected:
             problems.append(f"{split}: {len(names)} images, the published set has {expected}")

@@ -75,8 +75,7 @@ class PublishedParts:
     def find(self, tree: Tree, split: str) -> Files:
         """Part maps by image name; empty if there are none."""
         names = {"split": split, "long": {"train": "training", "val": "validation"}[split]}
-        found = (tree.files(folder.format(**names), self.ending) for folder in self.folders)
-        return next((files for files in found if files), {})
+        return tree.first_files([folder.format(**names) for folder in self.folders], self.ending)
 
 
 @dataclass(frozen=True)
@@ -113,15 +112,15 @@ class Published:
     parts: PublishedParts | None = None
     unused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def variant(self, wanted: str | None) -> str:
+    def variant(self, name: str | None) -> str:
         """The variant to read.
 
         Raises:
             DataError: an unknown one.
         """
-        if wanted is not None and wanted not in self.variants:
-            raise DataError(f"data.variant={wanted}: {self.name} has {', '.join(self.variants)}")
-        return wanted or next(iter(self.variants))
+        if name is not None and name not in self.variants:
+            raise DataError(f"data.variant={name}: {self.name} has {', '.join(self.variants)}")
+        return name or next(iter(self.variants))
 
     @property
     def prepare(self) -> str:
@@ -133,60 +132,67 @@ class Published:
         return self.counts.get(f"{variant}/{split}", self.counts.get(split))
 
 
-def published_root(config: DataConfig, known: Published) -> Path:
+def published_root(config: DataConfig, published: Published) -> Path:
     """``data.root``, else (also if that is a variable which is not set) the root set once for this data set.
 
     Raises:
         DataError: none is set, or it is no folder.
     """
-    given = None if config.root is None or str(config.root).startswith("$") else config.root
-    root = given or known_root(known.name, known.variable)
+    setting = None if config.root is None or str(config.root).startswith("$") else config.root
+    root = setting or known_root(published.name, published.variable)
     if root is None:
-        places = f"data.root=DIR, ${known.variable}, or '{known.name}: DIR' in {user_file()}"
-        raise DataError(f"where {known.name} lies is not set: {places}; to get it: segproto data list {known.name}")
+        settings = f"data.root=DIR, ${published.variable}, or '{published.name}: DIR' in {user_file()}"
+        raise DataError(
+            f"where {published.name} lies is not set: {settings}; to get it: segproto data list {published.name}"
+        )
     if not root.is_dir():
-        name = f"data.root={root}" if given else f"{root} (from ${known.variable} or {user_file()})"
-        raise DataError(f"{name} is not a folder; to unpack archives: {known.prepare} {root}")
-    return root / known.inner if known.inner and (root / known.inner).is_dir() else root
+        name = f"data.root={root}" if setting else f"{root} (from ${published.variable} or {user_file()})"
+        raise DataError(f"{name} is not a folder; to unpack archives: {published.prepare} {root}")
+    return root / published.inner if published.inner and (root / published.inner).is_dir() else root
 
 
-def published_kind(known: Published) -> DataKind:
+def published_kind(published: Published) -> DataKind:
     """What ``data.name`` means of a published set: all it takes is in its own record."""
     return DataKind(
-        name=known.name,
-        title=known.title,
-        where=known.where,
-        terms=known.terms,
-        open=partial(open_published, known),
+        name=published.name,
+        title=published.title,
+        where=published.where,
+        terms=published.terms,
+        open=partial(open_published, published),
         reads=("variant",),
-        published=known,
+        published=published,
     )
 
 
-def open_published(known: Published, config: DataConfig, split: str) -> PairDataset:
+def open_published(published: Published, config: DataConfig, split: str) -> PairDataset:
     """One split of a data set.
 
     Raises:
         DataError: in one line: what is missing, and the command that helps.
     """
-    variant = known.variant(config.variant)
-    root = published_root(config, known)
-    find = known.find_coarse if config.coarse and known.find_coarse is not None else known.find
-    found = find(Tree(root), split, variant)
-    pairs = Pairs(dict(found.images), dict(found.masks))  # type: ignore[arg-type]
-    names = list(found.images) if found.names is None else found.names
+    variant = published.variant(config.variant)
+    root = published_root(config, published)
+    find = published.find_coarse if config.coarse and published.find_coarse is not None else published.find
+    files = find(Tree(root), split, variant)
+    pairs = Pairs(dict(files.images), dict(files.masks))  # type: ignore[arg-type]
+    names = list(files.images) if files.names is None else files.names
     if not names:
-        need = ", ".join(archive.name for archive in known.archives if not archive.optional)
+        need = ", ".join(archive.name for archive in published.archives if not archive.optional)
         raise DataError(
-            f"{root}: no {split} images of {known.name} there; it needs {need or 'archives of ' + known.where},"
-            f" as they are or unpacked: {known.prepare} {root}"
+            f"{root}: no {split} images of {published.name} there; it needs {need or 'archives of ' + published.where},"
+            f" as they are or unpacked: {published.prepare} {root}"
         )
-    labels = known.variants[variant]()
-    return PairDataset(split, names, pairs, labels, open_parts(known, Tree(root), split, labels))
+    labels = published.variants[variant]()
+    return PairDataset(split, names, pairs, labels, open_parts(published, Tree(root), split, labels))
 
 
-def open_parts(known: Published, tree: Tree, split: str, labels: LabelMap) -> tuple[PartTable, dict[str, Path]] | None:
+def open_parts(
+    published: Published, tree: Tree, split: str, labels: LabelMap
+) -> tuple[PartTable, dict[str, Path]] | None:
     """The part table and the part maps of a split; None where there are none."""
-    if known.parts is None or not (files := known.parts.find(tree, split)):
+    if published.parts is None:
         return None
-    return read_parts(Path(known.parts.table), labels.table.names), dict(files)  # type: ignore[arg-type]
+    files = published.parts.find(tree, split)
+    if not files:
+        return None
+    return read_parts(Path(published.parts.table), labels.table.names), dict(files)  # type: ignore[arg-type]

@@ -83,9 +83,9 @@ def coco_27() -> LabelMap:
 def coco_171() -> LabelMap:
     """The 171 classes that were annotated, without the gaps of the stored numbers."""
     full = shipped("coco_stuff")
-    kept = [c for c in range(182) if c not in COCO_UNUSED]
-    lookup = {value: kept.index(c) if c in kept else IGNORE_INDEX for value, c in full.lookup.items()}
-    names = tuple(full.table.names[c] for c in kept)
+    used = [c for c in range(182) if c not in COCO_UNUSED]
+    lookup = {value: used.index(c) if c in used else IGNORE_INDEX for value, c in full.lookup.items()}
+    names = tuple(full.table.names[c] for c in used)
     return LabelMap(ClassTable(names, default_colours(len(names))), lookup)
 
 
@@ -123,16 +123,16 @@ def find_cityscapes_coarse(tree: Tree, split: str, variant: str) -> Found:
 
 def find_voc(tree: Tree, split: str, variant: str) -> Found:
     """VOC 2012 with SBD's labels as PNG (``SegmentationClassAug``) or as SBD's own MATLAB files."""
-    if not (images := tree.files("JPEGImages", ".jpg")):
+    images = tree.files("JPEGImages", ".jpg")
+    if not images:
         return Found({}, {})
-    places = ("ImageSets/Segmentation", "ImageSets/SegmentationAug")
-    lists = {name: read_names(tree, *(f"{place}/{name}.txt" for place in places)) for name in ("train", "val")}
+    list_folders = ("ImageSets/Segmentation", "ImageSets/SegmentationAug")
+    lists = {name: read_names(tree, *(f"{folder}/{name}.txt" for folder in list_folders)) for name in ("train", "val")}
     augmented = tree.files("SegmentationClassAug", ".png")
     masks = {**augmented, **tree.files("SegmentationClass", ".png")}
     if split == "val" or variant == "train":
         return Found(images, masks, lists[split])
-    folders = ("dataset/cls", "benchmark_RELEASE/dataset/cls")
-    augmented = augmented or next((files for folder in folders if (files := tree.files(folder, ".mat"))), {})
+    augmented = augmented or tree.first_files(("dataset/cls", "benchmark_RELEASE/dataset/cls"), ".mat")
     held_out = set(lists["val"])
     names = sorted({*lists["train"], *(name for name in augmented if name not in held_out and name in images)})
     return Found(images, {**augmented, **masks}, names)
@@ -147,25 +147,26 @@ def find_ade20k(tree: Tree, split: str, variant: str) -> Found:
 def find_ade20k_full(tree: Tree, split: str, variant: str) -> Found:
     """The full release of 2021 (or 2016): pictures with ``_seg.png`` beside them, in folders by scene."""
     folder = {"train": "training", "val": "validation"}[split]
-    for place in (f"images/ADE/{folder}", f"images/{folder}"):
-        if images := tree.files(place, ".jpg"):
-            return Found(images, tree.files(place, "_seg.png"))
+    for path in (f"images/ADE/{folder}", f"images/{folder}"):
+        images = tree.files(path, ".jpg")
+        if images:
+            return Found(images, tree.files(path, "_seg.png"))
     return Found({}, {})
 
 
 def find_coco(tree: Tree, split: str, variant: str) -> Found:
     """Photos of 2017 with stuffthingmaps; 27 groups by the curated lists; or the 10k set."""
     if variant == "10k":
-        if not (images := tree.files("images", ".jpg")):
+        images = tree.files("images", ".jpg")
+        if not images:
             return Found({}, {})
         listed = read_names(tree, f"imageLists/{'train' if split == 'train' else 'test'}.txt")
         return Found(images, tree.files("annotations", ".mat"), listed)
     folder = f"{split}2017"
-    images = tree.files(f"images/{folder}", ".jpg") or tree.files(folder, ".jpg")
+    images = tree.first_files((f"images/{folder}", folder), ".jpg")
     if not images:
         return Found({}, {})
-    places = (f"annotations/{folder}", f"stuffthingmaps/{folder}", folder)
-    masks = next((found for place in places if (found := tree.files(place, ".png"))), {})
+    masks = tree.first_files((f"annotations/{folder}", f"stuffthingmaps/{folder}", folder), ".png")
     if variant != "27":
         return Found(images, masks)
     hint = "; it comes with the archive of PiCIE and STEGO (curated)"
@@ -174,7 +175,8 @@ def find_coco(tree: Tree, split: str, variant: str) -> Found:
 
 def find_potsdam(tree: Tree, split: str, variant: str) -> Found:
     """200x200 tiles in MATLAB files, or cut from the original TIFF files."""
-    if not (images := tree.files("imgs", ".mat")):
+    images = tree.files("imgs", ".mat")
+    if not images:
         return Found(*potsdam_tiles(tree, split))
     names = read_names(tree, "labelled_train.txt" if split == "train" else "labelled_test.txt")
     return Found(images, tree.files("gt", ".mat"), names)
@@ -193,11 +195,11 @@ def read_names(tree: Tree, *paths: str, hint: str = "") -> list[str]:
     Raises:
         DataError: there is no such list.
     """
-    found: list[Path | ZipMember] = []
+    lists: list[Path | ZipMember] = []
     for path in paths:
         folder, _, name = path.rpartition("/")
-        found += [file for before, file in tree.files(folder, name).items() if not before.rpartition("/")[2]]
-    file = found[0] if found else tree.root / paths[0]
+        lists += [file for before, file in tree.files(folder, name).items() if not before.rpartition("/")[2]]
+    file = lists[0] if lists else tree.root / paths[0]
     try:
         text = file.open_binary().read().decode() if isinstance(file, ZipMember) else read_text(file)
     except (DataError, UnicodeDecodeError) as error:

@@ -54,8 +54,8 @@ def _entry(table: Mapping[Any, Any], name: str) -> Any:
 
 def _classes(path: Path, name: str, vector: Any, count: int) -> list[int]:
     if not isinstance(vector, np.ndarray) or vector.shape != (count,) or not np.isin(vector, (0, 1)).all():
-        found = f"shape {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
-        raise DataError(f"{path}: the entry of {name!r} has {found}; expected {count} numbers 0 or 1, one per class")
+        kind = f"shape {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+        raise DataError(f"{path}: the entry of {name!r} has {kind}; expected {count} numbers 0 or 1, one per class")
     if not vector.any():
         raise DataError(f"{path}: {name!r} has no label; leave the image out of the data")
     return [int(c) + 1 for c in np.flatnonzero(vector)]
@@ -76,7 +76,7 @@ def read_annotations(folder: Path, classes: ClassTable, names: Sequence[str]) ->
         DataError: a file is missing or damaged, an object is of no class, or an image has no object.
     """
     numbers = {name: number for number, name in enumerate(classes.names)}
-    found = []
+    rows = []
     for name in names:
         path = folder / f"{PurePosixPath(name).name}.xml"
         objects = _object_names(path)
@@ -85,8 +85,8 @@ def read_annotations(folder: Path, classes: ClassTable, names: Sequence[str]) ->
             raise DataError(f"{path}: the object {unknown[0]!r} is no class (classes: {', '.join(classes.names)})")
         if not objects:
             raise DataError(f"{path}: no object; leave the image out of the data")
-        found.append(sorted({numbers[o] for o in objects}))
-    return found
+        rows.append(sorted({numbers[o] for o in objects}))
+    return rows
 
 
 def _object_names(path: Path) -> list[str]:

@@ -3,51 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
+from segproto.data.derived import Derived
 
 
-class CentreSquare(SegmentationDataset):
+class CentreSquare(Derived):
     """The centre squares of another data set's images, resized as PriMaPs' release does it.
 
     Training images are resized with antialiasing and labels at pixel centres (Pillow's rules); validation images
     without antialiasing and labels at the upper left (torchvision's rules for tensors, as of 0.11).
 
     Args:
-        whole: the other data set.
+        dataset: the other data set.
         side: of the squares in pixels.
     """
 
-    def __init__(self, whole: SegmentationDataset, side: int) -> None:
-        self.whole, self.side = whole, side
-        self.classes, self.split, self.names = whole.classes, whole.split, whole.names
+    def __init__(self, dataset: SegmentationDataset, side: int) -> None:
+        super().__init__(dataset)
+        self.side = side
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.whole[index]
         return Sample(self.resized(sample.image), self.resized_labels(sample.mask), sample.name)
 
-    def path(self, index: int) -> Path | None:
-        return self.whole.path(index)
-
-    def stamp(self, index: int) -> str:
-        return self.whole.stamp(index)
-
     def parts(self, index: int) -> Tensor | None:
-        found = self.whole.parts(index)
-        return None if found is None else self.resized_labels(found)
+        parts = self.whole.parts(index)
+        return None if parts is None else self.resized_labels(parts)
+
+    def instances(self, index: int) -> Tensor | None:
+        return None  # the published protocol has no scores of instances
 
     @property
-    def part_names(self) -> dict[int, str]:
-        return self.whole.part_names
-
-    @property
-    def label_source(self) -> str | None:
-        return self.whole.label_source
+    def instance_sizes(self) -> dict[str, float]:
+        return {}
 
     @property
     def fingerprint(self) -> str:
@@ -56,7 +49,7 @@ class CentreSquare(SegmentationDataset):
 
     def resized(self, image: Tensor) -> Tensor:
         """A uint8 image (3, H, W) as uint8 (3, side, side)."""
-        height, width, top, left = self._place(image.shape[-2], image.shape[-1])
+        height, width, top, left = self._size_and_corner(image.shape[-2], image.shape[-1])
         full = F.interpolate(
             image[None].float(),
             size=(height, width),
@@ -69,13 +62,13 @@ class CentreSquare(SegmentationDataset):
 
     def resized_labels(self, mask: Tensor) -> Tensor:
         """Labels (H, W) of any integer type as (side, side)."""
-        height, width, top, left = self._place(mask.shape[-2], mask.shape[-1])
+        height, width, top, left = self._size_and_corner(mask.shape[-2], mask.shape[-1])
         shift = 0.5 if self.split == "train" else 0.0
         rows = nearest(mask.shape[-2], height, shift)[top : top + self.side]
         columns = nearest(mask.shape[-1], width, shift)[left : left + self.side]
         return mask[rows][:, columns]
 
-    def _place(self, height: int, width: int) -> tuple[int, int, int, int]:
+    def _size_and_corner(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Size of the resized image, and the corner of its centre square."""
         short, long = min(height, width), max(height, width)
         longer = int(self.side * long / short)
@@ -85,5 +78,5 @@ class CentreSquare(SegmentationDataset):
 
 def nearest(source: int, target: int, shift: float) -> Tensor:
     """Source index of each of ``target`` pixels: ``floor((i + shift) * source / target)``."""
-    place = (torch.arange(target, dtype=torch.float64) + shift) * (source / target)
-    return place.floor().long().clamp_(max=source - 1)
+    position = (torch.arange(target, dtype=torch.float64) + shift) * (source / target)
+    return position.floor().long().clamp_(max=source - 1)

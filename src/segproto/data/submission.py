@@ -27,16 +27,26 @@ class Server:
 
     Attributes:
         ending: of the archive.
-        encode: from a predicted mask to the member's name and content.
         test_images: how many it expects.
+        member: path of a mask in the archive; ``{stem}`` is the image's name.
+        numbers: makes the uint8 number that the server reads for each class.
+        palette: makes the colours of the masks; None = they are gray.
+        image_suffix: left out of the image's name.
     """
 
     ending: str
-    encode: Callable[[Path], tuple[str, bytes]]
     test_images: int
+    member: str
+    numbers: Callable[[], NDArray[np.uint8]]
+    palette: Callable[[], list[int]] | None = None
+    image_suffix: str = ""
 
-
-VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
+    def encode(self, file: Path) -> tuple[str, bytes]:
+        """From a predicted mask to the member's path and content."""
+        numbers = self.numbers()
+        palette = None if self.palette is None else self.palette()
+        stem = file.stem.removesuffix(self.image_suffix)
+        return self.member.format(stem=stem), png(numbers[values(file, len(numbers))], palette)
 
 
 def submit(name: str, masks: Path, out: Path) -> int:
@@ -53,15 +63,15 @@ def submit(name: str, masks: Path, out: Path) -> int:
     """
     if name not in SERVERS:
         raise DataError(f"{name}: no server takes its predictions here; known: {', '.join(SERVERS)}")
-    ending, encode = SERVERS[name].ending, SERVERS[name].encode
-    if not out.name.endswith(ending):
-        raise DataError(f"--out {out}: {name} is handed in as a file ending in {ending}")
+    server = SERVERS[name]
+    if not out.name.endswith(server.ending):
+        raise DataError(f"--out {out}: {name} is handed in as a file ending in {server.ending}")
     files = sorted(masks.rglob("*.png"))
     if not files:
         raise DataError(f"{masks}: holds no masks (PNG); make them with: segproto predict MODEL IMAGES --out DIR")
-    members = (encode(file) for file in files)
+    members = (server.encode(file) for file in files)
     with fresh(out, "archive") as file:
-        if ending == ".zip":
+        if server.ending == ".zip":
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target:  # PNG is compressed already
                 target.comment = mark("archive").encode()
                 for member, content in members:
@@ -102,24 +112,14 @@ def png(mask: NDArray[np.uint8], palette: list[int] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def cityscapes(file: Path) -> tuple[str, bytes]:
-    """Label ids, named by city, sequence and frame."""
+def cityscapes_ids() -> NDArray[np.uint8]:
+    """The label id of each of the 19 classes."""
     labels = shipped("cityscapes")
     ids = np.zeros(labels.table.num_classes, np.uint8)
     for stored, c in labels.lookup.items():
         if c < len(ids):
             ids[c] = stored
-    return f"{file.stem.removesuffix('_leftImg8bit')}_pred.png", png(ids[values(file, len(ids))])
-
-
-def voc(file: Path) -> tuple[str, bytes]:
-    """Indices with the devkit's palette."""
-    return f"{VOC_FOLDER}/{file.stem}.png", png(values(file, 21), voc_palette())
-
-
-def ade20k(file: Path) -> tuple[str, bytes]:
-    """Numbers 1..150."""
-    return f"{file.stem}.png", png(values(file, 150) + np.uint8(1))
+    return ids
 
 
 def voc_palette() -> list[int]:
@@ -130,7 +130,13 @@ def voc_palette() -> list[int]:
 
 
 SERVERS = {
-    "cityscapes": Server(".zip", cityscapes, 1525),
-    "voc": Server(".tgz", voc, 1456),
-    "ade20k": Server(".zip", ade20k, 3352),
+    "cityscapes": Server(".zip", 1525, "{stem}_pred.png", cityscapes_ids, image_suffix="_leftImg8bit"),
+    "voc": Server(
+        ".tgz",
+        1456,
+        "results/VOC2012/Segmentation/comp6_test_cls/{stem}.png",
+        lambda: np.arange(21, dtype=np.uint8),
+        voc_palette,
+    ),
+    "ade20k": Server(".zip", 3352, "{stem}.png", lambda: np.arange(1, 151, dtype=np.uint8)),
 }

@@ -5,53 +5,30 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-
-from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
+from segproto.data.derived import Derived
 from segproto.errors import DataError, plain
 
 
-class Subset(SegmentationDataset):
+class Subset(Derived):
     """Images ``indices`` of another data set, in that order.
 
     Args:
-        whole: the other data set.
+        dataset: the other data set.
         indices: of its images.
     """
 
-    def __init__(self, whole: SegmentationDataset, indices: Sequence[int]) -> None:
-        self.whole, self.indices = whole, tuple(indices)
-        self.classes, self.split = whole.classes, whole.split
-        self.names = tuple(whole.names[i] for i in self.indices)
+    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
+        super().__init__(dataset)
+        self.indices = tuple(indices)
+        self.names = tuple(dataset.names[i] for i in self.indices)
 
     def __getitem__(self, index: int) -> Sample:
         return self.whole[self.indices[index]]
 
-    def path(self, index: int) -> Path | None:
-        return self.whole.path(self.indices[index])
-
-    def stamp(self, index: int) -> str:
-        return self.whole.stamp(self.indices[index])
-
-    def parts(self, index: int) -> Tensor | None:
-        return self.whole.parts(self.indices[index])
-
-    @property
-    def part_names(self) -> dict[int, str]:
-        return self.whole.part_names
-
-    def instances(self, index: int) -> Tensor | None:
-        return self.whole.instances(self.indices[index])
-
-    @property
-    def instance_sizes(self) -> dict[str, float]:
-        return self.whole.instance_sizes
-
-    @property
-    def label_source(self) -> str | None:
-        return self.whole.label_source
+    def source_index(self, index: int) -> int:
+        return self.indices[index]
 
     @property
     def fingerprint(self) -> str:
@@ -66,16 +43,16 @@ def readable(dataset: SegmentationDataset, progress: Callable[[int, int], None] 
         dataset: at native size.
         progress: called with (images read, images in all).
     """
-    found = []
+    readable_indices = []
     for index in range(len(dataset)):
         try:
             dataset[index]
-            found.append(index)
+            readable_indices.append(index)
         except DataError as error:
             warnings.warn(f"left out of training (data.on_error=skip): {plain(error)}", stacklevel=2)
         if progress is not None:
             progress(index + 1, len(dataset))
-    return found
+    return readable_indices
 
 
 def keep_only(dataset: SegmentationDataset, indices: Sequence[int]) -> SegmentationDataset:

@@ -53,26 +53,26 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
         raise DataError(f"{path}: the tags cannot be read ({error}); expected a CSV: image name, then tags") from error
     if lines and lines[0][1][0].strip().lower() in {"image", "name", "file", "filename"}:
         lines = lines[1:]
-    found: dict[str, list[int]] = {}
-    wanted = set(names)
+    tags: dict[str, list[int]] = {}
+    expected = set(names)
     for number, row in lines:
         image = row[0].strip()
         for name in {image, _stem(image)} if image else set():
-            if name in found:
+            if name in tags:
                 raise DataError(f"{path}, line {number}: {image!r} has tags twice; keep one line per image")
-            found[name] = [_class_of(tag, classes, path, number) for tag in _split(row[1:], classes)]
-            if not found[name] and name in wanted:
+            tags[name] = [_class_of(tag, classes, path, number) for tag in _split(row[1:], classes)]
+            if not tags[name] and name in expected:
                 raise DataError(
                     f"{path}, line {number}: {image!r} has no tag; give it one ({classes.names[BACKGROUND]!r} if it "
                     "shows nothing else), or leave the image out of the data"
                 )
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in tags]
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of {len(names)} images have no line, first {missing[0]!r}; add them, as in: "
             f"{missing[0]},{classes.names[-1]}"
         )
-    return _table([found[name] for name in names], classes.num_classes)
+    return _table([tags[name] for name in names], classes.num_classes)
 
 
 def tags_of_masks(dataset: SegmentationDataset) -> Tensor:

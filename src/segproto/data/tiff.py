@@ -53,8 +53,8 @@ def read_array(tiff: TiffFile, stack: bool) -> NDArray[Any]:
     Raises:
         ValueError: it would take more memory than ``MAX_BYTES``.
     """
-    found = tiff.series[0] if stack else tiff.pages.first
-    dtype = np.dtype(np.float64) if found.dtype is None else found.dtype
-    if math.prod(found.shape) * dtype.itemsize > MAX_BYTES:
-        raise ValueError(f"{dtype} {found.shape} is more than {MAX_BYTES >> 30} GiB")
-    return np.asarray(found.asarray())
+    image = tiff.series[0] if stack else tiff.pages.first
+    dtype = np.dtype(np.float64) if image.dtype is None else image.dtype
+    if math.prod(image.shape) * dtype.itemsize > MAX_BYTES:
+        raise ValueError(f"{dtype} {image.shape} is more than {MAX_BYTES >> 30} GiB")
+    return np.asarray(image.asarray())

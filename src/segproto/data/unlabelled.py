@@ -36,9 +36,9 @@ class ImageFolder(SegmentationDataset):
         if not root.exists():
             raise DataError(f"{root}: no such file or folder")
         base = root if root.is_dir() else root.parent
-        found = paths_below(root) if root.is_dir() else [root]
-        hidden = [p for p in found if any(part.startswith(".") for part in p.relative_to(base).parts)]
-        self._files = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p not in set(hidden)]
+        files = paths_below(root) if root.is_dir() else [root]
+        hidden = [p for p in files if any(part.startswith(".") for part in p.relative_to(base).parts)]
+        self._files = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and p not in set(hidden)]
         if not self._files:
             raise DataError(f"{root}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.names = tuple(path.relative_to(base).with_suffix("").as_posix() for path in self._files)

@@ -157,7 +157,8 @@ def _summarise(
         void, pixels[IGNORE_INDEX] = int(pixels[IGNORE_INDEX]), 0
         if void == mask.size and config.labels is not None:
             report.notes.append(f"{dataset.path(index) or dataset.names[index]}: its mask is void everywhere")
-        if config.kind.own and (path := dataset.path(index)) is not None and orientation(path) > 1:
+        path = dataset.path(index) if config.kind.own else None
+        if path is not None and orientation(path) > 1:
             turned.append(path)
         summary.readable += 1
         summary.pixels += pixels[:count]
@@ -174,8 +175,8 @@ def _summarise(
 
 def unused_classes(config: DataConfig) -> tuple[int, ...]:
     """Classes of a published set that none of its labels show."""
-    known = config.kind.published
-    return () if known is None or config.merge else known.unused.get(known.variant(config.variant), ())
+    published = config.kind.published
+    return () if published is None or config.merge else published.unused.get(published.variant(config.variant), ())
 
 
 def _check_presence(report: VerifyReport, unused: tuple[int, ...]) -> None:
@@ -195,35 +196,35 @@ def _check_parts(
     config: DataConfig, dataset: SegmentationDataset, report: VerifyReport, progress: Progress | None
 ) -> None:
     """A note of how many validation images and classes have parts, beside the published numbers."""
-    known = config.kind.published
-    if known is None or known.parts is None or not isinstance(dataset, PairDataset) or not dataset.part_names:
+    published = config.kind.published
+    if published is None or published.parts is None or not isinstance(dataset, PairDataset) or not dataset.part_names:
         return
-    shown: set[str] = set()
+    classes: set[str] = set()
     for index in _told(dataset, "parts", progress):
         try:
-            found = dataset.parts(index)
+            parts = dataset.parts(index)
         except DataError as error:
             _add(report, str(error))
             continue
-        if found is not None:
-            ids = np.unique(found.numpy())
-            shown |= {dataset.part_names[int(i)].split(" ")[0] for i in ids[ids > 0]}
+        if parts is not None:
+            ids = np.unique(parts.numpy())
+            classes |= {dataset.part_names[int(i)].split(" ")[0] for i in ids[ids > 0]}
     count = dataset.images_with_parts
-    line = f"val: {count} images with part maps, parts of {len(shown)} classes"
-    expected = (known.parts.val_images, known.parts.val_classes)
-    if (count, len(shown)) != expected:
+    line = f"val: {count} images with part maps, parts of {len(classes)} classes"
+    expected = (published.parts.val_images, published.parts.val_classes)
+    if (count, len(classes)) != expected:
         line += f"; the published set has {expected[0]} and {expected[1]}"
     report.notes.append(line)
 
 
 def _check_published(config: DataConfig, report: VerifyReport) -> None:
     """Counts of a published set, and whether Cityscapes' fine labels are coarse ones under their name."""
-    known = config.kind.published
-    if known is None:
+    published = config.kind.published
+    if published is None:
         return
-    variant = known.variant(config.variant)
+    variant = published.variant(config.variant)
     for split, summary in report.splits.items():
-        expected = known.count(variant, split)
+        expected = published.count(variant, split)
         if expected is not None and summary.images != expected:
             _add(report, f"{split}: {summary.images} images, the published set has {expected}")
         line = None

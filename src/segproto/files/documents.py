@@ -58,15 +58,15 @@ def look_closer(value: Any) -> None:
     level = [value]
     for _ in range(DEEPEST + 1):
         inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner += [*item, *item.values()]
-            elif isinstance(item, list | tuple | set):
-                inner += item
-            elif isinstance(item, str):
-                item.encode()  # a UnicodeEncodeError is a ValueError
-            elif isinstance(item, int) and abs(item) > LARGEST_INTEGER:
-                raise ValueError(f"an integer of {item.bit_length()} bits")
+        for member in level:
+            if isinstance(member, dict):
+                inner += [*member, *member.values()]
+            elif isinstance(member, list | tuple | set):
+                inner += member
+            elif isinstance(member, str):
+                member.encode()  # a UnicodeEncodeError is a ValueError
+            elif isinstance(member, int) and abs(member) > LARGEST_INTEGER:
+                raise ValueError(f"an integer of {member.bit_length()} bits")
         if not inner:
             return
         level = inner

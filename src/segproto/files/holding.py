@@ -47,7 +47,7 @@ def hold(folder: Path) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise SegprotoError(f"{folder}: is a file; name a folder")
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def hold(folder: Path) -> Iterator[None]:
                 (folder / LOCK).unlink()
             os.close(descriptor)
     finally:
-        for parent in made:
+        for parent in new_folders:
             with suppress(OSError):  # not empty: it is in use
                 parent.rmdir()
 
@@ -75,15 +75,15 @@ def take(folder: Path) -> int:
     path = folder / LOCK
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        got = lock(descriptor)
+        locked = lock(descriptor)
         holder = read_holder(descriptor)
-        if got is False or (got is None and is_alive(holder)):
+        if locked is False or (locked is None and is_alive(holder)):
             os.close(descriptor)
             raise SegprotoError(f"{folder}: {words(holder)} is at work there; wait for its end, or stop it")
         if is_same(descriptor, path):  # else whoever had it has just removed it
             break
         os.close(descriptor)
-    if got is None:
+    if locked is None:
         log.warning("%s: no locks on this disk; two processes on two machines would not see each other", plain(folder))
     os.ftruncate(descriptor, 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -53,16 +53,16 @@ def shown(value: Any) -> str:
 
 def _is_small(value: Any) -> bool:
     """Whether a container holds few values at all depths; repeated aliases can make a short file a long text."""
-    waiting, seen = [value], 0
-    while waiting and seen <= SHOWN:
-        item, seen = waiting.pop(), seen + 1
-        if isinstance(item, dict):
-            waiting += [*item, *item.values()][:SHOWN]
-        elif isinstance(item, list | tuple | set):
-            waiting += list(item)[:SHOWN]
-        elif isinstance(item, int) and item.bit_length() > 64:
+    waiting, count = [value], 0
+    while waiting and count <= SHOWN:
+        member, count = waiting.pop(), count + 1
+        if isinstance(member, dict):
+            waiting += [*member, *member.values()][:SHOWN]
+        elif isinstance(member, list | tuple | set):
+            waiting += list(member)[:SHOWN]
+        elif isinstance(member, int) and member.bit_length() > 64:
             return False
-    return seen <= SHOWN
+    return count <= SHOWN
 
 
 def key_path(loc: Sequence[int | str], value: Any, model: type[BaseModel]) -> list[int | str]:
@@ -104,16 +104,16 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 def suggestion(path: list[str], model: type[BaseModel]) -> str:
     """``; did you mean train.seed?`` or nothing: siblings first, then the same or a similar key elsewhere."""
-    known = known_keys(model)
+    keys = known_keys(model)
     parent, leaf = ".".join(path[:-1]), path[-1]
-    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
     close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.7)
     if close:
         return f"; did you mean {siblings[close[0]]}?"
-    same = sorted((k for k in known if k.rpartition(".")[2] == leaf), key=lambda k: k.count("."))
-    whole = same or difflib.get_close_matches(".".join(path), known, n=1, cutoff=0.6)
-    leaves = {k.rpartition(".")[2]: k for k in reversed(known)}
-    far = whole or [leaves[k] for k in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]
+    same = sorted((k for k in keys if k.rpartition(".")[2] == leaf), key=lambda k: k.count("."))
+    matches = same or difflib.get_close_matches(".".join(path), keys, n=1, cutoff=0.6)
+    leaves = {k.rpartition(".")[2]: k for k in reversed(keys)}
+    far = matches or [leaves[k] for k in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]
     if far:
         return f"; did you mean {far[0]}?"
     return f"; known here: {', '.join(siblings)}" if siblings else ""

@@ -60,29 +60,29 @@ def require(path: Path, kind: str | None, inputs: Collection[tuple[int, int]] = 
     Raises:
         ConfigError: something else is there.
     """
-    other = "name another place to write"
+    advice = "name another place to write"
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        raise ConfigError(f"{path}: cannot be made: a file is where a folder would be; {other}") from None
-    if stat.S_ISLNK(found.st_mode):
+        raise ConfigError(f"{path}: cannot be made: a file is where a folder would be; {advice}") from None
+    if stat.S_ISLNK(status.st_mode):
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError:
             if kind is None and in_own_folder(path):
                 return
-            raise ConfigError(f"{path}: is a link to nothing; {other}, or remove it") from None
-    if stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"{path}: is a folder, and a file would be written; {other}")
-    if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{path}: is no ordinary file; {other}")
-    if (found.st_dev, found.st_ino) in inputs:
-        raise ConfigError(f"{path}: is an input of this command and would be overwritten; {other}")
+            raise ConfigError(f"{path}: is a link to nothing; {advice}, or remove it") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"{path}: is a folder, and a file would be written; {advice}")
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: is no ordinary file; {advice}")
+    if (status.st_dev, status.st_ino) in inputs:
+        raise ConfigError(f"{path}: is an input of this command and would be overwritten; {advice}")
     if not (in_own_folder(path) if kind is None else marked(path, kind)):
-        what = f"{kind} that" if kind else "file that"
-        raise ConfigError(f"{path}: is there and is no {what} segproto made; {other}, or move it away")
+        expected = f"{kind} that" if kind else "file that"
+        raise ConfigError(f"{path}: is there and is no {expected} segproto made; {advice}, or move it away")
 
 
 def require_all(paths: Iterable[Path], kind: str, inputs: Iterable[Path] = ()) -> None:
@@ -91,19 +91,19 @@ def require_all(paths: Iterable[Path], kind: str, inputs: Iterable[Path] = ()) -
     Raises:
         ConfigError: naming the first that must not be written.
     """
-    known = identities(inputs)
+    input_ids = identities(inputs)
     for path in paths:
-        require(path, kind, known)
+        require(path, kind, input_ids)
 
 
 def identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
     """Device and number of each file, by which it is known under any name; files that are not there have none."""
-    known = set()
+    ids = set()
     for path in paths:
         with suppress(OSError):
-            found = path.stat()
-            known.add((found.st_dev, found.st_ino))
-    return known
+            status = path.stat()
+            ids.add((status.st_dev, status.st_ino))
+    return ids
 
 
 def in_own_folder(path: Path) -> bool:
@@ -130,8 +130,8 @@ def require_folder(folder: Path, holds: Sequence[str], own: Callable[[Path], boo
         return
     foreign = foreign_in(folder, holds)
     if foreign is not None or not (own(folder) or in_own_folder(folder)):
-        what = foreign or "files that segproto did not make"
-        raise ConfigError(f"{folder}: holds {what} and would be replaced as a whole; name a new folder")
+        content = foreign or "files that segproto did not make"
+        raise ConfigError(f"{folder}: holds {content} and would be replaced as a whole; name a new folder")
 
 
 def foreign_in(folder: Path, holds: Sequence[str]) -> str | None:

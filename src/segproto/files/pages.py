@@ -24,11 +24,11 @@ def page_environment(package: str) -> Environment:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    made = Environment(loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined)
-    made.filters["embed"] = embed
-    made.globals["policy"] = policy
-    made.trim_blocks = made.lstrip_blocks = True
-    return made
+    environment = Environment(loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined)
+    environment.filters["embed"] = embed
+    environment.globals["policy"] = policy
+    environment.trim_blocks = environment.lstrip_blocks = True
+    return environment
 
 
 def embed(value: Any) -> Markup:
@@ -51,7 +51,7 @@ def policy(*scripts: str) -> Markup:
         "default-src": "'none'",
         "img-src": "data:",
         "style-src": "'unsafe-inline'",
-        "script-src": " ".join(f"'sha256-{one}'" for one in hashes) or "'none'",
+        "script-src": " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'",
         "base-uri": "'none'",
         "form-action": "'none'",
     }

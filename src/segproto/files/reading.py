@@ -38,14 +38,14 @@ def require_ordinary(path: Path, error: type[SegprotoError] = DataError, what: s
         SegprotoError: of the given kind, naming the file: not there, a folder, a pipe, a socket or a device.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except (OSError, ValueError) as problem:  # ValueError: a zero byte in the name
         reason = getattr(problem, "strerror", None) or str(problem)
         raise error(f"{path}: cannot be opened ({reason})") from None
-    _check(path, found, error, what)
-    return found.st_size
+    _check(path, status, error, what)
+    return status.st_size
 
 
 def open_file(path: Path, error: type[SegprotoError] = DataError, what: str = "file") -> BinaryIO:
@@ -99,7 +99,7 @@ def read_text(path: Path, error: type[SegprotoError] = DataError, limit: int = T
         raise error(f"{path}: is not UTF-8 text (line {line}); save it as UTF-8") from None
 
 
-def _check(path: Path, found: os.stat_result, error: type[SegprotoError], what: str) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+def _check(path: Path, status: os.stat_result, error: type[SegprotoError], what: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise error(f"{path}: is {kind}; expected one {what}")

@@ -35,13 +35,13 @@ def check_sums(folder: Path, advice: str, error: type[SegprotoError] = WeightsEr
     if not path.exists():
         return
     for line in read_text(path, error).splitlines():
-        found = LINE.fullmatch(line)
-        if found is None:
+        match = LINE.fullmatch(line)
+        if match is None:
             raise error(f"{path}: damaged ({line[:80]!r} is no checksum and name); {advice}")
-        file = folder / found[2]
+        file = folder / match[2]
         if not file.is_file():
             raise error(f"{file}: gone, although {NAME} beside it names it; {advice}")
-        if digest(file) != found[1]:
+        if digest(file) != match[1]:
             raise error(f"{file}: damaged, its content is not what was written (see {NAME} beside it); {advice}")
 
 

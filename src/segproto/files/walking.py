@@ -19,8 +19,8 @@ def files_below(folder: str | Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 def _below(folder: str, above: str, seen: dict[tuple[int, int], str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    found = os.stat(folder)
-    first = seen.setdefault((found.st_dev, found.st_ino), folder)
+    status = os.stat(folder)
+    first = seen.setdefault((status.st_dev, status.st_ino), folder)
     if first != folder:
         where = "links back to" if folder.startswith(f"{first}{os.sep}") else "is the same folder as"
         raise DataError(f"{folder}: {where} {first}; remove the link, so that each file is there once")

@@ -68,8 +68,8 @@ def concerns(error: OSError, folder: Path) -> bool:
     """Whether an error is about something in a folder or about one above it, which could not be made."""
     if error.filename is None:
         return True
-    about, place = Path(os.path.abspath(str(error.filename))), Path(os.path.abspath(folder))
-    return about.is_relative_to(place) or place.is_relative_to(about)
+    about, target = Path(os.path.abspath(str(error.filename))), Path(os.path.abspath(folder))
+    return about.is_relative_to(target) or target.is_relative_to(about)
 
 
 @contextmanager
@@ -198,9 +198,12 @@ def sweep(folder: Path) -> None:
         with suppress(OSError):
             descriptor = os.open(part, os.O_RDONLY)
             try:
-                got = lock(descriptor)
-                if got or (got is None and time.time() - part.stat().st_mtime > DAY):
-                    shutil.rmtree(part) if part.is_dir() else part.unlink()
+                locked = lock(descriptor)
+                if locked or (locked is None and time.time() - part.stat().st_mtime > DAY):
+                    if part.is_dir():
+                        shutil.rmtree(part)
+                    else:
+                        part.unlink()
             finally:
                 os.close(descriptor)
 
@@ -236,8 +239,8 @@ def write_json(path: Path, value: Any, kind: str | None, default: Callable[[Any]
         kind: see :func:`fresh`.
         default: makes something plain of what JSON does not know.
     """
-    told = value if kind is None else {"made_by": mark(kind), **value}
-    text = json.dumps(told, indent=1, default=default)
+    content = value if kind is None else {"made_by": mark(kind), **value}
+    text = json.dumps(content, indent=1, default=default)
     with fresh(path, kind) as file:
         file.write(text.encode())
 
@@ -259,10 +262,10 @@ def write_tensors(
     """Writes tensors of any device as safetensors, with the mark in the metadata."""
     from safetensors.torch import save
 
-    told = {**(metadata or {}), **({} if kind is None else {"made_by": mark(kind)})}
+    header = {**(metadata or {}), **({} if kind is None else {"made_by": mark(kind)})}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with fresh(path, kind, advice) as file:
-        file.write(save(plain, metadata=told or None))
+        file.write(save(plain, metadata=header or None))
 
 
 def link(path: Path, source: Path) -> None:

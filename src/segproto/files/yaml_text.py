@@ -50,9 +50,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if (known := (key.tag, key.value)) in seen:
+                tag_and_value = (key.tag, key.value)
+                if tag_and_value in seen:
                     raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} twice", problem_mark=key.start_mark)
-                seen.add(known)
+                seen.add(tag_and_value)
 
 
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
