@@ -50,34 +50,38 @@ def score_cams(
     Raises:
         DataError: in one line, for a damaged file, maps of another size than the mask, or a class out of range.
     """
-    found, truth = cam_files(cams), mask_files(gt, "--gt")
-    names = read_list(list_file) if list_file is not None else [name for name in found if name in truth]
-    for folder, there in ((cams, found), (gt, truth)):
-        if missing := [name for name in names if name not in there]:
+    scored, truth = cam_files(cams), mask_files(gt, "--gt")
+    names = read_list(list_file) if list_file is not None else [name for name in scored if name in truth]
+    for folder, files in ((cams, scored), (gt, truth)):
+        if missing := [name for name in names if name not in files]:
             raise DataError(f"{folder}: {len(missing)} of {len(names)} names are missing, first {missing[0]!r}")
     if not names:
-        raise DataError(f"{cams}: no map has a mask of its name in {gt}, first {next(iter(found))!r}")
+        raise DataError(f"{cams}: no map has a mask of its name in {gt}, first {next(iter(scored))!r}")
     labels = classes if isinstance(classes, LabelMap) else None
     table = classes.table if isinstance(classes, LabelMap) else classes
-    known = table.num_classes if isinstance(table, ClassTable) else table
-    curve = CamCurve(known or IGNORE_INDEX, None if thresholds is None else torch.tensor(sorted(set(thresholds))))
+    num_classes = table.num_classes if isinstance(table, ClassTable) else table
+    curve = CamCurve(num_classes or IGNORE_INDEX, None if thresholds is None else torch.tensor(sorted(set(thresholds))))
     for done, name in enumerate(names, 1):
-        own, maps = read_cams(found[name], known)
-        mask = labels.read(truth[name]).long() if labels else torch.from_numpy(read_mask(truth[name], known, void))
+        own, maps = read_cams(scored[name], num_classes)
+        mask = (
+            labels.read(truth[name]).long() if labels else torch.from_numpy(read_mask(truth[name], num_classes, void))
+        )
         if maps.shape[1:] != mask.shape:
             sizes = [" x ".join(map(str, shape)) for shape in (maps.shape[1:], mask.shape)]
-            raise DataError(f"{found[name]}: maps of {sizes[0]} pixels, {truth[name]} is {sizes[1]}; expected one size")
+            raise DataError(
+                f"{scored[name]}: maps of {sizes[0]} pixels, {truth[name]} is {sizes[1]}; expected one size"
+            )
         if len(own) and int(own.max()) >= curve.num_classes:
-            raise DataError(f"{found[name]}: a map of class {int(own.max())}, expected 1..{curve.num_classes - 1}")
+            raise DataError(f"{scored[name]}: a map of class {int(own.max())}, expected 1..{curve.num_classes - 1}")
         curve.update(maps, own, mask)
         if progress is not None:
             progress(done, len(names))
-    if known is None:
+    if num_classes is None:
         used = (curve.counts.sum((0, 2)) + curve.counts.sum((1, 2))).nonzero()
-        known = max(int(used.max()) + 1, 2) if len(used) else 2
-        curve.num_classes, curve.counts = known, curve.counts[:known, :known]
+        num_classes = max(int(used.max()) + 1, 2) if len(used) else 2
+        curve.num_classes, curve.counts = num_classes, curve.counts[:num_classes, :num_classes]
     if not isinstance(table, ClassTable):
-        table = ClassTable(tuple(str(i) for i in range(known)), default_colours(known))
+        table = ClassTable(tuple(str(i) for i in range(num_classes)), default_colours(num_classes))
     points = curve.compute()
     best = best_point(points)
     matrix = curve.confusions()[points.index(best)]
@@ -86,8 +90,8 @@ def score_cams(
         "threshold": best.threshold,
         "images": len(names),
         "curve": [{"threshold": p.threshold, "miou": p.scores.miou, "accuracy": p.scores.accuracy} for p in points],
-        "without_gt": [name for name in found if name not in truth],
-        "without_cams": [name for name in truth if name not in found],
+        "without_gt": [name for name in scored if name not in truth],
+        "without_cams": [name for name in truth if name not in scored],
     }
 
 

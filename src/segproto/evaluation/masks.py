@@ -68,8 +68,8 @@ def score_masks(
         scored, truth = {frame(name): path for name, path in scored.items()}, official
         classes = shipped("cityscapes") if classes is None else classes
     names = read_list(list_file) if list_file is not None else list(truth)
-    for folder, found in ((masks, scored), (gt, truth)):
-        missing = [name for name in names if name not in found]
+    for folder, files in ((masks, scored), (gt, truth)):
+        missing = [name for name in names if name not in files]
         if missing:
             raise DataError(
                 f"{folder}: {len(missing)} of {len(names)} masks are missing, first {missing[0]!r}; "
@@ -79,13 +79,13 @@ def score_masks(
         refuse_names("\n".join(str(truth[name]) for name in names), f"--gt {gt}", "give --coarse")
     labels = classes if isinstance(classes, LabelMap) else None
     table = classes.table if isinstance(classes, LabelMap) else classes
-    known = table.num_classes if isinstance(table, ClassTable) else table
-    size = max(256, known or 0)
+    num_classes = table.num_classes if isinstance(table, ClassTable) else table
+    size = max(256, num_classes or 0)
     counts, void_pixels = torch.zeros(size, size, dtype=torch.int64), 0
     shares, with_instances = torch.zeros(2, size, dtype=torch.float64), 0
     for done, name in enumerate(names, 1):
-        prediction = read_mask(scored[name], known)
-        target = labels.read(truth[name]).numpy() if labels else read_mask(truth[name], known, void)
+        prediction = read_mask(scored[name], num_classes)
+        target = labels.read(truth[name]).numpy() if labels else read_mask(truth[name], num_classes, void)
         if prediction.shape != target.shape:
             raise DataError(
                 f"{scored[name]} is {_size(prediction)} pixels, {truth[name]} is {_size(target)} (height x width); "
@@ -99,17 +99,17 @@ def score_masks(
             with_instances += 1
         if progress is not None:
             progress(done, len(names))
-    if known is None:
+    if num_classes is None:
         used = (counts.sum(0) + counts.sum(1))[:IGNORE_INDEX].nonzero()
-        known = int(used.max()) + 1 if len(used) else 1
+        num_classes = int(used.max()) + 1 if len(used) else 1
     if not isinstance(table, ClassTable):
-        table = ClassTable(tuple(str(i) for i in range(known)), default_colours(known))
-    undecided = counts[:known, IGNORE_INDEX].clone()
+        table = ClassTable(tuple(str(i) for i in range(num_classes)), default_colours(num_classes))
+    undecided = counts[:num_classes, IGNORE_INDEX].clone()
     counts[:, IGNORE_INDEX] = 0
-    counts = counts[:known, :known]
+    counts = counts[:num_classes, :num_classes]
     sizes = torch.tensor([CITYSCAPES_SIZES.get(name, float("nan")) for name in table.names], dtype=torch.float64)
     complete = with_instances == len(names) and not sizes.isnan().all()
-    iiou = instance_iou(shares[:, :known], counts, sizes) if complete else None
+    iiou = instance_iou(shares[:, :num_classes], counts, sizes) if complete else None
     return {
         **report(counts, table, undecided, void=void_pixels, instance_iou=iiou),
         "images": len(names),

@@ -57,9 +57,9 @@ class EncoderFeatures:
         path = None if self.folder is None else self.folder / f"{index:06d}.safetensors"
         if path is not None and path.exists():
             try:
-                found: Tensor = load_file(path)["features"].to(device)
+                cached: Tensor = load_file(path)["features"].to(device)
                 self.reused += 1
-                return found
+                return cached
             except (SafetensorError, KeyError):
                 pass  # cut off: computed again
         with evaluating(self.model):
@@ -113,7 +113,7 @@ def rescore_heads(
     features: EncoderFeatures, heads: Sequence[Head], progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """:func:`rescore` of several heads on one encoder."""
-    return rescore(features, lambda found: [head(found) for head in heads], len(heads), progress)
+    return rescore(features, lambda cell_features: [head(cell_features) for head in heads], len(heads), progress)
 
 
 def change(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

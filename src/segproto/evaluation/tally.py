@@ -50,7 +50,8 @@ class Tally:
         pred, target = prediction.to(self.device), sample.mask.to(self.device)
         self.confusion.update(pred, target)
         self.void += (target == IGNORE_INDEX).sum()
-        if not self.sizes or (ids := self.dataset.instances(index)) is None:
+        ids = self.dataset.instances(index) if self.sizes else None
+        if ids is None:
             return
         if ids.shape != target.shape:
             sizes = f"{tuple(ids.shape)} pixels, its mask {tuple(target.shape)}"
@@ -103,14 +104,14 @@ def report(
         {"name": name, "iou": iou, "pixels": pixels}
         for name, iou, pixels in zip(classes.names, scores.iou, scores.pixels, strict=True)
     ]
-    found: dict[str, Any] = {"miou": scores.miou, "accuracy": scores.accuracy}
+    figures: dict[str, Any] = {"miou": scores.miou, "accuracy": scores.accuracy}
     if void is not None:
-        found["void"] = void / max(void + sum(scores.pixels), 1)
-        if warning := coarse_line(found["void"], classes.names):
-            found["warning"] = f"{warning}: scores are far too high"
+        figures["void"] = void / max(void + sum(scores.pixels), 1)
+        if warning := coarse_line(figures["void"], classes.names):
+            figures["warning"] = f"{warning}: scores are far too high"
     if instance_iou is not None:
         for row, value in zip(per_class, instance_iou, strict=True):
             row["iiou"] = value
-        known = [value for value in instance_iou if value is not None]
-        found["iiou"] = sum(known) / len(known) if known else None
-    return found | {"per_class": per_class, "confusion": counts.tolist()}
+        measured = [value for value in instance_iou if value is not None]
+        figures["iiou"] = sum(measured) / len(measured) if measured else None
+    return figures | {"per_class": per_class, "confusion": counts.tolist()}

@@ -67,13 +67,13 @@ def validate(
     classes = dataset.classes
     if len(dataset) == 0:
         raise DataError(f"the {dataset.split} split is empty: nothing to evaluate")
-    found = segmenter.found_categories
-    if not found:
+    unlabelled = segmenter.found_categories
+    if not unlabelled:
         require_same_classes(segmenter, dataset)
     start = time.perf_counter()
     device = next(segmenter.parameters()).device
     rows = max(classes.num_classes, segmenter.head.num_classes)
-    tallies = [Tally(dataset, rows, device, instances=not found) for _ in range(1 if protocol.crf is None else 2)]
+    tallies = [Tally(dataset, rows, device, instances=not unlabelled) for _ in range(1 if protocol.crf is None else 2)]
     indices = range(rank, len(dataset), world)
     with evaluating(segmenter):
         for done, index in enumerate(indices, 1):

@@ -52,8 +52,8 @@ def share(part: float, whole: float) -> float | None:
 
 def mean(values: list[float | None]) -> float | None:
     """The mean of the values there are; None without any."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def scored(value: float | None, reason: str, **more: Any) -> dict[str, Any]:

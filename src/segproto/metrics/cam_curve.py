@@ -66,10 +66,10 @@ class CamCurve:
             label = passed = torch.zeros(int(valid.sum()), dtype=torch.int64, device=target.device)
         t, c = len(self.thresholds) + 1, self.num_classes
         flat = (target[valid].long() * c + label) * t + passed
-        found = torch.bincount(flat, minlength=c * c * t)
-        if len(found) > c * c * t:
+        counts = torch.bincount(flat, minlength=c * c * t)
+        if len(counts) > c * c * t:
             raise ValueError(f"a class is outside 0..{c - 1}; expected classes and labels below num_classes")
-        self.counts += found.view(c, c, t).to(self.counts.device)
+        self.counts += counts.view(c, c, t).to(self.counts.device)
 
     def merge(self, other: CamCurve) -> None:
         """Adds the counts of another accumulator of the same thresholds."""

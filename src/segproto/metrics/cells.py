@@ -66,8 +66,8 @@ def class_pixels(mask: Tensor, cells: Tensor, num_classes: int, num_cells: int) 
     counts = torch.from_numpy(np.bincount(keys.ravel(), minlength=(num_classes + 2) * num_cells))
     counts = counts.view(num_classes + 2, num_cells)
     if bool(counts[num_classes + 1].any()):
-        found = int(mask[(mask >= num_classes) & (mask != IGNORE_INDEX)].max())
-        raise ValueError(f"the mask holds class {found}, expected 0..{num_classes - 1} or 255")
+        largest = int(mask[(mask >= num_classes) & (mask != IGNORE_INDEX)].max())
+        raise ValueError(f"the mask holds class {largest}, expected 0..{num_classes - 1} or 255")
     return counts[:num_classes]
 
 
@@ -101,9 +101,9 @@ def segment_quantiles(
     totals = torch.zeros(segments, dtype=torch.int64, device=values.device).index_add(0, segment, weights)
     ends = weights[order].cumsum(0)
     target = totals.cumsum(0) - totals + ranks(totals, quantiles)
-    place = torch.searchsorted(ends, target, right=True).clamp_max(max(len(values) - 1, 0))
-    found = values[order][place] if len(values) else values.new_zeros(place.shape)
-    return torch.where(totals > 0, found, torch.inf)
+    index = torch.searchsorted(ends, target, right=True).clamp_max(max(len(values) - 1, 0))
+    quantile = values[order][index] if len(values) else values.new_zeros(index.shape)
+    return torch.where(totals > 0, quantile, torch.inf)
 
 
 def row_quantiles(values: Tensor, weights: Tensor, quantiles: Sequence[float]) -> Tensor:
@@ -117,8 +117,8 @@ def row_quantiles(values: Tensor, weights: Tensor, quantiles: Sequence[float]) -
     Returns:
         (Q, U).
     """
-    ordered, place = values.sort(1)
-    ends = weights[place].cumsum(1)
+    ordered, order = values.sort(1)
+    ends = weights[order].cumsum(1)
     target = ranks(weights.sum()[None], quantiles).expand(-1, len(values))
-    found = torch.searchsorted(ends, target.T.contiguous(), right=True)
-    return ordered.gather(1, found.clamp_max(values.shape[1] - 1)).T
+    index = torch.searchsorted(ends, target.T.contiguous(), right=True)
+    return ordered.gather(1, index.clamp_max(values.shape[1] - 1)).T

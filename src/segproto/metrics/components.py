@@ -66,10 +66,10 @@ class Components(Accumulator):
         pixels = share(int(self.counts["image_pixels"]), int(self.counts["images"]))
         rows = []
         for q, quantile in enumerate(self.quantiles):
-            found, area = self.counts["components"][q].tolist(), self.counts["pixels"][q].tolist()
+            components, area = self.counts["components"][q].tolist(), self.counts["pixels"][q].tolist()
             maps = self.counts["maps"].tolist()
-            count = [share(a, b) for a, b in zip(found, maps, strict=True)]
-            size = [share(a, b * pixels) if pixels else None for a, b in zip(area, found, strict=True)]
+            count = [share(a, b) for a, b in zip(components, maps, strict=True)]
+            size = [share(a, b * pixels) if pixels else None for a, b in zip(area, components, strict=True)]
             rows.append({"quantile": quantile, "count": count, "area": size})
         first = rows[-1]["count"][0]  # type: ignore[index]
         return scored(first, "no image", per_quantile=rows)

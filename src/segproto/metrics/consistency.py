@@ -184,8 +184,8 @@ def _summary(good: Tensor, total: Tensor, class_of: Tensor, quantiles: Sequence[
     classes = int(class_of.max()) + 1 if len(class_of) else 0
     sums = torch.zeros(len(good), classes, dtype=torch.int64).index_add(1, class_of, good)
     totals = torch.zeros(classes, dtype=torch.int64).index_add(0, class_of, total)
-    whole = totals.tolist()
-    per_class = [mean([share(n, whole[c]) for n in sums[:, c].tolist()]) for c in range(classes)]
+    rows = totals.tolist()
+    per_class = [mean([share(n, rows[c]) for n in sums[:, c].tolist()]) for c in range(classes)]
     return scored(
         mean(scores),
         "no image shows a part of a class that has prototypes",

@@ -50,9 +50,9 @@ class Equivariance(Accumulator):
         area_a, area_b = (a * pixels[own_a]).sum(1), (b * pixels[own_b]).sum(1)
         same = own_a[:, None] == own_b
         union = torch.where(same, area_a[:, None] + area_b - inter, 0)
-        place = (rows[:, None], columns)
-        self.counts["intersection"][place] += torch.where(same, inter, 0).long()
-        self.counts["union"][place] += union.long()
+        pairs = (rows[:, None], columns)
+        self.counts["intersection"][pairs] += torch.where(same, inter, 0).long()
+        self.counts["union"][pairs] += union.long()
 
     def compute(
         self, thresholds: Sequence[float] = THRESHOLDS, threshold: float = 0.5, examples: int = 5
@@ -72,9 +72,9 @@ class Equivariance(Accumulator):
         tested = _distinct(classes)
         curve = []
         for limit in thresholds:
-            found = values > limit
-            part = share(_distinct(classes[found]), tested)
-            curve.append({"threshold": limit, "classes": part, "pairs": int(found.sum())})
+            above = values > limit
+            part = share(_distinct(classes[above]), tested)
+            curve.append({"threshold": limit, "classes": part, "pairs": int(above.sum())})
         order = values.argsort(descending=True, stable=True)[:examples].tolist()
         pairs = [self._pair(int(rows[i]), int(columns[i]), float(values[i])) for i in order]
         groups = self._merge(rows[values > threshold], columns[values > threshold])
@@ -86,7 +86,7 @@ class Equivariance(Accumulator):
             "curve": curve,
             "pairs": pairs,
             "groups": groups,
-            "initial_groups": {c: [self._by_scale(g, ranks) for g in found] for c, found in groups.items()},
+            "initial_groups": {c: [self._by_scale(group, ranks) for group in own] for c, own in groups.items()},
         }
 
     def _pair(self, p: int, q: int, iou: float) -> dict[str, Any]:
@@ -102,9 +102,9 @@ class Equivariance(Accumulator):
         used[rows] = used[columns] = True
         members = used.nonzero()[:, 0]
         sizes = torch.bincount(label[members])
-        found = torch.split(members[label[members].argsort(stable=True)], sizes[sizes > 0].tolist())
+        merged = torch.split(members[label[members].argsort(stable=True)], sizes[sizes > 0].tolist())
         groups: dict[int, list[list[int]]] = {}
-        for group in found:
+        for group in merged:
             groups.setdefault(int(self.class_of[group[0]]), []).append(group.tolist())
         return groups
 

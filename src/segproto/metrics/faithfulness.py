@@ -25,10 +25,10 @@ def top_regions(scores: Tensor, allowed: Tensor, fractions: Sequence[float]) -> 
         fractions: S shares in (0, 1]; at least one cell is taken.
     """
     order = scores.masked_fill(~allowed, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    place = order.argsort(1)
+    rank = order.argsort(1)
     total = int(allowed.sum())
     counts = torch.tensor([min(max(1, round(f * total)), total) for f in fractions], device=scores.device)
-    return place[:, None] < counts[:, None]
+    return rank[:, None] < counts[:, None]
 
 
 def random_fields(count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -74,22 +74,21 @@ class Faithfulness(Accumulator):
         self.rows = {"curves": []}
         self.counts = {"forward_passes": torch.zeros((), dtype=torch.int64)}
 
-    def update(self, curves: Tensor, whole: Tensor, empty: Tensor, image: int, passes: int) -> None:
+    def update(self, curves: Tensor, intact: Tensor, empty: Tensor, image: int, passes: int) -> None:
         """Takes one image and class in.
 
         Args:
             curves: (3, 2, 2, R + 1, S): measure (logit, probability, IoU), mode, fill, region, area.
-            whole: (3,) on the untouched image.
-            empty: (3, 2) with the class deleted, a fill.
+            intact: (3,) on the untouched image.
+            empty: (3, 2) with the class deleted, per fill.
             image: its index.
             passes: forward passes it took.
         """
-        start = torch.stack([whole[:, None].expand(-1, 2), empty], 1)[
-            ..., None
-        ]  # deleting starts whole, inserting empty
-        end = torch.stack([empty, whole[:, None].expand(-1, 2)], 1)[..., None]
+        # deleting starts intact, inserting empty
+        start = torch.stack([intact[:, None].expand(-1, 2), empty], 1)[..., None]
+        end = torch.stack([empty, intact[:, None].expand(-1, 2)], 1)[..., None]
         areas = area_under(curves, self.fractions, start, end)
-        row = torch.cat([torch.tensor([float(image)]), curves.flatten(), areas.flatten(), whole]).double()
+        row = torch.cat([torch.tensor([float(image)]), curves.flatten(), areas.flatten(), intact]).double()
         self.rows["curves"].append(row[None].cpu())
         self.counts["forward_passes"] += passes
 

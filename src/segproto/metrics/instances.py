@@ -29,11 +29,11 @@ def instance_shares(
     target, instances = target.to(torch.int64), instances.to(torch.int64)
     inside = (target != ignore) & (instances > 0)
     keys = instances[inside] * num_classes + target[inside]
-    found, place, sizes = torch.unique(keys, return_inverse=True, return_counts=True)
-    right = torch.zeros(len(found), dtype=torch.float64, device=pred.device)
-    right.index_add_(0, place, (pred[inside] == target[inside]).double())
+    segments, segment_of, sizes = torch.unique(keys, return_inverse=True, return_counts=True)
+    right = torch.zeros(len(segments), dtype=torch.float64, device=pred.device)
+    right.index_add_(0, segment_of, (pred[inside] == target[inside]).double())
     sums = torch.zeros(2, num_classes, dtype=torch.float64, device=pred.device)
-    return sums.index_add_(1, found % num_classes, torch.stack([right / sizes, torch.ones_like(right)]))
+    return sums.index_add_(1, segments % num_classes, torch.stack([right / sizes, torch.ones_like(right)]))
 
 
 def instance_iou(shares: Tensor, confusion: Tensor, mean_sizes: Tensor) -> list[float | None]:

@@ -47,25 +47,28 @@ def part_keypoints(mask: Tensor, parts: Tensor, *, background_centroid: bool = F
     """
     if mask.shape != parts.shape:
         raise ValueError(f"the mask is {tuple(mask.shape)}, the part map {tuple(parts.shape)}; expected equal shapes")
-    known = torch.where(mask == IGNORE_INDEX, 0, parts.to(torch.int64)).cpu().numpy()
-    if known.min(initial=0) < 0:
-        raise ValueError(f"part id {known.min()}: expected ids >= 0")
-    width = int(known.max(initial=0)) + 1
-    keys = np.where(known > 0, mask.cpu().numpy().astype(np.int64) * width + known, 0)  # one number per class and part
+    part_ids = torch.where(mask == IGNORE_INDEX, 0, parts.to(torch.int64)).cpu().numpy()
+    if part_ids.min(initial=0) < 0:
+        raise ValueError(f"part id {part_ids.min()}: expected ids >= 0")
+    width = int(part_ids.max(initial=0)) + 1
+    keys = np.where(
+        part_ids > 0, mask.cpu().numpy().astype(np.int64) * width + part_ids, 0
+    )  # one number per class and part
     runs = _runs(keys)
     pieces = _connect(runs, keys.shape[1])
     count = int(pieces.max(initial=-1)) + 1
     owner = np.zeros(count, np.int64)
     owner[pieces] = runs.key
-    places = _centroids(runs, pieces, count)
+    centroids = _centroids(runs, pieces, count)
     if background_centroid:
-        found, inverse = np.unique(runs.key, return_inverse=True)
-        owner = np.concatenate([owner, found])
-        places = np.concatenate([places, _outside(runs, inverse, len(found), keys.shape)])
-        owner, places = owner[(inside := np.isfinite(places).all(1))], places[inside]
+        outer_keys, inverse = np.unique(runs.key, return_inverse=True)
+        owner = np.concatenate([owner, outer_keys])
+        centroids = np.concatenate([centroids, _outside(runs, inverse, len(outer_keys), keys.shape)])
+        finite = np.isfinite(centroids).all(1)
+        owner, centroids = owner[finite], centroids[finite]
     order = owner.argsort(kind="stable")
-    owner, places = owner[order], np.rint(places[order])
-    columns = (owner // width, owner % width, places[:, 0], places[:, 1])
+    owner, centroids = owner[order], np.rint(centroids[order])
+    columns = (owner // width, owner % width, centroids[:, 0], centroids[:, 1])
     return Keypoints(*(torch.from_numpy(c.astype(np.int64)) for c in columns))
 
 
@@ -114,14 +117,14 @@ def _sums(runs: _Runs, owner: Ints, count: int) -> Floats:
 def _centroids(runs: _Runs, owner: Ints, count: int) -> Floats:
     """(count, 2): row and column."""
     area, *sums = _sums(runs, owner, count)
-    places: Floats = np.stack(sums, 1) / area[:, None]
-    return places
+    centroids: Floats = np.stack(sums, 1) / area[:, None]
+    return centroids
 
 
 def _outside(runs: _Runs, owner: Ints, count: int, size: tuple[int, ...]) -> Floats:
     """Centroids of all pixels that do not belong to each; NaN where there are none."""
     area, *sums = _sums(runs, owner, count)
     pixels = size[0] * size[1]
-    rest = np.where(pixels > area, pixels - area, np.nan)
-    whole = [pixels * (side - 1) / 2 for side in size]
-    return np.stack([(w - own) / rest for w, own in zip(whole, sums, strict=True)], 1)
+    outside = np.where(pixels > area, pixels - area, np.nan)
+    total = [pixels * (side - 1) / 2 for side in size]
+    return np.stack([(w - own) / outside for w, own in zip(total, sums, strict=True)], 1)

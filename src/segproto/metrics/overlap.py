@@ -63,9 +63,9 @@ class Overlap(Accumulator):
         maps, weights = maps[rows].cpu(), weights.cpu()
         limits = row_quantiles(maps, weights, self.quantiles)
         for q, limit in enumerate(limits):
-            found = pair_overlap(maps > limit[:, None], weights, self.class_of[rows], self.num_classes)
-            self.counts["intersection"][q] += found[0]
-            self.counts["union"][q] += found[1]
+            counts = pair_overlap(maps > limit[:, None], weights, self.class_of[rows], self.num_classes)
+            self.counts["intersection"][q] += counts[0]
+            self.counts["union"][q] += counts[1]
 
     def compute(self, keep: Tensor | None = None) -> dict[str, Any]:
         """Micro-average (all classes' pixels in one pot) and the mean over classes, both as ``per_quantile``.

@@ -17,14 +17,14 @@ def boundary_band(labels: Tensor, width: int = 1) -> Tensor:
 
     Void is no class: a border with void is none.
     """
-    known = labels != IGNORE_INDEX
+    labelled = labels != IGNORE_INDEX
     values = labels.float()
-    high = torch.where(known, values, -torch.inf)[None, None]
-    low = torch.where(known, values, torch.inf)[None, None]
+    high = torch.where(labelled, values, -torch.inf)[None, None]
+    low = torch.where(labelled, values, torch.inf)[None, None]
     size = 2 * width + 1
     largest = F.max_pool2d(high, size, 1, width)[0, 0]
     smallest = -F.max_pool2d(-low, size, 1, width)[0, 0]
-    return known & ((largest != values) | (smallest != values))
+    return labelled & ((largest != values) | (smallest != values))
 
 
 class Pointing(Accumulator):
@@ -51,8 +51,8 @@ class Pointing(Accumulator):
         """
         labels = labels.cpu().to(torch.int64)
         flat = activations.cpu().flatten(1)
-        known = labels != IGNORE_INDEX
-        for name, where in (("anywhere", known), ("boundary", boundary_band(labels, self.band))):
+        labelled = labels != IGNORE_INDEX
+        for name, where in (("anywhere", labelled), ("boundary", boundary_band(labels, self.band))):
             present = torch.zeros(IGNORE_INDEX + 1, dtype=torch.bool)
             present[labels[where]] = True
             rows = present[self.class_of].nonzero()[:, 0]
@@ -80,10 +80,10 @@ class Pointing(Accumulator):
         border = tables["boundary"]
         missed = table.clone().fill_diagonal_(0)
         order = missed.flatten().argsort(descending=True, stable=True)[:pairs].tolist()
-        named = [divmod(i, self.num_classes) for i in order]
+        class_pairs = [divmod(i, self.num_classes) for i in order]
         confused = [
             {"class": a, "found": b, "count": int(missed[a, b]), "share": share(int(missed[a, b]), totals[a])}
-            for a, b in named
+            for a, b in class_pairs
             if missed[a, b]
         ]
         return scored(

@@ -22,9 +22,9 @@ def cell_parts(parts: Tensor, mask: Tensor, cells: Tensor, num_cells: int, num_p
         num_parts: K, ids 0..K-1.
         classes: int64 (n,) those asked for.
     """
-    place = torch.full((256,), len(classes), dtype=torch.int64)
-    place[classes] = torch.arange(len(classes))
-    keys = (place[mask.to(torch.int64)] * num_cells + cells) * num_parts + parts
+    row_of = torch.full((256,), len(classes), dtype=torch.int64)
+    row_of[classes] = torch.arange(len(classes))
+    keys = (row_of[mask.to(torch.int64)] * num_cells + cells) * num_parts + parts
     counts = torch.bincount(keys.flatten(), minlength=(len(classes) + 1) * num_cells * num_parts)
     counts = counts.view(-1, num_cells, num_parts)[:-1, :, 1:]
     if not counts.shape[2]:
@@ -60,9 +60,10 @@ class Purity:
             classes: int64 (n,) the classes of its rows: those that have parts and that the image shows.
             image: its index.
         """
-        place = torch.full((int(self.class_of.max()) + 1 if len(self.class_of) else 0,), -1, dtype=torch.int64)
-        place[classes[classes < len(place)]] = torch.arange(len(classes))[classes < len(place)]
-        rows = (place[self.class_of] >= 0).nonzero()[:, 0]
+        row_of = torch.full((int(self.class_of.max()) + 1 if len(self.class_of) else 0,), -1, dtype=torch.int64)
+        with_prototypes = classes < len(row_of)
+        row_of[classes[with_prototypes]] = with_prototypes.nonzero()[:, 0]
+        rows = (row_of[self.class_of] >= 0).nonzero()[:, 0]
         value, cell = activations[rows].cpu().double().max(1)
         fresh = {
             "value": torch.full((len(self.class_of), 1), -torch.inf, dtype=torch.float64),
@@ -70,7 +71,7 @@ class Purity:
             "part": torch.zeros(len(self.class_of), 1, dtype=torch.int64),
         }
         fresh["value"][rows, 0] = value
-        fresh["part"][rows, 0] = parts[place[self.class_of[rows]], cell]
+        fresh["part"][rows, 0] = parts[row_of[self.class_of[rows]], cell]
         self.merge(fresh)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -90,12 +91,14 @@ class Purity:
         Args:
             keep: bool (P,) prototypes that count; None = all.
         """
-        found = torch.isfinite(self.value)
-        seen = found.any(1) & (torch.ones_like(self.class_of, dtype=torch.bool) if keep is None else keep.cpu())
+        filled = torch.isfinite(self.value)
+        seen = filled.any(1) & (torch.ones_like(self.class_of, dtype=torch.bool) if keep is None else keep.cpu())
         counts = torch.zeros(len(self.class_of), self.num_parts, dtype=torch.int64)
-        counts.scatter_add_(1, self.part, found.long())
-        best, part = counts[:, 1:].max(1) if self.num_parts > 1 else (counts.new_zeros(len(counts)),) * 2
-        purity = [int(b) / int(n) if s else None for b, n, s in zip(best, found.sum(1), seen, strict=True)]
+        counts.scatter_add_(1, self.part, filled.long())
+        best = part = counts.new_zeros(len(counts))
+        if self.num_parts > 1:
+            best, part = counts[:, 1:].max(1)
+        purity = [int(b) / int(n) if s else None for b, n, s in zip(best, filled.sum(1), seen, strict=True)]
         parts = [int(p) + 1 if s and int(b) else None for p, b, s in zip(part, best, seen, strict=True)]
         reason = "no image shows a part of a class that has prototypes"
         return scored(mean(purity), reason, k=self.k, per_prototype=purity, part=parts)

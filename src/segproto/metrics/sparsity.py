@@ -33,6 +33,6 @@ def sparsity(readout: Tensor, groups: Tensor | None, thresholds: Sequence[float]
     """
     counts = [(limit, active_prototypes(readout.detach(), groups, limit)) for limit in thresholds]
     return [
-        {"threshold": limit, "value": float(found.to(torch.float64).mean()), "per_class": found.tolist()}
-        for limit, found in counts
+        {"threshold": limit, "value": float(per_class.to(torch.float64).mean()), "per_class": per_class.tolist()}
+        for limit, per_class in counts
     ]

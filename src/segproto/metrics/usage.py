@@ -106,8 +106,8 @@ class Usage(Accumulator):
         """
         labels = labels.cpu().to(torch.int64)
         values = activations.cpu().masked_fill(~self.keep[:, None], -torch.inf)
-        known = (labels != IGNORE_INDEX).nonzero()[:, 0]
-        self._count_nearest(values[:, known], labels[known])
+        labelled = (labels != IGNORE_INDEX).nonzero()[:, 0]
+        self._count_nearest(values[:, labelled], labels[labelled])
         drawn = drawn[labels[drawn] != IGNORE_INDEX]
         if len(drawn) and bool(self.keep.any()):
             best = values[:, drawn].topk(max(self.ks), dim=0).indices
@@ -122,8 +122,8 @@ class Usage(Accumulator):
         self.counts["nearest"] += torch.bincount(
             labels * count + values.argmax(0), minlength=self.num_classes * count
         ).view(self.num_classes, count)
-        best, place = values.masked_fill(self.class_of[:, None] != labels, -torch.inf).max(0)
-        self.counts["own"] += torch.bincount(place[torch.isfinite(best)], minlength=count)
+        best, nearest = values.masked_fill(self.class_of[:, None] != labels, -torch.inf).max(0)
+        self.counts["own"] += torch.bincount(nearest[torch.isfinite(best)], minlength=count)
 
     def neighbours(self) -> dict[str, Any]:
         """Share of the k strongest prototypes at a cell that belong to its class, for every k."""
@@ -149,8 +149,8 @@ class Usage(Accumulator):
         ``value`` is the share of dead ones among the prototypes of the classes seen.
         """
         own = self.counts["own"]
-        shown = self.counts["nearest"].sum(1) > 0
-        counted = self.keep & shown[self.class_of]
+        appeared = self.counts["nearest"].sum(1) > 0
+        counted = self.keep & appeared[self.class_of]
         dead = (counted & (own == 0)).nonzero()[:, 0].tolist()
         members = torch.bincount(self.class_of[counted], minlength=self.num_classes)
         totals = torch.zeros(self.num_classes, dtype=torch.int64).index_add(0, self.class_of, own)
@@ -158,10 +158,12 @@ class Usage(Accumulator):
         entropy = torch.zeros(self.num_classes, dtype=torch.float64).index_add(
             0, self.class_of, torch.special.entr(rates)
         )
-        per_class = [
-            None if not n or not t else 1.0 if n == 1 else float(e / torch.tensor(float(n)).log())
-            for e, n, t in zip(entropy, members.tolist(), totals.tolist(), strict=True)
-        ]
+        per_class: list[float | None] = []
+        for e, n, t in zip(entropy, members.tolist(), totals.tolist(), strict=True):
+            if not n or not t:
+                per_class.append(None)
+            else:
+                per_class.append(1.0 if n == 1 else float(e / torch.tensor(float(n)).log()))
         return scored(
             share(len(dead), int(counted.sum())),
             "no image shows a class that has prototypes",

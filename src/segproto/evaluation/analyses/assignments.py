@@ -40,12 +40,12 @@ def compare_assignments(first: Explanation, second: Explanation, names: tuple[st
         raise ConfigError(f"the images differ in size: {first.size} and {second.size}")
     arrays: dict[str, Tensor] = {}
     rows, models = [], []
-    for place, (why, name) in enumerate(zip((first, second), names, strict=True)):
+    for number, (why, name) in enumerate(zip((first, second), names, strict=True)):
         require_bank(why.segmenter)
         winner = why.winning_prototype()
-        found, counts = torch.unique(winner, return_counts=True)
+        winners, counts = torch.unique(winner, return_counts=True)
         order = counts.argsort(descending=True, stable=True)
-        shares = [(int(found[i]), float(counts[i]) / winner.numel()) for i in order]
+        shares = [(int(winners[i]), float(counts[i]) / winner.numel()) for i in order]
         colours = rank_colours(winner)
         table = dict(enumerate(why.segmenter.classes.colours))
         image = why.image.cpu()
@@ -59,7 +59,7 @@ def compare_assignments(first: Explanation, second: Explanation, names: tuple[st
         rows.append(Row(f"{name}: {len(shares)} prototypes decide", tiles))
         listed = [{"prototype": p, "name": prototype_name(why.segmenter, p), "share": s} for p, s in shares]
         models.append({"name": name, "prototypes": listed})
-        arrays |= {f"{place}.prediction": why.prediction, f"{place}.winning_prototype": winner}
+        arrays |= {f"{number}.prediction": why.prediction, f"{number}.winning_prototype": winner}
     same = first.prediction == second.prediction
     document = {
         "image": first.name,

@@ -46,8 +46,8 @@ class GroupGraph:
     def edges(self, class_id: int) -> list[tuple[int, int, float]]:
         """(group, prototype, weight) of a class, heaviest first."""
         groups = (require_groups(self.model).class_of_group.cpu() == class_id).nonzero()[:, 0].tolist()
-        found = [(g, p, float(self.weights[g, p])) for g in groups for p in self.weights[g].nonzero()[:, 0].tolist()]
-        return sorted(found, key=lambda edge: -edge[2])
+        edges = [(g, p, float(self.weights[g, p])) for g in groups for p in self.weights[g].nonzero()[:, 0].tolist()]
+        return sorted(edges, key=lambda edge: -edge[2])
 
     def to_json(self) -> dict[str, Any]:
         """One row per group with its members; ``single`` = one member holds the group."""
@@ -125,10 +125,10 @@ def draw_graph(graph: GroupGraph, class_id: int, edges: Sequence[tuple[int, int,
         axes.plot([x0 + 0.45, x1 - 0.45], [y0, y1], color="#0b62a8", linewidth=0.8 + 7 * w, alpha=0.2 + 0.5 * w)
         if w >= 0.1:
             axes.text(x0 + 0.6, y0 + (y1 - y0) * 0.06, f"{w:.2f}", fontsize=8, va="center", color="#1c1e21")
-    for (kind, number), place in at.items():
+    for (kind, number), position in at.items():
         picture = node_picture(graph, kind, number)
         factor = 62 / max(picture.shape[:2])
-        axes.add_artist(AnnotationBbox(OffsetImage(picture, zoom=factor), place, frameon=False))
+        axes.add_artist(AnnotationBbox(OffsetImage(picture, zoom=factor), position, frameon=False))
     for p in prototypes:
         axes.text(at["p", p][0] - 0.55, at["p", p][1], prototype_name(model, p), ha="right", va="center", fontsize=9)
     for g in groups:

@@ -60,7 +60,7 @@ def find_failures(
         ignore: wrong classes that do not count as a mistake worth showing (the paper: VOC's background).
     """
     valid = mask != IGNORE_INDEX
-    found = []
+    failures = []
     for c in torch.unique(mask[valid]).tolist():
         inside, answered = mask == c, (prediction == c) & valid
         iou = float((inside & answered).sum()) / float((inside | answered).sum())
@@ -70,20 +70,20 @@ def find_failures(
         if iou >= below or int(counts[wrong]) == 0 or wrong in ignore:
             continue
         missed = inside & (prediction == wrong)
-        found.append(Failure(name, c, wrong, iou, int(counts[wrong]), int(inside.sum()), inside, missed))
-    return found
+        failures.append(Failure(name, c, wrong, iou, int(counts[wrong]), int(inside.sum()), inside, missed))
+    return failures
 
 
 def worst(failures: Sequence[Failure], count: int) -> list[Failure]:
     """The largest mistakes in pixels, one of each pair of classes before a second of any."""
-    order = sorted(failures, key=lambda item: -item.pixels)
-    seen: dict[tuple[int, int], int] = {}
+    order = sorted(failures, key=lambda failure: -failure.pixels)
+    times: dict[tuple[int, int], int] = {}
     ranked = []
-    for place, item in enumerate(order):
-        pair = (item.true_class, item.wrong_class)
-        seen[pair] = seen.get(pair, 0) + 1
-        ranked.append((seen[pair], place, item))
-    return [item for _, _, item in sorted(ranked, key=lambda entry: entry[:2])[:count]]
+    for rank, failure in enumerate(order):
+        pair = (failure.true_class, failure.wrong_class)
+        times[pair] = times.get(pair, 0) + 1
+        ranked.append((times[pair], rank, failure))
+    return [failure for _, _, failure in sorted(ranked, key=lambda entry: entry[:2])[:count]]
 
 
 def evidence_of(explanation: Explanation, failure: Failure, top: int = TOP) -> tuple[Evidence, Evidence]:
@@ -132,9 +132,9 @@ def save_failure(explanation: Explanation, failure: Failure, out: Path) -> dict[
     rows += group_rows(explanation, failure)
     for words, evidence in zip(("true", "wrong"), evidence_of(explanation, failure), strict=True):
         tiles = []
-        for item in evidence.prototypes:
-            caption = f"{prototype_name(explanation.segmenter, item.prototype)}\n{item.contribution:+.2f}"
-            tiles.append(Tile(prototype_picture(explanation.segmenter, item.prototype), caption))
+        for share in evidence.prototypes:
+            caption = f"{prototype_name(explanation.segmenter, share.prototype)}\n{share.contribution:+.2f}"
+            tiles.append(Tile(prototype_picture(explanation.segmenter, share.prototype), caption))
         title = f"what speaks for {evidence.class_name} (the {words} class) there: score {evidence.logit:.2f}"
         rows.append(Row(title, tiles))
     draw_sheet(rows, out / "failure.png", side=150)
@@ -152,9 +152,9 @@ def group_rows(explanation: Explanation, failure: Failure) -> list[Row]:
     image, inside = explanation.image.cpu(), failure.inside
     maps = [group_maps(explanation, c)[0] for c in (failure.true_class, failure.wrong_class)]
     rows = []
-    for which, c in enumerate((failure.true_class, failure.wrong_class)):
+    for side, c in enumerate((failure.true_class, failure.wrong_class)):
         tiles = []
-        for g, values in enumerate(maps[which]):
+        for g, values in enumerate(maps[side]):
             both = [m[g][inside] for m in maps if g < len(m)]
             low, high = min(float(b.min()) for b in both), max(float(b.max()) for b in both)
             level = ((values - low) / max(high, 1e-12)).clamp(0, 1) * inside

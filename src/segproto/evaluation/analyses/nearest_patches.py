@@ -102,8 +102,8 @@ class NearestPatches:
 
     def _tile(self, image: Tensor, p: int, n: int) -> Tile:
         label, own = int(self.label[p, n]), int(require_bank(self.model).class_of[p])
-        found = "void" if label == IGNORE_INDEX else self.model.classes.names[label]
-        caption = f"{found}, {float(self.distance[p, n]):.2g} away\n{self.dataset.names[int(self.image[p, n])]}"
+        class_name = "void" if label == IGNORE_INDEX else self.model.classes.names[label]
+        caption = f"{class_name}, {float(self.distance[p, n]):.2g} away\n{self.dataset.names[int(self.image[p, n])]}"
         y0, x0, y1, x1 = self.box[p, n].tolist()
         return Tile(patch_picture(image, (y0, x0, y1, x1)), caption, OWN if label == own else OTHER)
 
@@ -141,8 +141,8 @@ def nearest_patches(
     for index in sorted(set(image.flatten().tolist()) - {-1}):
         mask = dataset[index].mask
         for p, n in (image == index).nonzero().tolist():
-            found = cell_box(model, (mask.shape[-2], mask.shape[-1]), cell[p, n].tolist(), grids[index])
-            box[p, n], label[p, n] = torch.tensor(found), majority(mask, found)
+            patch = cell_box(model, (mask.shape[-2], mask.shape[-1]), cell[p, n].tolist(), grids[index])
+            box[p, n], label[p, n] = torch.tensor(patch), majority(mask, patch)
     return NearestPatches(model, dataset, top.distance.cpu(), image, cell, box, label)
 
 

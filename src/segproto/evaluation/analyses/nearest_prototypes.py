@@ -53,31 +53,31 @@ class NearestPrototypes:
         rows = []
         for n, (y, x) in enumerate(self.points.tolist()):
             near = zip(self.prototype[n].tolist(), self.distance[n].tolist(), strict=True)
-            found = [{"prototype": p, "name": prototype_name(self.model, p), "distance": d} for p, d in near]
-            rows.append({"pixel": [y, x], "cell_box": list(self.boxes[n]), "nearest": found})
+            nearest = [{"prototype": p, "name": prototype_name(self.model, p), "distance": d} for p, d in near]
+            rows.append({"pixel": [y, x], "cell_box": list(self.boxes[n]), "nearest": nearest})
         return {"image": self.name, "pixels": rows}
 
     def save(self, out: Path) -> None:
         """Writes ``analysis.json``, ``arrays.safetensors`` and ``nearest_prototypes.png``."""
         arrays = {"points": self.points, "prototype": self.prototype, "distance": self.distance}
         write_result(out, arrays, self.to_json())
-        whole = to_picture(self.image)
-        factor = 512 / max(whole.size)
-        shown = whole.resize((round(whole.width * factor), round(whole.height * factor)))
-        draw = ImageDraw.Draw(shown)
+        photo = to_picture(self.image)
+        factor = 512 / max(photo.size)
+        enlarged = photo.resize((round(photo.width * factor), round(photo.height * factor)))
+        draw = ImageDraw.Draw(enlarged)
         rows = []
         for n, (y, x) in enumerate(self.points.tolist()):
             cy, cx = (y + 0.5) * factor, (x + 0.5) * factor
             draw.ellipse([cx - 8, cy - 8, cx + 8, cy + 8], None, (0, 0, 0), 4)
             draw.ellipse([cx - 7, cy - 7, cx + 7, cy + 7], None, (255, 255, 255), 2)
-            place = (cx + 11, cy - 9)
-            draw.text(place, str(n + 1), (255, 255, 255), font_size=16, stroke_width=2, stroke_fill=(0, 0, 0))
+            corner = (cx + 11, cy - 9)
+            draw.text(corner, str(n + 1), (255, 255, 255), font_size=16, stroke_width=2, stroke_fill=(0, 0, 0))
             tiles = [Tile(patch_picture(self.image, self.boxes[n]), f"pixel {n + 1}\nrow {y}, column {x}")]
             for p, d in zip(self.prototype[n].tolist(), self.distance[n].tolist(), strict=True):
                 caption = f"{prototype_name(self.model, p)}\ndistance {d:.3g}"
                 tiles.append(Tile(prototype_picture(self.model, p), caption))
             rows.append(Row(f"pixel {n + 1}", tiles))
-        draw_sheet([Row(self.name, [Tile(shown)], 512), *rows], out / "nearest_prototypes.png", side=160)
+        draw_sheet([Row(self.name, [Tile(enlarged)], 512), *rows], out / "nearest_prototypes.png", side=160)
 
 
 def nearest_prototypes(
@@ -126,8 +126,8 @@ def nearest_prototypes(
     grid = [distances.shape[1], distances.shape[2]]
     padded = model.encoder.padded_size(picture.height, picture.width)
     cells = torch.stack([where[:, d] * grid[d] // padded[d] for d in (0, 1)], 1)
-    found = distances[:, cells[:, 0], cells[:, 1]].T.masked_fill(~used, torch.inf)
-    nearest = found.topk(min(k, int(used.sum())), dim=1, largest=False)
+    at_cells = distances[:, cells[:, 0], cells[:, 1]].T.masked_fill(~used, torch.inf)
+    nearest = at_cells.topk(min(k, int(used.sum())), dim=1, largest=False)
     size = (picture.height, picture.width)
     boxes = [cell_box(model, size, cell, grid) for cell in cells.tolist()]
     return NearestPrototypes(model, pixels, picture.name, where, boxes, nearest.indices, nearest.values)

@@ -87,34 +87,39 @@ def save_sample_maps(explanation: Explanation, maps: Sequence[ClassMaps], out: P
     arrays: dict[str, Tensor] = {}
     rows: list[Row] = []
     listed: list[dict[str, Any]] = []
-    for item in maps:
-        stem = f"class{item.class_id}"
-        arrays |= {f"{stem}.groups": item.groups, f"{stem}.scales": item.scales}
-        arrays |= {f"{stem}.winning_group": item.winning_group, f"{stem}.winning_scale": item.winning_scale}
-        area = float(item.inside.float().mean())
+    for class_maps in maps:
+        stem = f"class{class_maps.class_id}"
+        arrays |= {f"{stem}.groups": class_maps.groups, f"{stem}.scales": class_maps.scales}
+        arrays |= {f"{stem}.winning_group": class_maps.winning_group, f"{stem}.winning_scale": class_maps.winning_scale}
+        area = float(class_maps.inside.float().mean())
         shares = {
-            kind: [float((labels == i + 1).sum() / item.inside.sum()) for i in range(count)]
+            kind: [float((labels == i + 1).sum() / class_maps.inside.sum()) for i in range(count)]
             for kind, labels, count in (
-                ("groups", item.winning_group, len(item.groups)),
-                ("scales", item.winning_scale, len(item.scales)),
+                ("groups", class_maps.winning_group, len(class_maps.groups)),
+                ("scales", class_maps.winning_scale, len(class_maps.scales)),
             )
         }
-        listed.append({"class": names[item.class_id], "area": area, "winning_share": shares})
+        listed.append({"class": names[class_maps.class_id], "area": area, "winning_share": shares})
         if len(rows) < top:
-            rows.append(Row(f"{names[item.class_id]} ({100 * area:.0f} % of the image)", class_tiles(image, item)))
+            rows.append(
+                Row(f"{names[class_maps.class_id]} ({100 * area:.0f} % of the image)", class_tiles(image, class_maps))
+            )
     document = {"image": explanation.name, "classes": listed}
     write_result(out, arrays, document)
     draw_sheet(rows, out / "samples.png")
     return document
 
 
-def class_tiles(image: Tensor, item: ClassMaps) -> list[Tile]:
+def class_tiles(image: Tensor, class_maps: ClassMaps) -> list[Tile]:
     """The pictures of one class."""
-    where = colour_labels(image, item.inside.long(), {1: (0, 114, 178)})
+    where = colour_labels(image, class_maps.inside.long(), {1: (0, 114, 178)})
     tiles = [Tile(where, "where the class is")]
-    for kind, maps, winner in (("group", item.groups, item.winning_group), ("scale", item.scales, item.winning_scale)):
+    for kind, maps, winner in (
+        ("group", class_maps.groups, class_maps.winning_group),
+        ("scale", class_maps.scales, class_maps.winning_scale),
+    ):
         for i, values in enumerate(maps):
-            heat = heat_overlay(image, stretched(values, item.inside), limits=(0, 1))
+            heat = heat_overlay(image, stretched(values, class_maps.inside), limits=(0, 1))
             tiles.append(Tile(heat, f"{kind} {i + 1}"))
         if len(maps) > 1:
             colours = dict(enumerate(default_colours(len(maps)), 1))

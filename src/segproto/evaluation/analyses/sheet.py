@@ -69,14 +69,14 @@ def draw_sheet(rows: Sequence[Row], out: Path, side: int = 128) -> None:
             factor = length / max(picture.size)
             size = fitted(picture.size, length)
             kind = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC
-            place = (left + (length - size[0]) // 2, top + TITLE + (deep - size[1]) // 2)
-            page.paste(picture.resize(size, kind), place)
+            corner = (left + (length - size[0]) // 2, top + TITLE + (deep - size[1]) // 2)
+            page.paste(picture.resize(size, kind), corner)
             if tile.frame is not None:
                 above = top + TITLE - 2
                 draw.rectangle([left - 2, above, left + length + 1, above + deep + 3], None, tile.frame, 3)
             for line, words in enumerate(tile.caption.split("\n")[:2]):
-                shown = fitting(words, font, length + GAP - 4)
-                draw.text((left, top + TITLE + deep + 3 + line * (FONT + 3)), shown, SOFT, font)
+                caption = fitting(words, font, length + GAP - 4)
+                draw.text((left, top + TITLE + deep + 3 + line * (FONT + 3)), caption, SOFT, font)
         top += space
     write_picture(out, lambda file: page.save(file, "PNG"), "picture")
 

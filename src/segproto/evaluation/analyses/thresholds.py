@@ -43,14 +43,14 @@ def sweep_thresholds(
         raise ConfigError(f"threshold {wrong[0] if wrong else 'list is empty'}: expected one or more in 0..1")
     heads = [thresholded(head, tau) for tau in sorted(set(thresholds))]
 
-    def answers(found: Tensor) -> list[Tensor]:
-        activations = head.activations(head.cell_features(found))
-        return [answer(one, activations) for one in heads]
+    def answers(features: Tensor) -> list[Tensor]:
+        activations = head.activations(head.cell_features(features))
+        return [answer(copy_of_head, activations) for copy_of_head in heads]
 
     scores = rescore(features, answers, len(heads), progress)
     return [
-        {"tau": tau, **one.figures(), "miou": score["miou"], "accuracy": score["accuracy"]}
-        for tau, one, score in zip(sorted(set(thresholds)), heads, scores, strict=True)
+        {"tau": tau, **copy_of_head.figures(), "miou": score["miou"], "accuracy": score["accuracy"]}
+        for tau, copy_of_head, score in zip(sorted(set(thresholds)), heads, scores, strict=True)
     ]
 
 
@@ -78,8 +78,8 @@ def plot_thresholds(rows: Sequence[dict[str, Any]], out: Path, kind: str | None 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     taus = [row["tau"] for row in rows]
-    for place, (key, (words, factor)) in enumerate(DRAWN.items()):
-        axes = figure.add_subplot(1, 3, place + 1)
+    for panel, (key, (words, factor)) in enumerate(DRAWN.items()):
+        axes = figure.add_subplot(1, 3, panel + 1)
         axes.plot(taus, [factor * row[key] for row in rows], "o-", color="#0b62a8", markersize=4)
         axes.set_xlabel("threshold")
         axes.set_title(words, fontsize=10, loc="left")

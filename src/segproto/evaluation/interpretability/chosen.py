@@ -7,9 +7,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from segproto.evaluation.interpretability.metric import Subject, Suite
+from segproto.evaluation.interpretability.metric import OneAccumulator
 from segproto.evaluation.interpretability.views import View, generator
-from segproto.metrics.accumulate import Accumulator
 from segproto.model.heads import Head
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import IGNORE_INDEX
@@ -17,16 +16,13 @@ from segproto.prototypes.labels import IGNORE_INDEX
 STREAM = 3
 
 
-class OneClassSuite(Suite):
+class OneClassSuite(OneAccumulator):
     """Looks at one class of each image; an image that shows no class large enough is left out.
 
     Args:
         subject: with prototypes.
         metric: accumulates it.
     """
-
-    def __init__(self, subject: Subject, metric: Accumulator) -> None:
-        super().__init__(subject, images=metric)
 
     def update(self, view: View) -> None:
         class_id = chosen_class(view, self.subject.config.smallest, self.subject.config.seed)
@@ -42,10 +38,10 @@ def chosen_class(view: View, smallest: float, seed: int) -> int | None:
     """One of the classes that cover enough of the image and are predicted somewhere, at random; None without any."""
     shares = torch.bincount(view.labels[view.labels != IGNORE_INDEX], minlength=view.model.head.num_classes).double()
     predicted = torch.bincount(view.logits.argmax(0).flatten().cpu(), minlength=len(shares)) > 0
-    found = ((shares / view.labels.numel() >= max(smallest, 1e-9)) & predicted).nonzero()[:, 0]
-    if not len(found):
+    candidates = ((shares / view.labels.numel() >= max(smallest, 1e-9)) & predicted).nonzero()[:, 0]
+    if not len(candidates):
         return None
-    return int(found[torch.randint(len(found), (1,), generator=generator(seed, STREAM, view.index))])
+    return int(candidates[torch.randint(len(candidates), (1,), generator=generator(seed, STREAM, view.index))])
 
 
 def cell_evidence(head: Head, features: Tensor, class_id: int) -> Tensor:

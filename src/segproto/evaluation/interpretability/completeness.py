@@ -36,11 +36,11 @@ class CompletenessSuite(Suite):
     def _pixel_errors(self, view: View) -> Tensor:
         height, width = view.size
         field = Field.over(view.logits, view.model.encoder, view.size, view.size)
-        whole = (0, 0, height, width)
-        why = Explanation(view.model, view.sample.name, view.sample.image, whole, (0, 0), view.cell_features, field)
+        region = (0, 0, height, width)
+        why = Explanation(view.model, view.sample.name, view.sample.image, region, (0, 0), view.cell_features, field)
         random = generator(self.subject.config.seed, STREAM, view.index)
-        place = torch.randint(height * width, (self.subject.config.pixels,), generator=random)
-        ys, xs = place // width, place % width
+        pixels = torch.randint(height * width, (self.subject.config.pixels,), generator=random)
+        ys, xs = pixels // width, pixels % width
         logits = why.logits(ys, xs)
         best, classes = logits.max(1)
         shares = why.evidence(ys, xs, classes)

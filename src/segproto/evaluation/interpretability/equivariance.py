@@ -52,15 +52,15 @@ class EquivarianceSuite(Suite):
         """Takes one image in; at most one forward pass a shrinking factor."""
         if not bool(view.present.any()):
             return
-        known: dict[float, Tensor] = {1.0: view.activations.flatten(1)}
+        activations: dict[float, Tensor] = {1.0: view.activations.flatten(1)}
         for s, t in combinations(range(len(self.rates)), 2):
             for name, metric in self.readings.items():
                 factors = (self.rates[t] / self.rates[s], 1.0) if name == "relative" else (self.rates[t], self.rates[s])
                 maps = []
                 for scale, factor in zip((s, t), factors, strict=True):
-                    if factor not in known:
-                        known[factor] = self._shrunk(view, factor)
-                    maps.append(self._active(known[factor], scale, view))
+                    if factor not in activations:
+                        activations[factor] = self._shrunk(view, factor)
+                    maps.append(self._active(activations[factor], scale, view))
                 metric.update(maps[0], maps[1], (s, t), view.weights)
 
     def _shrunk(self, view: View, factor: float) -> Tensor:
@@ -74,8 +74,8 @@ class EquivarianceSuite(Suite):
         (h, w), (ph, pw) = view.grid, view.area
         rows = ((torch.arange(h) + 0.5) * ph / h).long().clamp(max=size[0] - 1)
         columns = ((torch.arange(w) + 0.5) * pw / w).long().clamp(max=size[1] - 1)
-        index, share = field.cells(rows.repeat_interleave(w), columns.repeat(h))
-        return (grid.flatten(1)[:, index] * share).sum(-1)
+        index, weights = field.cells(rows.repeat_interleave(w), columns.repeat(h))
+        return (grid.flatten(1)[:, index] * weights).sum(-1)
 
     def _active(self, values: Tensor, scale: int, view: View) -> Tensor:
         """bool (P_s, N): where the prototypes of a scale exceed their quantile over their class."""
@@ -87,12 +87,12 @@ class EquivarianceSuite(Suite):
 
     def compute(self) -> dict[str, Any]:
         """The first reading's figures, and every reading's under ``readings``."""
-        found = {
+        readings = {
             name: metric.compute(threshold=self.config.equivariance_threshold) for name, metric in self.readings.items()
         }
-        first = found[self.config.readings[0]]
+        first = readings[self.config.readings[0]]
         reason = {"reason": first["reason"]} if "reason" in first else {}
-        return {"value": first["value"], **reason, "rates": list(self.rates), "readings": found}
+        return {"value": first["value"], **reason, "rates": list(self.rates), "readings": readings}
 
 
 def no_scales(subject: Subject) -> str | None:

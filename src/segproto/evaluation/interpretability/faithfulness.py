@@ -30,10 +30,11 @@ class FaithfulnessSuite(OneClassSuite):
         subject: with prototypes.
     """
 
+    metric: Faithfulness
+
     def __init__(self, subject: Subject) -> None:
         self.model, self.config = subject.model, subject.config
-        self.metric = Faithfulness(self.config.tops, self.config.areas)
-        super().__init__(subject, self.metric)
+        super().__init__(subject, Faithfulness(self.config.tops, self.config.areas))
 
     def look(self, view: View, class_id: int) -> None:
         cells = view.labels.flatten() == class_id
@@ -47,8 +48,8 @@ class FaithfulnessSuite(OneClassSuite):
         random = deleted[:, :, tops:].mean(2, keepdim=True)
         both = [torch.cat([deleted[:, :, :tops], random], 2), torch.cat([inserted, random.flip(-1)], 2)]
         curves, empty = torch.stack(both, 1), scores[-2:].T
-        whole = _measures(view.logits[None], class_id, view.labels)[0]
-        self.metric.update(curves, whole, empty, view.index, passes)
+        intact = _measures(view.logits[None], class_id, view.labels)[0]
+        self.metric.update(curves, intact, empty, view.index, passes)
 
     def _regions(self, view: View, class_id: int, cells: Tensor) -> Tensor:
         """Cells of the prototypes' regions, then of the random ones."""
@@ -65,19 +66,15 @@ class FaithfulnessSuite(OneClassSuite):
         kernel = min(image.shape[-2:]) // 8 * 2 + 1
         fills = (mean, blurred(image, kernel))
         inside = regions.flatten(0, 1)[:, view.cells][:, None]  # (R * S, 1, H, W)
-        whole = cells[view.cells][None, None]
+        of_class = cells[view.cells][None, None]
         parts = [torch.where(inside, fill, image) for fill in fills]
-        kept = inside[: len(self.config.tops) * regions.shape[1]]
-        parts += [torch.where(whole & ~kept, fill, image) for fill in fills]
-        parts += [torch.where(whole, fill, image) for fill in fills]
+        of_prototypes = inside[: len(self.config.tops) * regions.shape[1]]
+        parts += [torch.where(of_class & ~of_prototypes, fill, image) for fill in fills]
+        parts += [torch.where(of_class, fill, image) for fill in fills]
         return torch.cat(parts)
 
     def _score(self, images: Tensor, class_id: int, labels: Tensor) -> Tensor:
         return _measures(self.model.head(encode(self.model, images)).float(), class_id, labels)
-
-    def compute(self) -> dict[str, Any]:
-        """See :meth:`segproto.metrics.faithfulness.Faithfulness.compute`."""
-        return self.metric.compute()
 
 
 def _measures(logits: Tensor, class_id: int, labels: Tensor) -> Tensor:

@@ -39,29 +39,29 @@ def freshness(
         ``missing_images``. Of prototypes that are means of features, distances are told but none is stale.
     """
     bank = model.head.bank
-    known = model.provenance
+    provenance = model.provenance
     if bank is None:
         return scored(None, "the model has no prototypes")
-    if known is None or not any(known.sources):
+    if provenance is None or not any(provenance.sources):
         return scored(None, "the model has no provenance: its prototypes were never projected")
-    same = known.encoder_hash == encoder_hash(model.encoder)
-    unknown = [p for p, source in enumerate(known.sources) if source is None]
+    same = provenance.encoder_hash == encoder_hash(model.encoder)
+    unknown = [p for p, source in enumerate(provenance.sources) if source is None]
     base: dict[str, Any] = {"same_encoder": same, "unknown": unknown, "prototypes": bank.num_prototypes}
     if not recompute or dataset is None:
         why = "not asked for" if dataset is not None else "the training images are not to be had"
         return scored(None, f"distances were not recomputed: {why}", **base)
-    place = {name: i for i, name in enumerate(dataset.names)}
-    wanted: dict[str, list[int]] = {}
-    for p, source in enumerate(known.sources):
+    index_of = {name: i for i, name in enumerate(dataset.names)}
+    prototypes_of: dict[str, list[int]] = {}
+    for p, source in enumerate(provenance.sources):
         if source is not None:
-            wanted.setdefault(source.image, []).append(p)
-    missing = sorted(set(wanted) - set(place))
+            prototypes_of.setdefault(source.image, []).append(p)
+    missing = sorted(set(prototypes_of) - set(index_of))
     distances: dict[int, float] = {}
-    found = sorted(set(wanted) & set(place), key=place.__getitem__)
-    for done, name in enumerate(found, 1):
-        distances |= _distances(model, dataset, place[name], wanted[name])
+    images = sorted(set(prototypes_of) & set(index_of), key=index_of.__getitem__)
+    for done, name in enumerate(images, 1):
+        distances |= _distances(model, dataset, index_of[name], prototypes_of[name])
         if progress is not None:
-            progress(done, len(found))
+            progress(done, len(images))
     measured = [d for d in distances.values() if d < float("inf")]
     base |= {"missing_images": missing, "largest_distance": max(measured, default=None)}
     if model.head.relation == "near":
@@ -78,20 +78,20 @@ def _distances(model: Segmenter, dataset: SegmentationDataset, index: int, proto
     assert model.provenance is not None
     image = model.encoder.normalisation(dataset[index].image)[None]
     features = model.head.cell_features(encode(model, image))
-    found = {}
+    distances = {}
     for p in prototypes:
         source = model.provenance.sources[p]
         assert source is not None
         row, column = source.cell
         if (features.shape[-2], features.shape[-1]) != tuple(source.grid):
-            found[p] = float("inf")
+            distances[p] = float("inf")
         elif bank.compares == "distance":
             feature = bank.own_features(features[0, :, row, column])[p]
-            found[p] = float((feature.double() - bank.vectors[p].double()).square().sum())
+            distances[p] = float((feature.double() - bank.vectors[p].double()).square().sum())
         else:
             cell = features[:, :, row : row + 1, column : column + 1]
-            found[p] = float(2 - 2 * model.head.activations(cell)[0, p, 0, 0])
-    return found
+            distances[p] = float(2 - 2 * model.head.activations(cell)[0, p, 0, 0])
+    return distances
 
 
 def subject_freshness(subject: Subject) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from segproto.evaluation.interpretability.axes import lines
-from segproto.evaluation.interpretability.metric import GROUPS, PROTOTYPES, SHARE, Metric, Subject, Suite
+from segproto.evaluation.interpretability.metric import GROUPS, PROTOTYPES, SHARE, Metric, OneAccumulator, Subject
 from segproto.evaluation.interpretability.views import View
 from segproto.metrics.components import Components
 from segproto.metrics.overlap import Overlap
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class OverlapSuite(Suite):
+class OverlapSuite(OneAccumulator):
     """The places of units of one class, pair by pair.
 
     Args:
@@ -24,9 +24,10 @@ class OverlapSuite(Suite):
         owner: int64 (U,) the class of each unit.
     """
 
+    metric: Overlap
+
     def __init__(self, subject: Subject, owner: Tensor) -> None:
-        self.metric = Overlap(owner, subject.prototypes.num_classes, subject.config.overlap_quantiles)
-        super().__init__(subject, overlap=self.metric)
+        super().__init__(subject, Overlap(owner, subject.prototypes.num_classes, subject.config.overlap_quantiles))
 
     def units(self, view: View) -> Tensor:
         """The maps (U, h, w) of the units."""
@@ -35,9 +36,6 @@ class OverlapSuite(Suite):
     def update(self, view: View) -> None:
         maps, pixels = view.maps(self.units(view), self.subject.config.maps)
         self.metric.update(maps.flatten(1), pixels, view.present)
-
-    def compute(self) -> dict[str, Any]:
-        return self.metric.compute()
 
 
 class GroupOverlapSuite(OverlapSuite):
@@ -52,20 +50,18 @@ class GroupOverlapSuite(OverlapSuite):
         return view.groups
 
 
-class ComponentsSuite(Suite):
+class ComponentsSuite(OneAccumulator):
     """The connected places of each prototype's map."""
 
+    metric: Components
+
     def __init__(self, subject: Subject) -> None:
-        bank, kept = subject.prototypes, subject.kept
-        self.metric = Components(bank.scale_of.cpu()[kept], bank.num_scales, subject.config.component_quantiles)
-        super().__init__(subject, components=self.metric)
+        bank, scales = subject.prototypes, subject.prototypes.scale_of.cpu()[subject.kept]
+        super().__init__(subject, Components(scales, bank.num_scales, subject.config.component_quantiles))
 
     def update(self, view: View) -> None:
         if bool(self.subject.kept.any()):
             self.metric.update(*view.maps(view.activations[self.subject.kept], self.subject.config.maps))
-
-    def compute(self) -> dict[str, Any]:
-        return self.metric.compute()
 
 
 def draw_components(axes: Axes, figures: dict[str, Any], key: str, label: str) -> None:

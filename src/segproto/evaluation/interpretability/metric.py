@@ -143,6 +143,30 @@ class Suite(ABC):
             part.merge({k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")})
 
 
+class Computes(Accumulates, Protocol):
+    """An accumulating class of :mod:`segproto.metrics` whose figures are the metric's."""
+
+    def compute(self) -> dict[str, Any]: ...
+
+
+class OneAccumulator(Suite):
+    """A suite whose figures are those of its only accumulator.
+
+    Args:
+        subject: what is looked at.
+        metric: the accumulator.
+    """
+
+    metric: Computes
+
+    def __init__(self, subject: Subject, metric: Computes) -> None:
+        super().__init__(subject, metric=metric)
+        self.metric = metric
+
+    def compute(self) -> dict[str, Any]:
+        return self.metric.compute()
+
+
 class OfModel(Suite):
     """Figures of the model alone, for which no image is looked at."""
 

@@ -41,29 +41,46 @@ def clean_presence(view: View, subject: Subject, points: Keypoints) -> Presence:
     return view.once("presence", lambda: presence(view, subject, view.activations, points))
 
 
-class ConsistencySuite(Suite):
+class PartSuite(Suite):
+    """A metric on parts, over the prototypes that count for parts.
+
+    Args:
+        subject: what is looked at.
+        metric: accumulates it.
+    """
+
+    metric: Consistency | Stability | Purity
+
+    def __init__(self, subject: Subject, metric: Consistency | Stability | Purity) -> None:
+        super().__init__(subject, parts=metric)
+        self.metric = metric
+
+    def compute(self) -> dict[str, Any]:
+        return self.metric.compute(self.subject.kept_for_parts)
+
+
+class ConsistencySuite(PartSuite):
     """Prototypes on parts, image by image."""
 
+    metric: Consistency
+
     def __init__(self, subject: Subject) -> None:
-        config = subject.config
-        self.metric = Consistency(subject.class_of, subject.num_parts, config.quantiles, config.consistency_limit)
-        super().__init__(subject, parts=self.metric)
+        config, classes = subject.config, subject.class_of
+        super().__init__(subject, Consistency(classes, subject.num_parts, config.quantiles, config.consistency_limit))
 
     def update(self, view: View) -> None:
         points = part_points(view, self.subject)
         if points is not None:
             self.metric.update(clean_presence(view, self.subject, points))
 
-    def compute(self) -> dict[str, Any]:
-        return self.metric.compute(self.subject.kept_for_parts)
 
-
-class StabilitySuite(Suite):
+class StabilitySuite(PartSuite):
     """Each image seen twice, with and without noise."""
 
+    metric: Stability
+
     def __init__(self, subject: Subject) -> None:
-        self.metric = Stability(subject.class_of, subject.config.quantiles)
-        super().__init__(subject, parts=self.metric)
+        super().__init__(subject, Stability(subject.class_of, subject.config.quantiles))
 
     def update(self, view: View) -> None:
         points = part_points(view, self.subject)
@@ -78,16 +95,14 @@ class StabilitySuite(Suite):
         features = encode(view.model, (image + config.noise * noise)[None])
         return View(view.model, view.sample, view.index, features).activations
 
-    def compute(self) -> dict[str, Any]:
-        return self.metric.compute(self.subject.kept_for_parts)
 
-
-class PuritySuite(Suite):
+class PuritySuite(PartSuite):
     """The part under the strongest cell of each prototype."""
 
+    metric: Purity
+
     def __init__(self, subject: Subject) -> None:
-        self.metric = Purity(subject.class_of, subject.num_parts, subject.config.purity_images)
-        super().__init__(subject, parts=self.metric)
+        super().__init__(subject, Purity(subject.class_of, subject.num_parts, subject.config.purity_images))
 
     def update(self, view: View) -> None:
         points = part_points(view, self.subject)
@@ -95,11 +110,8 @@ class PuritySuite(Suite):
             return
         flat, count = view.activations.flatten(1), self.subject.num_parts
         classes = torch.bincount(points.class_id).nonzero()[:, 0]
-        found = cell_parts(view.part_map, view.sample.mask, view.cells, flat.shape[1], count, classes)
-        self.metric.update(flat, found, classes, view.index)
-
-    def compute(self) -> dict[str, Any]:
-        return self.metric.compute(self.subject.kept_for_parts)
+        parts = cell_parts(view.part_map, view.sample.mask, view.cells, flat.shape[1], count, classes)
+        self.metric.update(flat, parts, classes, view.index)
 
 
 CONSISTENCY = Metric(

@@ -25,7 +25,7 @@ def draw(metrics: dict[str, Any], path: Path) -> bool:
         return False
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    for place, (panel, figures) in enumerate(panels, 1):
-        panel(figure.add_subplot(1, len(panels), place), figures)
+    for number, (panel, figures) in enumerate(panels, 1):
+        panel(figure.add_subplot(1, len(panels), number), figures)
     write_picture(path, lambda file: figure.savefig(file, dpi=110), None)
     return True

@@ -73,8 +73,8 @@ def interpret(
         looked = dict.fromkeys(suite for _, suite in suites if suite.looks)
         if gather is not None and world > 1:
             merge_all(list(looked), gather, rank)
-        found = {metric.name: metric.read(suite) for metric, suite in suites}
-    metrics = {m.name: m.explained(found.get(m.name) or scored(None, str(missing[m.name]))) for m in chosen}
+        figures = {metric.name: metric.read(suite) for metric, suite in suites}
+    metrics = {m.name: m.explained(figures.get(m.name) or scored(None, str(missing[m.name]))) for m in chosen}
     deleted = len(few) if any(metric.few for metric, _ in suites) else 0
     return {
         "metrics": metrics,
@@ -99,11 +99,11 @@ def check_classes(model: Segmenter, dataset: SegmentationDataset) -> None:
 
 def started(metrics: Sequence[Metric], subject: Subject) -> list[tuple[Metric, Suite]]:
     """Each metric with what accumulates it; metrics with one factory share what it makes."""
-    made: dict[Callable[[Subject], Suite], Suite] = {}
+    suites: dict[Callable[[Subject], Suite], Suite] = {}
     for metric in metrics:
-        if metric.start not in made:
-            made[metric.start] = metric.start(subject)
-    return [(metric, made[metric.start]) for metric in metrics]
+        if metric.start not in suites:
+            suites[metric.start] = metric.start(subject)
+    return [(metric, suites[metric.start]) for metric in metrics]
 
 
 def show(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +25,11 @@ class SanitySuite(OneClassSuite):
         subject: with prototypes.
     """
 
+    metric: Sanity
+
     def __init__(self, subject: Subject) -> None:
         self.copies = randomised_copies(subject.model, subject.config.seed)
-        self.metric = Sanity([name for name, _ in self.copies])
-        super().__init__(subject, self.metric)
+        super().__init__(subject, Sanity([name for name, _ in self.copies]))
 
     def look(self, view: View, class_id: int) -> None:
         before = model_evidence(view.model, view.features, class_id).cpu()
@@ -39,10 +39,6 @@ class SanitySuite(OneClassSuite):
             features = encode(model, image) if name == "encoder" else view.features
             rows.append(compare_explanations(before, model_evidence(model, features, class_id).cpu()))
         self.metric.update(torch.tensor(rows), view.index)
-
-    def compute(self) -> dict[str, Any]:
-        """See :meth:`segproto.metrics.sanity.Sanity.compute`."""
-        return self.metric.compute()
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.evaluation.interpretability.metric import SHARE, Metric, Subject, Suite, of_model
+from segproto.evaluation.interpretability.metric import SHARE, Metric, OneAccumulator, Subject, Suite, of_model
 from segproto.evaluation.interpretability.views import View, generator
 from segproto.metrics.pointing import Pointing
 from segproto.metrics.usage import Coverage, Usage, prototype_distances
@@ -31,19 +31,17 @@ class PointingSuite(Suite):
         return self.metric.compute(self.subject.kept)
 
 
-class CoverageSuite(Suite):
+class CoverageSuite(OneAccumulator):
     """The pixels of each class that its prototypes reach."""
+
+    metric: Coverage
 
     def __init__(self, subject: Subject) -> None:
         classes, quantiles = subject.prototypes.num_classes, subject.config.quantiles
-        self.metric = Coverage(subject.class_of, classes, quantiles, subject.kept)
-        super().__init__(subject, coverage=self.metric)
+        super().__init__(subject, Coverage(subject.class_of, classes, quantiles, subject.kept))
 
     def update(self, view: View) -> None:
         self.metric.update(view.activations.flatten(1), view.weights, view.size)
-
-    def compute(self) -> dict[str, Any]:
-        return self.metric.compute()
 
 
 class UsageSuite(Suite):
@@ -63,18 +61,15 @@ class UsageSuite(Suite):
         random = generator(config.seed, PIXELS, view.index)
         return cells[torch.randint(len(cells), (config.pixels,), generator=random)]
 
-    def health(self) -> dict[str, Any]:
+    def compute(self) -> dict[str, Any]:
         """Dead prototypes, twins, and how far the projection moved them."""
         provenance = self.subject.model.provenance
-        known = [s for s in provenance.sources if s is not None] if provenance is not None else []
-        gaps = torch.tensor([max(s.distance, 0.0) for s in known], dtype=torch.float64).sqrt()
-        gap = {"mean": float(gaps.mean()), "largest": float(gaps.max())} if known else None
+        sources = [s for s in provenance.sources if s is not None] if provenance is not None else []
+        gaps = torch.tensor([max(s.distance, 0.0) for s in sources], dtype=torch.float64).sqrt()
+        gap = {"mean": float(gaps.mean()), "largest": float(gaps.max())} if sources else None
         twins = distances(self.subject)["duplicates"]
-        found = self.metric.usage() | {"duplicates": twins, "projection_gap": gap}
-        return found if known else found | {"projection_gap_reason": "the model has no provenance"}
-
-    def compute(self) -> dict[str, Any]:
-        return self.health()
+        figures = self.metric.usage() | {"duplicates": twins, "projection_gap": gap}
+        return figures if sources else figures | {"projection_gap_reason": "the model has no provenance"}
 
 
 def distances(subject: Subject) -> dict[str, Any]:
@@ -113,7 +108,6 @@ HEALTH = Metric(
     unit=SHARE,
     range=(0, 1),
     start=UsageSuite,
-    read=UsageSuite.health,
 )
 DISTANCES = Metric(
     name="distances",

@@ -47,8 +47,8 @@ class View:
         """What ``make`` gives, made by the first metric that asks for it under this name."""
         if name not in self.shared:
             self.shared[name] = make()
-        found: T = self.shared[name]
-        return found
+        value: T = self.shared[name]
+        return value
 
     @property
     def size(self) -> Size:
@@ -81,14 +81,14 @@ class View:
         grouping = self.model.head.grouping
         if grouping is None:
             return None
-        found: Tensor = grouping(self.activations[None].to(self.features.device))[0].cpu()
-        return found
+        groups: Tensor = grouping(self.activations[None].to(self.features.device))[0].cpu()
+        return groups
 
     @cached_property
     def logits(self) -> Tensor:
         """(C, h, w) on the grid, float32."""
-        found: Tensor = self.model.head(self.features)[0].float()
-        return found
+        logits: Tensor = self.model.head(self.features)[0].float()
+        return logits
 
     @cached_property
     def cells(self) -> Tensor:
@@ -114,8 +114,8 @@ class View:
     def labels(self) -> Tensor:
         """int64 (h, w): the label under each cell, 255 = void."""
         (h, w), (ph, pw) = self.size, self.area
-        whole = F.pad(self.sample.mask.long(), (0, pw - w, 0, ph - h), value=IGNORE_INDEX)
-        return resize_labels(whole[None], self.grid)[0]
+        padded = F.pad(self.sample.mask.long(), (0, pw - w, 0, ph - h), value=IGNORE_INDEX)
+        return resize_labels(padded[None], self.grid)[0]
 
     def keypoints(self, background_centroid: bool) -> Keypoints | None:
         """Key points of the parts; None without a part map."""
