@@ -163,27 +163,19 @@ def build_decoder(
     return Decoder(decode(channels), config.dim, config.projection), (config.dim,)
 
 
-DECODER_READS = ("auxiliary", "projection")
-FCN_DECODER = NeckKind(
-    name="fcn",
-    title="3x3 convolutions on the last map",
-    build=lambda config, backbone: build_decoder(config, backbone, lambda c: FCN(c, config.dim, config.convs)),
-    reads=DECODER_READS,
-    maps=True,
+def decoder_kind(
+    name: str, title: str, make: Callable[[Sequence[int], EncoderConfig], nn.Module], *, several: bool = True
+) -> NeckKind:
+    """A decoder of the backbone's maps, made from their channels and the settings."""
+
+    def build(config: EncoderConfig, backbone: Backbone) -> tuple[Decoder, tuple[int, ...]]:
+        return build_decoder(config, backbone, lambda channels: make(channels, config))
+
+    return NeckKind(name=name, title=title, build=build, reads=("auxiliary", "projection"), maps=True, several=several)
+
+
+FCN_DECODER = decoder_kind(
+    "fcn", "3x3 convolutions on the last map", lambda c, config: FCN(c, config.dim, config.convs), several=False
 )
-UPER_DECODER = NeckKind(
-    name="uper",
-    title="UPerNet's decoder",
-    build=lambda config, backbone: build_decoder(config, backbone, lambda c: UPer(c, config.dim)),
-    reads=DECODER_READS,
-    maps=True,
-    several=True,
-)
-SEGFORMER_DECODER = NeckKind(
-    name="segformer",
-    title="SegFormer's decoder",
-    build=lambda config, backbone: build_decoder(config, backbone, lambda c: SegFormer(c, config.dim)),
-    reads=DECODER_READS,
-    maps=True,
-    several=True,
-)
+UPER_DECODER = decoder_kind("uper", "UPerNet's decoder", lambda c, config: UPer(c, config.dim))
+SEGFORMER_DECODER = decoder_kind("segformer", "SegFormer's decoder", lambda c, config: SegFormer(c, config.dim))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,22 @@ NEAR = 1e-3  # nearer than this the logarithm magnifies rounding
 AGREEMENT = 0.9999
 
 
+class ProgramCheck(TypedDict):
+    """What comparing a file's answers with the model's gave.
+
+    Attributes:
+        largest_difference: of logits, distances and activations.
+        equal_mask_pixels: their share, 0..1.
+        sizes: (height, width) of the pictures.
+        runtime: what ran the file.
+    """
+
+    largest_difference: dict[str, float]
+    equal_mask_pixels: float
+    sizes: list[tuple[int, int]]
+    runtime: str
+
+
 def check_program(
     model: Segmenter,
     graph: nn.Module,
@@ -27,7 +43,7 @@ def check_program(
     kind: str,
     sizes: list[tuple[int, int]],
     file: BinaryIO | None = None,
-) -> dict[str, Any]:
+) -> ProgramCheck:
     """Compares the file's answers with the model's on generated pictures of these sizes.
 
     Args:
@@ -39,7 +55,7 @@ def check_program(
         file: what has been written of ``out``, where that is not yet its name.
 
     Returns:
-        The largest differences, the share of equal mask pixels, and the runtime.
+        The figures of the comparison.
 
     Raises:
         WeightsError: a difference beyond the tolerances.

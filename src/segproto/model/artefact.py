@@ -22,7 +22,7 @@ from segproto.files.reading import read_bytes, require_ordinary
 from segproto.foreign.allocations import bounded
 from segproto.model.description import Description, Sources
 from segproto.model.forgotten import ForgottenPatch, out_of_the_card, require_fitting
-from segproto.model.head import Head
+from segproto.model.head import Head, HeadDescription
 from segproto.model.heads import build_head
 from segproto.model.provenance import Provenance
 from segproto.model.segmenter import Segmenter
@@ -157,7 +157,7 @@ def read_patch(path: Path) -> bytes:
     return read_bytes(path, MOST_OF_A_PATCH, WeightsError)
 
 
-def described_head(file: Path, value: dict[str, Any]) -> Head:
+def described_head(file: Path, value: HeadDescription) -> Head:
     """The head that ``model.json`` describes.
 
     Raises:

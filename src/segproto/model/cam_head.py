@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segproto.model.head import Contributions, Head
+from segproto.model.head import Contributions, Head, HeadDescription
 from segproto.refine.seam import correlation_input, pixel_correlation
 
 EMBEDDING = 192  # of the pixel correlation, as published
@@ -127,7 +127,7 @@ class CamHead(MapHead, AffineHead):
         weight = self.classifier.weight[:, :, 0, 0]
         return Contributions(features.float() * weight[classes], None, features.new_zeros(len(classes)))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         return {
             "kind": self.kind,
             "num_features": self.num_features,
@@ -138,5 +138,5 @@ class CamHead(MapHead, AffineHead):
         }
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> CamHead:
+    def from_description(cls, value: HeadDescription) -> CamHead:
         return cls(**{key: value[key] for key in value if key != "kind"})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.errors import ConfigError
-from segproto.model.head import Contributions, Head
+from segproto.model.head import Contributions, Head, HeadDescription
 from segproto.prototypes.bank import Bank
 
 
@@ -83,11 +81,11 @@ class DirectionHead(Head):
         """
         raise ConfigError(f"a {self.kind} head has one prototype per class and cannot do without any")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         return {"kind": self.kind, "shape": list(self.bank.directions.shape)}
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> Head:
+    def from_description(cls, value: HeadDescription) -> Head:
         return cls(DirectionBank(torch.zeros(value["shape"])))
 
 
@@ -130,10 +128,10 @@ class TeacherHead(DirectionHead):
         for mine, theirs in ((self.bank.directions, self.student.directions), (self.bank.gains, self.student.gains)):
             mine.lerp_(theirs, 1 - decay)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         probed = 0 if self.probe_weight is None else len(self.probe_weight)
         return {"kind": self.kind, "shape": list(self.bank.directions.shape), "num_probed": probed}
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> Head:
+    def from_description(cls, value: HeadDescription) -> Head:
         return cls(DirectionBank(torch.zeros(value["shape"])), value["num_probed"])

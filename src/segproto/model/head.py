@@ -11,6 +11,9 @@ from segproto.errors import ConfigError
 from segproto.prototypes.bank import Bank
 from segproto.prototypes.grouping import Grouping
 
+HeadDescription = dict[str, Any]
+"""What ``model.json`` says of a head: ``kind``, and what :meth:`Head.from_description` of that kind needs."""
+
 
 class Contributions(NamedTuple):
     """What made one class's logit at each of N cells: ``prototypes.sum(1) + offset`` equals it.
@@ -93,12 +96,12 @@ class Head(nn.Module, ABC):
         """Cell features (N, F) of N cells and one class each (N,), to the shares in that class's logit."""
 
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         """The structure as JSON, with ``kind``: with the tensors of ``state_dict`` it rebuilds the head."""
 
     @classmethod
     @abstractmethod
-    def from_description(cls, value: dict[str, Any]) -> Head:
+    def from_description(cls, value: HeadDescription) -> Head:
         """The head with that structure and arbitrary tensors."""
 
     # What its prototypes see.

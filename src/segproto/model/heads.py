@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +11,7 @@ from segproto.model.cam_head import CamHead
 from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.head import Contributions as Contributions  # noqa: PLC0414
 from segproto.model.head import Head as Head  # noqa: PLC0414
-from segproto.model.head import Reading
+from segproto.model.head import HeadDescription, Reading
 from segproto.model.memory_head import MemoryHead
 from segproto.model.nearest_head import NearestHead as NearestHead  # noqa: PLC0414
 from segproto.model.tap_head import AffinityHead, TapHead
@@ -51,11 +49,11 @@ class LinearHead(Head):
     def unit_weights(self) -> Tensor:
         return self.weight
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         return {"kind": self.kind, "num_features": self.weight.shape[1], "num_classes": self.num_classes}
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> LinearHead:
+    def from_description(cls, value: HeadDescription) -> LinearHead:
         return cls(value["num_features"], value["num_classes"])
 
 
@@ -117,11 +115,11 @@ class PrototypeHead(ReadoutHead):
         kept: list[int] = keep.tolist()
         return kept
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         return {"kind": self.kind, **describe_bank(self.bank)}
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> PrototypeHead:
+    def from_description(cls, value: HeadDescription) -> PrototypeHead:
         return cls(build_bank(value))
 
 
@@ -175,11 +173,11 @@ class GroupedHead(ReadoutHead):
         kept: list[int] = keep.tolist()
         return kept
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         return {"kind": self.kind, "groups": self.grouping.groups, **describe_bank(self.bank)}
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> GroupedHead:
+    def from_description(cls, value: HeadDescription) -> GroupedHead:
         return cls(build_bank(value), value["groups"])
 
 
@@ -203,7 +201,7 @@ def made_up(kept: Tensor, before: Tensor) -> Tensor:
     return torch.where(left > 0, kept * before.sum(1, keepdim=True) / left.clamp_min(1e-12), kept)
 
 
-def describe_bank(bank: PrototypeBank) -> dict[str, Any]:
+def describe_bank(bank: PrototypeBank) -> HeadDescription:
     """The structure of a prototype bank as JSON."""
     return {
         "num_classes": bank.num_classes,
@@ -214,7 +212,7 @@ def describe_bank(bank: PrototypeBank) -> dict[str, Any]:
     }
 
 
-def build_bank(value: dict[str, Any]) -> PrototypeBank:
+def build_bank(value: HeadDescription) -> PrototypeBank:
     """A bank of that structure with zero vectors."""
     class_of = torch.tensor(value["class_of"], dtype=torch.int64)
     scale_of = torch.tensor(value["scale_of"], dtype=torch.int64)
@@ -237,7 +235,7 @@ KINDS = (
 HEADS: Table[type[Head]] = Table("head", KINDS, "segproto.heads", name="kind")
 
 
-def build_head(value: dict[str, Any]) -> Head:
+def build_head(value: HeadDescription) -> Head:
     """The head a description names; it never says what to import.
 
     Raises:

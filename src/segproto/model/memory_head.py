@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from segproto.errors import ConfigError
-from segproto.model.head import Contributions, Head
+from segproto.model.head import Contributions, Head, HeadDescription
 from segproto.prototypes.bank import Bank
 from segproto.prototypes.retrieval import Neighbours, embed_cells, nearest_patches, vote_shares
 
@@ -119,7 +117,7 @@ class MemoryHead(Head):
         kept: list[int] = keep.tolist()
         return kept
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         return {
             "kind": self.kind,
             "patches": list(self.bank.vectors.shape),
@@ -131,7 +129,7 @@ class MemoryHead(Head):
         }
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> MemoryHead:
+    def from_description(cls, value: HeadDescription) -> MemoryHead:
         count, dim = value["patches"]
         half = torch.float16
         bank = MemoryBank(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segproto.model.head import Contributions, Head, Reading
+from segproto.model.head import Contributions, Head, HeadDescription, Reading
 from segproto.prototypes.cosine_bank import CosineBank
 from segproto.prototypes.embedding import ProjectionNorm, class_scores, normalise_projection
 from segproto.prototypes.numerics import exact_float32
@@ -129,7 +129,7 @@ class NearestHead(Head):
         self.bank = CosineBank(vectors.view(self.num_classes, width, -1)).to(old.device)
         return kept
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         return {
             "kind": self.kind,
             "shape": list(self.bank.vectors.shape),
@@ -140,6 +140,6 @@ class NearestHead(Head):
         }
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> NearestHead:
+    def from_description(cls, value: HeadDescription) -> NearestHead:
         options = {key: value[key] for key in ("projection_norm", "feature_norm", "score_norm", "temperature")}
         return cls(CosineBank(torch.zeros(value["shape"])), **options)

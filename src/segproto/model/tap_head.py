@@ -6,7 +6,7 @@ Features are those of ``resnet38d_taps``, channels in blocks: image, conv4, conv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segproto.encoders.resnet38 import TAPS
 from segproto.model.cam_head import EMBEDDING, AffineHead, CamMaps, MapHead
-from segproto.model.head import Contributions
+from segproto.model.head import Contributions, HeadDescription
 from segproto.refine.seam import correlation_input, pixel_correlation
 
 NEAR, FAR = 64, 128  # channels of conv4 and conv5 in the pixel correlation
@@ -92,7 +92,7 @@ class TapHead(MapHead):
         weight = F.pad(self.fc8.weight[:, :, 0, 0], (self.num_features - self.taps[3], 0))
         return Contributions(features.float() * weight[classes], None, features.new_zeros(len(classes)))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         return {
             "kind": self.kind,
             "num_classes": self.num_classes,
@@ -105,7 +105,7 @@ class TapHead(MapHead):
         }
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> TapHead:
+    def from_description(cls, value: HeadDescription) -> TapHead:
         return cls(**{key: value[key] for key in value if key != "kind"})
 
 
@@ -148,7 +148,7 @@ class AffinityHead(AffineHead):
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         return Contributions(torch.zeros_like(features), None, (classes == 0).to(features))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> HeadDescription:
         return {
             "kind": self.kind,
             "num_classes": self.num_classes,
@@ -157,5 +157,5 @@ class AffinityHead(AffineHead):
         }
 
     @classmethod
-    def from_description(cls, value: dict[str, Any]) -> AffinityHead:
+    def from_description(cls, value: HeadDescription) -> AffinityHead:
         return cls(value["num_classes"], value["taps"], value["reduced"])

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from segproto.errors import ConfigError
 from segproto.files import disk_errors
 from segproto.training.figures import Logged
+from segproto.training.recipe_files import RecipeDict
 
 
 class Logger(Protocol):
@@ -72,7 +73,7 @@ class Journal:
             logger.close()
 
 
-def build_loggers(names: list[Any], out: Path, recipe: dict[str, Any], done: int) -> list[Logger]:
+def build_loggers(names: list[Any], out: Path, recipe: RecipeDict, done: int) -> list[Logger]:
     """The loggers of ``train.loggers``.
 
     Args:
@@ -109,7 +110,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, out: Path, recipe: dict[str, Any]) -> None:
+    def __init__(self, out: Path, recipe: RecipeDict) -> None:
         import wandb
 
         run_id = hashlib.blake2b(str(out.absolute()).encode(), digest_size=8).hexdigest()

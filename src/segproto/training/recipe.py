@@ -15,7 +15,7 @@ from segproto.errors import ConfigError
 from segproto.files.keys import explain_error, shown
 from segproto.files.yaml_text import parse_yaml
 from segproto.training.config import TrainConfig
-from segproto.training.recipe_files import merge, with_present_keys
+from segproto.training.recipe_files import RecipeDict, merge, with_present_keys
 
 LARGEST = 10**12  # of any number in a recipe
 
@@ -45,7 +45,7 @@ class Recipe(BaseModel):
 RecipeT = TypeVar("RecipeT", bound=Recipe)
 
 
-def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def apply_overrides(value: RecipeDict, overrides: Iterable[str]) -> RecipeDict:
     """A copy with ``a.b=c`` applied; the right-hand side is YAML (``true``, ``3``, ``[1, 2]``, ``null``).
 
     Raises:
@@ -63,7 +63,7 @@ def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str
     return value
 
 
-def validate_recipe(value: dict[str, Any], recipe_type: type[RecipeT]) -> RecipeT:
+def validate_recipe(value: RecipeDict, recipe_type: type[RecipeT]) -> RecipeT:
     """Checks a recipe.
 
     Raises:
@@ -91,9 +91,9 @@ def _impossible(value: Any, at: str = "") -> Iterator[str]:
         yield f"{at} = {shown(value)}: expected a number from {-LARGEST:,} to {LARGEST:,}"
 
 
-def resolved(recipe: Recipe) -> dict[str, Any]:
+def resolved(recipe: Recipe) -> RecipeDict:
     """The recipe with every default filled in and every path absolute, ready for YAML or JSON."""
-    value: dict[str, Any] = _plain(recipe.model_dump(mode="python"))
+    value: RecipeDict = _plain(recipe.model_dump(mode="python"))
     return value
 
 

@@ -10,12 +10,15 @@ from segproto.errors import ConfigError
 from segproto.files.yaml_text import parse_yaml, read_yaml
 from segproto.table import nearest
 
+RecipeDict = dict[str, Any]
+"""A recipe as its file has it: sections of settings, not checked yet."""
+
 MAX_BASES = 8  # a longer chain of ``base`` is a cycle
 SUFFIXES = (".yaml", ".yml")
 RENAMED = {"optimiser": "optimizer"}  # keys of older recipes, still read
 
 
-def load_recipe_dict(source: Path | str, bases: Mapping[str, Path] | None = None) -> dict[str, Any]:
+def load_recipe_dict(source: Path | str, bases: Mapping[str, Path] | None = None) -> RecipeDict:
     """Reads a recipe, merged over what its ``base`` names, if it names any: one or a list, the last one counts most.
 
     Args:
@@ -28,7 +31,7 @@ def load_recipe_dict(source: Path | str, bases: Mapping[str, Path] | None = None
     return _load(source, bases or {}, MAX_BASES)
 
 
-def _load(source: Path | str, bases: Mapping[str, Path], depth: int) -> dict[str, Any]:
+def _load(source: Path | str, bases: Mapping[str, Path], depth: int) -> RecipeDict:
     is_text = isinstance(source, str) and ("\n" in source or ": " in source)
     name = "recipe" if is_text else str(source)
     value = parse_yaml(str(source), name) if is_text else read_yaml(Path(source), ConfigError)
@@ -40,7 +43,7 @@ def _load(source: Path | str, bases: Mapping[str, Path], depth: int) -> dict[str
         return value
     if depth == 0:
         raise ConfigError(f"{name}: base {named!r} leads back to itself")
-    result: dict[str, Any] = {}
+    result: RecipeDict = {}
     for base in named if isinstance(named, list) else [named]:
         file = base_file(base, Path() if is_text else Path(source).parent, bases, name)
         result = merge(result, _load(file, bases, depth - 1))
@@ -72,7 +75,7 @@ def with_present_keys(value: Any) -> Any:
     return {RENAMED.get(key, key): with_present_keys(item) for key, item in value.items()}
 
 
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: RecipeDict, over: RecipeDict) -> RecipeDict:
     """``base`` with the values of ``over``; mappings are merged at any depth, everything else is replaced."""
     result = dict(base)
     for key, value in over.items():

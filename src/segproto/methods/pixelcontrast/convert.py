@@ -23,6 +23,7 @@ from segproto.model.tap_head import AffinityHead, TapHead
 
 TAPS = EncoderConfig(name="resnet38d_taps", neck="identity", squash="none")
 CONTAINERS = ("state_dict", "model")
+Background = Literal["first", "last", "none"]  # its row in a published classifier
 VOC_CLASSES = 21
 GRID = (
     "grid maps (stride 8) are those of the released code in eval mode; it enlarges them with aligned corners, here "
@@ -113,9 +114,7 @@ def convert(path: Path, options: Options, *, source: str) -> Segmenter:
     return finished(model, keys, about, [network.kind, *network.notes], network.method)
 
 
-def make_maps(
-    keys: KeyMap, options: Options, *, background: Literal["first", "last", "none"], **settings: Any
-) -> Segmenter:
+def make_maps(keys: KeyMap, options: Options, *, background: Background, **settings: Any) -> Segmenter:
     """A network of class activation maps.
 
     Args:
@@ -182,27 +181,29 @@ def convert_resnet38(path: Path, options: Options) -> Weights:
     return Weights(backbone.state_dict(), {"encoder.name": "resnet38d"}, card)
 
 
-CONTRAST = Network(
-    "CAM network with contrast, on SEAM", "pixelcontrast", partial(make_maps, background="first"), (GRID, PRESENT)
-)
-SEAM = Network("CAM network of SEAM", "pixelcontrast", partial(make_maps, background="first", dim=0), (GRID, PRESENT))
-EPS_CONTRAST = Network(
+def cam_network(kind: str, *notes: str, background: Background, **settings: Any) -> Network:
+    """A kind of network of class activation maps; ``background`` and ``settings`` as in :func:`make_maps`."""
+    return Network(kind, "pixelcontrast", partial(make_maps, background=background, **settings), (GRID, *notes))
+
+
+CONTRAST = cam_network("CAM network with contrast, on SEAM", PRESENT, background="first")
+SEAM = cam_network("CAM network of SEAM", PRESENT, background="first", dim=0)
+EPS_CONTRAST = cam_network(
     "CAM network with contrast, on EPS",
-    "pixelcontrast",
-    partial(make_maps, background="last", dropout=0.0, shows="logits"),
-    (GRID, LAST, "logits are the raw maps, as its author says they are used, not those of the pixel correlation"),
+    LAST,
+    "logits are the raw maps, as its author says they are used, not those of the pixel correlation",
+    background="last",
+    dropout=0.0,
+    shows="logits",
 )
-EPS = Network(
-    "CAM network of EPS",
-    "pixelcontrast",
-    partial(make_maps, background="last", dim=0, refine=False, dropout=0.0, shows="logits"),
-    (GRID, LAST),
-)
-CLASSIFIER = Network(
+EPS = cam_network("CAM network of EPS", LAST, background="last", dim=0, refine=False, dropout=0.0, shows="logits")
+CLASSIFIER = cam_network(
     "CAM network of PSA, or the baseline of EPS",
-    "pixelcontrast",
-    partial(make_maps, background="none", dim=0, refine=False),
-    (GRID, PRESENT, "it has no background: that row of the classifier is 0 here"),
+    PRESENT,
+    "it has no background: that row of the classifier is 0 here",
+    background="none",
+    dim=0,
+    refine=False,
 )
 AFFINITY = Network(
     "AffinityNet",
@@ -220,13 +221,14 @@ RELEASES = {
     "eps": (EPS, CLASSIFIER),
     "psa": (CLASSIFIER, AFFINITY),
 }
-NONE_STATED = "code MIT; none is stated for the weights"
+CODE_MIT = "code MIT; none is stated for the weights"
+NOTHING_STATED = "none is stated, neither for the code nor for the weights"
 WSEG = Source(
     name="wseg",
     title="Pixel-to-prototype contrast: CAM networks on SEAM and EPS, AffinityNet, DeepLabv1 and v2 (ResNet-38, -101)",
     where="https://github.com/usr922/wseg (Model Zoo)",
     size="210 to 500 MB",
-    license="none is stated, neither for the code nor for the weights",
+    license=NOTHING_STATED,
     paper="Y. Du, Z. Fu, Q. Liu, Y. Wang: Weakly Supervised Semantic Segmentation by Pixel-to-Prototype Contrast, "
     "CVPR 2022",
     convert=partial(convert, source="wseg"),
@@ -236,7 +238,7 @@ SEAM_SOURCE = Source(
     title="SEAM: CAM network and AffinityNet (ResNet-38)",
     where="https://github.com/YudeWang/SEAM (model weights)",
     size="about 420 MB each",
-    license=NONE_STATED,
+    license=CODE_MIT,
     paper="Y. Wang, J. Zhang, M. Kan, S. Shan, X. Chen: Self-supervised Equivariant Attention Mechanism for Weakly "
     "Supervised Semantic Segmentation, CVPR 2020",
     convert=partial(convert, source="seam"),
@@ -246,7 +248,7 @@ EPS_SOURCE = Source(
     title="EPS: CAM network with background, and its baseline (ResNet-38)",
     where="https://github.com/halbielee/EPS (trained model)",
     size="about 420 MB",
-    license="none is stated, neither for the code nor for the weights",
+    license=NOTHING_STATED,
     paper="S. Lee, M. Lee, J. Lee, H. Shim: Railroad is not a Train: Saliency as Pseudo-pixel Supervision for Weakly "
     "Supervised Semantic Segmentation, CVPR 2021",
     convert=partial(convert, source="eps"),
@@ -256,7 +258,7 @@ PSA = Source(
     title="PSA: classifier and AffinityNet (ResNet-38; the VGG-16 ones are not read)",
     where="https://github.com/jiwoon-ahn/psa (Results and Trained Models)",
     size="about 420 MB each",
-    license=NONE_STATED,
+    license=CODE_MIT,
     paper="J. Ahn, S. Kwak: Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised "
     "Semantic Segmentation, CVPR 2018",
     convert=partial(convert, source="psa"),

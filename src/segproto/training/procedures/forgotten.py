@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -81,16 +81,21 @@ def penalty(marked: Marked, bank: PrototypeBank) -> Tensor:
     return activation.masked_fill(~alike, 0).amax(1).mean()
 
 
-@torch.no_grad()
-def nearest_to_forgotten(model: Segmenter) -> list[dict[str, Any]]:
-    """Whether what was forgotten stays away: the prototype of the class that is now most like each forgotten patch.
+NearestToForgotten = TypedDict(
+    "NearestToForgotten",
+    {"prototype": int, "class": str, "image": str, "nearest": int, "distance": float, "times_radius": float},
+)
+"""The prototype of the class that is now most like a forgotten patch.
 
-    Returns:
-        Per patch the model was ever made to forget: ``prototype`` (its number when it was marked), ``class``, ``image``
-        it came from, ``nearest`` (a prototype), its squared ``distance`` from the patch, and ``times_radius``: how many
-        times as far (not squared) that is as the farthest cell of that scale that counts as the patch; above 1 it
-        stays away.
-    """
+Of the patch: ``prototype``, its number when it was marked, its ``class``, and the ``image`` it came from. Of what is
+now the ``nearest`` prototype: its squared ``distance`` from the patch, and ``times_radius``: how many times as far (not
+squared) that is as the farthest cell of that scale that counts as the patch; above 1 it stays away.
+"""
+
+
+@torch.no_grad()
+def nearest_to_forgotten(model: Segmenter) -> list[NearestToForgotten]:
+    """Whether what was forgotten stays away: per patch the model was ever made to forget, what is now most like it."""
     bank = prototype_bank(model)
     marked = Forgotten.of(model, bank)
     distances, alike = marked.to_prototypes(bank)
