@@ -43,13 +43,13 @@ class HRNet(Backbone):
 
         super().__init__()
         name = config.backbone or "hrnet_w48"
-        known = timm.list_models("hrnet_w*")
-        if name not in known:
-            raise ConfigError(f"encoder.backbone={name}: expected one of {', '.join(known)}")
+        models = timm.list_models("hrnet_w*")
+        if name not in models:
+            raise ConfigError(f"encoder.backbone={name}: expected one of {', '.join(models)}")
         options: dict[str, Any] = {"features_only": True, "feature_location": "", "out_indices": (1, 2, 3, 4)}
         try:
-            wanted = config.pretrained and load_weights and config.weights is None
-            net: Any = timm.create_model(name, pretrained=wanted, **options)
+            download = config.pretrained and load_weights and config.weights is None
+            net: Any = timm.create_model(name, pretrained=download, **options)
         except (OSError, RuntimeError) as error:
             raise WeightsError(
                 f"{name}: its weights cannot be downloaded ({error}); give a local file: encoder.weights=FILE"

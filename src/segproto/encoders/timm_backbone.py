@@ -51,9 +51,9 @@ def near_models(name: str) -> str:
     """Names that begin with, contain or resemble a name that timm does not know."""
     import timm  # takes seconds
 
-    known = timm.list_models()
-    begun = [model for model in known if model.startswith(name)]
-    near = begun or [model for model in known if name in model] or difflib.get_close_matches(name, known, n=3)
+    models = timm.list_models()
+    begun = [model for model in models if model.startswith(name)]
+    near = begun or [model for model in models if name in model] or difflib.get_close_matches(name, models, n=3)
     return f"did you mean {', '.join(near[:3])}?" if name and near else "timm.list_models() shows all"
 
 
@@ -201,10 +201,10 @@ def check_layers(config: EncoderConfig, net: Any) -> list[int]:
         ConfigError: for a layer the network does not have.
     """
     count = len(net.feature_info)
-    wanted = [count - 1] if config.layers is None else config.layers
-    if not wanted or not all(-count <= layer < count for layer in wanted):
-        raise ConfigError(f"encoder.layers={wanted}: {config.backbone} has layers 0..{count - 1}")
-    return sorted({layer % count for layer in wanted})
+    layers = [count - 1] if config.layers is None else config.layers
+    if not layers or not all(-count <= layer < count for layer in layers):
+        raise ConfigError(f"encoder.layers={layers}: {config.backbone} has layers 0..{count - 1}")
+    return sorted({layer % count for layer in layers})
 
 
 def pixel_multiple(scale: float, stride: int) -> int:

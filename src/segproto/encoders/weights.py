@@ -51,15 +51,15 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
     Raises:
         WeightsError: naming the first few keys that are missing, unexpected or of another shape.
     """
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     wrong = [
         f"{name} is {tuple(state[name].shape)}, expected {shape}"
-        for name, shape in wanted.items()
+        for name, shape in shapes.items()
         if name in state and tuple(state[name].shape) != shape
     ]
     # files written before torch counted batches lack the counter, which no norm with a momentum reads
-    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
-    problems = {"missing": missing, "unexpected": [name for name in state if name not in wanted], "wrong": wrong}
+    missing = [name for name in shapes if name not in state and not name.endswith("num_batches_tracked")]
+    problems = {"missing": missing, "unexpected": [name for name in state if name not in shapes], "wrong": wrong}
     if any(problems.values()):
         parts = []
         for kind, keys in problems.items():

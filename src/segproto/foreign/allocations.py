@@ -54,6 +54,6 @@ class _Counting(TorchFunctionMode):
 
 def cells(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     """At most how many numbers a factory called so makes."""
-    given = [value for value in (*args, *kwargs.values()) if isinstance(value, int | list | tuple)]
-    nested = [part for value in given for part in (value if isinstance(value, list | tuple) else (value,))]
+    sizes = [value for value in (*args, *kwargs.values()) if isinstance(value, int | list | tuple)]
+    nested = [part for value in sizes for part in (value if isinstance(value, list | tuple) else (value,))]
     return math.prod(max(1, abs(part)) for part in nested if type(part) is int)

@@ -60,12 +60,12 @@ def rebuild_from_type(function: Any, _: Any, arguments: Any, __: Any = None) -> 
 
 def reconstruct(kind: Any, _: Any = None, content: Any = None) -> Any:
     """``copyreg._reconstructor``: protocols 0 and 1 make every object with it."""
-    made = build_call(kind, ())
-    if isinstance(made, Record) and isinstance(content, dict):
-        made.entries.update(content)
-    if isinstance(made, Record) and isinstance(content, list):
-        made.elements.extend(content)
-    return made
+    rebuilt = build_call(kind, ())
+    if isinstance(rebuilt, Record) and isinstance(content, dict):
+        rebuilt.entries.update(content)
+    if isinstance(rebuilt, Record) and isinstance(content, list):
+        rebuilt.elements.extend(content)
+    return rebuilt
 
 
 def new_object(kind: Any, *arguments: Any) -> Any:
@@ -75,15 +75,15 @@ def new_object(kind: Any, *arguments: Any) -> Any:
 
 def mapping(*arguments: Any) -> dict[Any, Any]:
     """``dict`` and its kin, whose pairs come as a dict or a list of pairs (a default factory is dropped)."""
-    made: dict[Any, Any] = {}
+    entries: dict[Any, Any] = {}
     for argument in arguments:
         if isinstance(argument, dict):
-            made.update(argument)
+            entries.update(argument)
         elif isinstance(argument, (list, tuple)):
             if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in argument):
                 raise Refusal("a dict of something else than pairs; the file is damaged")
-            set_items(made, [part for pair in argument for part in pair])
-    return made
+            set_items(entries, [part for pair in argument for part in pair])
+    return entries
 
 
 def sequence(content: Any = (), *_: Any) -> list[Any]:

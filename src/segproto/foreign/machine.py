@@ -211,10 +211,10 @@ class Machine:
     def op_newobj_ex(self, _: Any) -> None:
         what, arguments, named = self.pop_many(3)
         self.call(what, arguments)
-        made = self.peek()
-        if isinstance(made, Record) and isinstance(named, dict):
+        created = self.peek()
+        if isinstance(created, Record) and isinstance(named, dict):
             self.charge(named)
-            made.attributes.update(named)
+            created.attributes.update(named)
 
     def op_build(self, _: Any) -> None:
         target, state = self.pop_many(2)

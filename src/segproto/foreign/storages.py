@@ -89,7 +89,7 @@ def rebuild_typed(storage: Any, offset: Any, size: Any, stride: Any, _: Any, __:
     Raises:
         Refusal: see :func:`rebuild_tensor`; also an unknown type.
     """
-    known = BY_NAME.get(dtype.path) if isinstance(dtype, Name) else None
-    if known is None or not isinstance(storage, Storage) or storage.data.numel() % known.itemsize:
+    kind = BY_NAME.get(dtype.path) if isinstance(dtype, Name) else None
+    if kind is None or not isinstance(storage, Storage) or storage.data.numel() % kind.itemsize:
         raise Refusal("a tensor of an unknown type; the file is damaged")
-    return rebuild_tensor(Storage(storage.data.view(known), storage.room), offset, size, stride)
+    return rebuild_tensor(Storage(storage.data.view(kind), storage.room), offset, size, stride)

@@ -62,9 +62,9 @@ def convert_resnet(path: Path, options: Options) -> Weights:
     keys = KeyMap(tensors_by_name(path), path)
     blocks = [len(keys.names(rf"layer{i}\.\d+\.conv1\.weight")) for i in (1, 2, 3, 4)]
     deep = keys.has("layer1.0.conv3.weight")
-    known = {(2, 2, 2, 2, False): 18, (3, 4, 6, 3, False): 34, (3, 4, 6, 3, True): 50}
-    known |= {(3, 4, 23, 3, True): 101, (3, 8, 36, 3, True): 152}
-    depth = known.get((*blocks, deep))  # type: ignore[arg-type]
+    depths = {(2, 2, 2, 2, False): 18, (3, 4, 6, 3, False): 34, (3, 4, 6, 3, True): 50}
+    depths |= {(3, 4, 23, 3, True): 101, (3, 8, 36, 3, True): 152}
+    depth = depths.get((*blocks, deep))  # type: ignore[arg-type]
     if depth is None:
         raise WeightsError(f"{path}: blocks {blocks} are those of no ResNet-18..152; {keys.about()}")
     notes = ["ImageNet mean and standard deviation, RGB"]

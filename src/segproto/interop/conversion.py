@@ -85,8 +85,8 @@ class Options:
     def finish(self) -> None:
         """Refuses settings that the converter did not ask for."""
         for key in self.values.keys() - self._asked.keys():
-            known = ", ".join(f"{k}={'|'.join(v)}" for k, v in self._asked.items()) or "none"
-            raise ConfigError(f"{key}={self.values[key]}: this source has no such setting (settings: {known})")
+            settings = ", ".join(f"{k}={'|'.join(v)}" for k, v in self._asked.items()) or "none"
+            raise ConfigError(f"{key}={self.values[key]}: this source has no such setting (settings: {settings})")
 
 
 class Weights(dict[str, Tensor]):

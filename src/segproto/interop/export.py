@@ -57,8 +57,8 @@ class Graph(nn.Module):
         features = self.encoder((image.float() - self.mean) / self.std)
         reading = self.head.read(features)
         logits = F.interpolate(reading.logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
-        seen = (output for output in (reading.activations, reading.distances) if output is not None)
-        return (logits, logits.argmax(1).to(label_dtype(self.head.num_classes)), *seen)
+        maps = (output for output in (reading.activations, reading.distances) if output is not None)
+        return (logits, logits.argmax(1).to(label_dtype(self.head.num_classes)), *maps)
 
 
 def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -182,9 +182,9 @@ def write(program: torch.export.ExportedProgram, graph: Graph, file: BinaryIO, k
     except ImportError as error:
         raise ConfigError("exporting to ONNX needs an extra: pip install 'segproto[onnx]'") from error
     names = list(graph.outputs)
-    made = torch.onnx.export(
+    exported = torch.onnx.export(
         program, (), dynamo=True, opset_version=OPSET, output_names=names, external_data=False, verbose=False
     )
-    assert made is not None
-    made.model.doc_string = mark("graph")
-    file.write(made.model_proto.SerializeToString())
+    assert exported is not None
+    exported.model.doc_string = mark("graph")
+    file.write(exported.model_proto.SerializeToString())

@@ -109,18 +109,18 @@ def load(folder: Path) -> Segmenter:
     if value.get("format") != FORMAT or not isinstance(version, int) or version > VERSION:
         stated = f"{shown(value.get('format'))} version {shown(value.get('version'))}"
         raise WeightsError(f"{file}: expected {FORMAT} version <= {VERSION}, found {stated}")
-    known = checked(out_of_the_card(value), Description, file, WeightsError)
+    description = checked(out_of_the_card(value), Description, file, WeightsError)
     tensors = read_tensors(folder / "model.safetensors")
     with bounded(file, sum(tensor.nbytes for tensor in tensors.values())):
-        model = build(file, known)
+        model = build(file, description)
     check_keys(folder, {k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors)
     if (folder / "prototypes.json").exists():
         sources = read_checked(folder / "prototypes.json", Sources, WeightsError)
         model.provenance = Provenance.from_json(sources.model_dump())
-    elif known.resting is not None:
-        sources = Sources(encoder_hash="", dataset="", sources=known.resting)
+    elif description.resting is not None:
+        sources = Sources(encoder_hash="", dataset="", sources=description.resting)
         model.provenance = Provenance.from_json(sources.model_dump())
-    model.forgotten = tuple(ForgottenPatch(**patch.model_dump()) for patch in known.forgotten)
+    model.forgotten = tuple(ForgottenPatch(**patch.model_dump()) for patch in description.forgotten)
     require_fitting(model, file)
     require_sound(model, tensors, folder)
     model.load_state_dict(tensors)
@@ -128,14 +128,14 @@ def load(folder: Path) -> Segmenter:
     return model.eval()
 
 
-def build(file: Path, known: Description) -> Segmenter:
+def build(file: Path, description: Description) -> Segmenter:
     """The model that ``model.json`` describes, without its weights."""
-    encoder = build_encoder(encoder_config(file.parent, known.encoder), load_weights=False)
-    norm = known.preprocessing.mean, known.preprocessing.std
+    encoder = build_encoder(encoder_config(file.parent, description.encoder), load_weights=False)
+    norm = description.preprocessing.mean, description.preprocessing.std
     if encoder.normalisation != norm:
         encoder.normalisation = type(encoder.normalisation)(*norm)
-    classes = ClassTable.from_json(known.classes.model_dump())
-    return Segmenter(encoder, described_head(file, known.head), classes, card=known.card)
+    classes = ClassTable.from_json(description.classes.model_dump())
+    return Segmenter(encoder, described_head(file, description.head), classes, card=description.card)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -89,8 +89,8 @@ class FeatureCache:
                 path = shard_path(folder, first)
                 if not intact(path, (last - first) * (1 + flips)):
                     samples = (dataset[i] for i in range(first, last))
-                    made = encode(encoder, samples, first, flips, DTYPES[dtype], torch.device(device))
-                    write_tensors(path, made, None, advice=ADVICE)
+                    tensors = encode(encoder, samples, first, flips, DTYPES[dtype], torch.device(device))
+                    write_tensors(path, tensors, None, advice=ADVICE)
                 if progress is not None:
                     progress(last, len(dataset))
         finally:

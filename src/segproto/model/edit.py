@@ -114,11 +114,11 @@ def forbid_in_groups(model: Segmenter, pairs: Sequence[tuple[int, int]], renorma
             members = ", ".join(map(str, dense[group].nonzero()[:, 0].tolist())) or "none"
             raise ConfigError(f"prototype {prototype} is not in group {group}; its members are {members}")
     index = torch.tensor(pairs, device=dense.device)
-    kept = dense.clone()
-    kept[index[:, 0], index[:, 1]] = 0
+    weights = dense.clone()
+    weights[index[:, 0], index[:, 1]] = 0
     if renormalise:
-        kept = made_up(kept, dense)
-    grouping.set_dense_(kept)
+        weights = made_up(weights, dense)
+    grouping.set_dense_(weights)
 
 
 def keep_prototypes(

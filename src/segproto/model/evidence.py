@@ -96,8 +96,8 @@ class PixelEvidence(Evidence):
 
 def source_of(segmenter: Segmenter, prototype: int) -> PrototypeSource | None:
     """The training patch of a prototype, if known."""
-    known = segmenter.provenance.sources if segmenter.provenance is not None else ()
-    return known[prototype] if prototype < len(known) else None
+    sources = segmenter.provenance.sources if segmenter.provenance is not None else ()
+    return sources[prototype] if prototype < len(sources) else None
 
 
 def list_evidence(
@@ -136,12 +136,12 @@ def _list_groups(head: Head, shares: Tensor, top: int) -> tuple[GroupEvidence, .
     order = shares.abs().argsort(descending=True)[:top]
     weights = head.grouping.dense().detach()[order]
     classes = head.grouping.class_of_group[order].tolist()
-    listed = []
+    evidence = []
     for group, class_id, amount, row in zip(order.tolist(), classes, shares[order].tolist(), weights, strict=True):
         members = row.argsort(descending=True)[: int((row > 0).sum())]
         pairs = tuple(zip(members.tolist(), row[members].tolist(), strict=True))
-        listed.append(GroupEvidence(group, class_id, amount, pairs))
-    return tuple(listed)
+        evidence.append(GroupEvidence(group, class_id, amount, pairs))
+    return tuple(evidence)
 
 
 def mix(shares: Contributions, index: Tensor, weight: Tensor) -> Contributions:

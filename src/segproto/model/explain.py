@@ -197,8 +197,8 @@ class Explanation:
         weight.index_add_(0, index.flatten(), cell_weights.flatten().double())
         cells = weight.nonzero().flatten()
         mean = (weight[cells] / len(ys)).float()[None]
-        every = torch.arange(len(cells), device=cells.device)[None]
-        shares = mix(self._cell_shares(cells, torch.full_like(cells, class_id)), every, mean)
+        all_cells = torch.arange(len(cells), device=cells.device)[None]
+        shares = mix(self._cell_shares(cells, torch.full_like(cells, class_id)), all_cells, mean)
         activations = self._activations.flatten(1)[:, cells] @ mean[0]
         return Evidence(**list_evidence(self.segmenter, class_id, shares, activations, top))
 

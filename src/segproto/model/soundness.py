@@ -71,15 +71,15 @@ def require_same_tables(model: Segmenter, tensors: Mapping[str, Tensor], folder:
 
 def require_places(model: Segmenter, folder: Path) -> None:
     """Refuses sources that are not one for each prototype, or no cell of their image."""
-    bank, known = model.head.bank, model.provenance
-    if known is None:
+    bank, provenance = model.head.bank, model.provenance
+    if provenance is None:
         return
-    if bank is None or len(known.sources) != bank.num_prototypes:
+    if bank is None or len(provenance.sources) != bank.num_prototypes:
         count = 0 if bank is None else bank.num_prototypes
         raise WeightsError(
-            f"{folder}/prototypes.json: sources of {len(known.sources)} prototypes, the model has {count}"
+            f"{folder}/prototypes.json: sources of {len(provenance.sources)} prototypes, the model has {count}"
         )
-    for index, source in enumerate(known.sources):
+    for index, source in enumerate(provenance.sources):
         if source is not None and not has_place(source):
             raise WeightsError(
                 f"{folder}/prototypes.json: prototype {index} comes from cell {list(source.cell)} of a grid of "

@@ -69,12 +69,18 @@ def view_fields(
     size = (image.shape[-2], image.shape[-1])
     fields = []
     for scale in scales:
-        seen = scale if isinstance(scale, tuple) else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-        scaled = inputs if seen == size else F.interpolate(inputs, size=seen, mode="bilinear", align_corners=False)
-        fields.append(Field.over(maps(scaled)[0].float(), segmenter.encoder, size, seen))
+        scaled_size = (
+            scale if isinstance(scale, tuple) else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        )
+        scaled = (
+            inputs
+            if scaled_size == size
+            else F.interpolate(inputs, size=scaled_size, mode="bilinear", align_corners=False)
+        )
+        fields.append(Field.over(maps(scaled)[0].float(), segmenter.encoder, size, scaled_size))
         if flip:
             grid = maps(scaled.flip(-1))[0].float()
-            fields.append(Field.over(grid, segmenter.encoder, size, seen, mirrored=True))
+            fields.append(Field.over(grid, segmenter.encoder, size, scaled_size, mirrored=True))
     return fields
 
 

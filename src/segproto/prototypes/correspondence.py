@@ -39,8 +39,8 @@ def cosine_pairs(first: Tensor, second: Tensor) -> Tensor:
 
 def centred(pairs: Tensor) -> Tensor:
     """Cosines less each first point's mean over the second map, with the mean of all unchanged (spatial centring)."""
-    rest = pairs - pairs.mean((3, 4), keepdim=True)
-    return rest - rest.mean() + pairs.mean()
+    by_point = pairs - pairs.mean((3, 4), keepdim=True)
+    return by_point - by_point.mean() + pairs.mean()
 
 
 def correspondence_loss(

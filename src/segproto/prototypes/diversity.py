@@ -63,10 +63,10 @@ class DiversityLoss(nn.Module):
         if self.difference.shape[1] == 0:
             return distances.sum() * 0
         batch, classes = distances.shape[0], self.num_classes
-        seen = self._seen_by(labels.flatten(1))  # (B, N), ``classes`` where left out
+        class_of_cell = self._seen_by(labels.flatten(1))  # (B, N), ``classes`` where left out
         first_segment = torch.arange(batch, device=distances.device)[:, None] * (classes + 1)
-        segment, segments = (first_segment + seen).flatten(), batch * (classes + 1)
-        log_p = _segmented_log_softmax(self._own(distances, seen) * self.sign, segment, segments)
+        segment, segments = (first_segment + class_of_cell).flatten(), batch * (classes + 1)
+        log_p = _segmented_log_softmax(self._own(distances, class_of_cell) * self.sign, segment, segments)
         with exact_float32(log_p.device):
             difference = self.difference.to(log_p.dtype)
             terms = (log_p.exp() @ difference) * (log_p @ difference) / 2  # (B*N, S, pairs)
@@ -79,14 +79,16 @@ class DiversityLoss(nn.Module):
     def _seen_by(self, labels: Tensor) -> Tensor:
         """The class whose prototypes are compared on each cell; ``num_classes`` for none."""
         void = labels == self.ignore_index
-        seen = torch.where(void, 0, labels + 1) if self.unshifted_labels else labels.masked_fill(void, self.num_classes)
-        return seen.clamp_max(self.num_classes)
+        class_of_cell = (
+            torch.where(void, 0, labels + 1) if self.unshifted_labels else labels.masked_fill(void, self.num_classes)
+        )
+        return class_of_cell.clamp_max(self.num_classes)
 
-    def _own(self, distances: Tensor, seen: Tensor) -> Tensor:
+    def _own(self, distances: Tensor, class_of_cell: Tensor) -> Tensor:
         """(B*N, S, m): the distance of each cell to the prototypes of its class."""
         scales, slots = self.slots.shape[1:]
         table = torch.cat([self.slots, self.slots[:1]]).flatten(1)  # left-out cells read class 0, and are not used
-        index = table[seen].transpose(1, 2)  # (B, S*m, N)
+        index = table[class_of_cell].transpose(1, 2)  # (B, S*m, N)
         return distances.flatten(2).gather(1, index).transpose(1, 2).reshape(-1, scales, slots)
 
 

@@ -75,10 +75,10 @@ def estimate_prototypes(
     if labels is not None:
         present = labels[:, :, None, None] > 0
         scores = torch.where(present, scores, -1.0)
-        rest = scores.clone()
-        rest[:, background] = 0
+        others = scores.clone()
+        others[:, background] = 0
         scores = scores.clone()
-        scores[:, background] = 1 - rest.amax(1).clamp(0, 1)
+        scores[:, background] = 1 - others.amax(1).clamp(0, 1)
     flat = scores.movedim(1, 0).flatten(1)
     order = flat.sort(dim=1, descending=True, stable=True)
     top, index = order.values[:, :k], order.indices[:, :k]
@@ -87,8 +87,8 @@ def estimate_prototypes(
     rows = projections.movedim(1, 3).reshape(-1, projections.shape[1])[index]
     sums = (top[..., None] * rows).sum(1)
     total = top.sum(1, keepdim=True)
-    known = (total > 0)[:, 0] if labels is not None else torch.ones_like(total[:, 0], dtype=torch.bool)
-    return F.normalize(sums / torch.where(total == 0, 1, total), dim=1), known
+    has_pixels = (total > 0)[:, 0] if labels is not None else torch.ones_like(total[:, 0], dtype=torch.bool)
+    return F.normalize(sums / torch.where(total == 0, 1, total), dim=1), has_pixels
 
 
 def view_of(
@@ -113,11 +113,11 @@ def view_of(
         background: channel.
     """
     scores = pixel_scores(refined.detach(), background_score, background)
-    prototypes, known = estimate_prototypes(
+    prototypes, has_pixels = estimate_prototypes(
         scores, projections.detach(), k, labels=labels if masked else None, background=background
     )
     features = F.normalize(projections, dim=1).movedim(1, 3).flatten(0, 2)
-    return View(features, pseudo_labels(scores, labels), prototypes, known)
+    return View(features, pseudo_labels(scores, labels), prototypes, has_pixels)
 
 
 def contrast_losses(first: View, second: View, *, temperature: float = 0.1) -> dict[str, Tensor]:
@@ -170,9 +170,9 @@ def intra_view(similarities: Tensor, labels: Tensor, temperature: float) -> Tens
     stop = (sizes * HARDEST).long()
     hard = (rank < stop[sorted_labels]) & (rank >= (stop - half)[sorted_labels])
     zero = torch.zeros(count, dtype=loss.dtype, device=loss.device)
-    every = zero.index_add(0, labels, loss) / sizes.clamp_min(1)
+    class_mean = zero.index_add(0, labels, loss) / sizes.clamp_min(1)
     tough = zero.index_add(0, sorted_labels, torch.where(hard, loss[order], 0)) / half.clamp_min(1)
-    per_class = torch.where(sizes >= 2, (every + tough) / 2, 0)
+    per_class = torch.where(sizes >= 2, (class_mean + tough) / 2, 0)
     return per_class.sum() / (sizes > 0).sum().clamp_min(1)
 
 
@@ -190,5 +190,5 @@ def _nll(similarities: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy over the pixels whose class has a prototype."""
     has = torch.isfinite(similarities.detach().gather(1, labels[:, None])[:, 0])
     safe = torch.where(has, labels, similarities.detach().argmax(1))
-    each = F.cross_entropy(similarities, safe, reduction="none")
-    return torch.where(has, each, 0).sum() / has.sum().clamp_min(1)
+    losses = F.cross_entropy(similarities, safe, reduction="none")
+    return torch.where(has, losses, 0).sum() / has.sum().clamp_min(1)

@@ -173,11 +173,11 @@ def spread_subset(keys: Tensor, class_of: Tensor, count: int, rounds: int = 10, 
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.bincount(class_of)
     quota = shared_quota(sizes, count)
-    kept = []
+    subsets = []
     for label in sizes.nonzero()[:, 0].tolist():  # once per fit, not per image
         rows = (class_of == label).nonzero()[:, 0]
-        kept.append(rows[medoids(keys[rows].float(), int(quota[label]), rounds, generator)])
-    return torch.cat(kept).sort().values
+        subsets.append(rows[medoids(keys[rows].float(), int(quota[label]), rounds, generator)])
+    return torch.cat(subsets).sort().values
 
 
 def shared_quota(sizes: Tensor, count: int) -> Tensor:
@@ -220,9 +220,9 @@ def position_directions(means: Tensor, counts: Tensor, rank: int) -> Tensor:
     Returns:
         (R', D) orthonormal, R' = min(R, places with cells - 1, D).
     """
-    known = means[counts > 0].double()
-    centred = known - known.mean(0)
-    rank = min(rank, max(0, len(known) - 1), means.shape[1])
+    measured = means[counts > 0].double()
+    centred = measured - measured.mean(0)
+    rank = min(rank, max(0, len(measured) - 1), means.shape[1])
     if rank == 0:
         return means.new_zeros(0, means.shape[1])
     directions: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[:rank]

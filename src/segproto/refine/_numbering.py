@@ -189,15 +189,15 @@ def chain(
         slot = _slot(table, distinct[m] + offset)
         after[m + 1] = table[slot, 1]
         follows[table[slot, 1]] = 1
-    chains, listed = 0, 0
+    chains, length = 0, 0
     for m in range(1, distinct.shape[0] + 1):
         if follows[m] == 0 and after[m] != 0:
-            starts[chains] = listed
+            starts[chains] = length
             chains += 1
             at = m
             while at != 0:
-                order[listed] = at
-                listed += 1
+                order[length] = at
+                length += 1
                 at = after[at]
-    starts[chains] = listed
-    return chains, listed
+    starts[chains] = length
+    return chains, length

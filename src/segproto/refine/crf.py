@@ -112,9 +112,9 @@ def distinct_labels(unary: Any) -> tuple[list[int], list[int]]:
     """Of (K, N) potentials: one label of each group that is alike everywhere, and the place of every label there."""
     firsts: list[int] = []
     group: list[int] = []
-    some = unary[:, :: max(1, unary.shape[1] // 64)]
+    sample = unary[:, :: max(1, unary.shape[1] // 64)]
     for k in range(len(unary)):
-        alike = (i for i, f in enumerate(firsts) if np.array_equal(some[k], some[f]))
+        alike = (i for i, f in enumerate(firsts) if np.array_equal(sample[k], sample[f]))
         same = next((i for i in alike if np.array_equal(unary[k], unary[firsts[i]])), None)
         if same is None:
             same = len(firsts)
@@ -136,8 +136,8 @@ def _one_image(
     columns = -(-len(firsts) // kernels.BLOCK) * kernels.BLOCK
     energy = scratch.take("energy", n, columns)
     workers.ranges(kernels.energies, 0, n, potentials, np.asarray(firsts), energy)
-    often = np.zeros(columns, np.float32)
-    often[: len(firsts)] = np.bincount(group)
+    times = np.zeros(columns, np.float32)
+    times[: len(firsts)] = np.bincount(group)
     b = Lattice(point_features(image, settings), workers)
     seen_a, splat_a = (scratch.take(f"a{i}", a.size, columns) for i in range(2))
     seen_b, splat_b = (scratch.take(f"b{i}", b.size, columns) for i in range(2))
@@ -148,7 +148,7 @@ def _one_image(
         if step < settings.iterations:
             workers.ranges(kernels.clear, 0, len(splat_a), splat_a)
         work = (
-            energy, often, step == 0, step == settings.iterations,
+            energy, times, step == 0, step == settings.iterations,
             a.vertices, a.rows, a.weights, np.float32(share_a), seen_a, splat_a,
             b.vertices, b.rows, b.weights, np.float32(share_b), seen_b, splat_b, np.asarray(group), q, best,
         )  # fmt: skip

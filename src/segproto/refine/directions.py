@@ -79,8 +79,8 @@ def orthonormal(vector: Tensor, basis: Tensor, spare: Tensor) -> Tensor:
     Where nothing but rounding is left of it (the space is exhausted), ``spare`` (C,) takes its place.
     """
     before = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
-    rest = without(vector, basis)
-    vector = torch.where(torch.linalg.vector_norm(rest, dim=-1, keepdim=True) > 1e-12 * before, rest, spare)
+    remainder = without(vector, basis)
+    vector = torch.where(torch.linalg.vector_norm(remainder, dim=-1, keepdim=True) > 1e-12 * before, remainder, spare)
     for _ in range(2):
         vector = without(vector, basis)
         vector = vector / torch.linalg.vector_norm(vector, dim=-1, keepdim=True)

@@ -201,8 +201,8 @@ def _chains(
 
     after, order = np.empty(len(vertices) + 1, np.int32), np.empty(len(vertices), np.int32)
     starts = np.empty(len(vertices) // 2 + 1, np.int32)
-    rows, listed = numbering.chain(vertices, offset, table, after, order, starts)
-    return order[:listed], starts[: rows + 1]
+    rows, length = numbering.chain(vertices, offset, table, after, order, starts)
+    return order[:length], starts[: rows + 1]
 
 
 def axis_scales(d: int) -> Floats:

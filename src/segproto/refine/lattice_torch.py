@@ -98,8 +98,8 @@ def _neighbours(vertices: Tensor, strides: list[int]) -> list[tuple[Tensor, Tens
         both = []
         for key in (vertices + step, vertices - step):
             row = torch.searchsorted(vertices, key)
-            there = vertices[row.clamp_max(count - 1)] == key
-            both.append(F.pad(torch.where(there, row, count), (0, 1), value=count))
+            exists = vertices[row.clamp_max(count - 1)] == key
+            both.append(F.pad(torch.where(exists, row, count), (0, 1), value=count))
         near.append((both[0], both[1]))
     return near
 

@@ -58,9 +58,9 @@ def equivariance(first: Tensor, second: Tensor, background: int = 0) -> Tensor:
 
 def with_background(maps: Tensor, background: int = 0) -> Tensor:
     """The background's channel becomes 1 minus the pixel's foreground maximum."""
-    rest = 1 - foreground(maps, background).amax(1)
+    background_score = 1 - foreground(maps, background).amax(1)
     index = background % maps.shape[1]
-    return torch.cat([maps[:, :index], rest[:, None], maps[:, index + 1 :]], 1)
+    return torch.cat([maps[:, :index], background_score[:, None], maps[:, index + 1 :]], 1)
 
 
 def winners(maps: Tensor, background: int = 0) -> Tensor:

@@ -71,8 +71,8 @@ def save(
     """
     final = root / f"{state.stage:03d}-{state.step:09d}"
     previous = latest(root)
-    kept = f"the checkpoint {previous.name} is intact" if previous else "nothing was there before"
-    advice = f"{kept}: free some space and continue with `segproto train --resume {root.parent}`"
+    intact = f"the checkpoint {previous.name} is intact" if previous else "nothing was there before"
+    advice = f"{intact}: free some space and continue with `segproto train --resume {root.parent}`"
     if not final.exists():
         with fresh_folder(final, HOLDS, in_own_folder, advice) as fresh:
             (fresh / "model").mkdir()

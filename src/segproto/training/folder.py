@@ -50,11 +50,11 @@ def check_resumable(out: Path, recipe: Recipe) -> None:
     if not path.exists():
         raise SegprotoError(f"{out}: no run to resume (no recipe.yaml); start one without --resume")
     # validated: a setting that came after the run began is at its default in it
-    stored, given = _flat(resolved(validate_recipe(load_recipe_dict(path), type(recipe)))), _flat(resolved(recipe))
-    for key in sorted(stored.keys() | given.keys()):
-        if key not in FREE and stored.get(key) != given.get(key):
+    stored, asked = _flat(resolved(validate_recipe(load_recipe_dict(path), type(recipe)))), _flat(resolved(recipe))
+    for key in sorted(stored.keys() | asked.keys()):
+        if key not in FREE and stored.get(key) != asked.get(key):
             raise ConfigError(
-                f"{key} = {given.get(key)!r}: the run in {out} has {stored.get(key)!r}; --resume continues a run as it "
+                f"{key} = {asked.get(key)!r}: the run in {out} has {stored.get(key)!r}; --resume continues a run as it "
                 "was. To begin a new run from its weights, use train.start"
             )
 

@@ -85,14 +85,14 @@ def build_loggers(names: list[Any], out: Path, recipe: RecipeDict, done: int) ->
     Raises:
         ConfigError: the package is not installed.
     """
-    made: list[Logger] = []
+    loggers: list[Logger] = []
     for name in names:
         try:
-            made.append(_TensorBoard(out, done) if name == "tensorboard" else _Wandb(out, recipe))
+            loggers.append(_TensorBoard(out, done) if name == "tensorboard" else _Wandb(out, recipe))
         except ImportError as error:
             hint = f'pip install "segproto[{name}]"'
             raise ConfigError(f"train.loggers: {name} is not installed ({error}); {hint}") from error
-    return made
+    return loggers
 
 
 class _TensorBoard:

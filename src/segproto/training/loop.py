@@ -204,8 +204,8 @@ class Loop:
         self._require_finite()
         means = mean_terms(terms)
         self.job.state.terms = means
-        seen: Logged = {} if self.stage.watch is None else self.stage.watch(self.job.segmenter)
-        values: Logged = {**means, "lr": lr, "images_per_s": round(self.meter.rate(), 2), **seen}
+        watched: Logged = {} if self.stage.watch is None else self.stage.watch(self.job.segmenter)
+        values: Logged = {**means, "lr": lr, "images_per_s": round(self.meter.rate(), 2), **watched}
         self.job.journal.write(self.stage.name, self.job.state.step, self.done + self.job.state.step, values)
         bar.note(f"loss {means['loss']:.4f}")
 
@@ -255,8 +255,8 @@ class Loop:
         if self.world > 1:
             bad = self.job.fabric.all_reduce(bad, reduce_op="max")  # type: ignore[assignment]
         if int(bad) >= 0:
-            kept = checkpoint.latest(self.job.checkpoints)
-            where = f"the checkpoint {kept.name} from before it is kept" if kept else "there is no checkpoint yet"
+            latest = checkpoint.latest(self.job.checkpoints)
+            where = f"the checkpoint {latest.name} from before it is kept" if latest else "there is no checkpoint yet"
             raise SegprotoError(
                 f"stage {self.stage.name}, step {int(bad)}: the loss is not a finite number; {where}. Lower the "
                 f"learning rates (stages.{self.stage.name}.lr), set train.clip=1, or use train.precision=32-true"

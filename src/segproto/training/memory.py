@@ -73,19 +73,19 @@ def estimate_bytes(
     side = model.encoder.padded_size(PROBE_SIDE, PROBE_SIDE)
     images = torch.zeros(PROBE_BATCH, 3, *side)
     batch = Batch(masks=torch.zeros(PROBE_BATCH, *side, dtype=torch.int64), images=images)
-    kept: dict[int, int] = {}
+    bytes_of_storage: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        bytes_of_storage[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         terms = loss(model, batch)
     for tensor in [*model.parameters(), *model.buffers()]:
-        kept.pop(tensor.untyped_storage().data_ptr(), None)
+        bytes_of_storage.pop(tensor.untyped_storage().data_ptr(), None)
     del terms
     pixels = size[0] * size[1] * batch_size / (PROBE_BATCH * side[0] * side[1])
-    return int(sum(kept.values()) * pixels * OVERHEAD) + weights_bytes(model)
+    return int(sum(bytes_of_storage.values()) * pixels * OVERHEAD) + weights_bytes(model)
 
 
 def weights_bytes(model: nn.Module) -> int:

@@ -45,12 +45,12 @@ def settle(config: TrainConfig) -> Settled:
 
 def chosen_here(accelerator: str) -> Settled:
     """What ``auto`` becomes on this machine."""
-    wanted = os.environ.get(VARIABLE)
-    if wanted:
-        if wanted not in get_args(Precision):
+    precision = os.environ.get(VARIABLE)
+    if precision:
+        if precision not in get_args(Precision):
             known = "32-true, bf16-mixed or 16-mixed"
-            raise ConfigError(f"{VARIABLE} = {wanted!r}: expected {known}; unset it to let the machine decide")
-        return Settled(cast(Precision, wanted), f"{VARIABLE} is set to it")
+            raise ConfigError(f"{VARIABLE} = {precision!r}: expected {known}; unset it to let the machine decide")
+        return Settled(cast(Precision, precision), f"{VARIABLE} is set to it")
     import torch
 
     if accelerator != "cpu" and torch.cuda.is_available():

@@ -38,13 +38,13 @@ def _load(source: Path | str, bases: Mapping[str, Path], depth: int) -> RecipeDi
     if not isinstance(value, dict):
         raise ConfigError(f"{name}: expected a mapping of sections (method, data, encoder, train ...)")
     value = {RENAMED.get(key, key): with_present_keys(item) for key, item in value.items()}
-    named = value.pop("base", None)
-    if named is None:
+    bases_named = value.pop("base", None)
+    if bases_named is None:
         return value
     if depth == 0:
-        raise ConfigError(f"{name}: base {named!r} leads back to itself")
+        raise ConfigError(f"{name}: base {bases_named!r} leads back to itself")
     result: RecipeDict = {}
-    for base in named if isinstance(named, list) else [named]:
+    for base in bases_named if isinstance(bases_named, list) else [bases_named]:
         file = base_file(base, Path() if is_text else Path(source).parent, bases, name)
         result = merge(result, _load(file, bases, depth - 1))
     return merge(result, value)

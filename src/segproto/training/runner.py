@@ -97,19 +97,19 @@ def run(
     fabric = make_fabric(recipe.train)
     out = Path(out)
     reporter = Reporter(active=fabric.global_rank == 0 and not quiet)
-    with ExitStack() as held:
+    with ExitStack() as resources:
         if not (resume and finished(out)):  # which only reads
-            on_first(fabric, lambda: held.enter_context(hold(out)))
+            on_first(fabric, lambda: resources.enter_context(hold(out)))
         if resume:
             on_first(fabric, lambda: check_resumable(out, recipe))
         else:
             on_first(fabric, lambda: refuse_taken(out))
-        done = finished(out)
-        if done is not None:
+        result = finished(out)
+        if result is not None:
             reporter.line(f"{out}: this run is finished; there is nothing to resume")
-            return RunResult(out, list(done.stages.values())[-1], done.stages, done.seconds, was_finished=True)
-        held.enter_context(reporting(reporter))
-        held.enter_context(memory_errors(str(out)))
+            return RunResult(out, list(result.stages.values())[-1], result.stages, result.seconds, was_finished=True)
+        resources.enter_context(reporting(reporter))
+        resources.enter_context(memory_errors(str(out)))
         job = prepare(method, recipe, out, stages, fabric, reporter, choice.words, data_changed)
         if choice.words:
             reporter.line(choice.words)
@@ -156,8 +156,8 @@ def prepare(
 
     on_first(fabric, take_new_folder)  # the first process alone looks: the others could see what it just wrote
     on_first(fabric, lambda: keep_record(out, DataRecord.of(recipe, whole, val_set), changed=data_changed))
-    seen = batches_before(stages, state.stage) + state.step
-    loggers = build_loggers(recipe.train.loggers, out, resolved(recipe), seen) if first else []
+    batches = batches_before(stages, state.stage) + state.step
+    loggers = build_loggers(recipe.train.loggers, out, resolved(recipe), batches) if first else []
     journal = Journal(out / "metrics.jsonl", loggers, active=first)
     journal.truncate(state.journal)
     return Job(recipe, out, fabric, segmenter, train_set, val_set, stages, state, journal, reporter)
@@ -171,14 +171,14 @@ def screened(train_set: SegmentationDataset, fabric: Fabric, reporter: Reporter)
     Raises:
         DataError: none can be read.
     """
-    kept: list[int] = []
+    indices: list[int] = []
 
     def read() -> None:
         with reporter.bar("read the training images", len(train_set)) as bar:
-            kept.extend(readable(train_set, bar))
+            indices.extend(readable(train_set, bar))
 
     on_first(fabric, read)
-    return keep_only(train_set, fabric.broadcast(kept) if fabric.world_size > 1 else kept)
+    return keep_only(train_set, fabric.broadcast(indices) if fabric.world_size > 1 else indices)
 
 
 def open_cache(job: Job, dataset: SegmentationDataset, flips: bool) -> FeatureCache:

@@ -76,11 +76,11 @@ def chosen_stages(method: Method[RecipeT], recipe: RecipeT) -> list[Stage]:
     """
     stages = method.stages(recipe)
     names = [stage.name for stage in stages]
-    for wanted in recipe.train.stages or []:
-        if wanted not in names:
-            close = difflib.get_close_matches(wanted, names, n=1)
+    for named in recipe.train.stages or []:
+        if named not in names:
+            close = difflib.get_close_matches(named, names, n=1)
             hint = f"did you mean {close[0]}?" if close else f"{method.name} has {', '.join(names)}"
-            raise ConfigError(f"train.stages: {wanted!r} is no stage of {method.name}; {hint}")
+            raise ConfigError(f"train.stages: {named!r} is no stage of {method.name}; {hint}")
     kept = [s for s in stages if recipe.train.stages is None or s.name in recipe.train.stages]
     kept = [s for s in kept if not (isinstance(s, Optimise) and s.steps == 0)]
     if not kept:

@@ -92,9 +92,9 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     removed = position_directions(gathered.places, gathered.counts, config.remove_position)
     vectors = embed_cells(gathered.features, 0, mean, removed).half()
     bank = MemoryBank(vectors, gathered.frequencies.half(), mean, removed, blocks)
-    seen = bank.num_prototypes
-    kept = torch.arange(seen)
-    if config.keep is not None and config.keep < seen:
+    gathered_count = bank.num_prototypes
+    kept = torch.arange(gathered_count)
+    if config.keep is not None and config.keep < gathered_count:
         kept = spread_subset(vectors, bank.class_of, config.keep, seed=context.recipe.train.seed)
         bank = bank.select(kept)
     if lookup.neighbours > bank.num_prototypes:
@@ -107,7 +107,7 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     fabric.barrier()
     if fabric.global_rank == 0:
         forget_files(dataset, folder)
-    return {"prototypes_start": seen, "prototypes": bank.num_prototypes, "images_remembered": len(dataset)}
+    return {"prototypes_start": gathered_count, "prototypes": bank.num_prototypes, "images_remembered": len(dataset)}
 
 
 def layer_blocks(encoder: Any, config: RememberConfig) -> int:
@@ -160,7 +160,7 @@ def gather(dataset: SegmentationDataset, folder: Path) -> Remembered:
     """The results of all images and processes, in the order of the images."""
     parts = [load_result(folder, name) for name in dataset.names]
     lengths = torch.tensor([len(part["features"]) for part in parts])
-    each = torch.arange(len(parts)).repeat_interleave(lengths)
+    image = torch.arange(len(parts)).repeat_interleave(lengths)
     total = torch.stack([part["sum"] for part in parts]).sum(0)
     count = torch.stack([part["count"] for part in parts]).sum()
     dim = total.shape[0]
@@ -169,10 +169,10 @@ def gather(dataset: SegmentationDataset, folder: Path) -> Remembered:
     return Remembered(
         features=torch.cat([part["features"] for part in parts]),
         frequencies=torch.cat([part["frequencies"] for part in parts]),
-        image=each,
+        image=image,
         cell=torch.cat([part["cell"] for part in parts]),
-        grid=torch.stack([part["grid"] for part in parts])[each],
-        size=torch.stack([part["size"] for part in parts])[each],
+        grid=torch.stack([part["grid"] for part in parts])[image],
+        size=torch.stack([part["size"] for part in parts])[image],
         pictures=[part["picture"] for part in parts],
         mean=(total / count.clamp_min(1)).float(),
         places=(places / counts.clamp_min(1)[:, None]).float(),
@@ -183,7 +183,7 @@ def gather(dataset: SegmentationDataset, folder: Path) -> Remembered:
 def sources(context: StageContext, all_cells: Remembered, kept: Tensor) -> tuple[Provenance, dict[str, bytes]]:
     """Where each kept patch came from; one small picture per image, from which patches are cut when they are shown."""
     model, dataset = context.segmenter, context.train_set
-    listed: list[PrototypeSource | None] = []
+    patch_sources: list[PrototypeSource | None] = []
     names: dict[int, str] = {}
     rows = zip(
         *(value[kept].tolist() for value in (all_cells.image, all_cells.cell, all_cells.grid, all_cells.size)),
@@ -192,14 +192,14 @@ def sources(context: StageContext, all_cells: Remembered, kept: Tensor) -> tuple
     for image, cell, grid, size in rows:
         file = names.setdefault(image, f"prototypes/image_{image:05d}.jpg")
         box = cell_box(model, (size[0], size[1]), cell, grid)
-        listed.append(
+        patch_sources.append(
             PrototypeSource(
                 dataset.names[image], (cell[0], cell[1]), (grid[0], grid[1]), box, 0.0, file, (size[0], size[1])
             )
         )
     patches = {file: all_cells.pictures[image].numpy().tobytes() for image, file in names.items()}
-    named = f"{type(dataset).__name__}, split {dataset.split}"
-    return Provenance(encoder_hash(model.encoder), named, tuple(listed)), patches
+    data_name = f"{type(dataset).__name__}, split {dataset.split}"
+    return Provenance(encoder_hash(model.encoder), data_name, tuple(patch_sources)), patches
 
 
 def require_memory(patches: int, dim: int, num_classes: int) -> None:
@@ -211,11 +211,11 @@ def require_memory(patches: int, dim: int, num_classes: int) -> None:
     if "SC_PHYS_PAGES" not in os.sysconf_names:
         return
     room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    each = 4 * dim + 2 * dim + 4 * num_classes  # float32 while it is gathered, 16 bits afterwards, labels
-    if patches * each > room:
+    bytes_per_cell = 4 * dim + 2 * dim + 4 * num_classes  # float32 while it is gathered, 16 bits afterwards, labels
+    if patches * bytes_per_cell > room:
         raise ConfigError(
-            f"model.patches = {patches}: of {dim} numbers each, they need {patches * each / 2**30:.0f} GiB; "
-            f"{room // each} fit this machine"
+            f"model.patches = {patches}: of {dim} numbers each, they need {patches * bytes_per_cell / 2**30:.0f} GiB; "
+            f"{room // bytes_per_cell} fit this machine"
         )
 
 

@@ -130,6 +130,6 @@ class ClusterLoss:
 
     def _count(self, head: NearestHead) -> int:
         """Steps the head's prototypes have taken; the device is asked for it once."""
-        known = self._moves is not None and self._moves[0] is head
-        self._moves = (head, self._moves[1] + 1) if self._moves and known else (head, int(head.bank.moves))
+        same_head = self._moves is not None and self._moves[0] is head
+        self._moves = (head, self._moves[1] + 1) if self._moves and same_head else (head, int(head.bank.moves))
         return self._moves[1]

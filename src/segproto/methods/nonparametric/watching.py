@@ -41,10 +41,10 @@ class Watch:
 
 def warn_of_collapse(names: Iterable[str]) -> None:
     """Says which classes have prototypes that are one, if any."""
-    listed = ", ".join(names)
-    if listed:
+    collapsed_names = ", ".join(names)
+    if collapsed_names:
         current().line(
-            f"warning: the prototypes of {listed} have become one (mean cosine above {COLLAPSED}); set "
+            f"warning: the prototypes of {collapsed_names} have become one (mean cosine above {COLLAPSED}); set "
             "stages.joint.reseed_every=200, stages.seed.start=features, or fewer model.prototypes"
         )
 

@@ -140,9 +140,9 @@ def resampling(
     padded, device = model.encoder.padded_size(*scaled), next(model.parameters()).device
     weights = []
     for cells, side, seen, wanted in zip(grid, padded, scaled, size, strict=True):
-        each = torch.eye(cells, device=device)[None]
-        each = F.interpolate(each, size=side, mode="linear", align_corners=False)[..., :seen]
-        weights.append(F.interpolate(each, size=wanted, mode="linear", align_corners=False)[0].T)
+        matrix = torch.eye(cells, device=device)[None]
+        matrix = F.interpolate(matrix, size=side, mode="linear", align_corners=False)[..., :seen]
+        weights.append(F.interpolate(matrix, size=wanted, mode="linear", align_corners=False)[0].T)
     return weights[0], weights[1]
 
 
@@ -195,8 +195,8 @@ def make_scores(context: StageContext, config: CrfConfig) -> Figures:
     def one(_index: int, sample: Sample) -> dict[str, Tensor]:
         image_maps = read_maps(cams, sample)
         if config.given_low is not None and config.given_high is not None:
-            folders, known = (config.given_low, config.given_high), context.segmenter.classes.num_classes
-            return published_scores(*folders, sample, image_maps.classes.tolist(), known)
+            folders, num_classes = (config.given_low, config.given_high), context.segmenter.classes.num_classes
+            return published_scores(*folders, sample, image_maps.classes.tolist(), num_classes)
         maps = image_maps.maps.float().to(context.fabric.device)
         classes = torch.cat([torch.zeros(1, dtype=torch.uint8), image_maps.classes])
         if not len(maps):

@@ -118,8 +118,10 @@ def image_mask(model: Segmenter, image: Tensor, cams: ImageMaps, rule: MaskRule)
 def first_scores(model: Segmenter, cams: ImageMaps, rule: MaskRule) -> Tensor:
     """Scores (K+1, H, W) before the random walk: the background, then the K >= 1 maps of an image."""
     maps = cams.maps.float().to(next(model.parameters()).device)
-    rest = background(maps, rule.alpha) if rule.background is None else torch.full_like(maps[0], rule.background)
-    return torch.cat([rest[None], maps])
+    background_score = (
+        background(maps, rule.alpha) if rule.background is None else torch.full_like(maps[0], rule.background)
+    )
+    return torch.cat([background_score[None], maps])
 
 
 def best_classes(image: Tensor, scores: Tensor, classes: Tensor, crf: CrfSettings | None) -> Tensor:

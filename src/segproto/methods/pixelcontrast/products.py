@@ -65,10 +65,10 @@ def read_maps(folder: Path, sample: Sample) -> ImageMaps:
     if maps is None or maps.ndim != 3 or len(maps) != len(arrays["classes"]):
         raise DataError(f"{path}: holds no map of a class; delete it and run the stage that wrote it again")
     if maps.shape[1:] != sample.image.shape[1:]:
-        got, size = ("x".join(map(str, reversed(shape))) for shape in (maps.shape[1:], sample.image.shape[1:]))
+        map_size, size = ("x".join(map(str, reversed(shape))) for shape in (maps.shape[1:], sample.image.shape[1:]))
         raise DataError(
-            f"{path}: maps of {got}, the image is {size} (width x height); delete it and run the stage that wrote it "
-            "again"
+            f"{path}: maps of {map_size}, the image is {size} (width x height); "
+            "delete it and run the stage that wrote it again"
         )
     return ImageMaps(arrays["classes"], maps)
 

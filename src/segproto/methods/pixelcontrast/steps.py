@@ -38,12 +38,12 @@ MASK = Step("mask", "Mask", "After the last CRF: what segmenters learn from.", "
 
 def steps_of(rule: MaskRule, *, scored: bool) -> list[Step]:
     """The steps that a rule takes, in order; ``scored``: there are scores after a CRF, from the ``crf`` stage."""
-    taken = [MAPS, CUT]
+    steps = [MAPS, CUT]
     if scored:
-        taken.append(SURE)
+        steps.append(SURE)
     if rule.walk is not None:
-        taken += [LINKS, WALK]
-    return taken if rule.walk is not None and rule.crf is None else [*taken, MASK]
+        steps += [LINKS, WALK]
+    return steps if rule.walk is not None and rule.crf is None else [*steps, MASK]
 
 
 def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) -> Figures:

@@ -34,8 +34,8 @@ class OtherMasks(SegmentationDataset):
         mask = self.mask(index, sample)
         if mask.shape != sample.image.shape[1:]:
             size = "x".join(map(str, sample.image.shape[:0:-1]))
-            got = "x".join(map(str, mask.shape[::-1]))
-            raise DataError(f"{sample.name}: the image is {size}, what was made of it is {got} (width x height)")
+            mask_size = "x".join(map(str, mask.shape[::-1]))
+            raise DataError(f"{sample.name}: the image is {size}, what was made of it is {mask_size} (width x height)")
         return sample._replace(mask=mask)
 
     def path(self, index: int) -> Path | None:
@@ -128,8 +128,8 @@ def averaged_labels(positions: Tensor, names: Sequence[str], scores: Path, size:
     labels = torch.full((len(names), *size), IGNORE_INDEX, device=positions.device)
     for own, index, (classes, values) in zip(labels, positions, scored, strict=True):
         flat = values.to(index.device).flatten(2)
-        seen = flat[:, :, (-1 - index).clamp_min(0)] * (index < 0)
-        low, high = F.adaptive_avg_pool2d(seen, size)
+        pixels = flat[:, :, (-1 - index).clamp_min(0)] * (index < 0)
+        low, high = F.adaptive_avg_pool2d(pixels, size)
         own.copy_(global_labels(affinity_targets(low[None], high[None])[0], classes))
     return labels
 

@@ -113,8 +113,8 @@ def trace_categories(context: StageContext, best: Best) -> tuple[Provenance, dic
         patches[name] = draw_patch(image, box)
         distance = float(2 - 2 * row[index])
         sources.append(PrototypeSource(dataset.names[index], (y, x), (h, w), box, distance, name))
-    named = f"{type(dataset).__name__}, split {dataset.split}"
-    return Provenance(encoder_hash(model.encoder), named, tuple(sources)), patches
+    data_name = f"{type(dataset).__name__}, split {dataset.split}"
+    return Provenance(encoder_hash(model.encoder), data_name, tuple(sources)), patches
 
 
 def write_masks(context: StageContext, config: FoundConfig, root: Path) -> None:

@@ -37,8 +37,8 @@ def section(value: Any, name: str, path: Path) -> Any:
         WeightsError: it is not there.
     """
     if not isinstance(value, dict) or name not in value:
-        known = ", ".join(map(str, list(value)[:6])) if isinstance(value, dict) else type(value).__name__
-        raise WeightsError(f"{path}: expected an entry {name!r}, found {known}")
+        present = ", ".join(map(str, list(value)[:6])) if isinstance(value, dict) else type(value).__name__
+        raise WeightsError(f"{path}: expected an entry {name!r}, found {present}")
     return value[name]
 
 
@@ -168,8 +168,8 @@ def option_lines(path: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: not JSON ({error})") from None
     flat = {**value, **value.get("dataset", {}), **value.get("model", {})} if isinstance(value, dict) else {}
-    wanted = ("data_type", "dataset_name", "num_classes", "dim", "arch", "pretrained")
-    return [f"{key} {flat[key]}" for key in wanted if isinstance(flat.get(key), str | int)]
+    shown = ("data_type", "dataset_name", "num_classes", "dim", "arch", "pretrained")
+    return [f"{key} {flat[key]}" for key in shown if isinstance(flat.get(key), str | int)]
 
 
 def convert_primaps(path: Path, options: Options) -> Segmenter:
@@ -178,9 +178,9 @@ def convert_primaps(path: Path, options: Options) -> Segmenter:
     which = options.choice("prototypes", ("teacher", "student"))
     baseline = keys.has("cluster_probe.cluster_centers.weight_v")
     teacher = "cluster_probe.cluster_centers." if baseline else "cluster_probe.ema_model."
-    wanted = teacher if which == "teacher" else "seghead."
-    directions = keys.take(f"{wanted}weight_v", (None, None, 1, 1)).flatten(1)
-    gains = keys.take(f"{wanted}weight_g", (len(directions), 1, 1, 1)).flatten()
+    prefix = teacher if which == "teacher" else "seghead."
+    directions = keys.take(f"{prefix}weight_v", (None, None, 1, 1)).flatten(1)
+    gains = keys.take(f"{prefix}weight_g", (len(directions), 1, 1, 1)).flatten()
     keys.drop(r"(cluster_probe|seghead)\..*", "directions that were not asked for")
     keys.drop(r"linear_probe\..*", "a classifier trained on labels")
     model = model_of(keys, "net.model.", F.normalize(directions, dim=1), gains, None)

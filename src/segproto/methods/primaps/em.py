@@ -56,8 +56,10 @@ class EmLoss:
             features = batch_features(model, batch)[-1]
             votes = upsampled(head.bank.logits(features), size).argmax(1)
             pseudo = majority_vote(votes, regions, head.num_classes)
-            seen = features if config.student is None else model.features(self._student_images(model, batch, head))
-        logits = upsampled(head.student.logits(seen), size)
+            student_features = (
+                features if config.student is None else model.features(self._student_images(model, batch, head))
+            )
+        logits = upsampled(head.student.logits(student_features), size)
         terms = {"em": frequency_weighted_loss(logits, pseudo, gamma=config.gamma, reduce=agreement())}
         if head.probe_weight is not None:
             guesses = upsampled(head.probe(features), size)
@@ -68,11 +70,11 @@ class EmLoss:
     def step(self, model: Segmenter) -> None:
         """After an optimizer step: every so many, the teacher moves towards the student."""
         head = require_head(model, "em", TeacherHead)
-        done = self.done(head)
-        if done and done % self.config.update_every == 0:
-            head.update_teacher(teacher_decay(done // self.config.update_every, self.config.decay, self.config.warmup))
+        steps = self.done(head)
+        if steps and steps % self.config.update_every == 0:
+            head.update_teacher(teacher_decay(steps // self.config.update_every, self.config.decay, self.config.warmup))
         head.steps += 1
-        self._count = head, done + 1
+        self._count = head, steps + 1
 
     def done(self, head: TeacherHead) -> int:
         """Optimizer steps taken before this one."""

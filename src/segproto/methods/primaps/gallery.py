@@ -42,7 +42,7 @@ def write_gallery(page: Path, model: Segmenter, dataset: SegmentationDataset, be
         best: their most typical cells.
         pixels: (K,) cells of each category.
     """
-    made = page_environment("segproto.methods.primaps")
+    environment = page_environment("segproto.methods.primaps")
     shares = pixels / pixels.sum().clamp_min(1)
     rows = []
     for k in shares.argsort(descending=True).tolist():
@@ -57,7 +57,7 @@ def write_gallery(page: Path, model: Segmenter, dataset: SegmentationDataset, be
                 "pictures": [picture(model, dataset, i, best.cell[k, i].tolist()) for i in chosen],
             }
         )
-    html = made.get_template("categories.html.j2").render(rows=rows, images=len(dataset))
+    html = environment.get_template("categories.html.j2").render(rows=rows, images=len(dataset))
     write(page, html.encode(), None)
 
 

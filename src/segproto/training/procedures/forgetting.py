@@ -125,8 +125,8 @@ def mark(context: StageContext, config: ForgetConfig) -> Figures:
     words = f"made to forget the patches of prototypes {', '.join(map(str, config.prototypes))}"
     model.card["edits"] = [*model.card.get("edits", []), words]
     if model.provenance is not None:
-        rest = (~torch.isin(bank.class_of, Forgotten.of(model, bank).class_of)).tolist()
-        sources = tuple(s if rests else None for s, rests in zip(model.provenance.sources, rest, strict=True))
+        resting = (~torch.isin(bank.class_of, Forgotten.of(model, bank).class_of)).tolist()
+        sources = tuple(s if rests else None for s, rests in zip(model.provenance.sources, resting, strict=True))
         model.provenance = replace(model.provenance, sources=sources, edits=(*model.provenance.edits, words))
         model.drop_unnamed_patches()
     return {"prototypes": bank.num_prototypes, "marked": list(config.prototypes), "radii": radii.tolist()}
@@ -150,7 +150,7 @@ def radii_of(
     model: Segmenter, dataset: SegmentationDataset, cache: BackboneFeatures | None, marked: Marked, share: float
 ) -> Tensor:
     """(F, S): the ``share``-quantile of the distances from each marked patch to the training cells of its class."""
-    kept: list[list[Tensor]] = [[] for _ in range(len(marked.features))]
+    samples: list[list[Tensor]] = [[] for _ in range(len(marked.features))]
     for index in fold_images(dataset, title="mark"):
         features = image_features(model, dataset, index, cache)
         grid = (features.shape[-2], features.shape[-1])
@@ -159,8 +159,8 @@ def radii_of(
         distances = marked.to_cells(features[0])
         for f, c in enumerate(marked.class_of.tolist()):
             own = distances[f][:, member[c]]
-            kept[f].append(own[:, :: max(1, own.shape[1] // SAMPLES)])
-    return torch.stack([torch.cat(parts, 1).quantile(share, dim=1) for parts in kept])
+            samples[f].append(own[:, :: max(1, own.shape[1] // SAMPLES)])
+    return torch.stack([torch.cat(parts, 1).quantile(share, dim=1) for parts in samples])
 
 
 def nearest_allowed(context: StageContext, model: Segmenter) -> RunningNearest:
@@ -172,9 +172,9 @@ def nearest_allowed(context: StageContext, model: Segmenter) -> RunningNearest:
 
     def distances(features: Tensor) -> Tensor:
         like = (marked.to_cells(features[0]) <= radii[:, :, None]).float()
-        taken = torch.einsum("fc,fsn->csn", of_class, like) > 0
-        own = taken[bank.class_of, bank.scale_of].view(-1, *features.shape[-2:])
-        return bank.distances(features)[0].masked_fill(own, torch.inf)
+        forbidden = torch.einsum("fc,fsn->csn", of_class, like) > 0
+        excluded = forbidden[bank.class_of, bank.scale_of].view(-1, *features.shape[-2:])
+        return bank.distances(features)[0].masked_fill(excluded, torch.inf)
 
     return search(context, context.train_set, context.train_cache, "nearest_label", distances)
 

@@ -189,5 +189,5 @@ def trace(
             cell, grid = (cells[p][0], cells[p][1]), (grids[p][0], grids[p][1])
             sources[p] = PrototypeSource(dataset.names[index], cell, grid, box, distances[p], name)
     whole = dataset.whole if isinstance(dataset, Subset) else dataset
-    named = f"{type(whole).__name__}, split {whole.split}"
-    return Provenance(encoder_hash(model.encoder), named, tuple(sources)), patches
+    data_name = f"{type(whole).__name__}, split {whole.split}"
+    return Provenance(encoder_hash(model.encoder), data_name, tuple(sources)), patches

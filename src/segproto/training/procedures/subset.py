@@ -36,12 +36,12 @@ def listed(whole: SegmentationDataset, path: Path) -> Subset:
     Raises:
         DataError: the list cannot be read, or names what the data set does not have.
     """
-    names, known = read_list(path), set(whole.names)
-    unknown = [name for name in names if name not in known]
+    names, all_names = read_list(path), set(whole.names)
+    unknown = [name for name in names if name not in all_names]
     if unknown:
         others = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
         raise DataError(
-            f"{path}: {unknown[0]!r}{others} not among the {len(known)} training images "
+            f"{path}: {unknown[0]!r}{others} not among the {len(all_names)} training images "
             f"(which have names such as {whole.names[0]!r}); list training images only"
         )
     wanted = set(names)
