@@ -158,9 +158,9 @@ def test_hrnet_reads_a_classifier_file(tmp_path: Path) -> None:
     save_file(whole.state_dict(), tmp_path / "hrnet.safetensors")
     encoder = build_encoder(hrnet(neck="identity", weights=tmp_path / "hrnet.safetensors"))
     kept = {k: v for k, v in whole.state_dict().items() if not k.startswith(CLASSIFIER)}
-    found = encoder.backbone.net.state_dict()
-    assert found.keys() == kept.keys()
-    assert all(torch.equal(found[key], value) for key, value in kept.items())
+    state = encoder.backbone.net.state_dict()
+    assert state.keys() == kept.keys()
+    assert all(torch.equal(state[key], value) for key, value in kept.items())
     with pytest.raises(ConfigError, match=r"encoder\.backbone=hrnet_x: expected one of"):
         build_encoder(EncoderConfig(name="hrnet", backbone="hrnet_x"))
 

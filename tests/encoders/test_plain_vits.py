@@ -93,8 +93,8 @@ def test_files_of_other_codes_give_the_same_features(name: str, dino: int, tmp_p
     if dino == 2:
         files["original"] = state | {"mask_token": torch.zeros(1, 384)}
     for label, value in files.items():
-        found = features(name, value, tmp_path / f"{label}.safetensors", images)
-        assert torch.equal(found, expected), label
+        outputs = features(name, value, tmp_path / f"{label}.safetensors", images)
+        assert torch.equal(outputs, expected), label
 
 
 @pytest.mark.parametrize("dino", [1, 2])
@@ -150,13 +150,13 @@ def test_positions_follow_the_reference_rule(side: int, grid: tuple[int, int]) -
     """DINO's and DINOv2's own call, within 1e-5, and its formula in float64."""
     torch.manual_seed(0)
     table = torch.randn(1, 1 + side * side, 8)
-    found = resample_position_embedding(table, grid, 1)
+    resampled = resample_position_embedding(table, grid, 1)
     patches = table[:, 1:].reshape(1, side, side, 8).permute(0, 3, 1, 2)
     reference = F.interpolate(
         patches, scale_factor=((grid[0] + 0.1) / side, (grid[1] + 0.1) / side), mode="bicubic", align_corners=False
     )
     assert reference.shape[-2:] == grid
-    torch.testing.assert_close(found[:, 1:], reference.permute(0, 2, 3, 1).reshape(1, -1, 8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(resampled[:, 1:], reference.permute(0, 2, 3, 1).reshape(1, -1, 8), atol=1e-5, rtol=0)
 
     def weight(t: float) -> float:
         t = abs(t)
@@ -176,5 +176,5 @@ def test_positions_follow_the_reference_rule(side: int, grid: tuple[int, int]) -
     exact = torch.einsum("yi,xj,bcij->bcyx", *rows, patches.double())
     # the reference itself computes in float32: up to 1e-5 of its largest entry from the exact formula
     exact = exact.permute(0, 2, 3, 1).reshape(1, -1, 8)
-    torch.testing.assert_close(found[:, 1:].double(), exact, atol=1e-5 * float(table.abs().max()), rtol=0)
-    assert torch.equal(found[:, :1], table[:, :1])
+    torch.testing.assert_close(resampled[:, 1:].double(), exact, atol=1e-5 * float(table.abs().max()), rtol=0)
+    assert torch.equal(resampled[:, :1], table[:, :1])

@@ -195,9 +195,9 @@ def test_what_checkpoints_do_is_within_the_budget(tmp_path: Path) -> None:
     value = {"tied": tied, "small": small, "optimizer": optimizer.state_dict(), "random": np.random.get_state()}
     for stream in (True, False):
         torch.save(value, tmp_path / "a.pth", _use_new_zipfile_serialization=not stream)
-        found = foreign.read(tmp_path / "a.pth")
-        assert all(torch.equal(found["tied"][key], item) for key, item in tied.items())
-        assert all(torch.equal(found["small"][key], item) for key, item in small.items())
+        read = foreign.read(tmp_path / "a.pth")
+        assert all(torch.equal(read["tied"][key], item) for key, item in tied.items())
+        assert all(torch.equal(read["small"][key], item) for key, item in small.items())
         torch.save(net, tmp_path / "b.pth", _use_new_zipfile_serialization=not stream)
         state = foreign.module_state(foreign.read(tmp_path / "b.pth"), tmp_path / "b.pth")
         assert state.keys() == net.state_dict().keys()
@@ -207,9 +207,9 @@ def test_what_checkpoints_do_is_within_the_budget(tmp_path: Path) -> None:
 def test_types_without_a_storage_of_their_own(tmp_path: Path, dtype: torch.dtype) -> None:
     value = torch.arange(1, 9).to(dtype).view(2, 4)
     torch.save({"a": value, "b": value.t()}, tmp_path / "a.pth")
-    found = foreign.read(tmp_path / "a.pth")
-    assert found["a"].dtype == dtype
-    assert torch.equal(found["b"].contiguous().view(torch.uint8), value.t().contiguous().view(torch.uint8))
+    read = foreign.read(tmp_path / "a.pth")
+    assert read["a"].dtype == dtype
+    assert torch.equal(read["b"].contiguous().view(torch.uint8), value.t().contiguous().view(torch.uint8))
 
 
 def test_what_a_file_describes_is_not_made_before_it_is_compared() -> None:

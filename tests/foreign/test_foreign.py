@@ -34,12 +34,12 @@ def test_tensors_of_every_type_and_view(tmp_path: Path, options: dict[str, Any])
     value |= {"empty": torch.empty(0, 3), "scalar": torch.tensor(2.5), "parameter": nn.Parameter(torch.ones(2))}
     value |= {"expanded": torch.ones(1).expand(5)}
     torch.save(value, tmp_path / "a.pth", **options)
-    found = foreign.read(tmp_path / "a.pth")
-    assert list(found) == list(value)
+    read = foreign.read(tmp_path / "a.pth")
+    assert list(read) == list(value)
     for name, tensor in value.items():
-        torch.testing.assert_close(found[name], tensor.detach(), rtol=0, atol=0)
-    assert found["view"].data_ptr() != found["empty"].data_ptr()
-    assert found["view"].untyped_storage().data_ptr() == found["base"].untyped_storage().data_ptr()
+        torch.testing.assert_close(read[name], tensor.detach(), rtol=0, atol=0)
+    assert read["view"].data_ptr() != read["empty"].data_ptr()
+    assert read["view"].untyped_storage().data_ptr() == read["base"].untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("options", FORMATS, ids=["zip", "stream"])
@@ -56,11 +56,11 @@ def test_whole_module_becomes_its_state(tmp_path: Path, options: dict[str, Any],
     torch.save(net, tmp_path / "a.pth", **options)
     wanted = net.state_dict()
     monkeypatch.undo()  # the class is gone, as where its code is not installed
-    found = foreign.read(tmp_path / "a.pth")
-    assert found.class_name == "somebody.elses.code.Net"
-    assert found.attributes["ranges"] == {0: (0, 3)}
-    torch.testing.assert_close(found.attributes["classes"], torch.eye(2))
-    state = foreign.module_state(found, tmp_path / "a.pth")
+    value = foreign.read(tmp_path / "a.pth")
+    assert value.class_name == "somebody.elses.code.Net"
+    assert value.attributes["ranges"] == {0: (0, 3)}
+    torch.testing.assert_close(value.attributes["classes"], torch.eye(2))
+    state = foreign.module_state(value, tmp_path / "a.pth")
     assert list(state) == list(wanted)
     for name, tensor in wanted.items():
         torch.testing.assert_close(state[name], tensor)
@@ -68,8 +68,8 @@ def test_whole_module_becomes_its_state(tmp_path: Path, options: dict[str, Any],
 
 def test_safetensors_are_read_too(tmp_path: Path) -> None:
     save_file({"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.int64)}, tmp_path / "a.bin")
-    found = foreign.read(tmp_path / "a.bin")
-    assert (found["a"].tolist(), found["b"].dtype, set(found)) == ([0, 1, 2], torch.int64, {"a", "b"})
+    value = foreign.read(tmp_path / "a.bin")
+    assert (value["a"].tolist(), value["b"].dtype, set(value)) == ([0, 1, 2], torch.int64, {"a", "b"})
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -87,9 +87,9 @@ def test_plain_pickles_of_every_protocol(tmp_path: Path, protocol: int) -> None:
         ("a", 1): "tuple key",
     }
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(value, protocol))
-    found = foreign.read(tmp_path / "a.pkl")
-    assert found == {**value, "deque": [1, 2]}
-    assert found["shared"][0] is found["shared"][1]
+    read = foreign.read(tmp_path / "a.pkl")
+    assert read == {**value, "deque": [1, 2]}
+    assert read["shared"][0] is read["shared"][1]
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
@@ -107,12 +107,12 @@ def test_numpy_in_pickles(tmp_path: Path, protocol: int) -> None:
         "count": np.int64(7),
     }
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(value, protocol))
-    found = foreign.read(tmp_path / "a.pkl")
+    read = foreign.read(tmp_path / "a.pkl")
     for name in ("plain", "again", "fortran", "big", "bools", "empty", "objects"):
-        np.testing.assert_array_equal(found[name], value[name])
-        assert found[name].shape == value[name].shape
-    assert found["plain"] is found["again"]
-    assert (found["scalar"], found["count"]) == (2.5, 7)
+        np.testing.assert_array_equal(read[name], value[name])
+        assert read[name].shape == value[name].shape
+    assert read["plain"] is read["again"]
+    assert (read["scalar"], read["count"]) == (2.5, 7)
 
 
 def test_other_objects_are_inert_records(tmp_path: Path) -> None:
@@ -122,20 +122,20 @@ def test_other_objects_are_inert_records(tmp_path: Path) -> None:
         "kind": nn.Conv2d,
     }
     torch.save(value, tmp_path / "a.ckpt")
-    found = foreign.read(tmp_path / "a.ckpt")
-    opts = found["hyper_parameters"]["opts"]
+    read = foreign.read(tmp_path / "a.ckpt")
+    opts = read["hyper_parameters"]["opts"]
     assert (opts.class_name, opts.attributes) == ("argparse.Namespace", {"lr": 0.1, "arch": "vit"})
-    assert found["where"].arguments == ("x",)
-    assert found["kind"] == foreign.Name("torch.nn.modules.conv.Conv2d")
+    assert read["where"].arguments == ("x",)
+    assert read["kind"] == foreign.Name("torch.nn.modules.conv.Conv2d")
     assert len(repr(opts)) < 100
 
 
 def test_npy_dict(tmp_path: Path) -> None:
     maps = {0: np.random.default_rng(0).random((4, 5)).astype(np.float32), 14: np.ones((4, 5), np.float32)}
     np.save(tmp_path / "a.npy", maps)  # type: ignore[arg-type]
-    found = foreign.read_npy_dict(tmp_path / "a.npy")
-    assert list(found) == [0, 14]
-    np.testing.assert_array_equal(found[0], maps[0])
+    value = foreign.read_npy_dict(tmp_path / "a.npy")
+    assert list(value) == [0, 14]
+    np.testing.assert_array_equal(value[0], maps[0])
     np.save(tmp_path / "b.npy", np.arange(6).reshape(2, 3).T)
     np.testing.assert_array_equal(foreign.read(tmp_path / "b.npy"), np.arange(6).reshape(2, 3).T)
     with pytest.raises(WeightsError, match="expected a dict"):
@@ -162,10 +162,10 @@ def test_mxnet_params(tmp_path: Path, version: int | None) -> None:
     rng = np.random.default_rng(1)
     arrays = {"arg:conv1a_weight": rng.random((4, 3, 3, 3), np.float32), "aux:bn7_moving_mean": rng.random(5)}
     (tmp_path / "a.params").write_bytes(mxnet_file(arrays, version))
-    found = foreign.read_mxnet_params(tmp_path / "a.params")
-    assert list(found) == list(arrays)
+    value = foreign.read_mxnet_params(tmp_path / "a.params")
+    assert list(value) == list(arrays)
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name].numpy(), array)
+        np.testing.assert_array_equal(value[name].numpy(), array)
     assert foreign.read(tmp_path / "a.params").keys() == arrays.keys()
 
 

@@ -192,9 +192,9 @@ def test_hostile_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_is_called_in_a_file_stays_inert(tmp_path: Path) -> None:
     content = pickle.dumps(Call(Holder, 1, 2), 2)
     (tmp_path / "a.pkl").write_bytes(content)
-    found = foreign.read(tmp_path / "a.pkl")
-    assert isinstance(found, foreign.Record)
-    assert found.arguments == (1, 2)
+    value = foreign.read(tmp_path / "a.pkl")
+    assert isinstance(value, foreign.Record)
+    assert value.arguments == (1, 2)
 
 
 def test_sharing_does_not_blow_up(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from segproto.model.segmenter import Segmenter
 NAMES = ["DeepLabV2", "_Stem", "_ResLayer", "_Bottleneck", "_ConvBnReLU", "_ASPP"]
 
 
-def encoder_settings(found: dict[str, Any]) -> dict[str, str]:
-    return {key.removeprefix("encoder."): value for key, value in found["settings"].items()}
+def encoder_settings(actual: dict[str, Any]) -> dict[str, str]:
+    return {key.removeprefix("encoder."): value for key, value in actual["settings"].items()}
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_weights_fit_their_encoder(tmp_path: Path, source: str, backbone: str, c
     torch.manual_seed(0)
     net: Any = timm.create_model(backbone, num_classes=0)
     torch.save(content(net.state_dict()), tmp_path / "a.pth")
-    found = api.convert(source, tmp_path / "a.pth", out=tmp_path / "w.safetensors")
-    settings = encoder_settings(found)
+    converted = api.convert(source, tmp_path / "a.pth", out=tmp_path / "w.safetensors")
+    settings = encoder_settings(converted)
     assert settings["backbone"] == backbone
     encoder = build_encoder(EncoderConfig(**settings, neck="identity"))  # type: ignore[arg-type]
     own = {k.removeprefix("backbone.taps.net."): v for k, v in encoder.state_dict().items()}
@@ -84,8 +84,8 @@ def test_deeplab_pytorch(tmp_path: Path, whole: bool) -> None:
     bgr = (picture.double() - torch.tensor([122.675, 116.669, 104.008]).double().view(3, 1, 1)).flip(0)[None]
     weights = {k: v.double() for k, v in state.items()}
     if not whole:
-        found = api.convert("deeplab-pytorch", tmp_path / "a.pth", out=tmp_path / "w.safetensors")
-        encoder = build_encoder(EncoderConfig(**encoder_settings(found))).eval()  # type: ignore[arg-type]
+        converted = api.convert("deeplab-pytorch", tmp_path / "a.pth", out=tmp_path / "w.safetensors")
+        encoder = build_encoder(EncoderConfig(**encoder_settings(converted))).eval()  # type: ignore[arg-type]
         own = encoder.backbone(encoder.normalisation(picture)[None])
         wanted = deeplab_forward(bgr, weights)
         assert F.cosine_similarity(own.double().flatten(), wanted.flatten(), dim=0) > 0.99
@@ -99,8 +99,8 @@ def test_deeplab_pytorch(tmp_path: Path, whole: bool) -> None:
     ups = [F.interpolate(o, outs[0].shape[-2:], mode="bilinear", align_corners=False) for o in outs]
     wanted = torch.stack(ups).amax(0)
     with torch.no_grad():
-        found = model.grid_logits(model.encoder.normalisation(picture)[None])
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
+        converted = model.grid_logits(model.encoder.normalisation(picture)[None])
+    torch.testing.assert_close(converted.double(), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
 
 
 def test_command(tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ def test_logits_are_the_published_ones(name: str, tmp_path: Path) -> None:
         wanted = published.logits(images)
         features = published.features(images)
         assert 0.02 < features.std() < 0.45  # neither constant nor saturated
-        found = model.double().grid_logits(images.double())
-    assert found.shape == wanted.shape
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+        logits = model.double().grid_logits(images.double())
+    assert logits.shape == wanted.shape
+    torch.testing.assert_close(logits.double(), wanted, rtol=1e-5, atol=1e-5)
     model.float().save(tmp_path / "out")
     again = Segmenter.load(tmp_path / "out")
     assert again.predict(torch.zeros(3, 40, 56, dtype=torch.uint8)).shape == (40, 56)
@@ -69,8 +69,8 @@ def test_an_old_stream_and_a_bare_state_dict(tmp_path: Path) -> None:
         for name in ("old.pth", "state.pth"):
             model = SCALEPROTOSEG.convert(tmp_path / name, Options())
             assert isinstance(model, Segmenter)
-            found = model.double().grid_logits(images.double())
-            torch.testing.assert_close(found.double(), published.logits(images), rtol=1e-5, atol=1e-5)
+            logits = model.double().grid_logits(images.double())
+            torch.testing.assert_close(logits.double(), published.logits(images), rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_converted_is_told(tmp_path: Path) -> None:

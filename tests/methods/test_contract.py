@@ -146,13 +146,13 @@ def test_seeded_prototypes_are_training_features_of_their_class(name: str, tmp_p
     model = Segmenter.load(tmp_path / "run")
     assert isinstance(model.head, PrototypeHead)
     dataset, bank = build_dataset(recipe.data, "train"), model.head.bank
-    found = torch.zeros(bank.num_prototypes, dtype=torch.bool)
+    equal = torch.zeros(bank.num_prototypes, dtype=torch.bool)
     for index in range(len(dataset)):
         features = image_features(model, dataset, index)
         labels = resize_labels(dataset[index].mask.long()[None], (features.shape[-2], features.shape[-1]))[0]
         exact = bank.distances(features)[0] < 1e-6
-        found |= (exact & (labels == bank.class_of[:, None, None])).flatten(1).any(1)
-    assert found.all()
+        equal |= (exact & (labels == bank.class_of[:, None, None])).flatten(1).any(1)
+    assert equal.all()
 
 
 def group_keys(model: Segmenter) -> list[str]:

@@ -55,9 +55,9 @@ def checked(real: Callable[..., Any], model: Callable[..., Segmenter]) -> Callab
     """``real``, refusing to run on a model that differs between the processes."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, digest(model(*arguments)))
-        differ = [a.split()[0] for a, b in zip(found[0], found[-1], strict=True) if a != b]
+        digests: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(digests, digest(model(*arguments)))
+        differ = [a.split()[0] for a, b in zip(digests[0], digests[-1], strict=True) if a != b]
         assert not differ, f"{real.__name__}: processes differ in {', '.join(differ)}"
         return real(*arguments, **options)
 
@@ -99,15 +99,15 @@ def without_times(value: Any) -> Any:
 
 def products(out: Path) -> dict[str, Any]:
     """All files of a run, JSON without times."""
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for path in (p for p in out.rglob("*") if p.is_file()):
         content: Any = path.read_bytes()
         if path.suffix == ".json":
             content = without_times(json.loads(content))
         elif path.suffix == ".jsonl":
             content = [without_times(json.loads(line)) for line in content.splitlines()]
-        found[path.relative_to(out).as_posix()] = content
-    return found
+        contents[path.relative_to(out).as_posix()] = content
+    return contents
 
 
 def takes_steps(name: str) -> bool:

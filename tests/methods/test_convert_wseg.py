@@ -170,10 +170,10 @@ def write(tmp_path: Path, state: State, wrap: Callable[[State], Any] = dict) -> 
     return tmp_path / "net.pth"
 
 
-def close(found: Tensor, wanted: Tensor) -> None:
+def close(actual: Tensor, wanted: Tensor) -> None:
     """Within 1e-5 of the published values' size."""
     assert wanted.abs().max() > 1e-3
-    assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-5
+    assert float((actual - wanted).abs().max() / wanted.abs().max()) < 1e-5
 
 
 def model_of(source: str, file: Path) -> Segmenter:
@@ -207,16 +207,16 @@ def test_cam_networks(
     assert own == 228 + len(head) == len(state) == model.card["converted"]["tensors_used"]
     with torch.no_grad():
         features = model.features(model.encoder.normalisation(PICTURE)[None])
-        found = model.head.maps(features)
+        outputs = model.head.maps(features)
         cam = conv(maps["conv6"], head, "fc8")
         order = [20, *range(20)] if last else list(range(rows))
-        close(found.cam[:, -rows:], cam[:, order])
+        close(outputs.cam[:, -rows:], cam[:, order])
         if extra:
             assert model.card["method"] == "pixelcontrast"
-            close(found.refined, refined(cam, maps, head, -1 if last else 0)[:, order])
+            close(outputs.refined, refined(cam, maps, head, -1 if last else 0)[:, order])
         for name in ("fc_proj", "proj_fc"):
             if name in extra:
-                close(found.projection, conv(maps["conv6"], head, name).relu())
+                close(outputs.projection, conv(maps["conv6"], head, name).relu())
         logits = model.grid_logits(model.encoder.normalisation(PICTURE)[None])
     if last:
         close(logits, cam[:, order])
@@ -235,14 +235,14 @@ def test_affinity_network(tmp_path: Path, wide: tuple[State, Any]) -> None:
     u = F.elu(conv(torch.cat(parts, 1), head, "f9"))
     image = model.encoder.normalisation(PICTURE)[None]
     with torch.no_grad():
-        found = model.head.affinity_features(model.features(image))
+        outputs = model.head.affinity_features(model.features(image))
         assert not model(image).argmax(1).any()
-    close(found, u)
+    close(outputs, u)
     pairs = cell_pairs(6, 8, 5, complete=False)
     first, second = pairs.indices()
     cells = u.flatten(2)
     wanted = torch.exp(-(cells[:, :, second] - cells[:, :, first]).abs().mean(1))
-    values = affinity(found, pairs)
+    values = affinity(outputs, pairs)
     close(values, wanted)
     dense = dense_affinity(values[0], pairs)
     assert torch.equal(dense, dense.T)
@@ -395,10 +395,10 @@ def test_deeplab(
 def test_a_converted_model_is_a_model_like_any_other(tmp_path: Path, wide: tuple[State, Any]) -> None:
     """It is saved, loaded, predicts, explains and evaluates."""
     head = heads(fc8=(21, 4096))
-    found = api.convert("eps", write(tmp_path, wide[0] | head), out=tmp_path / "m")
+    converted = api.convert("eps", write(tmp_path, wide[0] | head), out=tmp_path / "m")
     (tmp_path / "net.pth").unlink()
-    assert found["kind"] == "model"
-    assert "segproto convert" not in json.dumps(found["notes"])
+    assert converted["kind"] == "model"
+    assert "segproto convert" not in json.dumps(converted["notes"])
     model = Segmenter.load(tmp_path / "m")
     image = model.encoder.normalisation(PICTURE)[None]
     with torch.no_grad():
@@ -450,12 +450,12 @@ def write_mxnet(state: State, path: Path) -> None:
 @pytest.mark.slow
 def test_resnet38_of_mxnet_is_an_encoder_weights_file(tmp_path: Path, wide: tuple[State, Any]) -> None:
     write_mxnet(wide[0], tmp_path / "a.params")
-    found = api.convert("resnet38", tmp_path / "a.params", out=tmp_path / "w.safetensors")
-    assert found["kind"] == "weights"
-    assert found["settings"]["encoder.name"] == "resnet38d"
-    assert [len(v) for v in found["left_out"].values()] == [2]
-    assert json.dumps(found)
-    settings = {key.removeprefix("encoder."): value for key, value in found["settings"].items()}
+    converted = api.convert("resnet38", tmp_path / "a.params", out=tmp_path / "w.safetensors")
+    assert converted["kind"] == "weights"
+    assert converted["settings"]["encoder.name"] == "resnet38d"
+    assert [len(v) for v in converted["left_out"].values()] == [2]
+    assert json.dumps(converted)
+    settings = {key.removeprefix("encoder."): value for key, value in converted["settings"].items()}
     (tmp_path / "a.params").unlink()
     encoder = build_encoder(EncoderConfig(**settings, neck="identity", squash="none")).eval()  # type: ignore[arg-type]
     assert isinstance(encoder.backbone, ResNet38d)

@@ -26,13 +26,13 @@ def head(patches: int = 40, classes: int = 5, dim: int = 6) -> MemoryHead:
 
 
 def test_scores_are_those_of_a_plain_loop_and_shares_add_up() -> None:
-    found = head()
+    subject = head()
     features = torch.randn(2, 6, 3, 4)
-    logits = found(features)
+    logits = subject(features)
     cells = features.permute(0, 2, 3, 1).flatten(0, 2)
     classes = torch.arange(len(cells)) % 5
-    shares = found.contributions(cells, classes)
-    bank, flat = found.bank, logits.permute(0, 2, 3, 1).flatten(0, 2)
+    shares = subject.contributions(cells, classes)
+    bank, flat = subject.bank, logits.permute(0, 2, 3, 1).flatten(0, 2)
     for n, cell in enumerate(cells.double()):
         x = cell - bank.mean.double()
         cosines = bank.vectors.double() @ (x / x.norm())

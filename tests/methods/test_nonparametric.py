@@ -41,39 +41,39 @@ VARIANTS = [("none", "layernorm", "layernorm"), ("channel", "none", "scale"), ("
 
 @pytest.mark.parametrize(("projection", "feature", "score"), VARIANTS)
 def test_logits_are_those_of_a_plain_loop(projection: str, feature: str, score: str) -> None:
-    found = head(projection, feature, score)
+    subject = head(projection, feature, score)
     x = torch.randn(2, DIM, 3, 5)
-    logits = found(x).double()
-    vectors = found.bank.vectors.double()
+    logits = subject(x).double()
+    vectors = subject.bank.vectors.double()
     y = x.double()
     if projection != "none":
         y = y / y.norm(dim=1 if projection == "channel" else 3, keepdim=True)
     for b, i, j in [(0, 0, 0), (1, 2, 4), (1, 1, 3)]:
         cell = y[b, :, i, j]
-        if found.feature_norm is not None:
-            cell = F.layer_norm(cell, (DIM,), found.feature_norm.weight.double(), found.feature_norm.bias.double())
+        if subject.feature_norm is not None:
+            cell = F.layer_norm(cell, (DIM,), subject.feature_norm.weight.double(), subject.feature_norm.bias.double())
         cosines = [[float((cell @ p / cell.norm() / p.norm()).detach()) for p in vectors[c]] for c in range(CLASSES)]
         scores = torch.tensor([max(row) for row in cosines], dtype=torch.float64)
-        if found.score_norm is None:
+        if subject.score_norm is None:
             expected = scores / 0.1
         else:
-            weight, bias = found.score_norm.weight.double(), found.score_norm.bias.double()
+            weight, bias = subject.score_norm.weight.double(), subject.score_norm.bias.double()
             expected = F.layer_norm(scores, (CLASSES,), weight, bias)
         assert torch.allclose(logits[b, :, i, j], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("projection", "feature", "score"), VARIANTS)
 def test_contributions_are_one_prototype_and_add_up(projection: str, feature: str, score: str) -> None:
-    found = head(projection, feature, score)
+    subject = head(projection, feature, score)
     x = torch.randn(1, DIM, 3, 5)
-    logits = found(x)[0].flatten(1).T
-    cells = found.cell_features(x)[0].flatten(1).T
+    logits = subject(x)[0].flatten(1).T
+    cells = subject.cell_features(x)[0].flatten(1).T
     for c in range(CLASSES):
-        shares = found.contributions(cells, torch.full((15,), c))
+        shares = subject.contributions(cells, torch.full((15,), c))
         assert torch.allclose(shares.prototypes.sum(1) + shares.offset, logits[:, c], atol=1e-5)
         used = shares.prototypes != 0
         assert (used.sum(1) == 1).all()
-        cosines = found.activations(found.cell_features(x))[0].flatten(1)[3 * c : 3 * c + 3]
+        cosines = subject.activations(subject.cell_features(x))[0].flatten(1)[3 * c : 3 * c + 3]
         assert torch.equal(used.nonzero()[:, 1], 3 * c + cosines.argmax(0))
         if score == "scale":
             assert (shares.offset == 0).all()
@@ -90,12 +90,12 @@ def test_explanations_are_complete(projection: str) -> None:
 
 
 def test_a_description_rebuilds_the_head() -> None:
-    found = head("channel", "none", "scale")
-    again = build_head(json.loads(json.dumps(found.describe())))
-    again.load_state_dict(found.state_dict())
+    subject = head("channel", "none", "scale")
+    again = build_head(json.loads(json.dumps(subject.describe())))
+    again.load_state_dict(subject.state_dict())
     x = torch.randn(1, DIM, 2, 2)
-    assert torch.equal(again(x), found(x))
-    assert set(found.state_dict()) == {"bank.vectors", "bank.usage", "bank.started", "bank.moves"}
+    assert torch.equal(again(x), subject(x))
+    assert set(subject.state_dict()) == {"bank.vectors", "bank.usage", "bank.started", "bank.moves"}
 
 
 def test_two_classes_need_a_scale() -> None:
@@ -159,8 +159,8 @@ def test_accumulated_batches_move_the_prototypes_once() -> None:
         embeddings = one.head.embed(features).detach()
         labels = resize_labels(half.masks, features.shape[-2:]).flatten()
         predicted = one.head(features).argmax(1).flatten()
-        found = cluster_pixels(embeddings, one.head.bank.similarities(embeddings), labels, predicted, CLASSES)
-        sums, counts = sums + found.sums, counts + found.counts
+        clusters = cluster_pixels(embeddings, one.head.bank.similarities(embeddings), labels, predicted, CLASSES)
+        sums, counts = sums + clusters.sums, counts + clusters.counts
         loss(one, half)
     loss.move(one)
     assert torch.allclose(one.head.bank.vectors, momentum_update(before, sums, counts, momentum=0.5), atol=1e-6)
@@ -236,39 +236,39 @@ def test_processes_are_one_with_all_images(shares: tuple[int, ...], tmp_path: Pa
 
 def test_seeded_prototypes_are_cells_of_their_class(tmp_path: Path) -> None:
     linear = "stages.linear={steps: 2, lr: {neck: 1.0e-3, readout: 1.0e-3}}"
-    found = train(tmp_path / "run", linear, "stages.seed.start=features", "train.stages=[linear,seed]")
-    dataset, bank = build_dataset(two_steps("nonparametric").data, "train"), found.head.bank
+    result = train(tmp_path / "run", linear, "stages.seed.start=features", "train.stages=[linear,seed]")
+    dataset, bank = build_dataset(two_steps("nonparametric").data, "train"), result.head.bank
     on_pixel = torch.zeros(bank.num_prototypes, dtype=torch.bool)
     for index in range(len(dataset)):
-        features = image_features(found, dataset, index)
+        features = image_features(result, dataset, index)
         labels = resize_labels(dataset[index].mask.long()[None], features.shape[-2:])[0]
-        same = found.head.activations(features)[0] > 1 - 1e-5
+        same = result.head.activations(features)[0] > 1 - 1e-5
         on_pixel |= (same & (labels == bank.class_of[:, None, None])).flatten(1).any(1)
     seeded = json.loads((tmp_path / "run/stages/seed/result.json").read_text())["seeded"]
     assert seeded == bank.num_prototypes == int(on_pixel.sum())
 
 
 def test_traced_patches_are_the_nearest_and_prototypes_stay(tmp_path: Path) -> None:
-    found = train(tmp_path / "run")
+    result = train(tmp_path / "run")
     before = Segmenter.load(tmp_path / "run/stages/joint/model").head.bank.vectors
-    assert torch.equal(found.head.bank.vectors, before)
-    dataset, bank = build_dataset(two_steps("nonparametric").data, "train"), found.head.bank
+    assert torch.equal(result.head.bank.vectors, before)
+    dataset, bank = build_dataset(two_steps("nonparametric").data, "train"), result.head.bank
     best = torch.full((bank.num_prototypes,), -1.0)
     for index in range(len(dataset)):
-        features = image_features(found, dataset, index)
+        features = image_features(result, dataset, index)
         labels = resize_labels(dataset[index].mask.long()[None], features.shape[-2:])[0]
         own = labels == bank.class_of[:, None, None]
         best = torch.maximum(
-            best, found.head.activations(features)[0].detach().masked_fill(~own, -1).flatten(1).amax(1)
+            best, result.head.activations(features)[0].detach().masked_fill(~own, -1).flatten(1).amax(1)
         )
-    assert found.provenance is not None
-    for p, source in enumerate(found.provenance.sources):
+    assert result.provenance is not None
+    for p, source in enumerate(result.provenance.sources):
         assert source is not None
-        features = image_features(found, dataset, dataset.names.index(source.image))
-        here = found.head.activations(features)[0, p, source.cell[0], source.cell[1]].detach()
+        features = image_features(result, dataset, dataset.names.index(source.image))
+        here = result.head.activations(features)[0, p, source.cell[0], source.cell[1]].detach()
         assert abs(float(here) - float(best[p])) < 1e-5
-        assert source.patch in found.patches
-    shown = cards(found)
+        assert source.patch in result.patches
+    shown = cards(result)
     assert len(shown) == bank.num_prototypes
     assert all(card.used and card.patch for card in shown)
 
@@ -277,14 +277,14 @@ def test_a_black_box_may_be_the_start(tmp_path: Path) -> None:
     box = METHODS["blackbox"]
     value = apply_overrides(read_recipe(f"{box.name}/scenes"), [*SMALL, "stages.joint.steps=1"])
     run(box, validate_recipe(value, box.recipe), tmp_path / "box", quiet=True)
-    found = train(tmp_path / "run", f"train.start={tmp_path / 'box'}", "train.stages=[joint]")
-    assert isinstance(found.head, NearestHead)
+    result = train(tmp_path / "run", f"train.start={tmp_path / 'box'}", "train.stages=[joint]")
+    assert isinstance(result.head, NearestHead)
 
 
 def test_collapsed_classes_are_named(tmp_path: Path) -> None:
-    found = train(tmp_path / "run", "train.stages=[joint]")
-    found.head.bank.vectors[2] = found.head.bank.vectors[2, :1]
-    found.save(tmp_path / "start")
+    run_result = train(tmp_path / "run", "train.stages=[joint]")
+    run_result.head.bank.vectors[2] = run_result.head.bank.vectors[2, :1]
+    run_result.save(tmp_path / "start")
     train(tmp_path / "again", f"train.start={tmp_path / 'start'}", "train.stages=[trace]")
     result = json.loads((tmp_path / "again/stages/trace/result.json").read_text())
-    assert result["collapsed_classes"] == [found.classes.names[2]]
+    assert result["collapsed_classes"] == [run_result.classes.names[2]]

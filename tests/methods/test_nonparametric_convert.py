@@ -87,8 +87,8 @@ def test_logits_are_the_published_networks(small: tuple[dict[str, Tensor], nn.Mo
     path = to_file(state, tmp_path / "proto.pth")
     model = convert(path, Options())
     expected = logits_as_published(state, net, IMAGE)
-    found = model.grid_logits(model.encoder.normalisation(IMAGE)[None])
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    logits = model.grid_logits(model.encoder.normalisation(IMAGE)[None])
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
     assert float(expected.std()) > 0.3
     assert model.classes.names[0] == "road"
     card = model.card["converted"]
@@ -97,7 +97,7 @@ def test_logits_are_the_published_networks(small: tuple[dict[str, Tensor], nn.Mo
     other = convert(path, Options(values={"projection_norm": "channel"}))
     changed = other.grid_logits(model.encoder.normalisation(IMAGE)[None])
     torch.testing.assert_close(changed, logits_as_published(state, net, IMAGE, axis=1), rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(changed, found, atol=1e-2)
+    assert not torch.allclose(changed, logits, atol=1e-2)
     model.save(tmp_path / "model")
     again = Segmenter.load(tmp_path / "model")
     assert torch.equal(again.predict(IMAGE), model.predict(IMAGE))  # the order of colours is in the artefact
@@ -111,8 +111,8 @@ def test_the_parametric_twin_converts(small: tuple[dict[str, Tensor], nn.Module]
     kept["cls_head.3.weight"] = torch.randn(CLASSES, 270, 1, 1)
     model = convert(to_file(kept, tmp_path / "twin.pth"), Options())
     expected = F.conv2d(features_as_published(state, net, IMAGE), kept["cls_head.3.weight"])
-    found = model.grid_logits(model.encoder.normalisation(IMAGE)[None])
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+    logits = model.grid_logits(model.encoder.normalisation(IMAGE)[None])
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-2)
 
 
 def test_every_tensor_must_be_known_and_fit(small: tuple[dict[str, Tensor], nn.Module], tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_published_size_has_1850_entries(tmp_path: Path) -> None:
     state, net = published("hrnet_w48", 720)
     assert len(state) == 1850
     model = convert(to_file(state, tmp_path / "w48.pth"), Options())
-    found = model.grid_logits(model.encoder.normalisation(IMAGE)[None])
-    torch.testing.assert_close(found, logits_as_published(state, net, IMAGE), rtol=1e-3, atol=1e-3)
+    logits = model.grid_logits(model.encoder.normalisation(IMAGE)[None])
+    torch.testing.assert_close(logits, logits_as_published(state, net, IMAGE), rtol=1e-3, atol=1e-3)
     assert sum(p.numel() for p in model.parameters()) == 71_032_598
     assert model.head.bank.vectors.numel() == 136_800

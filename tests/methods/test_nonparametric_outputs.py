@@ -27,21 +27,21 @@ IMAGE = torch.randint(0, 256, (3, 40, 52), dtype=torch.uint8, generator=torch.Ge
 @torch.no_grad()
 def test_looking_at_an_image_leaves_the_model_as_it_was() -> None:
     """Unlike the release, whose forward pass rewrites its prototypes: no buffer moves, and no label is asked for."""
-    found = model(score="layernorm").eval()
-    found.head.bank.vectors.mul_(1.5)  # not of unit length, as a released file is
-    before = {name: value.clone() for name, value in found.state_dict().items()}
-    first = found.predict(IMAGE)
-    predict_scored(found, IMAGE)
-    assert torch.equal(found.predict(IMAGE), first)
-    for name, value in found.state_dict().items():
+    built = model(score="layernorm").eval()
+    built.head.bank.vectors.mul_(1.5)  # not of unit length, as a released file is
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    first = built.predict(IMAGE)
+    predict_scored(built, IMAGE)
+    assert torch.equal(built.predict(IMAGE), first)
+    for name, value in built.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
-def plain_score(found, image):
+def plain_score(actual, image):
     """The largest cosine of every cell, upsampled."""
-    features = found.features(found.encoder.normalisation(image)[None])
-    cells = found.head.embed(features)
-    vectors = F.normalize(found.head.bank.vectors.flatten(0, 1), dim=1)
+    features = actual.features(actual.encoder.normalisation(image)[None])
+    cells = actual.head.embed(features)
+    vectors = F.normalize(actual.head.bank.vectors.flatten(0, 1), dim=1)
     best = (cells @ vectors.T).amax(1).view(1, 1, *features.shape[-2:])
     return F.interpolate(best, image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
 
@@ -49,30 +49,30 @@ def plain_score(found, image):
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{}, {"flip": True}, {"window": 32}])
 def test_scores_are_the_largest_cosine_whatever_the_score_norm(options) -> None:
-    found = model(score="layernorm").eval()
-    mask, score = predict_scored(found, IMAGE, **options)
-    assert torch.equal(mask, found.predict(IMAGE, **options))
-    expected = plain_score(found, IMAGE)
+    built = model(score="layernorm").eval()
+    mask, score = predict_scored(built, IMAGE, **options)
+    assert torch.equal(mask, built.predict(IMAGE, **options))
+    expected = plain_score(built, IMAGE)
     if options.get("flip"):
-        expected = (expected + plain_score(found, IMAGE.flip(-1)).flip(-1)) / 2
+        expected = (expected + plain_score(built, IMAGE.flip(-1)).flip(-1)) / 2
     if "window" in options:  # tiny_segmenters' encoder sees one cell at a time: windows change borders only
         torch.testing.assert_close(score[8:24, 8:24], expected[8:24, 8:24], atol=0.05, rtol=0)
         assert float(score.abs().max()) <= 1 + 1e-5
     else:
         torch.testing.assert_close(score, expected, atol=1e-5, rtol=0)
-    found.head.bank.vectors.copy_(
-        found.head.embed(found.features(found.encoder.normalisation(IMAGE)[None]))[:12].view(4, 3, -1)
+    built.head.bank.vectors.copy_(
+        built.head.embed(built.features(built.encoder.normalisation(IMAGE)[None]))[:12].view(4, 3, -1)
     )
-    assert float(predict_scored(found, IMAGE)[1].max()) > 0.9  # now some of its own cells are prototypes
+    assert float(predict_scored(built, IMAGE)[1].max()) > 0.9  # now some of its own cells are prototypes
 
 
 def test_predict_writes_scores_beside_masks(tmp_path: Path) -> None:
-    found = model().eval()
+    built = model().eval()
     (tmp_path / "images/deep").mkdir(parents=True)
     Image.fromarray(IMAGE.permute(1, 2, 0).numpy()).save(tmp_path / "images/deep/a.png")
-    (mask,) = api.predict(found, tmp_path / "images", out=tmp_path / "masks", ood=tmp_path / "ood")
+    (mask,) = api.predict(built, tmp_path / "images", out=tmp_path / "masks", ood=tmp_path / "ood")
     gray = np.asarray(Image.open(tmp_path / "ood" / mask.relative_to(tmp_path / "masks")))
-    _, score = predict_scored(found, IMAGE)
+    _, score = predict_scored(built, IMAGE)
     assert np.abs(gray / 255 - (1 - score).clamp(0, 1).numpy()).max() <= 0.5 / 255 + 1e-6
     assert Image.open(mask).mode == "L"
     with pytest.raises(ConfigError, match="a prototype head has none; expected a nonparametric model"):
@@ -80,11 +80,11 @@ def test_predict_writes_scores_beside_masks(tmp_path: Path) -> None:
 
 
 def test_three_counts() -> None:
-    found = model()
-    learned = sum(p.numel() for p in found.parameters())
-    stored = found.head.bank.vectors.numel()
+    built = model()
+    learned = sum(p.numel() for p in built.parameters())
+    stored = built.head.bank.vectors.numel()
     assert stored == CLASSES * 3 * 6
-    assert number_figures(found) == {"learnable": learned, "stored": stored, "total": learned + stored}
+    assert number_figures(built) == {"learnable": learned, "stored": stored, "total": learned + stored}
     assert number_figures(segmenter())["stored"] == 0  # its prototypes learn
 
 

@@ -53,10 +53,10 @@ def norm_rank(out: Path) -> None:
     net, x, weight = norm_problem()
     share_statistics(net)
     own = {2: [slice(0, 2), slice(2, 6)], 3: [slice(0, 1), slice(1, 3), slice(3, 6)]}[dist.get_world_size()]
-    found = norm_step(net, x[own[dist.get_rank()]].clone(), weight[own[dist.get_rank()]])
+    outputs = norm_step(net, x[own[dist.get_rank()]].clone(), weight[own[dist.get_rank()]])
     for name, _ in net.named_parameters():
-        dist.all_reduce(found[name])
-    save_file({k: v.contiguous() for k, v in found.items()}, out / f"{dist.get_rank()}.safetensors")
+        dist.all_reduce(outputs[name])
+    save_file({k: v.contiguous() for k, v in outputs.items()}, out / f"{dist.get_rank()}.safetensors")
     dist.destroy_process_group()
 
 

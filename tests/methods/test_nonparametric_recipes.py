@@ -18,8 +18,8 @@ WIDTHS = {"hrnet48": 720, "resnet101": 512, "swin_b": 512, "mit_b4": 768}
 
 
 def recipe(method: str, name: str) -> Recipe:
-    found = METHODS[method]
-    return validate_recipe(read_recipe(f"{found.name}/{name}"), found.recipe)
+    chosen = METHODS[method]
+    return validate_recipe(read_recipe(f"{chosen.name}/{name}"), chosen.recipe)
 
 
 @pytest.mark.parametrize(

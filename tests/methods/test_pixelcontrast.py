@@ -64,9 +64,9 @@ SMALL = [
 
 def recipe(*more: str, name: str = "scenes") -> PixelcontrastRecipe:
     value = apply_overrides(read_recipe(f"{METHOD.name}/{name}"), [*SMALL, *more])
-    found = validate_recipe(value, METHOD.recipe)
-    assert isinstance(found, PixelcontrastRecipe)
-    return found
+    checked = validate_recipe(value, METHOD.recipe)
+    assert isinstance(checked, PixelcontrastRecipe)
+    return checked
 
 
 @pytest.fixture(scope="module")
@@ -208,12 +208,12 @@ def test_images_with_tags_alone(tmp_path: Path) -> None:
     assert "not scored: its images have no masks" in html
     assert "not trained on" not in html
     assert "Truth</button>" not in html
-    found = segproto.data_verify(overrides=["data.name=folder", f"data.root={root}", "data.labels=null"], quiet=True)
-    assert (found["problems"], found["counts"]) == ([], {"train": 6})
-    assert found["notes"] == ["data.labels = null: there are no masks, the images alone were checked"]
+    report = segproto.data_verify(overrides=["data.name=folder", f"data.root={root}", "data.labels=null"], quiet=True)
+    assert (report["problems"], report["counts"]) == ([], {"train": 6})
+    assert report["notes"] == ["data.labels = null: there are no masks, the images alone were checked"]
     (root / "images/broken.png").write_bytes(b"no image")
-    found = segproto.data_verify(overrides=["data.name=folder", f"data.root={root}", "data.labels=null"], quiet=True)
-    assert len(found["problems"]) == 1
+    report = segproto.data_verify(overrides=["data.name=folder", f"data.root={root}", "data.labels=null"], quiet=True)
+    assert len(report["problems"]) == 1
     with pytest.raises(ConfigError, match=r"is for methods that learn from tags; scaleproto needs data\.labels"):
         segproto.train(
             "scaleproto/folder", out=tmp_path / "other", overrides=[data, "train.cache_features=false"], quiet=True
@@ -270,8 +270,8 @@ def test_a_walk_over_affinities_learnt_elsewhere(tmp_path: Path) -> None:
     (shown, pictures), (own_steps, own) = (read_steps(out / "stages/masks/steps") for out in (again, first))
     assert [step.key for step in own_steps] == ["maps", "cut", "sure", "links", "walk"]
     assert [step.key for step in shown] == ["maps", "cut", "links", "walk"]
-    for name, found in pictures.items():
-        for key, picture in found.items():
+    for name, actual in pictures.items():
+        for key, picture in actual.items():
             assert torch.equal(picture, own[name][key]), (name, key)
     masks = [
         [np.asarray(Image.open(path)) for path in sorted((out / "masks/labels").iterdir())] for out in (again, first)
@@ -377,7 +377,7 @@ def test_a_tagged_class_that_no_map_shows_keeps_its_best_pixels(source: str) -> 
     head = model.head
     assert isinstance(head, CamHead)
 
-    def found(lost: str) -> torch.Tensor:
+    def scored(lost: str) -> torch.Tensor:
         config = CamsConfig(scales=[1.0], source=source, lost=lost)  # type: ignore[arg-type]
         return image_cams(model, sample.image, [2, 3, 4], config)
 
@@ -388,7 +388,7 @@ def test_a_tagged_class_that_no_map_shows_keeps_its_best_pixels(source: str) -> 
         x = model.encoder.normalisation(sample.image)[None]
         maps, mirrored = (head.maps(model.features(v)).cam for v in (x, x.flip(3)))
         total = (model.upsample(maps, (48, 48)) + model.upsample(mirrored, (48, 48)).flip(3))[0, 2:5]
-        kept, published = found("mean"), found("empty")
+        kept, published = scored("mean"), scored("empty")
     assert float(total[1].amax()) < 0
     assert float(total[2].amin()) >= 0
     assert not published[1].any()
@@ -450,8 +450,8 @@ def test_maps_of_larger_scales_are_summed_in_two_copies(source: str) -> None:
 
 def test_an_image_without_tags_is_background() -> None:
     r = recipe()
-    found = ImageMaps(torch.zeros(0, dtype=torch.uint8), torch.zeros(0, 48, 48))
-    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), found, MaskRule.of(r.stages))
+    cams = ImageMaps(torch.zeros(0, dtype=torch.uint8), torch.zeros(0, 48, 48))
+    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), cams, MaskRule.of(r.stages))
     assert mask.dtype == torch.uint8
     assert not mask.any()
 
@@ -460,8 +460,8 @@ def test_a_mask_without_walk_and_crf_is_the_threshold() -> None:
     r = recipe("stages.masks.walk=false", "stages.masks.crf=null", "stages.masks.background=0.3")
     g = torch.Generator().manual_seed(0)
     maps = torch.rand(2, 48, 48, generator=g)
-    found = ImageMaps(torch.tensor([3, 5], dtype=torch.uint8), maps)
-    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), found, MaskRule.of(r.stages))
+    cams = ImageMaps(torch.tensor([3, 5], dtype=torch.uint8), maps)
+    mask = image_mask(model_of(r), torch.zeros(3, 48, 48, dtype=torch.uint8), cams, MaskRule.of(r.stages))
     best = torch.where(maps[1] > maps[0], 5, 3)
     assert torch.equal(mask.long(), torch.where(maps.amax(0) > 0.3, best, 0))
 
@@ -499,11 +499,11 @@ def test_loss_terms(tmp_path: Path) -> None:
         dataset = loss.prepare(build_dataset(r.data, "train"), tmp_path)
         image = model.encoder.normalisation(dataset[0].image)[None]
         batch = Batch(masks=dataset[0].mask.long()[None], images=image, names=(dataset.names[0],))
-        found = loss(model, batch)
-        assert found.keys() == {"loss", "tags", "er", "ecr"} | terms
-        total = found["tags"] + found["er"] + found["ecr"] + 0.1 * sum(found[t] for t in terms)
-        torch.testing.assert_close(found["loss"], total)
-        found["loss"].backward()
+        losses = loss(model, batch)
+        assert losses.keys() == {"loss", "tags", "er", "ecr"} | terms
+        total = losses["tags"] + losses["er"] + losses["ecr"] + 0.1 * sum(losses[t] for t in terms)
+        torch.testing.assert_close(losses["loss"], total)
+        losses["loss"].backward()
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
@@ -540,8 +540,8 @@ def test_an_interpretable_model_follows(method: str, kind: str, tmp_path: Path) 
     assert list(model.classes.names) == names
     assert model.head.kind == kind
     image = build_dataset(recipe().data, "val")[0].image
-    found = segproto.explain(tmp_path / "run" / "then", image.permute(1, 2, 0).numpy())
-    assert found.prediction.shape == (48, 48)
+    explanation = segproto.explain(tmp_path / "run" / "then", image.permute(1, 2, 0).numpy())
+    assert explanation.prediction.shape == (48, 48)
 
 
 @pytest.mark.parametrize("encoder", [{"backbone": "vit_tiny_patch16_224"}, {"backbone": "mobilenetv2_100"}])

@@ -94,14 +94,14 @@ def killed_in_segment(out: Path) -> None:
 
 def products(out: Path) -> dict[str, Any]:
     """The bytes of all files but checkpoints and journal; results without time."""
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for path in out.rglob("*"):
         name = path.relative_to(out).as_posix()
         if path.is_file() and not name.startswith("checkpoints") and name != "metrics.jsonl":
-            found[name] = path.read_bytes()
+            contents[name] = path.read_bytes()
             if path.name == "result.json":
-                found[name] = {k: v for k, v in json.loads(found[name]).items() if k != "seconds"}
-    return found
+                contents[name] = {k: v for k, v in json.loads(contents[name]).items() if k != "seconds"}
+    return contents
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,6 @@ def test_killed_and_resumed(killed: Callable[[Path], None], whole: dict[str, Any
     process.join()
     assert process.exitcode == -signal.SIGKILL
     train(tmp_path / "run", resume=True)
-    found = products(tmp_path / "run")
-    assert found.keys() == whole.keys()
-    assert not [name for name in whole if found[name] != whole[name]]
+    results = products(tmp_path / "run")
+    assert results.keys() == whole.keys()
+    assert not [name for name in whole if results[name] != whole[name]]

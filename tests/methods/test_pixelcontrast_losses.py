@@ -77,10 +77,10 @@ def test_stored_seam_losses() -> None:
     terms = [cross_regularisation(with_background(a), r) for a, r in ((a2, r1), (a1, r2))]
     assert close(terms[0], 0.282216)
     assert close(terms[1], 0.269121)
-    found = view_losses(cam1, rv1, cam2, rv2, L21)
-    assert close(found["tags"], 1.032841)
-    assert close(found["er"], 0.030476)
-    assert close(found["ecr"], 0.282216 + 0.269121, 4e-6)
+    losses = view_losses(cam1, rv1, cam2, rv2, L21)
+    assert close(losses["tags"], 1.032841)
+    assert close(losses["er"], 0.030476)
+    assert close(losses["ecr"], 0.282216 + 0.269121, 4e-6)
 
 
 @pytest.mark.parametrize("block", [5, 42, 1000])
@@ -117,16 +117,16 @@ def test_stored_contrast() -> None:
     a, b = views
     assert close(F.cross_entropy(a.features @ b.prototypes.T / 0.1, a.labels), 3.050635)
     assert close(F.cross_entropy(b.features @ a.prototypes.T / 0.1, b.labels), 3.037241)
-    found = contrast_losses(a, b)
-    assert close(found["cross_prototype"], (3.050635 + 3.037241) / 2)
-    assert close(found["cross_cam"], (3.041170 + 3.049792) / 2)
+    terms = contrast_losses(a, b)
+    assert close(terms["cross_prototype"], (3.050635 + 3.037241) / 2)
+    assert close(terms["cross_cam"], (3.041170 + 3.049792) / 2)
     assert close(intra_view(a.features @ a.prototypes.T / 0.1, a.labels, 0.1), 2.454037, 5e-6)
     assert close(intra_view(b.features @ b.prototypes.T / 0.1, b.labels, 0.1), 2.456921, 5e-6)
     published = [View(v.features, v.labels, upstream_ties(v, p), v.known) for v, p in ((a, p1), (b, p2))]
-    found = contrast_losses(*published)
-    assert close(found["cross_prototype"], (3.049068 + 3.040590) / 2)
-    assert close(found["cross_cam"], (3.043704 + 3.053039) / 2)
-    (0.1 * (found["cross_prototype"] + found["cross_cam"])).backward()
+    terms = contrast_losses(*published)
+    assert close(terms["cross_prototype"], (3.049068 + 3.040590) / 2)
+    assert close(terms["cross_cam"], (3.043704 + 3.053039) / 2)
+    (0.1 * (terms["cross_prototype"] + terms["cross_cam"])).backward()
     assert p1.grad is not None
     assert p2.grad is not None
     assert p1.grad.norm().item() == pytest.approx(0.0028503, abs=2e-6)
@@ -147,9 +147,9 @@ def test_stored_eps() -> None:
     assert close(saliency_loss(cam, sal, labels, overlap=0.8), 0.098957)
     x1, x2 = (4 * (lcg(51, 2, 21, 24, 24) - 0.5)).float(), (4 * (lcg(52, 2, 21, 16, 16) - 0.5)).float()
     r1, r2 = lcg(53, 2, 21, 24, 24).float(), lcg(54, 2, 21, 16, 16).float()
-    found = view_losses(x1, r1, x2, r2, labels, background=20, winners_over=0)
-    assert close(found["er"], 0.032456)
-    assert close(found["ecr"], 0.606888, 4e-6)
+    terms = view_losses(x1, r1, x2, r2, labels, background=20, winners_over=0)
+    assert close(terms["er"], 0.032456)
+    assert close(terms["ecr"], 0.606888, 4e-6)
     p1, p2, m1, m2 = contrast_inputs()
     options = {"background_score": 0.1, "k": 16, "masked": False, "background": 20}
     views = [view_of(p, m, labels, **options) for p, m in ((p1, m1), (p2, m2))]

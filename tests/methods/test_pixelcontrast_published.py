@@ -51,19 +51,19 @@ def test_maps_of_a_pickled_dict(tmp_path: Path) -> None:
     value = maps(14, 0)
     value[14][0, 0] = -1e-5  # as published where a map is smallest
     save(tmp_path / "2007_000032.npy", value)
-    found = published_cams(tmp_path, SAMPLE, [1, 15], 21)
-    assert found["classes"].tolist() == [1, 15]
-    np.testing.assert_array_equal(found["maps"].numpy(), np.stack([value[0], value[14].clip(0, 1)]))
+    cams = published_cams(tmp_path, SAMPLE, [1, 15], 21)
+    assert cams["classes"].tolist() == [1, 15]
+    np.testing.assert_array_equal(cams["maps"].numpy(), np.stack([value[0], value[14].clip(0, 1)]))
     nested = SAMPLE._replace(name="JPEGImages/2007_000032")
-    assert torch.equal(published_cams(tmp_path, nested, [1, 15], 21)["maps"], found["maps"])
+    assert torch.equal(published_cams(tmp_path, nested, [1, 15], 21)["maps"], cams["maps"])
 
 
 @pytest.mark.parametrize("channels", [20, 21])
 def test_maps_of_an_array(tmp_path: Path, channels: int) -> None:
     value = RANDOM.random((channels, 5, 6), np.float32)
     save(tmp_path / "2007_000032.npy", value)
-    found = published_cams(tmp_path, SAMPLE, [3, 20], 21)
-    np.testing.assert_array_equal(found["maps"].numpy(), value[[channels - 18, channels - 1]])
+    cams = published_cams(tmp_path, SAMPLE, [3, 20], 21)
+    np.testing.assert_array_equal(cams["maps"].numpy(), value[[channels - 18, channels - 1]])
 
 
 def test_scores_after_a_crf_as_dict_and_as_array(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_scores_after_a_crf_as_dict_and_as_array(tmp_path: Path) -> None:
     low, high = maps(0, 1, 15), RANDOM.random((21, 5, 6), np.float32)
     save(tmp_path / "la/2007_000032.npy", low)
     save(tmp_path / "ha/2007_000032.npy", high)  # the form that the published loader itself could not read
-    found = published_scores(tmp_path / "la", tmp_path / "ha", SAMPLE, [1, 15], 21)
-    assert found["classes"].tolist() == [0, 1, 15]
-    np.testing.assert_array_equal(found["low"].numpy(), np.stack([low[k] for k in (0, 1, 15)]))
-    np.testing.assert_array_equal(found["high"].numpy(), high[[0, 1, 15]])
+    scores = published_scores(tmp_path / "la", tmp_path / "ha", SAMPLE, [1, 15], 21)
+    assert scores["classes"].tolist() == [0, 1, 15]
+    np.testing.assert_array_equal(scores["low"].numpy(), np.stack([low[k] for k in (0, 1, 15)]))
+    np.testing.assert_array_equal(scores["high"].numpy(), high[[0, 1, 15]])
 
 
 def test_masks_of_pictures_and_of_scores(tmp_path: Path) -> None:
@@ -193,9 +193,9 @@ def label_file(path: Path, table: dict[Any, Any]) -> Path:
 
 
 def vector(*classes: int) -> np.ndarray:
-    found = np.zeros(20, np.float32)
-    found[list(classes)] = 1
-    return found
+    tags = np.zeros(20, np.float32)
+    tags[list(classes)] = 1
+    return tags
 
 
 def test_label_vectors_with_names_and_with_numbers(tmp_path: Path) -> None:

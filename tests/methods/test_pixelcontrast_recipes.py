@@ -133,7 +133,7 @@ def test_plain_eps_is_one_view_of_raw_maps(monkeypatch: pytest.MonkeyPatch) -> N
     loss = ContrastLoss(r.stages.contrast, r.tags)
     loss.rows, loss.tags = {"a": 0, "b": 1}, torch.tensor([[1.0, 1, 0], [1.0, 0, 1]])
     images, levels = torch.rand(2, 3, 64, 64) * 3, torch.randint(0, 255, (2, 64, 64))
-    found = loss(model, Batch(masks=levels, images=images, names=("a", "b")))
+    terms = loss(model, Batch(masks=levels, images=images, names=("a", "b")))
     cam = model.head.maps(model.features(images)).cam.detach().double()  # type: ignore[union-attr, operator]
     tags, saliency = [], []
     for n, own in enumerate((1, 2)):
@@ -145,10 +145,10 @@ def test_plain_eps_is_one_view_of_raw_maps(monkeypatch: pytest.MonkeyPatch) -> N
         salient = (hard * s.round()).sum() / (hard + 1e-4).sum() > 0.4
         front, back = (p[own], p[0]) if salient else (torch.zeros_like(p[0]), p[0] + p[own])
         saliency.append(((0.5 * front + 0.5 * (1 - back) - s) ** 2).mean())
-    assert found.keys() == {"loss", "tags", "saliency"}
-    assert found["tags"].item() == pytest.approx(float(torch.stack(tags).mean()), abs=1e-5)
-    assert found["saliency"].item() == pytest.approx(float(torch.stack(saliency).mean()), abs=1e-5)
-    torch.testing.assert_close(found["loss"], found["tags"] + found["saliency"])
+    assert terms.keys() == {"loss", "tags", "saliency"}
+    assert terms["tags"].item() == pytest.approx(float(torch.stack(tags).mean()), abs=1e-5)
+    assert terms["saliency"].item() == pytest.approx(float(torch.stack(saliency).mean()), abs=1e-5)
+    torch.testing.assert_close(terms["loss"], terms["tags"] + terms["saliency"])
 
 
 def test_one_view_alone_compares_nothing() -> None:
@@ -189,11 +189,11 @@ def test_stored_optimizer() -> None:
     published = stage(optimizer="sgd", schedule="poly", momentum=5e-4)
     group = ParamGroup([nn.Parameter(torch.ones(2))], 0.01, 5e-4)
     optimizer = build_optimizer(published, [group])
-    found = []
+    rates = []
     for step in range(3):
         set_lr(optimizer, [group], lr_factor(published, step))
-        found.append(optimizer.param_groups[0]["lr"])
-    assert found == pytest.approx([0.01, 0.00990995, 0.00981982], abs=1e-8)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.01, 0.00990995, 0.00981982], abs=1e-8)
     own = optimizer.param_groups[0]
     assert (own["momentum"], own["dampening"], own["nesterov"], own["weight_decay"]) == (5e-4, 0, False, 5e-4)
     assert build_optimizer(stage(optimizer="sgd"), [group]).param_groups[0]["momentum"] == 0.9
@@ -231,19 +231,19 @@ def tiny(**options: Any) -> Segmenter:
 def test_views_are_compared_at_the_size_of_the_image(tmp_path: Path) -> None:
     model, images = tiny(), torch.rand(2, 3, 64, 64)
     batch = Batch(masks=torch.full((2, 64, 64), 255), images=images, names=())
-    found = {}
+    losses = {}
     for where in ("grid", "image"):
         r = recipe("voc-seam", f"stages.contrast.compare={where}", "stages.contrast.second_view=0.5")
         loss = ContrastLoss(r.stages.contrast, r.tags)
-        found[where] = loss(model, batch)
+        losses[where] = loss(model, batch)
     small = to_size(images, (32, 32))
     maps = [model.head.maps(model.features(x)) for x in (images, small)]  # type: ignore[union-attr, operator]
     full = [to_size(m, s) for v, s in zip(maps, ((64, 64), (32, 32)), strict=True) for m in (v.cam, v.refined)]
     wanted = view_losses(*full, torch.ones(2, 3))
     for term in ("tags", "er", "ecr"):
-        torch.testing.assert_close(found["image"][term], wanted[term])
-    assert not torch.allclose(found["grid"]["ecr"], wanted["ecr"])
-    found["image"]["loss"].backward()
+        torch.testing.assert_close(losses["image"][term], wanted[term])
+    assert not torch.allclose(losses["grid"]["ecr"], wanted["ecr"])
+    losses["image"]["loss"].backward()
     head = model.head
     assert isinstance(head, TapHead)
     assert all(p.grad is not None for p in head.parameters())
@@ -325,8 +325,8 @@ def test_colours_as_torchvision() -> None:
             wanted = getattr(functional, f"adjust_{change}")(image, amount)
             draws = [0.5] * 4
             draws[kind] = draw
-            found = jittered(image, strength, draws, [kind])
-            assert int((found.int() - wanted.int()).abs().max()) <= 2  # torchvision rounds down, and gray to 8 bits
+            actual = jittered(image, strength, draws, [kind])
+            assert int((actual.int() - wanted.int()).abs().max()) <= 2  # torchvision rounds down, and gray to 8 bits
     assert torch.equal(jittered(image, strength, [0.5] * 4, [2, 0, 3, 1]), image)
     x = torch.rand(3, 5, 6, generator=g)
     torch.testing.assert_close(from_hsv(*to_hsv(x)), x)
@@ -344,7 +344,7 @@ def test_shifted_hsv_turns_the_hue_and_clips_the_rest() -> None:
 def test_long_side_and_place_in_the_crop() -> None:
     image = torch.full((3, 40, 60), 7, dtype=torch.uint8)
     mask = torch.zeros(40, 60, dtype=torch.uint8)
-    sides, places = set(), set()
+    sides, corners = set(), set()
     for seed in range(40):
         g = torch.Generator().manual_seed(seed)
         config = AugmentConfig(long_side=(30, 45), flip=False)
@@ -356,10 +356,10 @@ def test_long_side_and_place_in_the_crop() -> None:
         inside = labels != 255
         assert int(inside.sum()) == 40 * 60
         assert torch.equal(out[0] == 7, inside)
-        places.add(tuple(inside.nonzero()[0].tolist()))
+        corners.add(tuple(inside.nonzero()[0].tolist()))
     assert (min(sides), max(sides)) == (30, 45)
-    assert len({y for y, _ in places}) > 12
-    assert {x for _, x in places} == {0, 1, 2, 3, 4}
+    assert len({y for y, _ in corners}) > 12
+    assert {x for _, x in corners} == {0, 1, 2, 3, 4}
     with pytest.raises(ValueError, match="long_side"):
         AugmentConfig(long_side=(5, 4))
     with pytest.raises(ValueError, match="jitter"):

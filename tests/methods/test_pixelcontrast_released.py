@@ -48,9 +48,9 @@ def plain(image: Tensor) -> Tensor:
 
 
 def recipe(name: str, *more: str) -> PixelcontrastRecipe:
-    found = validate_recipe(apply_overrides(read_recipe(f"{METHOD.name}/{name}"), more), METHOD.recipe)
-    assert isinstance(found, PixelcontrastRecipe)
-    return found
+    checked = validate_recipe(apply_overrides(read_recipe(f"{METHOD.name}/{name}"), more), METHOD.recipe)
+    assert isinstance(checked, PixelcontrastRecipe)
+    return checked
 
 
 def cell_labels(low: Tensor, high: Tensor, classes: list[int]) -> Tensor:
@@ -84,7 +84,7 @@ def test_affinity_labels_of_averaged_scores(crop: int, tmp_path: Path) -> None:
             {"classes": torch.tensor(tables[name], dtype=torch.uint8), "low": low, "high": high},
             tmp_path / f"{name}.npz",
         )
-    places = with_positions(dataset, tmp_path)
+    points = with_positions(dataset, tmp_path)
     for index, name in enumerate(dataset.names):
         seen = [
             augment(dataset[index].image, one, config, torch.Generator().manual_seed(3 + index), plain)[1]
@@ -92,7 +92,7 @@ def test_affinity_labels_of_averaged_scores(crop: int, tmp_path: Path) -> None:
         ]
         low, high = torch.stack([s * (s != 255) for s in seen]).chunk(2)
         expected.append(cell_labels(low, high, tables[name]))
-        sample = places[index]
+        sample = points[index]
         masks.append(augment(sample.image, sample.mask, config, torch.Generator().manual_seed(3 + index), plain)[1])
     size = (crop // 8, crop // 8)
     got = averaged_labels(torch.stack(masks), dataset.names, tmp_path, size)

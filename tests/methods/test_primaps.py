@@ -77,13 +77,13 @@ def test_every_stage_leaves_what_it_promises(trained: Path) -> None:
     assert [row["category"] for row in matching] == [f"category {i}" for i in range(5)]
     classes = [row["class"] for row in matching if row["class"]]
     assert len(classes) == len(set(classes)) == 5
-    found = json.loads((trained / "stages" / "found" / "result.json").read_text())
-    assert found["selection"].startswith("last (no label")
-    names = {(v["name"], v["flip"], v["crf"]) for v in found["variants"]}
+    figures = json.loads((trained / "stages" / "found" / "result.json").read_text())
+    assert figures["selection"].startswith("last (no label")
+    names = {(v["name"], v["flip"], v["crf"]) for v in figures["variants"]}
     assert len(names) == 10
-    plain = next(v for v in found["variants"] if (v["name"], v["flip"], v["crf"]) == ("teacher", False, False))
+    plain = next(v for v in figures["variants"] if (v["name"], v["flip"], v["crf"]) == ("teacher", False, False))
     assert plain["miou"] == pytest.approx(results["em"]["miou"], abs=1e-6)
-    assert sum(found["category_shares"].values()) == pytest.approx(1, abs=1e-3)
+    assert sum(figures["category_shares"].values()) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_masks_are_a_data_set_for_other_methods(trained: Path) -> None:
@@ -93,9 +93,9 @@ def test_the_masks_are_a_data_set_for_other_methods(trained: Path) -> None:
         values |= set(torch.from_numpy(read_indices(mask)).unique().tolist())
     assert [entry["values"] for entry in table["classes"]] == sorted(values)
     assert [entry["name"] for entry in table["classes"]] == [f"category {v}" for v in sorted(values)]
-    found = segproto.data_verify(data={"root": str(trained / "masks")})
-    assert all("has no pixel in the" in problem for problem in found["problems"])  # of one of the two splits
-    assert sum(found["counts"].values()) == 8
+    report = segproto.data_verify(data={"root": str(trained / "masks")})
+    assert all("has no pixel in the" in problem for problem in report["problems"])  # of one of the two splits
+    assert sum(report["counts"].values()) == 8
 
 
 def test_the_gallery_shows_every_category(trained: Path) -> None:
@@ -219,11 +219,11 @@ def test_the_number_of_categories_is_asked_for() -> None:
 
 def test_the_oracle_is_named_and_takes_the_best_validation(tmp_path: Path) -> None:
     train(tmp_path / "run", "stages.found.selection=oracle", "train.validate_every=1", "stages.found.masks=false")
-    found = json.loads((tmp_path / "run" / "stages" / "found" / "result.json").read_text())
-    assert found["selection"].startswith("oracle: best mIoU on labelled")
+    figures = json.loads((tmp_path / "run" / "stages" / "found" / "result.json").read_text())
+    assert figures["selection"].startswith("oracle: best mIoU on labelled")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     best = max(line["val_miou"] for line in lines if line["stage"] == "em" and "val_miou" in line)
-    assert found["miou"] == pytest.approx(best, abs=1e-9)
+    assert figures["miou"] == pytest.approx(best, abs=1e-9)
     assert not (tmp_path / "run" / "masks").exists()
 
 
@@ -273,10 +273,10 @@ class TestStudent:
         from torchvision.transforms.v2 import functional as tv
 
         sigma = torch.tensor([0.3, 1.1, 2.0])
-        found = blurred(self.images, sigma)
+        images = blurred(self.images, sigma)
         for i in range(3):
             expected = tv.gaussian_blur(self.images[i], [21, 21], [float(sigma[i])] * 2)
-            torch.testing.assert_close(found[i], expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(images[i], expected, atol=1e-5, rtol=0)
         factors, hue = torch.tensor([[0.93, 1.06, 1.1], [1, 1, 1], [1.1, 0.9, 0.91]]), torch.tensor([0.07, -0.1, 0])
         ours = recoloured(self.images, factors, hue)
         for i in range(3):

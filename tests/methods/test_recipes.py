@@ -350,6 +350,6 @@ def test_real_files_of_cityscapes_and_coco_stuff():
 def test_real_lists_of_voc():
     lists = Path(os.environ["SEGPROTO_DATA"]) / "voc12_lists"
     names = {split: read_list(lists / f"{split}.txt") for split in ("train_aug", "train", "val")}
-    assert {split: len(found) for split, found in names.items()} == {"train_aug": 10582, "train": 1464, "val": 1449}
+    assert {split: len(actual) for split, actual in names.items()} == {"train_aug": 10582, "train": 1464, "val": 1449}
     assert set(names["train"]) < set(names["train_aug"])
     assert not set(names["train_aug"]) & set(names["val"])

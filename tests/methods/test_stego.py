@@ -34,7 +34,7 @@ def test_loss_against_loops() -> None:
     torch.manual_seed(0)
     f1, f2, c1, c2 = (torch.randn(2, d, 5, 6, dtype=torch.float64) for d in (4, 4, 3, 3))
     p1, p2 = (torch.rand(2, 3, 3, 2, dtype=torch.float64) * 2 - 1 for _ in range(2))
-    found = correspondence_loss((f1, f2), (c1, c2), (p1, p2), 0.2)
+    terms = correspondence_loss((f1, f2), (c1, c2), (p1, p2), 0.2)
     s1, s2, t1, t2 = sampled(f1, p1), sampled(f2, p2), sampled(c1, p1), sampled(c2, p2)
     fd = np.zeros((2, 3, 3, 3, 3))
     cd = np.zeros_like(fd)
@@ -44,15 +44,15 @@ def test_loss_against_loops() -> None:
     old = fd.mean()
     fd = fd - fd.mean((3, 4), keepdims=True)
     fd = fd - fd.mean() + old
-    assert found.item() == pytest.approx(float((-np.maximum(cd, 0) * (fd - 0.2)).mean()), rel=1e-9)
+    assert terms.item() == pytest.approx(float((-np.maximum(cd, 0) * (fd - 0.2)).mean()), rel=1e-9)
 
 
 def test_gradient_goes_to_the_codes_alone() -> None:
     torch.manual_seed(0)
     features = tuple(torch.randn(1, 4, 3, 3, requires_grad=True) for _ in range(2))
     codes = tuple(torch.randn(1, 2, 3, 3, requires_grad=True) for _ in range(2))
-    places = (torch.rand(1, 2, 2, 2), torch.rand(1, 2, 2, 2))
-    correspondence_loss(features, codes, places, 0.1).backward()
+    points = (torch.rand(1, 2, 2, 2), torch.rand(1, 2, 2, 2))
+    correspondence_loss(features, codes, points, 0.1).backward()
     assert all(f.grad is None for f in features)
     assert all(bool(c.grad.abs().sum() > 0) for c in codes)
 
@@ -71,10 +71,10 @@ def test_no_image_is_its_own_negative(count: int) -> None:
 
 def test_nearest_images_in_chunks() -> None:
     means = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
-    found = nearest_images(means, 4, chunk=7)
+    nearest = nearest_images(means, 4, chunk=7)
     cosines = F.normalize(means, dim=1) @ F.normalize(means, dim=1).T
     cosines.fill_diagonal_(-2)
-    assert torch.equal(found, cosines.argsort(1, descending=True)[:, :4])
+    assert torch.equal(nearest, cosines.argsort(1, descending=True)[:, :4])
     assert nearest_images(means[:3], 10).shape == (3, 2)
 
 
@@ -141,7 +141,7 @@ def test_codes_of_stego_and_hp(kind: str, tmp_path: Path, images: Tensor) -> Non
     value = stego(extra=2) if kind == "stego" else hp()
     torch.save(value, file)
     (tmp_path / "option.json").write_text(json.dumps({"dataset": {"data_type": "cityscapes"}, "num_classes": CLUSTERS}))
-    found = segproto.convert(kind, file, out=out)
+    converted = segproto.convert(kind, file, out=out)
     model = segproto.load(out)
     clusters = (
         value["state_dict"]["cluster_probe.clusters"]
@@ -161,7 +161,7 @@ def test_codes_of_stego_and_hp(kind: str, tmp_path: Path, images: Tensor) -> Non
     assert torch.equal(model.train().grid_logits(images), model.eval().grid_logits(images))  # dropout is off
     assert model.predict(torch.zeros(3, 40, 50, dtype=torch.uint8)).shape == (40, 50)
     if kind == "hp":
-        assert "option.json: data_type cityscapes" in found["notes"]
+        assert "option.json: data_type cityscapes" in converted["notes"]
 
 
 def test_linear_codes_of_stego(tmp_path: Path, images: Tensor) -> None:
@@ -169,8 +169,8 @@ def test_linear_codes_of_stego(tmp_path: Path, images: Tensor) -> None:
     for name in [name for name in value["state_dict"] if "cluster2" in name]:
         del value["state_dict"][name]
     torch.save(value, tmp_path / "linear.ckpt")
-    found = segproto.convert("stego", tmp_path / "linear.ckpt", out=tmp_path / "model")
-    assert any("projection_type: linear" in note for note in found["notes"])
+    converted = segproto.convert("stego", tmp_path / "linear.ckpt", out=tmp_path / "model")
+    assert any("projection_type: linear" in note for note in converted["notes"])
     weight, bias = (value["state_dict"][f"net.cluster1.0.{name}"] for name in ("weight", "bias"))
     clusters = F.normalize(value["state_dict"]["cluster_probe.clusters"], dim=1)
     with torch.no_grad():

@@ -47,9 +47,9 @@ def naive(model, pixels):
                 cells_o.append(torch.zeros(()))
                 continue
             logs = head.grouping.dense() * acts
-            share = head.readout[c] * logs.sum(1).exp()
-            cells_g.append(share)
-            cells_p.append((share[:, None] * logs / logs.sum(1, keepdim=True)).sum(0))
+            contribution = head.readout[c] * logs.sum(1).exp()
+            cells_g.append(contribution)
+            cells_p.append((contribution[:, None] * logs / logs.sum(1, keepdim=True)).sum(0))
             cells_o.append(torch.zeros(()))
         prototypes.append(torch.stack(cells_p).T.reshape(-1, h, w))
         offsets.append(torch.stack(cells_o).double().reshape(1, h, w))
@@ -82,13 +82,13 @@ def test_contributions_equal_the_naive_ones(case):
     _model, pixels, why, (prototypes, groups, offsets) = case
     ys, xs = everywhere(pixels)
     for c in range(3):
-        found = why.evidence(ys, xs, torch.full_like(ys, c))
+        evidence = why.evidence(ys, xs, torch.full_like(ys, c))
         scale = prototypes[c].abs().sum(0).max()
-        assert (found.prototypes.T - prototypes[c].flatten(1)).abs().max() < 1e-4 * scale
-        assert (found.offset - offsets[c].flatten()).abs().max() < 1e-5
-        assert torch.equal(why.contributions(ys, xs, torch.full_like(ys, c)), found.prototypes)
+        assert (evidence.prototypes.T - prototypes[c].flatten(1)).abs().max() < 1e-4 * scale
+        assert (evidence.offset - offsets[c].flatten()).abs().max() < 1e-5
+        assert torch.equal(why.contributions(ys, xs, torch.full_like(ys, c)), evidence.prototypes)
         if groups is not None:
-            assert (found.groups.T - groups[c].flatten(1)).abs().max() < 1e-4 * scale
+            assert (evidence.groups.T - groups[c].flatten(1)).abs().max() < 1e-4 * scale
 
 
 def test_contributions_add_up_to_the_logit(case):
@@ -131,30 +131,30 @@ def test_winning_maps(case, chunk, monkeypatch):
     monkeypatch.setattr(explain_module, "CHUNK", chunk)
     _model, _pixels, why, (prototypes, groups, _) = case
     label = why.prediction.long()[None, None]
-    for found, shares in ((why.winning_prototype(), prototypes), (why.winning_group(), groups)):
+    for actual, shares in ((why.winning_prototype(), prototypes), (why.winning_group(), groups)):
         if shares is None:
-            assert found is None
+            assert actual is None
             continue
         own = shares.gather(0, label.expand(1, *shares.shape[1:]))[0]
         top = own.topk(2, dim=0)[0]
         sure = top[0] - top[1] > 1e-5 * own.abs().sum(0)
         assert sure.float().mean() > 0.9
-        assert torch.equal(found[sure].long(), own.argmax(0)[sure])
+        assert torch.equal(actual[sure].long(), own.argmax(0)[sure])
 
 
 def test_region_evidence_is_the_mean_over_pixels(case):
     _model, _pixels, why, (prototypes, groups, offsets) = case
     mask = torch.rand(21, 30, generator=torch.Generator().manual_seed(1)) < 0.3
     for class_id in (0, 2):
-        found = why.region_evidence(mask, class_id, top=100)
+        evidence = why.region_evidence(mask, class_id, top=100)
         mean = prototypes[class_id][:, mask].mean(1)
-        assert [p.prototype for p in found.prototypes] == mean.abs().argsort(descending=True).tolist()
-        for item in found.prototypes:
+        assert [p.prototype for p in evidence.prototypes] == mean.abs().argsort(descending=True).tolist()
+        for item in evidence.prototypes:
             assert item.contribution == pytest.approx(float(mean[item.prototype]), rel=1e-3, abs=1e-3)
             assert item.activation == pytest.approx(float(why.activation_map(item.prototype)[mask].mean()), rel=1e-3)
-        assert found.logit == pytest.approx(float(mean.sum() + offsets[class_id][mask].mean()), rel=1e-3, abs=1e-3)
-        assert found.others == pytest.approx(0, abs=1e-3)
-        assert (found.groups is None) == (groups is None)
+        assert evidence.logit == pytest.approx(float(mean.sum() + offsets[class_id][mask].mean()), rel=1e-3, abs=1e-3)
+        assert evidence.others == pytest.approx(0, abs=1e-3)
+        assert (evidence.groups is None) == (groups is None)
     common = int(why.prediction[mask].bincount().argmax())
     assert why.region_evidence(mask).class_id == common
     for wrong in (mask[:5], torch.zeros_like(mask)):
@@ -165,25 +165,27 @@ def test_region_evidence_is_the_mean_over_pixels(case):
 def test_pixel(case):
     model, pixels, why, (prototypes, groups, _) = case
     logits = predict_logits(model, pixels)[:, 4, 9]
-    found = why.pixel(4, 9, top=3)
+    evidence = why.pixel(4, 9, top=3)
     order = logits.argsort(descending=True).tolist()
-    assert (found.y, found.x, found.class_id) == (4, 9, order[0])
-    assert found.runner_up.class_id == order[1]
-    assert found.runner_up.runner_up is None
-    assert found.probability == pytest.approx(float(logits.softmax(0).max()), abs=1e-4)
-    assert found.logit == pytest.approx(float(logits.max()), rel=1e-3)
-    assert len(found.prototypes) == 3
-    assert found.offset + sum(p.contribution for p in found.prototypes) + found.others == pytest.approx(found.logit)
-    for item in found.prototypes:
-        share = float(prototypes[order[0], item.prototype, 4, 9])
-        assert item.contribution == pytest.approx(share, rel=1e-3, abs=1e-4)
+    assert (evidence.y, evidence.x, evidence.class_id) == (4, 9, order[0])
+    assert evidence.runner_up.class_id == order[1]
+    assert evidence.runner_up.runner_up is None
+    assert evidence.probability == pytest.approx(float(logits.softmax(0).max()), abs=1e-4)
+    assert evidence.logit == pytest.approx(float(logits.max()), rel=1e-3)
+    assert len(evidence.prototypes) == 3
+    assert evidence.offset + sum(p.contribution for p in evidence.prototypes) + evidence.others == pytest.approx(
+        evidence.logit
+    )
+    for item in evidence.prototypes:
+        contribution = float(prototypes[order[0], item.prototype, 4, 9])
+        assert item.contribution == pytest.approx(contribution, rel=1e-3, abs=1e-4)
         assert item.activation == pytest.approx(float(why.activation_map(item.prototype)[4, 9]), rel=1e-3)
-    for item in found.groups or ():
-        share = float(groups[order[0], item.group, 4, 9])
-        assert item.contribution == pytest.approx(share, rel=1e-3)
+    for item in evidence.groups or ():
+        contribution = float(groups[order[0], item.group, 4, 9])
+        assert item.contribution == pytest.approx(contribution, rel=1e-3)
         assert all(model.head.bank.class_of[p] == item.class_id and weight >= 0.2 for p, weight in item.members)
     assert why.pixel(4, 9, class_id=order[2]).logit == pytest.approx(float(logits.min()), rel=1e-3, abs=1e-3)
-    json.dumps(found.to_json())
+    json.dumps(evidence.to_json())
     for y, x in ((21, 0), (0, 30), (-1, 0)):
         with pytest.raises(ConfigError, match="outside"):
             why.pixel(y, x)

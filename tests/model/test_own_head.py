@@ -47,11 +47,11 @@ def voting(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Head]]:
 @pytest.fixture
 def model(voting: type[Head]) -> Segmenter:
     """A tiny segmenter with that head, its votes uneven."""
-    found = tiny.segmenter("prototype", CLASSES, sources=True)
-    found.head = voting(found.head.bank)
+    segmenter = tiny.segmenter("prototype", CLASSES, sources=True)
+    segmenter.head = voting(segmenter.head.bank)
     with torch.no_grad():
-        found.head.votes.normal_(generator=torch.Generator().manual_seed(0))
-    return found.eval()
+        segmenter.head.votes.normal_(generator=torch.Generator().manual_seed(0))
+    return segmenter.eval()
 
 
 def features(seed: int = 0) -> torch.Tensor:

@@ -46,8 +46,8 @@ def test_rows_equal_interpolate(grid, padded, size):
     rows = torch.cat([field.rows(start, min(start + 7, size[0])) for start in range(0, size[0], 7)], 1)
     torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-4)
     ys, xs = torch.randint(size[0], (50,)), torch.randint(size[1], (50,))
-    index, share = field.cells(ys, xs)
-    mixed = (maps.flatten(1)[:, index] * share).sum(-1)
+    index, weights = field.cells(ys, xs)
+    mixed = (maps.flatten(1)[:, index] * weights).sum(-1)
     torch.testing.assert_close(mixed, expected[:, ys, xs], rtol=1e-4, atol=1e-4)
 
 
@@ -55,8 +55,8 @@ def test_mirrored_field_is_the_mirror_image():
     maps = torch.randn(2, 4, 6)
     plain, mirrored = Field(maps, (30, 45), (8.0, 8.0)), Field(maps, (30, 45), (8.0, 8.0), mirrored=True)
     assert torch.equal(mirrored.rows(3, 9), plain.rows(3, 9).flip(-1))
-    index, share = mirrored.cells(torch.tensor([3]), torch.tensor([7]))
-    torch.testing.assert_close((maps.flatten(1)[:, index[0]] * share[0]).sum(-1), mirrored.rows(3, 4)[:, 0, 7])
+    index, weights = mirrored.cells(torch.tensor([3]), torch.tensor([7]))
+    torch.testing.assert_close((maps.flatten(1)[:, index[0]] * weights[0]).sum(-1), mirrored.rows(3, 4)[:, 0, 7])
 
 
 def test_window_that_covers_the_image_changes_nothing():
@@ -97,11 +97,11 @@ def test_windows_are_averaged_as_naively(window, overlap, size):
 @pytest.mark.parametrize("length", [1, 127, 128, 129, 500, 1000, 10000])
 @pytest.mark.parametrize(("window", "overlap"), [(128, 0.25), (768, 0.25), (100, 0.5), (64, 0.0), (500, 0.0)])
 def test_spans_cover_with_overlap(length, window, overlap):
-    found = spans(length, window, overlap)
-    assert found[0][0] == 0
-    assert found[-1][1] == length
-    assert all(0 < stop - start <= window for start, stop in found)
-    for (_, stop), (start, _) in itertools.pairwise(found):
+    windows = spans(length, window, overlap)
+    assert windows[0][0] == 0
+    assert windows[-1][1] == length
+    assert all(0 < stop - start <= window for start, stop in windows)
+    for (_, stop), (start, _) in itertools.pairwise(windows):
         assert stop - start >= int(overlap * window)
 
 
@@ -117,9 +117,9 @@ def test_scales_and_flip_average_logits():
                 grid = model.grid_logits(scaled.flip(-1) if mirrored else scaled)
                 full = F.interpolate(grid, size=(40, 64), mode="bilinear", align_corners=False)[0]
                 expected += (full.flip(-1) if mirrored else full) / 6
-    found = predict_logits(model, pixels, scales=(0.5, 1.0, 1.5), flip=True)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(predict(model, pixels, scales=(0.5, 1.0, 1.5), flip=True), found.argmax(0).to(torch.uint8))
+    logits = predict_logits(model, pixels, scales=(0.5, 1.0, 1.5), flip=True)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(predict(model, pixels, scales=(0.5, 1.0, 1.5), flip=True), logits.argmax(0).to(torch.uint8))
     with pytest.raises(ConfigError, match="scales"):
         predict(model, pixels, scales=())
 

@@ -49,19 +49,19 @@ def test_one_step_of_six_pixels(few):
     p = F.normalize(torch.tensor([[[1, 0.2, 0], [0.8, 0.6, 0.1]], [[0, 1, 0.3], [-0.2, 0.5, 0.9]]]), dim=-1)
     y, pred = torch.tensor([0, 1, 1, 1, 1, -1]), torch.tensor([0, 0, 1, 1, 1, 0])
     s = prototype_similarities(e, p)
-    found = cluster_pixels(e, s, y, pred, 2, few=few, ignore_index=-1)
+    clusters = cluster_pixels(e, s, y, pred, 2, few=few, ignore_index=-1)
     if few == "balance":
-        close(found.assignment[0], [0.5, 0.5])
+        close(clusters.assignment[0], [0.5, 0.5])
     expected = [[0.999806, 0.000194], [0.998228, 0.001772], [0.000159, 0.999841], [0.294799, 0.705201]]
-    close(found.assignment[1:5], expected)
-    assert found.targets.tolist() == [0, 2, 2, 3, 3, -1]
-    assert found.counts.tolist() == [[1, 0], [1, 2]]
-    new = momentum_update(p, found.sums, found.counts, momentum=0.9)
+    close(clusters.assignment[1:5], expected)
+    assert clusters.targets.tolist() == [0, 2, 2, 3, 3, -1]
+    assert clusters.counts.tolist() == [[1, 0], [1, 2]]
+    new = momentum_update(p, clusters.sums, clusters.counts, momentum=0.9)
     first = [[0.982392, 0.186568, 0.009910], [0.796030, 0.597022, 0.099504]]
     second = [[0.010792, 0.959825, 0.280393], [-0.178207, 0.487016, 0.855019]]
     close(new, [first, second])
-    close(pixel_prototype_infonce(s, found.targets, temperature=1.0), 1.108372)
-    close(pixel_prototype_distance(s, found.targets), 0.023293)
+    close(pixel_prototype_infonce(s, clusters.targets, temperature=1.0), 1.108372)
+    close(pixel_prototype_distance(s, clusters.targets), 0.023293)
     assert class_scores(s, 2)[0].argmax(1).tolist()[:1] == [0]
 
 
@@ -92,9 +92,9 @@ def test_prototypes_stay_apart_by_argmax_and_collapse_by_the_published_draw(mode
     for _ in range(1500):  # with momentum 0.99: the same distance as 15,000 steps with 0.999
         pixels = modes[torch.randint(10, (100,), generator=generator)]
         e = F.normalize(pixels + 0.02 * torch.randn(100, 32, generator=generator), dim=1)
-        found = cluster_pixels(e, prototype_similarities(e, p), labels, labels, 1, assign=mode, generator=generator)
-        p = momentum_update(p, found.sums, found.counts, momentum=0.99)
-    health = cluster_health(p, found.counts)
+        clusters = cluster_pixels(e, prototype_similarities(e, p), labels, labels, 1, assign=mode, generator=generator)
+        p = momentum_update(p, clusters.sums, clusters.counts, momentum=0.99)
+    health = cluster_health(p, clusters.counts)
     assert 0.68 < truth < 0.76
     if mode == "gumbel_prob_legacy":
         assert health.mean_cosine > 0.99
@@ -115,6 +115,6 @@ def test_k_means_start_finds_modes_where_a_random_start_gets_stuck():
         e = F.normalize(pixels + 0.02 * torch.randn(100, 32, generator=generator), dim=1)
         if step == 0:
             p = kmeans_plus_plus(e, labels, p, generator=generator).prototypes
-        found = cluster_pixels(e, prototype_similarities(e, p), labels, labels, 1)
-        p = momentum_update(p, found.sums, found.counts, momentum=0.95)
-    assert abs(float(cluster_health(p, found.counts).mean_cosine) - truth) < 0.01
+        clusters = cluster_pixels(e, prototype_similarities(e, p), labels, labels, 1)
+        p = momentum_update(p, clusters.sums, clusters.counts, momentum=0.95)
+    assert abs(float(cluster_health(p, clusters.counts).mean_cosine) - truth) < 0.01

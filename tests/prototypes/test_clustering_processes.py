@@ -46,13 +46,13 @@ def run(pixels: slice, world: int, reduce, few: str) -> dict[str, Tensor]:
     out = {}
     for step in range(2):
         s = prototype_similarities(e, p)
-        found = cluster_pixels(e, s, y, pred, CLASSES, few=few, reduce=reduce)
-        labelled = reduce((found.targets >= 0).sum().float()) / world
-        loss = pixel_prototype_infonce(s, found.targets, normaliser=labelled)
-        loss = loss + pixel_prototype_distance(s, found.targets, normaliser=labelled)
+        clusters = cluster_pixels(e, s, y, pred, CLASSES, few=few, reduce=reduce)
+        labelled = reduce((clusters.targets >= 0).sum().float()) / world
+        loss = pixel_prototype_infonce(s, clusters.targets, normaliser=labelled)
+        loss = loss + pixel_prototype_distance(s, clusters.targets, normaliser=labelled)
         (gradient,) = torch.autograd.grad(loss, e)
-        p = momentum_update(p, found.sums, found.counts, momentum=0.5, reduce=reduce)
-        out |= {f"q{step}": found.assignment, f"targets{step}": found.targets, f"grad{step}": gradient / world}
+        p = momentum_update(p, clusters.sums, clusters.counts, momentum=0.5, reduce=reduce)
+        out |= {f"q{step}": clusters.assignment, f"targets{step}": clusters.targets, f"grad{step}": gradient / world}
         out[f"loss{step}"] = reduce(loss.detach()) / world
         out[f"p{step}"] = p
     alone = cluster_pixels(e, s, y, pred, CLASSES)

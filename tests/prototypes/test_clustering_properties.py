@@ -41,16 +41,16 @@ def problem(seed, n, classes, k, dim, dtype=torch.float64):
 def test_equals_the_loop_over_classes(seed, n, classes, k, few):
     e, p, y, pred = problem(seed, n, classes, k, 6)
     s = prototype_similarities(e, p)
-    found = cluster_pixels(e, s, y, pred, classes, few=few)
+    clusters = cluster_pixels(e, s, y, pred, classes, few=few)
     targets, sums, counts, q = cluster(e, s, y, pred, classes, few)
-    torch.testing.assert_close(found.assignment, q, rtol=0, atol=1e-9)
+    torch.testing.assert_close(clusters.assignment, q, rtol=0, atol=1e-9)
     top = q.topk(min(2, k), 1).values
     clear = (top[:, 0] - top[:, -1] > 1e-9) | (k == 1) | (targets < 0)
-    assert torch.equal(found.targets[clear], targets[clear])
+    assert torch.equal(clusters.targets[clear], targets[clear])
     if bool(clear.all()):
-        torch.testing.assert_close(found.sums, sums, rtol=0, atol=1e-9)
-        assert torch.equal(found.counts, counts)
-        new = momentum_update(p, found.sums, found.counts, momentum=0.8)
+        torch.testing.assert_close(clusters.sums, sums, rtol=0, atol=1e-9)
+        assert torch.equal(clusters.counts, counts)
+        new = momentum_update(p, clusters.sums, clusters.counts, momentum=0.8)
         torch.testing.assert_close(new, update(p, sums, counts, 0.8), rtol=0, atol=1e-9)
         assert torch.equal(new[counts == 0], p[counts == 0])
 
@@ -71,10 +71,10 @@ def test_low_precision_input_and_autocast_change_nothing():
     plain = prototype_similarities(e, p)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = prototype_similarities(e.bfloat16(), p)
-        found = cluster_pixels(e.bfloat16(), mixed, y, pred, 5)
+        clusters = cluster_pixels(e.bfloat16(), mixed, y, pred, 5)
     assert mixed.dtype == torch.float32
     assert torch.equal(mixed, plain)
-    assert torch.equal(found.sums, cluster_pixels(e, plain, y, pred, 5).sums)
+    assert torch.equal(clusters.sums, cluster_pixels(e, plain, y, pred, 5).sums)
 
 
 @pytest.mark.parametrize("epsilon", [0.001, 0.01, 0.05, 10.0])
@@ -112,12 +112,12 @@ def test_all_void_batches(n):
     e.requires_grad_(True)
     y = torch.full((n,), 255)
     s = prototype_similarities(e, p)
-    found = cluster_pixels(e, s, y, pred, 3)
-    assert found.counts.sum() == 0
-    assert found.sums.abs().sum() == 0
-    assert (found.targets == -1).all()
-    assert torch.equal(momentum_update(p, found.sums, found.counts), p)
-    loss = pixel_prototype_infonce(s, found.targets) + pixel_prototype_distance(s, found.targets)
+    clusters = cluster_pixels(e, s, y, pred, 3)
+    assert clusters.counts.sum() == 0
+    assert clusters.sums.abs().sum() == 0
+    assert (clusters.targets == -1).all()
+    assert torch.equal(momentum_update(p, clusters.sums, clusters.counts), p)
+    loss = pixel_prototype_infonce(s, clusters.targets) + pixel_prototype_distance(s, clusters.targets)
     loss.backward()
     assert float(loss.detach()) == 0
     assert e.grad is not None
@@ -142,10 +142,10 @@ def test_void_may_be_any_label_where_255_is_a_class():
     e, p, _, _ = problem(1, 600, 300, 2, 8)
     y = torch.arange(600) % 300
     y[0] = 65535
-    found = cluster_pixels(e, prototype_similarities(e, p), y, y, 300, ignore_index=65535)
-    assert found.targets[0] == -1
-    assert found.targets[255] // 2 == 255
-    assert found.counts.sum() == 599
+    clusters = cluster_pixels(e, prototype_similarities(e, p), y, y, 300, ignore_index=65535)
+    assert clusters.targets[0] == -1
+    assert clusters.targets[255] // 2 == 255
+    assert clusters.counts.sum() == 599
 
 
 def test_losses_equal_the_loop_and_pass_gradcheck():
@@ -164,9 +164,9 @@ def test_losses_equal_the_loop_and_pass_gradcheck():
     pixel_prototype_infonce(x, targets).backward()
     F.cross_entropy(z / 0.1, targets, ignore_index=-1).backward()
     torch.testing.assert_close(x.grad, z.grad)
-    share = torch.tensor(0.4)  # a mean over several processes may divide by less than one pixel
+    normaliser = torch.tensor(0.4)  # a mean over several processes may divide by less than one pixel
     total = pixel_prototype_distance(s, targets) * len(valid)
-    torch.testing.assert_close(pixel_prototype_distance(s, targets, normaliser=share), total / 0.4)
+    torch.testing.assert_close(pixel_prototype_distance(s, targets, normaliser=normaliser), total / 0.4)
 
 
 def test_gradients_reach_embeddings_only():
@@ -174,10 +174,10 @@ def test_gradients_reach_embeddings_only():
     e.requires_grad_(True)
     p.requires_grad_(True)
     s = prototype_similarities(e, p)
-    found = cluster_pixels(e, s, y, pred, 3)
-    assert not any(t.requires_grad for t in found)
-    assert not momentum_update(p, found.sums, found.counts).requires_grad
-    pixel_prototype_infonce(s, found.targets).backward()
+    clusters = cluster_pixels(e, s, y, pred, 3)
+    assert not any(t.requires_grad for t in clusters)
+    assert not momentum_update(p, clusters.sums, clusters.counts).requires_grad
+    pixel_prototype_infonce(s, clusters.targets).backward()
     assert e.grad is not None
     assert p.grad is None
 
@@ -251,8 +251,8 @@ def test_no_copy_of_similarities_no_wait_and_no_loop():
         e, p, y, pred = problem(0, 4000, classes, 6, 8, torch.float32)
         s = prototype_similarities(e, p)
         with Watch(e, s, p) as watch:
-            found = cluster_pixels(e, s, y, pred, classes)
-            momentum_update(p, found.sums, found.counts)
+            clusters = cluster_pixels(e, s, y, pred, classes)
+            momentum_update(p, clusters.sums, clusters.counts)
         assert watch.largest <= 4000 * 6 * 8  # the (N, K) int64 index of one maximum
         operations.append(watch.operations)
     assert operations[0] == operations[1]

@@ -71,8 +71,8 @@ def test_kmeans_plus_plus_draws_by_squared_distance():
     )
     first = (seeds.prototypes[:, 0] @ e.T).argmax(1)
     second = (seeds.prototypes[:, 1] @ e.T).argmax(1)
-    share = torch.bincount(first, minlength=3) / draws
-    torch.testing.assert_close(share, torch.full((3,), 1 / 3), rtol=0, atol=0.03)
+    fraction = torch.bincount(first, minlength=3) / draws
+    torch.testing.assert_close(fraction, torch.full((3,), 1 / 3), rtol=0, atol=0.03)
     counts = torch.bincount(second[first == 0], minlength=3)
     weight = ((e - e[0]) ** 2).sum(1)
     torch.testing.assert_close(counts / counts.sum(), (weight / weight.sum()).float(), rtol=0, atol=0.04)

@@ -19,11 +19,11 @@ from segproto.prototypes.streaming_pca import StreamingPca
 def test_components_are_those_of_a_decomposition_of_all_rows(splits: list[int]) -> None:
     torch.manual_seed(0)
     rows = torch.randn(100, 6, dtype=torch.float64) @ torch.diag(torch.arange(6, 0, -1).double()) + 3
-    found = StreamingPca(6)
+    pca = StreamingPca(6)
     for part in rows.float().split(splits):
-        found.update(part)
+        pca.update(part)
     expected = torch.linalg.svd(rows - rows.mean(0))[2][:4].float()
-    ours = found.components(4)
+    ours = pca.components(4)
     torch.testing.assert_close((ours * expected).sum(1).abs(), torch.ones(4), rtol=0, atol=1e-5)
     assert bool((ours.gather(1, ours.abs().argmax(1, keepdim=True)) > 0).all())
 
@@ -71,8 +71,8 @@ def test_the_vote_is_a_mode_of_every_mask(seed: int, images: int, masks: int, cl
             inside = regions[b] == m
             if inside.any():
                 expected[b][inside] = np.bincount(y[b][inside], minlength=classes).argmax()
-    found = majority_vote(torch.from_numpy(y), torch.from_numpy(regions), classes)
-    assert torch.equal(found, torch.from_numpy(expected))
+    voted = majority_vote(torch.from_numpy(y), torch.from_numpy(regions), classes)
+    assert torch.equal(voted, torch.from_numpy(expected))
 
 
 def test_loss_fixture() -> None:
@@ -140,9 +140,9 @@ def test_ema_fixture() -> None:
     ],
 )
 def test_metric_fixtures(stats: list, class_of: list, iou: list, miou: float, accuracy: float) -> None:
-    found = hungarian(torch.tensor(stats).T)  # the fixtures have clusters in rows
-    assert found.class_of.tolist() == class_of
-    scores = segmentation_scores(found.confusion, found.undecided)
+    matching = hungarian(torch.tensor(stats).T)  # the fixtures have clusters in rows
+    assert matching.class_of.tolist() == class_of
+    scores = segmentation_scores(matching.confusion, matching.undecided)
     assert [None if v is None else round(100 * v, 2) for v in scores.iou] == iou
     assert round(100 * scores.miou, 2) == miou
     assert round(100 * scores.accuracy, 2) == accuracy
@@ -158,10 +158,10 @@ def test_matching_agrees_with_trying_all(seed: int, classes: int, categories: in
     square = np.zeros((size, size), dtype=int)
     square[:classes, :categories] = table
     best = max(square[list(p), range(size)].sum() for p in permutations(range(size)))
-    found = hungarian(torch.from_numpy(table))
-    assert int(found.confusion.diagonal().sum()) == best
-    assert int(found.confusion.sum() + found.undecided.sum()) == table.sum()
-    taken = [c for c in found.class_of.tolist() if c >= 0]
+    matching = hungarian(torch.from_numpy(table))
+    assert int(matching.confusion.diagonal().sum()) == best
+    assert int(matching.confusion.sum() + matching.undecided.sum()) == table.sum()
+    taken = [c for c in matching.class_of.tolist() if c >= 0]
     assert len(taken) == len(set(taken)) == min(classes, categories)
 
 

@@ -38,19 +38,19 @@ def kmeans(g: torch.Generator) -> tuple[Tensor, Tensor]:
 def correspondence(g: torch.Generator) -> tuple[Tensor, Tensor]:
     leaf = torch.randn(2, 8, 6, 6, generator=g).requires_grad_()
     features = torch.randn(2, 32, 6, 6, generator=g)
-    places = torch.rand(2, 5, 5, 2, generator=g) * 2 - 1
-    return correspondence_loss((features, features), (leaf, leaf), (places, places.flip(0)), 0.1), leaf
+    points = torch.rand(2, 5, 5, 2, generator=g) * 2 - 1
+    return correspondence_loss((features, features), (leaf, leaf), (points, points.flip(0)), 0.1), leaf
 
 
 @pytest.mark.parametrize("problem", [contrast, kmeans, correspondence])
 def test_autocast_changes_no_loss(problem: Callable[[torch.Generator], tuple[Tensor, Tensor]]) -> None:
-    found = []
+    losses = []
     for mixed in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             loss, leaf = problem(torch.Generator().manual_seed(0))
         assert loss.dtype == torch.float32
-        found.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
-    torch.testing.assert_close(found[1], found[0])
+        losses.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    torch.testing.assert_close(losses[1], losses[0])
 
 
 def test_a_pixel_has_one_winner() -> None:

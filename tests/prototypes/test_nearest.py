@@ -154,8 +154,8 @@ def test_top_k_equals_loop_over_images() -> None:
             ]
             best, i, j = min(cells)
             candidates[p].append((best, index, naive_patch_label(labels, i, j, grid, int(bank.class_of[p]))))
-    for p, found in enumerate(candidates):
-        nearest = sorted(found)[:3]
+    for p, pairs in enumerate(candidates):
+        nearest = sorted(pairs)[:3]
         assert running.distance[p].tolist() == [d for d, _, _ in nearest]
         assert running.image[p].tolist() == [i for _, i, _ in nearest]
         assert running.label[p].tolist() == [label for _, _, label in nearest]

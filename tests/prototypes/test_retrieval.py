@@ -34,12 +34,12 @@ def unit(rows: int, dim: int, seed: int) -> Tensor:
 def test_search_is_exact_however_it_is_cut(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "BLOCK", block)
     queries, keys = unit(13, 5, 0), unit(37, 5, 1)
-    found = nearest_patches(queries, keys, 6)
+    nearest = nearest_patches(queries, keys, 6)
     for row in range(13):
         cosines = [sum(float(a) * float(b) for a, b in zip(queries[row], key, strict=True)) for key in keys]
         order = sorted(range(37), key=lambda i: -cosines[i])[:6]
-        assert found.patch[row].tolist() == order
-        assert found.similarity[row].tolist() == pytest.approx([cosines[i] for i in order], abs=1e-6)
+        assert nearest.patch[row].tolist() == order
+        assert nearest.similarity[row].tolist() == pytest.approx([cosines[i] for i in order], abs=1e-6)
 
 
 def test_votes_are_a_softmax_over_the_neighbours() -> None:
@@ -54,7 +54,7 @@ def test_frequencies_of_cells_are_those_of_a_pixel_loop(height: int, width: int,
     h, w = min(h, height), min(w, width)
     labels = torch.randint(0, 4, (height, width), generator=torch.Generator().manual_seed(seed))
     labels[labels == 3] = 255
-    found, labelled = cell_frequencies(labels, (h, w), 3)
+    actual, labelled = cell_frequencies(labels, (h, w), 3)
     pixels: dict[int, list[int]] = {cell: [] for cell in range(h * w)}
     for y in range(height):
         for x in range(width):
@@ -63,7 +63,7 @@ def test_frequencies_of_cells_are_those_of_a_pixel_loop(height: int, width: int,
         known = [value for value in values if value != 255]
         assert float(labelled[cell]) == pytest.approx(len(known) / len(values))
         expected = [known.count(c) / len(known) if known else 0.0 for c in range(3)]
-        assert found[cell].tolist() == pytest.approx(expected)
+        assert actual[cell].tolist() == pytest.approx(expected)
 
 
 def test_rare_classes_keep_their_cells() -> None:
@@ -82,20 +82,20 @@ def test_rare_classes_keep_their_cells() -> None:
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=8), st.integers(8, 400))
 @settings(max_examples=50, deadline=None)
 def test_quotas_use_the_count_and_spare_every_class(sizes: list[int], count: int) -> None:
-    found = shared_quota(torch.tensor(sizes), count)
-    assert int(found.sum()) <= max(count, sum(size > 0 for size in sizes))
-    for size, quota in zip(sizes, found.tolist(), strict=True):
+    quotas = shared_quota(torch.tensor(sizes), count)
+    assert int(quotas.sum()) <= max(count, sum(size > 0 for size in sizes))
+    for size, quota in zip(sizes, quotas.tolist(), strict=True):
         assert (quota == 0) == (size == 0)
         assert quota <= size
     if sum(sizes) <= count:
-        assert found.tolist() == sizes
+        assert quotas.tolist() == sizes
 
 
 def test_medoids_are_one_real_row_of_each_cluster() -> None:
     centres = torch.eye(4)
     keys = F.normalize(centres.repeat_interleave(20, 0) + 0.05 * torch.randn(80, 4), dim=1)
-    found = medoids(keys, 4, 20, torch.Generator().manual_seed(3))
-    assert {int(row) // 20 for row in found} <= {0, 1, 2, 3}
+    rows = medoids(keys, 4, 20, torch.Generator().manual_seed(3))
+    assert {int(row) // 20 for row in rows} <= {0, 1, 2, 3}
     many = medoids(keys, 12, 20, torch.Generator().manual_seed(3))
     assert {int(row) // 20 for row in many} == {0, 1, 2, 3}
     kept = spread_subset(keys, torch.arange(4).repeat_interleave(20), 8)
@@ -105,19 +105,19 @@ def test_medoids_are_one_real_row_of_each_cluster() -> None:
 def test_cells_are_normalised_by_layer_centred_and_of_length_one() -> None:
     cells, mean = torch.randn(6, 8) * 5, torch.randn(8)
     axis = F.normalize(torch.randn(1, 8), dim=1)
-    found = embed_cells(cells, 2, mean, axis).double()
-    for row, cell in zip(found, cells.double(), strict=True):
+    embedded = embed_cells(cells, 2, mean, axis).double()
+    for row, cell in zip(embedded, cells.double(), strict=True):
         parts = [(p - p.mean()) / (p.var(correction=0) + 1e-5).sqrt() for p in (cell[:4], cell[4:])]
         x = torch.cat(parts) - mean
         x = x - (x @ axis[0].double()) * axis[0]
         assert torch.allclose(row, x / x.norm(), atol=1e-5)
-    assert float((found @ axis.double().T).abs().max()) < 1e-5
+    assert float((embedded @ axis.double().T).abs().max()) < 1e-5
 
 
 def test_directions_of_places_are_found_and_orthonormal() -> None:
     ramp = torch.linspace(-1, 1, 9)[:, None] * F.normalize(torch.randn(1, 6), dim=1) * 4
     means = ramp + 0.01 * torch.randn(9, 6)
-    found = position_directions(means, torch.ones(9), 2)
-    assert torch.allclose(found @ found.T, torch.eye(2), atol=1e-5)
-    assert float((found[0] @ F.normalize(ramp[-1], dim=0)).abs()) > 0.99
+    direction = position_directions(means, torch.ones(9), 2)
+    assert torch.allclose(direction @ direction.T, torch.eye(2), atol=1e-5)
+    assert float((direction[0] @ F.normalize(ramp[-1], dim=0)).abs()) > 0.99
     assert position_directions(means, torch.zeros(9), 2).shape == (0, 6)

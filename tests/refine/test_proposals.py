@@ -49,17 +49,17 @@ class Injected:
 def test_every_round_is_the_published_one_with_its_directions(seed: int, threshold: float) -> None:
     features, injected, seen = scene(seed), Injected(seed), list[Round]()
     anchors, masks = published_rounds(features, threshold, injected)
-    found = propose(
+    proposals = propose(
         features[None],
         threshold=threshold,
         directions=lambda number, free: injected.made[number][None],
         watch=seen.append,
     )
     assert [int(r.anchor[0]) for r in seen] == anchors
-    assert int(found.counts[0]) == len(masks)
+    assert int(proposals.counts[0]) == len(masks)
     for ours, soft in zip(seen, masks, strict=True):
         assert torch.equal(ours.member[0], soft > 0)
-    assert torch.equal(found.regions[0], published_median(masks))
+    assert torch.equal(proposals.regions[0], published_median(masks))
 
 
 def test_directions_are_the_leading_eigenvectors() -> None:
@@ -67,12 +67,12 @@ def test_directions_are_the_leading_eigenvectors() -> None:
     features = scene(3)
     propose(features[None], watch=seen.append)
     tokens, free = features.flatten(1).T, torch.ones(15 * 19, dtype=torch.bool)
-    for number, found in enumerate(seen):
-        direction = found.direction[0].float()
+    for number, directions in enumerate(seen):
+        direction = directions.direction[0].float()
         assert abs(float(direction @ eigh_direction(tokens[free]))) >= 0.9999
         along = F.normalize(tokens, dim=1) @ direction
         assert float(along[free].max()) == float(along[free].abs().max()), number
-        free &= ~found.member[0].flatten()
+        free &= ~directions.member[0].flatten()
 
 
 @pytest.mark.parametrize("gap", [1.5, 1.05, 1.02])
@@ -81,8 +81,8 @@ def test_a_direction_is_found_in_a_flat_spectrum(gap: float) -> None:
     values = torch.exp(-torch.arange(200, dtype=torch.float64) / 40)
     values[0] = values[1] * gap
     basis = torch.linalg.qr(torch.randn(8, 200, 200, dtype=torch.float64)).Q
-    found = leading_direction(basis @ torch.diag(values) @ basis.mT)
-    assert float((found * basis[:, :, 0]).sum(1).abs().min()) >= 0.9999
+    direction = leading_direction(basis @ torch.diag(values) @ basis.mT)
+    assert float((direction * basis[:, :, 0]).sum(1).abs().min()) >= 0.9999
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2, 7])
@@ -90,10 +90,10 @@ def test_directions_of_few_features(rank: int) -> None:
     torch.manual_seed(1)
     x = torch.randn(rank, 40, dtype=torch.float64)
     covariance = x.T @ x
-    found = leading_direction(covariance[None])[0]
-    assert float(found.norm()) == pytest.approx(1)
+    direction = leading_direction(covariance[None])[0]
+    assert float(direction.norm()) == pytest.approx(1)
     largest = torch.linalg.eigvalsh(covariance)[-1]
-    assert float(found @ covariance @ found) == pytest.approx(float(largest), rel=1e-9, abs=1e-12)
+    assert float(direction @ covariance @ direction) == pytest.approx(float(largest), rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -116,8 +116,8 @@ def test_moments_after_removals_are_those_of_what_is_left(batch: int) -> None:
 def test_masks_are_disjoint_numbered_in_order_and_cover(seed: int, h: int, w: int, threshold: float) -> None:
     features = scene(seed, 8, (h, w))[None]
     seen: list[Round] = []
-    found = propose(features, threshold=threshold, watch=seen.append)
-    raw, count = found.raw[0], int(found.counts[0])
+    proposals = propose(features, threshold=threshold, watch=seen.append)
+    raw, count = proposals.raw[0], int(proposals.counts[0])
     assert set(raw.unique().tolist()) - {0} == set(range(1, count + 1))
     assert int((raw > 0).sum()) >= 0.95 * h * w
     for number, r in enumerate(seen, 1):
@@ -150,29 +150,29 @@ def test_the_sign_does_not_leave_it_to_chance() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(2, 64)
     kinds = torch.stack([a.expand(200, -1), b.expand(200, -1)]).flatten(0, 1) + 0.05 * torch.randn(400, 64)
-    found = propose(kinds.T.view(1, 64, 20, 20))
-    assert torch.bincount(found.raw.flatten())[1:].tolist() == [200, 200]
+    proposals = propose(kinds.T.view(1, 64, 20, 20))
+    assert torch.bincount(proposals.raw.flatten())[1:].tolist() == [200, 200]
 
 
 def test_one_kind_is_one_mask_without_background() -> None:
     features = torch.ones(1, 5, 6, 7) + 0.01 * torch.randn(1, 5, 6, 7, generator=torch.Generator().manual_seed(0))
-    found = propose(features)
-    assert int(found.counts) == 1
-    assert torch.equal(found.regions, torch.ones(1, 6, 7, dtype=torch.int64))
+    proposals = propose(features)
+    assert int(proposals.counts) == 1
+    assert torch.equal(proposals.regions, torch.ones(1, 6, 7, dtype=torch.int64))
 
 
 def test_masks_that_the_vote_empties_are_counted() -> None:
     board = (torch.arange(8)[:, None] + 2 * torch.arange(8)) % 5
     means = torch.eye(5) * 3
-    found = propose(means[board].permute(2, 0, 1)[None])
-    assert int(found.counts) == 5
-    assert not bool(found.regions.any())
+    proposals = propose(means[board].permute(2, 0, 1)[None])
+    assert int(proposals.counts) == 5
+    assert not bool(proposals.regions.any())
 
 
 def test_features_of_zero_end_after_three_rounds_without_change() -> None:
-    found = propose(torch.zeros(1, 4, 6, 6))
-    assert not bool(found.raw.any())
-    assert int(found.counts) == 3
+    proposals = propose(torch.zeros(1, 4, 6, 6))
+    assert not bool(proposals.raw.any())
+    assert int(proposals.counts) == 3
 
 
 def test_no_more_masks_than_eight_bits_can_number() -> None:
@@ -180,9 +180,9 @@ def test_no_more_masks_than_eight_bits_can_number() -> None:
         torch.eye(400).T.view(1, 400, 20, 20)
         + torch.randn(1, 400, 20, 20, generator=torch.Generator().manual_seed(0)) * 1e-3
     )
-    found = propose(cells, threshold=0.9)
-    assert int(found.counts) == LARGEST
-    assert int(found.raw.max()) == LARGEST
+    proposals = propose(cells, threshold=0.9)
+    assert int(proposals.counts) == LARGEST
+    assert int(proposals.raw.max()) == LARGEST
 
 
 @settings(max_examples=60, deadline=None)

@@ -63,9 +63,9 @@ def test_complete_pairs_are_all_pairs(h: int, w: int, radius: int) -> None:
         for v, u in cells
         if (v, u) > (y, x) and (v - y) ** 2 + (u - x) ** 2 < radius**2
     }
-    found = list(zip(first.tolist(), second.tolist(), strict=True))
-    assert len(found) == len(set(found))
-    assert set(found) == near
+    pairs_listed = list(zip(first.tolist(), second.tolist(), strict=True))
+    assert len(pairs_listed) == len(set(pairs_listed))
+    assert set(pairs_listed) == near
 
 
 @settings(max_examples=20, deadline=None)

@@ -111,9 +111,9 @@ def test_files_of_data_and_weights_are_not_compared_by_their_dates(tmp_path: Pat
     config = DataConfig(name="folder", root=root, classes=root / "classes.yaml")
     inner = {"project": {"images": root / "train.txt", "folder": root}}
     tagged = Tagged(data=config, tags=root / "tags.csv", stages=inner)
-    found = DataRecord.of(tagged, build_dataset(config, "train"), None)
-    assert found.files.keys() == {"tags", "stages.project.images"}
-    assert found.val is None
+    actual = DataRecord.of(tagged, build_dataset(config, "train"), None)
+    assert actual.files.keys() == {"tags", "stages.project.images"}
+    assert actual.val is None
 
 
 def test_a_resumed_run_refuses_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

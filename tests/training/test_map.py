@@ -22,7 +22,7 @@ def describe(index: int, sample: Sample) -> dict[str, Tensor]:
 
 def test_processes_share_the_images_without_overlap() -> None:
     shares = [list(fold_images(DATA, rank=rank, world=3)) for rank in range(3)]
-    assert sorted(index for share in shares for index in share) == list(range(7))
+    assert sorted(index for own in shares for index in own) == list(range(7))
     assert list(fold_images(DATA)) == list(range(7))
 
 

@@ -46,9 +46,9 @@ def test_what_auto_becomes(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     monkeypatch.setattr(precision, "native_bf16", lambda: native)
-    found = settle(TrainConfig(precision="auto", accelerator=accelerator))  # type: ignore[arg-type]
-    assert found.precision == expected
-    assert reason in found.words
+    choice = settle(TrainConfig(precision="auto", accelerator=accelerator))  # type: ignore[arg-type]
+    assert choice.precision == expected
+    assert reason in choice.words
     assert settle(TrainConfig(precision="32-true")) == ("32-true", "")
 
 
@@ -96,7 +96,7 @@ def test_comparisons_tell_runs_of_different_precisions(tmp_path: Path, capsys: p
     rows = compare_runs([tmp_path / "32-true", tmp_path / "bf16-mixed"])["rows"]
     assert [row["precisions"] for row in rows] == [["32-true"], ["bf16-mixed"]]
     print_compare([tmp_path / "32-true", tmp_path / "bf16-mixed"])
-    told = "trained in different precisions: 32-true in 32-true, bf16-mixed in bf16-mixed"
-    assert told in " ".join(capsys.readouterr().out.split())
+    message = "trained in different precisions: 32-true in 32-true, bf16-mixed in bf16-mixed"
+    assert message in " ".join(capsys.readouterr().out.split())
     print_compare([tmp_path / "32-true"])
     assert "precisions" not in capsys.readouterr().out

@@ -109,10 +109,10 @@ def test_prototypes_do_not_start_from_a_head_they_do_not_know() -> None:
     ("stage", "start"), [("project", "linear"), ("project", "grouped"), ("prune", "linear"), ("threshold", "prototype")]
 )
 def test_a_procedure_names_the_head_it_cannot_use(stage: str, start: str) -> None:
-    found = stages_of("protoseg" if stage == "prune" else "scaleproto")[stage]
-    assert isinstance(found, Procedure)
+    procedure = stages_of("protoseg" if stage == "prune" else "scaleproto")[stage]
+    assert isinstance(procedure, Procedure)
     with pytest.raises(ConfigError, match=rf"^stages\.{stage}: [^\n]*has a {start} head"):
-        found.run(context(segmenter(start)))
+        procedure.run(context(segmenter(start)))
 
 
 def test_without_groups_there_is_no_threshold() -> None:
@@ -222,10 +222,10 @@ def test_a_list_is_found_in_the_data_folder_and_may_be_part_of_the_training_list
     config = DataConfig(root=tmp_path, split=SplitConfig(train_list=Path("aug.txt"), val_list=Path("hold.txt")))
     surroundings = context(segmenter(), build_dataset(config, "train"))
     surroundings.recipe = surroundings.recipe.model_copy(update={"data": config})
-    found, _ = searched_images(surroundings, Path("few.txt"))
-    assert list(found.names) == ["b", "a"]
-    assert [found[i].name for i in range(2)] == ["b", "a"]
-    assert found.path(1) == tmp_path / "images/a.png"
+    images, _ = searched_images(surroundings, Path("few.txt"))
+    assert list(images.names) == ["b", "a"]
+    assert [images[i].name for i in range(2)] == ["b", "a"]
+    assert images.path(1) == tmp_path / "images/a.png"
 
 
 def test_pruning_that_leaves_nothing_is_refused() -> None:
