@@ -1,4 +1,4 @@
-"""Rules of the house that a machine can check."""
+"""Rules of the code base that a machine can check."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def test_archives_write_nothing_outside(tmp_path: Path) -> None:
 
 
 def test_long_archives_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segproto.data.prepare.TOLD", 4)
+    monkeypatch.setattr("segproto.data.prepare.PROGRESS_EVERY", 4)
     for i in range(10):
         png(tmp_path / f"all/{i}.png", np.full((2, 2), i))
     with tarfile.open(tmp_path / "a.tar", "w") as tar:

@@ -193,7 +193,7 @@ def test_freshness_notices_what_changed() -> None:
     result = freshness(fresh, train)
     assert not result["same_encoder"]
     assert result["value"] < 0.5
-    assert freshness(fresh, None)["reason"].endswith("the training images are not to be had")
+    assert freshness(fresh, None)["reason"].endswith("the training images are not available")
     other = freshness(fresh, scenes("val"))
     assert other["value"] is None
     assert other["missing_images"] == list(train.names)

@@ -161,7 +161,7 @@ def samples(model: Segmenter, source: Source, out: Path, *, images: int = 4, see
     require_bank(model)
     dataset, chosen = source.spread(images, seed)
     cases = []
-    for index in told("samples", chosen):
+    for index in with_progress("samples", chosen):
         sample = dataset[index]
         why = renamed(explain(model, sample.image), sample.name)
         cases.append(save_sample_maps(why, sample_maps(why, sample.mask), out / folder_name(sample.name)))
@@ -206,7 +206,7 @@ def failures(
     skip = [names.index(name) for name in ignore]
     dataset, chosen = source.spread(images)
     missed = []
-    for index in told("look for failures", chosen):
+    for index in with_progress("look for failures", chosen):
         sample = dataset[index]
         answer = explain(model, sample.image).prediction
         missed += find_failures(answer, sample.mask, len(names), sample.name, below, skip)
@@ -219,7 +219,7 @@ def failures(
     return {"images": len(chosen), "below": below, "found": len(missed), "cases": cases}
 
 
-def told(title: str, indices: Sequence[int]) -> Iterator[int]:
+def with_progress(title: str, indices: Sequence[int]) -> Iterator[int]:
     """The indices, with a progress bar."""
     from segproto.training.progress import current
 

@@ -31,7 +31,7 @@ def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> dict[st
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
-    """One row a configuration, with the mean and the sample standard deviation over its runs.
+    """One row per configuration, with the mean and the sample standard deviation over its runs.
 
     Args:
         folders: run folders, or folders whose subfolders are runs (``--seeds``); the runs of one such folder, and run

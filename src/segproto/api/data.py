@@ -37,7 +37,7 @@ def data_sets(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def data_row(kind: DataKind) -> dict[str, Any]:
-    """What people are told of a kind of data set."""
+    """What is listed about a kind of data set."""
     from segproto.data.roots import known_root
 
     row: dict[str, Any] = {"name": kind.name, "title": kind.title}
@@ -65,7 +65,7 @@ def data_prepare(
         quiet: no lines of progress.
 
     Returns:
-        ``counts`` (images with a mask) by split and ``problems``, a line each.
+        ``counts`` (images with a mask) per split and ``problems``, one line each.
 
     Raises:
         DataError: an archive that is missing, damaged or not the published one.

@@ -39,7 +39,7 @@ def edit(
     """A model without some prototypes, and how its scores on the validation images change.
 
     Without ``forget`` nothing is trained. The encoder's features are computed once, and with ``$SEGPROTO_CACHE`` set
-    they are kept there for the next edit. The edited model tells of it in its card and its provenance.
+    they are kept there for the next edit. The edited model's card and provenance record the edit.
 
     Args:
         target: a run or model folder.

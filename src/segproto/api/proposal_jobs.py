@@ -34,7 +34,7 @@ class ProposeSettings(BaseModel):
     """What ``segproto propose`` takes as ``key=value``.
 
     Attributes:
-        encoder: whose features are grouped; without neck and squashing unless told otherwise.
+        encoder: whose features are grouped; by default without neck and squashing.
         proposals: how.
     """
 

@@ -92,7 +92,7 @@ def samples(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Activation maps of sample images, a group and a scale each."""
+    """Activation maps of sample images, per group and per scale."""
     result = run("samples", target, out, values, stage, device, as_json, images=images, seed=seed, quiet=quiet)
     if not as_json:
         say(f"{len(result['cases'])} images in {out}")
@@ -122,7 +122,7 @@ def failures(
     values: DataValues = None,
     below: Annotated[float, typer.Option(min=0, max=1, help="IoU of a class in an image that counts as failed.")] = 0.5,
     count: Annotated[int, typer.Option(min=1, help="Cases to draw, the largest first.")] = 8,
-    images: Annotated[int, typer.Option(min=1, help="Validation images looked at.")] = 200,
+    images: Annotated[int, typer.Option(min=1, help="How many validation images are searched.")] = 200,
     ignore: Annotated[list[str] | None, typer.Option(help="A wrong class not worth showing (background).")] = None,
     stage: Stage = None,
     device: Device = None,

@@ -48,7 +48,7 @@ def data_verify(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Check every image and mask; exit 1 with one line a problem."""
+    """Check every image and mask; exit 1 with one line per problem."""
     from segproto import api
 
     result = api.data_verify(overrides=settings([named(v) for v in values]), quiet=quiet)

@@ -14,7 +14,7 @@ GAP = 2  # blanks after a column
 
 
 def say(text: str = "", err: bool = False) -> None:
-    """Prints a line, on stderr if it is a remark and no result; what is in it may come from a stranger's file."""
+    """Prints a line, on stderr if it is a remark and no result; its parts may come from a file that others wrote."""
     print(plain(text), file=sys.stderr if err else sys.stdout)
 
 

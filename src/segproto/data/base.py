@@ -24,7 +24,7 @@ class ClassTable:
     """Names and display colours of classes ``0..C-1``; void is not a class.
 
     Attributes:
-        names: one name a class.
+        names: one name per class.
         colours: one RGB triple (0..255) per class.
     """
 
@@ -79,7 +79,7 @@ class SegmentationDataset(ABC):
 
     Attributes:
         classes: the class table.
-        names: one unique name an image (the relative path without suffix for files).
+        names: one unique name per image (the relative path without suffix for files).
         split: ``train`` or ``val``.
         levels: masks hold amounts 0..254 instead of classes, and are resized bicubically.
     """

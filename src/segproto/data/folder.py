@@ -174,7 +174,7 @@ def _is_val(rule: SplitConfig, names: list[str]) -> list[bool]:
 
 
 def check_folder(config: DataConfig, split: str) -> tuple[SegmentationDataset, list[str]]:
-    """As :func:`open_folder`, but missing partners and doubles become lines, beside all pairs that are whole."""
+    """As :func:`open_folder`, but also a line per missing partner or double; the set holds the complete pairs."""
     root = data_root(config)
     classes = read_classes(find_classes(config.classes, root))
     rule = split_rule(config, root, classes)

@@ -21,7 +21,7 @@ from segproto.files import fresh
 
 Tell = Callable[[str], None]
 CHUNK = 1 << 20
-TOLD = 500  # files between two lines of progress
+PROGRESS_EVERY = 500  # files between two lines of progress
 
 
 def prepare(published: Published, sources: list[Path], root: Path, jobs: int, tell: Tell) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> Unpacke
         raise DataError(f"{path}: cannot be unpacked ({error})") from error
     for member in members:
         inside(root, member, inner, path)
-    size = max(1, min(TOLD, -(-len(members) // jobs)))
+    size = max(1, min(PROGRESS_EVERY, -(-len(members) // jobs)))
     parts = [(path, root, inner, members[i : i + size]) for i in range(0, len(members), size)]
     done = Unpacked()
     with ProcessPoolExecutor(jobs) if min(jobs, len(parts)) > 1 else nullcontext() as pool:
@@ -174,7 +174,7 @@ def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> Unpacke
         for part in results:
             done = done.plus(part)
             count = done.written + done.kept
-            if len(members) > TOLD and count < len(members):
+            if len(members) > PROGRESS_EVERY and count < len(members):
                 tell(f"{path.name}: {count:,} of {len(members):,} files")
     return done
 
@@ -214,7 +214,7 @@ def unpack_tar(path: Path, root: Path, inner: str, tell: Tell) -> Unpacked:
             assert source is not None
             write(source, target)
             done = done.plus(Unpacked(1))
-            if (done.written + done.kept) % TOLD == 0:
+            if (done.written + done.kept) % PROGRESS_EVERY == 0:
                 tell(f"{path.name}: {done.written + done.kept:,} files")
     return done
 

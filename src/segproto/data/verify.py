@@ -119,8 +119,8 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
     return report
 
 
-def _told(dataset: SegmentationDataset, what: str, progress: Progress | None) -> Iterator[int]:
-    """The indices of all images; ``progress`` is told of each that is done."""
+def _indices(dataset: SegmentationDataset, what: str, progress: Progress | None) -> Iterator[int]:
+    """The indices of all images; ``progress`` is called after each."""
     for index in range(len(dataset)):
         yield index
         if progress is not None:
@@ -147,7 +147,7 @@ def _summarise(
 ) -> SplitSummary:
     count, turned = dataset.classes.num_classes, []
     summary = SplitSummary(len(dataset), np.zeros(count, np.int64), np.zeros(count, np.int64))
-    for index in _told(dataset, dataset.split, progress):
+    for index in _indices(dataset, dataset.split, progress):
         try:
             mask = dataset[index].mask.numpy()
         except DataError as error:
@@ -200,7 +200,7 @@ def _check_parts(
     if published is None or published.parts is None or not isinstance(dataset, PairDataset) or not dataset.part_names:
         return
     classes: set[str] = set()
-    for index in _told(dataset, "parts", progress):
+    for index in _indices(dataset, "parts", progress):
         try:
             parts = dataset.parts(index)
         except DataError as error:

@@ -44,7 +44,7 @@ def score_cams(
         progress: called with (images done, images).
 
     Returns:
-        As :func:`segproto.evaluation.masks.score_masks` at the best threshold, with ``threshold``, ``curve`` (a row a
+        As :func:`segproto.evaluation.masks.score_masks` at the best threshold, with ``threshold``, ``curve`` (a row per
         threshold: ``threshold``, ``miou``, ``accuracy``), ``without_gt`` and ``without_cams`` (names not counted).
 
     Raises:

@@ -91,7 +91,7 @@ def report(
     Args:
         counts: int64 (C, C), rows = true classes.
         classes: their names.
-        undecided: (C,) further pixels a true class, without a predicted class: wrong for their class and no other.
+        undecided: (C,) further pixels per true class, without a predicted class: wrong for their class and no other.
         void: pixels that do not count, if known.
         instance_iou: one value per class, None for classes without instances.
 

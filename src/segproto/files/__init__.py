@@ -1,6 +1,6 @@
 """The one way to write a file or a folder: whole or not at all, and never over what is not ours.
 
-A file that a command writes where the user told it to bears a mark, ``Made by segproto (KIND)``: in a chunk of a PNG, a
+A file that a command writes where the user says bears a mark, ``Made by segproto (KIND)``: in a chunk of a PNG, a
 key of a JSON object, the metadata of tensors, a comment of a page or an archive. Only a file with the mark of its kind
 is replaced, so that a command can be repeated and harms nothing else. What lies in a folder that the project made for
 itself (a run, a cache) needs no mark: the folder is known. While something is written it has another name,

@@ -1,7 +1,7 @@
 """A folder for one process at a time.
 
 The lock is the system's own, so nothing has to be cleaned up after a killed process. Some network disks have no locks.
-There :func:`hold` goes by the process number in the lock file, which tells of processes on the same machine only, and
+There :func:`hold` goes by the process number in the lock file, which means processes on the same machine only, and
 says so in a warning.
 """
 
@@ -92,7 +92,7 @@ def take(folder: Path) -> int:
 
 
 def read_holder(descriptor: int) -> dict[str, Any]:
-    """What the lock file tells of its holder; empty if it tells nothing."""
+    """What the lock file records of its holder; empty if nothing."""
     try:
         value = json.loads(os.pread(descriptor, 1 << 12, 0))
     except ValueError:

@@ -1,7 +1,7 @@
 """HTML pages made of what others wrote: every value is escaped, and the page says which scripts may run.
 
-The names of classes, images, stages and methods come from files that may be a stranger's. Two walls stand between them
-and a reader's browser: Jinja escapes all of them (no template says ``safe``), and the page's Content-Security-Policy
+The names of classes, images, stages and methods come from files that others may have written. Two measures keep
+them from running as scripts: Jinja escapes them all (no template says ``safe``), and the page's Content-Security-Policy
 allows the scripts with the hashes it names, pictures inside the page and nothing else, no network above all.
 """
 

@@ -25,7 +25,7 @@ def count_components(active: Tensor) -> Tensor:
 
 
 class Components(Accumulator):
-    """Mean number of components of a prototype's map and their mean area, a scale.
+    """Mean number of components of a prototype's map and their mean area, per scale.
 
     Args:
         scale_of: int64 (P,).

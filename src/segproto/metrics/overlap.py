@@ -68,7 +68,7 @@ class Overlap(Accumulator):
             self.counts["union"][q] += counts[1]
 
     def compute(self, keep: Tensor | None = None) -> dict[str, Any]:
-        """Micro-average (all classes' pixels in one pot) and the mean over classes, both as ``per_quantile``.
+        """Micro-average (all classes' pixels pooled) and the mean over classes, both as ``per_quantile``.
 
         Args:
             keep: bool (C,) classes that count; None = all.

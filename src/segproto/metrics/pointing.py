@@ -61,7 +61,7 @@ class Pointing(Accumulator):
                 self.counts[name][rows, labels.flatten()[cell]] += 1
 
     def compute(self, keep: Tensor | None = None, pairs: int = 5) -> dict[str, Any]:
-        """Share of hits: of all (image, prototype), a class, on boundary bands, and the classes hit by mistake.
+        """Share of hits: of all (image, prototype), per class, on boundary bands, and the classes hit by mistake.
 
         Args:
             keep: bool (P,) prototypes that count; None = all.

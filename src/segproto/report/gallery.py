@@ -148,12 +148,12 @@ def shares_decided(
 
     Args:
         model: the model.
-        dataset: up to ``USAGE_IMAGES`` images spread over it are looked at.
+        dataset: up to ``USAGE_IMAGES`` images spread over it are used.
         visit: also called with each explanation and its sample, so that nothing is explained twice.
         progress: called with (images done, images).
 
     Returns:
-        None for the black box, of which nothing is looked at.
+        None for the black box, of which no image is used.
     """
     bank = model.head.bank
     if bank is None:
@@ -181,7 +181,7 @@ def winners(explanation: Explanation) -> tuple[Tensor, Tensor]:
 
 
 def telling_indices(dataset: SegmentationDataset, count: int) -> list[int]:
-    """Of each of ``count`` stretches of ``dataset``, the image with the most classes among those that are looked at."""
+    """Of each of ``count`` stretches of ``dataset``, the image with the most classes among those that are used."""
     candidates = spread(len(dataset), max(count, USAGE_IMAGES))
     count = min(count, len(candidates))
     classes = {index: len(torch.unique(dataset[index].mask)) for index in candidates}

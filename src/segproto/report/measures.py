@@ -1,4 +1,4 @@
-"""The metric tables of a report: whatever a run's ``evaluation`` folder holds, one sentence a figure."""
+"""The metric tables of a report: every metric in a run's ``evaluation`` folder, with one sentence per figure."""
 
 from __future__ import annotations
 

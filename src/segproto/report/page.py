@@ -52,7 +52,7 @@ def report_page(
         compare: a run to stand beside; None = the one its recipe names, if that is still there.
         images: validation images to explain.
         overrides: ``data.key=value`` settings.
-        to_device: moves the model to where it shall compute.
+        to_device: moves the model to the device it computes on.
 
     Raises:
         SegprotoError: the run is incomplete.

@@ -35,7 +35,7 @@ def placed(model: Segmenter, device: str | None) -> Segmenter:
         return model.to(torch.device(name))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device = {name}: not to be had here ({reason}); expected cpu, cuda or cuda:N") from None
+        raise ConfigError(f"device = {name}: not available here ({reason}); expected cpu, cuda or cuda:N") from None
 
 
 def ready(target: str | Path | Segmenter, stage: str | None, device: str | None) -> Segmenter:

@@ -1,4 +1,4 @@
-"""What a published system tells the rest of the house about itself; ``docs/extend/method.md`` shows one of your own."""
+"""What a published system says about itself to the others; ``docs/extend/method.md`` shows one of your own."""
 
 from __future__ import annotations
 

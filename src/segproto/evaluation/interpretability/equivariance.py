@@ -49,7 +49,7 @@ class EquivarianceSuite(Suite):
         super().__init__(subject, **self.readings)
 
     def update(self, view: View) -> None:
-        """Takes one image in; at most one forward pass a shrinking factor."""
+        """Takes one image in; at most one forward pass per shrinking factor."""
         if not bool(view.present.any()):
             return
         activations: dict[float, Tensor] = {1.0: view.activations.flatten(1)}
@@ -100,7 +100,7 @@ def no_scales(subject: Subject) -> str | None:
     if scale_rates(subject.model) is not None:
         return None
     few = subject.prototypes.num_scales < 2
-    return "the model has one scale" if few else "encoder.rates tells no field of view per scale"
+    return "the model has one scale" if few else "encoder.rates gives no field of view per scale"
 
 
 def draw_equivariance(axes: Axes, figures: dict[str, Any]) -> None:

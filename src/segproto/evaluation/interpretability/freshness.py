@@ -29,14 +29,14 @@ def freshness(
 
     Args:
         model: in eval mode.
-        dataset: the training images the patches come from; None = not to be had.
+        dataset: the training images the patches come from; None = not available.
         recompute: else only the hash is compared.
         progress: called with (images done, images).
 
     Returns:
         ``value``: share of the prototypes with a known patch whose squared distance to it is at most 1e-4;
         ``same_encoder``; ``largest_distance``; ``stale`` (their indices); ``unknown`` (prototypes without a source);
-        ``missing_images``. Of prototypes that are means of features, distances are told but none is stale.
+        ``missing_images``. Of prototypes that are means of features, distances are given but none is stale.
     """
     bank = model.head.bank
     provenance = model.provenance
@@ -48,7 +48,7 @@ def freshness(
     unknown = [p for p, source in enumerate(provenance.sources) if source is None]
     base: dict[str, Any] = {"same_encoder": same, "unknown": unknown, "prototypes": bank.num_prototypes}
     if not recompute or dataset is None:
-        why = "not asked for" if dataset is not None else "the training images are not to be had"
+        why = "not asked for" if dataset is not None else "the training images are not available"
         return scored(None, f"distances were not recomputed: {why}", **base)
     index_of = {name: i for i, name in enumerate(dataset.names)}
     prototypes_of: dict[str, list[int]] = {}

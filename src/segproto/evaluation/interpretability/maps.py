@@ -77,8 +77,7 @@ GROUP_OVERLAP = Metric(
     name="group_overlap",
     meaning="IoU of the places where the groups of a class are active: lower means that its groups "
     "see different things.",
-    how="Active: in the top 5 % of the image. Over all pairs in one pot (`micro`), and as the mean over classes "
-    "(`macro`).",
+    how="Active: in the top 5 % of the image. Over all pairs pooled (`micro`), and as the mean over classes (`macro`).",
     unknown="the class has fewer than two groups, or no image shows it",
     unit=SHARE,
     range=(0, 1),

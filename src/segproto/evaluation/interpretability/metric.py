@@ -35,13 +35,13 @@ def quiet(title: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is looked at: a model, its images, and how.
+    """What is measured: a model on its images, with the settings.
 
     Attributes:
         model: in eval mode.
         dataset: the images.
         config: the settings.
-        sources: the training images that the prototypes' patches come from; None = not to be had.
+        sources: the training images that the prototypes' patches come from; None = not available.
         progress: called with (what, images done, images).
 
     Raises:
