@@ -52,17 +52,17 @@ def run(page: str, replace: dict[str, str] | None = None) -> dict[str, Any]:
 def test_a_metric_of_your_own(example: Path, scaleproto_run: Path) -> None:
     shutil.copytree(scaleproto_run, example / "runs" / "metrics")
     quick = "interpretability=True, overrides=['interpretability.metrics=[purity,agreement]']"
-    found = run("metric.md", {"interpretability=True": quick})["found"]
-    assert list(found) == ["purity", "agreement"]
-    assert 0 <= found["agreement"]["value"] <= 1
-    assert found["agreement"]["unit"] == "share"
+    metrics = run("metric.md", {"interpretability=True": quick})["metrics"]
+    assert list(metrics) == ["purity", "agreement"]
+    assert 0 <= metrics["agreement"]["value"] <= 1
+    assert metrics["agreement"]["unit"] == "share"
 
 
 @pytest.mark.slow
 def test_a_data_set_of_your_own(example: Path) -> None:
     settings = [*(s for s in SMALL if not s.startswith("data.scenes")), "data.augment.crop=32"]
-    found = run("dataset.md", {'out="runs/squares"': f'out="runs/squares", overrides={settings}'})["found"]
-    assert (found["images"], [row["name"] for row in found["per_class"]]) == (16, ["ground", "square"])
+    figures = run("dataset.md", {'out="runs/squares"': f'out="runs/squares", overrides={settings}'})["figures"]
+    assert (figures["images"], [row["name"] for row in figures["per_class"]]) == (16, ["ground", "square"])
     DATASETS._entries.pop("squares")
     with pytest.raises(ConfigError, match="no data set has this name"):
         resolve("runs/squares/recipe.yaml", {}, [])
@@ -70,10 +70,10 @@ def test_a_data_set_of_your_own(example: Path) -> None:
 
 @pytest.mark.slow
 def test_a_method_of_your_own(example: Path) -> None:
-    found = run("method.md", {'out="runs/means")': f'out="runs/means", overrides={SMALL})'})["run"]
-    assert list(found.stages) == ["joint", "means"]
-    assert found.figures["words"] == "each class becomes the mean of its training features"
-    assert found.figures["cells"] > 0
+    result = run("method.md", {'out="runs/means")': f'out="runs/means", overrides={SMALL})'})["run"]
+    assert list(result.stages) == ["joint", "means"]
+    assert result.figures["words"] == "each class becomes the mean of its training features"
+    assert result.figures["cells"] > 0
     weight, bias = (getattr(segproto.load("runs/means").head, name) for name in ("weight", "bias"))
     torch.testing.assert_close(bias, -weight.square().sum(1) / 2)
     assert segproto.train(resume="runs/means", quiet=True).was_finished

@@ -1,4 +1,11 @@
-"""The loops that find and number the vertices of the CPU lattice; import this module lazily, as ``_kernels``."""
+"""The loops that find and number the vertices of the CPU lattice; import this module lazily, as ``_kernels``.
+
+Why a hash table of its own: it is an array of keys and numbers with linear probing, so that a search is one row of
+memory that can be asked for ahead (``fetch``), several parts of an image fill tables of their own side by side, and
+numbers come in the order in which points meet vertices, which no sort gives. It is at most half full.
+:func:`embed` finds the simplex of a point as in Adams, Baek and Davis (2010, section 3): round to the nearest
+remainder-0 point, rank the residuals.
+"""
 
 from __future__ import annotations
 
