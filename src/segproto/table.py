@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 EntryT = TypeVar("EntryT")
+MOST_NAMES = 200  # that an error line lists
 
 
 class Table(Mapping[str, EntryT]):
@@ -127,7 +128,8 @@ class Known(Generic[EntryT]):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``did you mean NAME?``, or all names where none is near."""
+    """``did you mean NAME?``, or where none is near the names there are, 200 at most."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names[:MOST_NAMES])}{rest}"

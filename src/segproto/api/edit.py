@@ -31,12 +31,15 @@ def edit(
     within: float | None = None,
     renormalise: bool = False,
     forget: Sequence[int] = (),
+    add: PathLike | None = None,
+    remove_images: Sequence[str] = (),
+    score: bool = True,
     stage: str | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """A model without some prototypes, and how its scores on the validation images change.
+    """A model with some prototypes less or more, and how its scores on the validation images change.
 
     Without ``forget`` nothing is trained. The encoder's features are computed once, and with ``$SEGPROTO_CACHE`` set
     they are kept there for the next edit. The edited model's card and provenance record the edit.
@@ -51,15 +54,20 @@ def edit(
         renormalise: a dropped or forbidden weight goes to the other members of its group.
         forget: prototypes marked as misleading: a short training moves them, and a penalty keeps every prototype of
             their class away from their patches. Excludes the other edits.
+        add: a folder of images and masks (with a ``classes.yaml``, or read by the run's) that a ``memory`` remembers
+            from now on, all of them; classes it does not know are new ones. Excludes the other edits.
+        remove_images: names of training images that a ``memory`` forgets. Excludes the other edits.
+        score: whether the validation images are scored before and after.
         stage: of a run: edit the model this stage left.
-        overrides: ``data.key=value`` settings; with ``forget`` any of the recipe's.
+        overrides: ``data.key=value`` settings of the validation images; with ``forget`` any of the recipe's.
         device: as in :func:`segproto.evaluate`.
         quiet: no progress.
 
     Returns:
         ``miou``, ``accuracy``, ``per_class`` (each ``before``, ``after``, ``change``), ``edits`` in words, ``kept``
         (old number of each prototype), ``prototypes``, ``seconds``, ``command``; with ``forget`` also ``forgotten``
-        (:func:`segproto.training.procedures.forgotten.nearest_to_forgotten`); also in ``out/edit.json``.
+        (:func:`segproto.training.procedures.forgotten.nearest_to_forgotten`); also in ``out/edit.json``. Without
+        ``score`` the first three are None.
 
     Raises:
         ConfigError: nothing to do, no such prototype or group, or ``out`` is taken.
@@ -71,57 +79,105 @@ def edit(
         ['after', 'before', 'change']
     """
     from segproto.data.build import build_dataset
-    from segproto.model.artefact import find_model
     from segproto.model.edit import WITHIN, edited
-    from segproto.runs.folder import model_folder
+    from segproto.model.remembering import without_images
     from segproto.runs.models import ready
     from segproto.runs.settings import data_config
 
     begin, out = time.perf_counter(), place(out)
     require_free(out)
+    require_one_kind(
+        {
+            "drop, forbid or merge_duplicates": bool(drop or forbid or merge_duplicates),
+            "forget": bool(forget),
+            "add": add is not None,
+            "remove_images": bool(remove_images),
+        }
+    )
     model = ready(target, stage, device)
     kept: list[int] | None = None
     if forget:
-        if drop or forbid or merge_duplicates:
-            raise ConfigError("forget trains, the other edits do not; do one, then the other on its result")
-        start = find_model(model_folder(Path(target), stage))
-        train_to_forget(Path(target), model, start, forget, out, overrides, quiet)
-        after = ready(out, None, device)
-        settings = [item for item in overrides if item.startswith("data.")]
+        after = forgotten_by_training(Path(target), model, stage, forget, out, overrides, device, quiet)
+    elif add is not None:
+        after = with_folder(Path(target), model, Path(add), quiet)
+    elif remove_images:
+        after, kept = without_images(model, remove_images)
     else:
-        pairs = [pair if isinstance(pair, tuple) else parse_pair(pair, model) for pair in forbid]
         limit = None
         if merge_duplicates:
             limit = WITHIN if within is None else within
+        pairs = [pair if isinstance(pair, tuple) else parse_pair(pair, model) for pair in forbid]
         after, kept = edited(model, drop=drop, forbid=pairs, merge_within=limit, renormalise=renormalise)
-        settings = list(overrides)
-    dataset = build_dataset(data_config(Path(target), {}, settings), "val")
-    figures = scored(model, after, dataset, quiet, forgetting=bool(forget))
+    changed_seconds = time.perf_counter() - begin
+    settings = [item for item in overrides if item.startswith("data.")] if forget else list(overrides)
+    figures = figures_of(model, after, forgetting=bool(forget))
+    if score:
+        dataset = build_dataset(data_config(Path(target), {}, settings), "val")
+        figures |= scored(model, after, dataset, quiet)
     if not forget:
-        after.card |= {"miou": figures["miou"]["after"], "edited_from": str(Path(target).absolute())}
+        after.card |= {"miou": (figures["miou"] or {}).get("after"), "edited_from": str(Path(target).absolute())}
         after.save(out)
-    return record(out, figures | {"kept": kept}, time.perf_counter() - begin)
+    figures |= {"kept": kept, "seconds_of_change": round(changed_seconds, 3)}
+    return record(out, figures, time.perf_counter() - begin)
 
 
-def scored(
-    model: Segmenter, after: Segmenter, dataset: SegmentationDataset, quiet: bool, *, forgetting: bool
-) -> dict[str, Any]:
-    """What an edit changed on these images, in figures; ``forgetting``: also whether what was forgotten stays away."""
-    from segproto.evaluation.rescore import EncoderFeatures, change, rescore_heads
-    from segproto.training.procedures.forgotten import nearest_to_forgotten
+def require_one_kind(asked: dict[str, bool]) -> None:
+    """Refuses edits of several kinds at once: numbers of prototypes would mean another model's.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if len(several := [name for name, wanted in asked.items() if wanted]) > 1:
+        raise ConfigError(f"{' and '.join(several)} are edits of their own; do one, then the other on its result")
+
+
+def with_folder(target: Path, model: Segmenter, folder: Path, quiet: bool) -> Segmenter:
+    """A model that remembers all images of a folder, too: read as the run reads its own, or by their own classes.yaml.
+
+    Raises:
+        DataError: no images and masks there.
+        ConfigError: the model is no memory.
+    """
+    from segproto.data.build import build_dataset
+    from segproto.model.remembering import memory_of, with_images
+    from segproto.runs.settings import data_config
     from segproto.training.progress import Reporter
 
-    features = EncoderFeatures(model, dataset, cache_root())
-    with Reporter(active=not quiet).bar("score", len(dataset)) as bar:
-        before, now = rescore_heads(features, [model.head, after.head], bar)
+    memory_of(model)  # refuses others before anything is read
+    everything: dict[str, Any] = {"name": "folder", "root": str(folder), "split": {"val_pattern": "^$"}}
+    if (folder / "classes.yaml").is_file():
+        everything["classes"] = None
+    dataset = build_dataset(data_config(target, everything, ()), "train")
+    with Reporter(active=not quiet).bar("remember", len(dataset)) as bar:
+        return with_images(model, dataset, progress=bar)
+
+
+def figures_of(model: Segmenter, after: Segmenter, *, forgetting: bool) -> dict[str, Any]:
+    """What an edit did, before anything is scored; ``forgetting``: also whether what was forgotten stays away."""
+    from segproto.training.procedures.forgotten import nearest_to_forgotten
+
     return {
-        **change(before, now),
+        "miou": None,
+        "accuracy": None,
+        "per_class": None,
         "edits": after.card["edits"],
         **({"forgotten": nearest_to_forgotten(after)} if forgetting else {}),
         "prototypes": {"before": prototypes_of(model), "after": prototypes_of(after)},
-        "images": len(dataset),
-        "images_from_cache": features.reused,
     }
+
+
+def scored(model: Segmenter, after: Segmenter, dataset: SegmentationDataset, quiet: bool) -> dict[str, Any]:
+    """How an edit changed the scores on these images. New classes of the edited model count as classes of the data."""
+    from segproto.data.merged import MoreClasses
+    from segproto.evaluation.rescore import EncoderFeatures, change, rescore_heads
+    from segproto.training.progress import Reporter
+
+    if dataset.classes.num_classes < after.classes.num_classes:
+        dataset = MoreClasses(dataset, after.classes)
+    features = EncoderFeatures(after, dataset, cache_root())
+    with Reporter(active=not quiet).bar("score", len(dataset)) as bar:
+        before, now = rescore_heads(features, [model.head, after.head], bar)
+    return {**change(before, now), "images": len(dataset), "images_from_cache": features.reused}
 
 
 def record(out: Path, figures: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -155,7 +211,8 @@ def record_of_resumed(out: Path, recipe: Recipe, spent: float, quiet: bool) -> N
         say(f"{out}: no edit.json was written: {recipe.train.start}, the model before, is no longer there")
         return
     model, after = ready(recipe.train.start, None, None), ready(out, None, None)
-    figures = scored(model, after, build_dataset(recipe.data, "val"), quiet, forgetting=True)
+    figures = figures_of(model, after, forgetting=True)
+    figures |= scored(model, after, build_dataset(recipe.data, "val"), quiet)
     say(f"what forgetting changed: {record(out, figures, spent + time.perf_counter() - begin)['file']}")
 
 
@@ -192,6 +249,26 @@ def parse_pair(text: str, model: Segmenter) -> tuple[int, int]:
     if not 1 <= int(group) <= len(groups):
         raise ConfigError(f"forbid {text!r}: class {name} has groups 1..{len(groups)}")
     return groups[int(group) - 1], int(prototype)
+
+
+def forgotten_by_training(
+    target: Path,
+    model: Segmenter,
+    stage: str | None,
+    forget: Sequence[int],
+    out: Path,
+    overrides: Sequence[str],
+    device: str | None,
+    quiet: bool,
+) -> Segmenter:
+    """The model of a run that trained to do without some prototypes."""
+    from segproto.model.artefact import find_model
+    from segproto.runs.folder import model_folder
+    from segproto.runs.models import ready
+
+    start = find_model(model_folder(target, stage))
+    train_to_forget(target, model, start, forget, out, overrides, quiet)
+    return ready(out, None, device)
 
 
 def train_to_forget(

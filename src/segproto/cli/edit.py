@@ -33,12 +33,19 @@ def edit(
     ] = False,
     forget: Annotated[str | None, typer.Option(help="Prototypes marked as misleading (needs --train).")] = None,
     train: Annotated[bool, typer.Option("--train", help="With --forget: train so that they do not come back.")] = False,
+    add: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A memory remembers these images and masks, too.")
+    ] = None,
+    remove_image: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A memory forgets this training image.")
+    ] = None,
+    no_score: Annotated[bool, typer.Option("--no-score", help="Do not score the validation images.")] = False,
     stage: Stage = None,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Remove prototypes and see what changes."""
+    """Remove prototypes (or images of a memory, or add some) and see what changes."""
     from segproto import api
 
     if out is None:
@@ -56,6 +63,9 @@ def edit(
         within=within,
         renormalise=renormalise,
         forget=numbers(forget, "--forget") or (),
+        add=add,
+        remove_images=remove_image or (),
+        score=not no_score,
         stage=stage,
         overrides=settings(values),
         device=device,
@@ -69,10 +79,11 @@ def edit(
 
 def print_change(result: dict[str, Any], out: Path) -> None:
     """The classes that changed, the means, and what was done."""
-    rows = [changed(row["name"], row) for row in result["per_class"]]
-    rows.append(changed("mean (mIoU)", result["miou"]))
-    rows.append(changed("pixel accuracy", result["accuracy"]))
-    print_table(["class", "before %", "after %", "change"], rows)
+    if result["miou"] is not None:
+        rows = [changed(row["name"], row) for row in result["per_class"]]
+        rows.append(changed("mean (mIoU)", result["miou"]))
+        rows.append(changed("pixel accuracy", result["accuracy"]))
+        print_table(["class", "before %", "after %", "change"], rows)
     count = result["prototypes"]
     words = "; ".join(result["edits"])
     words = words if len(words) <= 300 else words[:300] + " ..."
@@ -82,7 +93,9 @@ def print_change(result: dict[str, Any], out: Path) -> None:
             f"Forgotten patch of {row['class']} #{row['prototype']}: the prototype most like it is now "
             f"#{row['nearest']}, {row['times_radius']:.2f} times as far as what counts as that patch."
         )
-    cached = f", {result['images_from_cache']} of {result['images']} images from the cache"
+    cached = ""
+    if result["miou"] is not None:
+        cached = f", {result['images_from_cache']} of {result['images']} images from the cache"
     say(f"{result['seconds']:.1f} s{cached}. Model in {out}, figures in {result['file']}")
 
 

@@ -87,3 +87,27 @@ def require_different(setting: str, names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{setting}: two classes would be called {twice!r}; give one of them another name")
+
+
+class MoreClasses(Relabelled):
+    """Another data set's images in a larger table of classes: those of the data by name, and others that none shows.
+
+    Args:
+        whole: the other data set.
+        classes: the larger table.
+
+    Raises:
+        DataError: a class of the data is not in it.
+    """
+
+    def __init__(self, whole: SegmentationDataset, classes: ClassTable) -> None:
+        for name in whole.classes.names:
+            require_class("the model's classes", name, classes.names)
+        table = torch.full((max(256, whole.classes.num_classes),), IGNORE_INDEX, dtype=label_dtype(classes.num_classes))
+        for index, name in enumerate(whole.classes.names):
+            table[index] = classes.names.index(name)
+        super().__init__(whole, classes, table)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.whole.fingerprint  # the same pixels in the same classes: what is cached of them stays valid

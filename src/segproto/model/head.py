@@ -68,6 +68,7 @@ class Head(nn.Module, ABC):
         relation: how a prototype relates to the training patch recorded for it: projection makes them ``equal``; a mean
             of many features is only ``near`` it.
         no_graph: why it cannot be exported as a graph for another runtime; None = it can.
+        remembers: whether it looks training images up, so that images can be added and forgotten without training.
         caution: what a reader of a report must know before believing its figures; None = nothing.
     """
 
@@ -76,6 +77,7 @@ class Head(nn.Module, ABC):
     relation: ClassVar[Literal["equal", "near"]] = "equal"
     caution: ClassVar[str | None] = None
     no_graph: ClassVar[str | None] = None
+    remembers: ClassVar[bool] = False
     num_classes: int
     bank: Bank | None
     grouping: Grouping | None

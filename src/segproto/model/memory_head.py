@@ -80,6 +80,7 @@ class MemoryHead(Head):
     decides = "sum"
     relation = "equal"
     no_graph = "which of several equally near patches votes hangs on the last digit, so a graph would answer otherwise"
+    remembers = True
     bank: MemoryBank
 
     def __init__(self, bank: MemoryBank, neighbours: int = 30, temperature: float = 0.07) -> None:

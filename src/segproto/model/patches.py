@@ -6,12 +6,14 @@ import io
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from segproto.data.images import open_patch
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.labels import IGNORE_INDEX
 
 PICTURE_SIDE = 512  # longest side of a training image that is kept whole, for patches to be cut from
 PATCH_CONTEXT = 64  # pixels shown around a patch, so that a person recognises what it is
@@ -29,6 +31,13 @@ def cell_box(model: Segmenter, size: tuple[int, int], cell: list[int], grid: lis
     y0, x0 = min(int(cell[0] * ph / h), size[0] - 1), min(int(cell[1] * pw / w), size[1] - 1)
     y1, x1 = int((cell[0] + 1) * ph / h), int((cell[1] + 1) * pw / w)
     return y0, x0, min(max(y1, y0 + 1), size[0]), min(max(x1, x0 + 1), size[1])
+
+
+def covered_mask(model: Segmenter, mask: Tensor) -> Tensor:
+    """A mask (H, W) as int64, void up to the area that the grid covers."""
+    height, width = mask.shape
+    padded_height, padded_width = model.encoder.padded_size(height, width)
+    return F.pad(mask.long(), (0, padded_width - width, 0, padded_height - height), value=IGNORE_INDEX)
 
 
 def draw_patch(image: Tensor, box: Box) -> bytes:

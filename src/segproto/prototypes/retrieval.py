@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.numerics import exact_float32
 
 BLOCK = 1 << 24  # cosines held at once while searching: 64 MiB
@@ -114,7 +115,7 @@ def cell_frequencies(labels: Tensor, grid: tuple[int, int], num_classes: int) ->
     rows = torch.arange(height, device=labels.device) * h // height
     columns = torch.arange(width, device=labels.device) * w // width
     cell = rows[:, None] * w + columns
-    known = labels < num_classes
+    known = (labels < num_classes) & (labels != IGNORE_INDEX)  # tables of more than 255 classes have no class 255
     slot = cell * (num_classes + 1) + torch.where(known, labels, num_classes)
     counts = torch.bincount(slot.flatten(), minlength=h * w * (num_classes + 1)).view(h * w, num_classes + 1).float()
     labelled = counts[:, :-1].sum(1)

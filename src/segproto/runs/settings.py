@@ -19,6 +19,8 @@ from segproto.training.method import Method
 from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
 from segproto.training.recipe_files import load_recipe_dict, merge
 
+MOST_EDITS = 1000  # of edits of edits that are followed back to their run
+
 
 def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Method[Any], Recipe]:
     """The method a recipe names, and the checked recipe.
@@ -60,11 +62,23 @@ class DataSection(BaseModel):
     data: DataConfig
 
 
+def edited_run_of(target: Path) -> Path | None:
+    """The run that a folder is or lies in; of an edited model, the run it was edited from, however often."""
+    for _ in range(MOST_EDITS):
+        if (run := run_of(target)) is not None:
+            return run
+        card = (read_json(target / "model.json") or {}).get("card", {}) if (target / "model.json").is_file() else {}
+        if not isinstance(source := card.get("edited_from"), str):
+            return None
+        target = Path(source)
+    return None
+
+
 def data_config(target: Path | None, data: Mapping[str, Any], overrides: Sequence[str]) -> DataConfig:
     """The data a run was trained on, changed by a mapping and by ``data.key=value`` (or ``key=value``) settings.
 
     Args:
-        target: a run folder or a model in one; None = no run, the settings are all there is.
+        target: a run folder, a model in one or an edited model; None = no run, the settings are all there is.
         data: merged over the run's data.
         overrides: applied last.
 
@@ -72,7 +86,7 @@ def data_config(target: Path | None, data: Mapping[str, Any], overrides: Sequenc
         ConfigError: an unknown key (the nearest is named) or a value out of range.
         DataError: neither a run nor settings.
     """
-    run = run_of(target) if target is not None else None
+    run = None if target is None else edited_run_of(target)
     if run is None and not data and not overrides:
         raise DataError(f"{target} is no run folder, so its data are unknown; name them: data.root=DIR")
     value = load_recipe_dict(run / "recipe.yaml").get("data", {}) if run is not None else {}

@@ -15,23 +15,13 @@ from segproto.files import remove
 from segproto.methods.memory.config import MemoryModel, RememberConfig
 from segproto.model.features import image_features
 from segproto.model.fingerprint import encoder_hash
-from segproto.model.memory_head import MemoryBank, MemoryHead, cells_of
-from segproto.model.patches import cell_box, keep_picture
+from segproto.model.memory_head import MemoryBank, MemoryHead
 from segproto.model.provenance import PrototypeSource, Provenance
-from segproto.prototypes.retrieval import (
-    cell_frequencies,
-    choose_cells,
-    embed_cells,
-    normalise_layers,
-    position_directions,
-    spread_subset,
-)
+from segproto.model.remembering import image_cells, patch_sources, picture_name, sums_by_place
+from segproto.prototypes.retrieval import embed_cells, position_directions, spread_subset
 from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import load_result, map_images, result_path
-from segproto.training.procedures.projection import padded_mask
 from segproto.training.stage import Procedure, StageContext
-
-PLACES = 16  # the image is cut into so many rows and columns to find what features say of the place alone
 
 
 def remember_stage(name: str, config: RememberConfig, model: MemoryModel) -> Procedure:
@@ -77,11 +67,12 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
 
     def look(index: int, sample: Sample) -> dict[str, Tensor]:
         features = image_features(model, dataset, index, context.train_cache)
-        mask = padded_mask(model, sample.mask.to(features.device)).long()
-        seed = context.recipe.train.seed
-        cells = chosen_cells(features, mask, model.classes.num_classes, blocks, config, per_image, seed + index)
-        picture = torch.frombuffer(bytearray(keep_picture(sample.image)), dtype=torch.uint8)
-        return {**cells, "picture": picture, "size": torch.tensor(sample.image.shape[-2:])}
+        seed = context.recipe.train.seed + index
+        num_classes = model.classes.num_classes
+        cells = image_cells(model, sample, features, num_classes, blocks, per_image, config.labelled, seed)
+        if config.remove_position:
+            cells |= sums_by_place(model, sample, features, blocks, config.labelled)
+        return cells
 
     folder = context.out / "cells"
     map_images(dataset, look, folder, rank=fabric.global_rank, world=fabric.world_size, title="remember")
@@ -118,44 +109,6 @@ def layer_blocks(encoder: Any, config: RememberConfig) -> int:
     return len(settings.layers) if settings.layers else 1
 
 
-def chosen_cells(
-    features: Tensor, mask: Tensor, num_classes: int, blocks: int, config: RememberConfig, count: int, seed: int
-) -> dict[str, Tensor]:
-    """What one image adds: its remembered cells, and sums over all its labelled cells.
-
-    Args:
-        features: (1, D, h, w).
-        mask: (H, W) int64 of the area the grid covers.
-        num_classes: C.
-        blocks: layers that are normalised apart.
-        config: which cells may be remembered.
-        count: at most so many are.
-        seed: of the draw.
-    """
-    grid = (features.shape[-2], features.shape[-1])
-    cells = normalise_layers(cells_of(features), blocks)
-    frequencies, labelled = cell_frequencies(mask, grid, num_classes)
-    usable = labelled >= config.labelled
-    index = choose_cells(frequencies, usable, count, torch.Generator().manual_seed(seed))
-    rows = torch.arange(grid[0], device=mask.device) * PLACES // grid[0]
-    columns = torch.arange(grid[1], device=mask.device) * PLACES // grid[1]
-    position = (rows[:, None] * PLACES + columns).flatten()[usable]
-    known = cells[usable].double()
-    result = {
-        "features": cells[index],
-        "frequencies": frequencies[index],
-        "cell": torch.stack([index // grid[1], index % grid[1]], 1),
-        "grid": torch.tensor(grid),
-        "sum": known.sum(0),
-        "count": usable.sum(),
-    }
-    if config.remove_position:
-        empty = torch.zeros(PLACES * PLACES, cells.shape[1], dtype=torch.float64, device=cells.device)
-        result["places"] = empty.index_add_(0, position, known)
-        result["place_counts"] = torch.bincount(position, minlength=PLACES * PLACES)
-    return result
-
-
 def gather(dataset: SegmentationDataset, folder: Path) -> Remembered:
     """The results of all images and processes, in the order of the images."""
     parts = [load_result(folder, name) for name in dataset.names]
@@ -183,23 +136,15 @@ def gather(dataset: SegmentationDataset, folder: Path) -> Remembered:
 def sources(context: StageContext, all_cells: Remembered, kept: Tensor) -> tuple[Provenance, dict[str, bytes]]:
     """Where each kept patch came from; one small picture per image, from which patches are cut when they are shown."""
     model, dataset = context.segmenter, context.train_set
-    patch_sources: list[PrototypeSource | None] = []
-    names: dict[int, str] = {}
-    rows = zip(
-        *(value[kept].tolist() for value in (all_cells.image, all_cells.cell, all_cells.grid, all_cells.size)),
-        strict=True,
-    )
-    for image, cell, grid, size in rows:
-        file = names.setdefault(image, f"prototypes/image_{image:05d}.jpg")
-        box = cell_box(model, (size[0], size[1]), cell, grid)
-        patch_sources.append(
-            PrototypeSource(
-                dataset.names[image], (cell[0], cell[1]), (grid[0], grid[1]), box, 0.0, file, (size[0], size[1])
-            )
-        )
-    patches = {file: all_cells.pictures[image].numpy().tobytes() for image, file in names.items()}
+    listed: list[PrototypeSource | None] = []
+    files: dict[int, str] = {}
+    columns = (all_cells.image, all_cells.cell, all_cells.grid, all_cells.size)
+    for image, cell, grid, size in zip(*(column[kept].tolist() for column in columns), strict=True):
+        file = files.setdefault(image, picture_name(image))
+        listed += patch_sources(model, dataset.names[image], size, grid, [cell], file)
+    patches = {file: all_cells.pictures[image].numpy().tobytes() for image, file in files.items()}
     data_name = f"{type(dataset).__name__}, split {dataset.split}"
-    return Provenance(encoder_hash(model.encoder), data_name, tuple(patch_sources)), patches
+    return Provenance(encoder_hash(model.encoder), data_name, tuple(listed)), patches
 
 
 def require_memory(patches: int, dim: int, num_classes: int) -> None:

@@ -9,6 +9,7 @@ from segproto.methods.nonparametric.build import begin_nearest
 from segproto.methods.nonparametric.config import NonparametricModel, SeedConfig
 from segproto.model.features import image_features
 from segproto.model.heads import LinearHead, NearestHead
+from segproto.model.patches import covered_mask
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
 from segproto.prototypes.seeding import classifier_prototypes, first_pixels, kmeans_plus_plus
@@ -17,7 +18,7 @@ from segproto.training.agreement import agreement
 from segproto.training.devices import seed_all
 from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_images
-from segproto.training.procedures.projection import padded_mask, searched_images
+from segproto.training.procedures.projection import searched_images
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
@@ -65,7 +66,7 @@ def seed_from_features(context: StageContext, config: SeedConfig) -> Figures:
     cells, labels = [bank.vectors.new_zeros(0, bank.dim)], [have.new_zeros(0)]
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="seed"):
         features = image_features(model, dataset, index, cache)
-        mask = padded_mask(model, dataset[index].mask.to(device))
+        mask = covered_mask(model, dataset[index].mask.to(device))
         grid = resize_labels(mask[None], (features.shape[-2], features.shape[-1])).flatten()
         class_of = pixel_classes(grid, classes, IGNORE_INDEX)
         keep = (have[class_of] < config.pixels) & first_pixels(grid, classes, config.pixels)

@@ -17,6 +17,7 @@ from segproto.data.batch import Batch
 from segproto.errors import ConfigError, DataError
 from segproto.model.features import BackboneFeatures, image_features
 from segproto.model.forgotten import ForgottenPatch
+from segproto.model.patches import covered_mask
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
@@ -27,7 +28,7 @@ from segproto.training.procedures.config import DiversityConfig, LearningRates, 
 from segproto.training.procedures.forgotten import Forgotten, Marked, nearest_to_forgotten, penalty, prototype_bank
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.optimise import StageLoss, optimise_stage
-from segproto.training.procedures.projection import padded_mask, recompute, search, trace
+from segproto.training.procedures.projection import recompute, search, trace
 from segproto.training.procedures.pruning import threshold
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 
@@ -154,7 +155,7 @@ def radii_of(
     for index in fold_images(dataset, title="mark"):
         features = image_features(model, dataset, index, cache)
         grid = (features.shape[-2], features.shape[-1])
-        labels = padded_mask(model, dataset[index].mask.to(features.device))
+        labels = covered_mask(model, dataset[index].mask.to(features.device))
         member = nearest_label(labels, grid, model.classes.num_classes).flatten(1)
         distances = marked.to_cells(features[0])
         for f, c in enumerate(marked.class_of.tolist()):

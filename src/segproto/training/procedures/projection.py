@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
@@ -16,11 +15,10 @@ from segproto.errors import DataError
 from segproto.model.edit import keep_prototypes
 from segproto.model.features import BackboneFeatures, image_features
 from segproto.model.fingerprint import encoder_hash
-from segproto.model.patches import cell_box, draw_patch
+from segproto.model.patches import cell_box, covered_mask, draw_patch
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import Bank
-from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.figures import Figures
@@ -110,7 +108,7 @@ def search(
     nearest = RunningNearest(bank.class_of, bank.scale_of, bank.num_scales, bank.dim)
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="project"):
         features = model.head.cell_features(image_features(model, dataset, index, cache))
-        mask = padded_mask(model, dataset[index].mask.to(features.device))
+        mask = covered_mask(model, dataset[index].mask.to(features.device))
         allowed = rule(mask, (features.shape[-2], features.shape[-1]), bank.num_classes)
         nearest.update(distances(features), allowed, features[0], index)
     for state in of_others(context, nearest.state_dict()):
@@ -137,13 +135,6 @@ def of_others(context: StageContext, state: dict[str, Tensor]) -> list[dict[str,
     stacked = {key: fabric.all_gather(value) for key, value in state.items()}
     others = (rank for rank in range(fabric.world_size) if rank != fabric.global_rank)
     return [{key: value[rank] for key, value in stacked.items()} for rank in others]
-
-
-def padded_mask(model: Segmenter, mask: Tensor) -> Tensor:
-    """A mask (H, W) as int64 with void up to the area the grid covers."""
-    h, w = mask.shape
-    ph, pw = model.encoder.padded_size(h, w)
-    return F.pad(mask.long(), (0, pw - w, 0, ph - h), value=IGNORE_INDEX)
 
 
 def require_found(model: Segmenter, nearest: RunningNearest) -> None:

@@ -9,6 +9,7 @@ from segproto.data.base import SegmentationDataset
 from segproto.errors import DataError
 from segproto.model.edit import keep_prototypes
 from segproto.model.features import image_features
+from segproto.model.patches import covered_mask
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.nearest import RunningTopK
 from segproto.training.figures import Figures
@@ -17,7 +18,6 @@ from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import (
     classes_without_prototypes,
     of_others,
-    padded_mask,
     searched_images,
 )
 from segproto.training.procedures.require import require_groups, require_prototypes
@@ -62,7 +62,7 @@ def update_top(
     See docs/specs/scaleproto.md#pruning, steps 1 and 2.
     """
     head = context.segmenter.head
-    mask = padded_mask(context.segmenter, dataset[index].mask.to(features.device))
+    mask = covered_mask(context.segmenter, dataset[index].mask.to(features.device))
     grid_labels = resize_labels(mask[None], (features.shape[-2], features.shape[-1]))[0]
     top.update(head.distances(head.cell_features(features))[0], grid_labels, mask, index)
 
