@@ -92,7 +92,8 @@ def test_arguments_and_files_on_the_command_line(
         with pytest.raises(SystemExit) as caught:
             main()
         assert caught.value.code == 2
-        assert "\x1b" not in (error := capsys.readouterr().err)
+        error = capsys.readouterr().err
+        assert "\x1b" not in error
         assert r"\x1b[31m" in error
     with pytest.raises(DataError) as refused:
         read_image(file)

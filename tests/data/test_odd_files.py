@@ -126,7 +126,8 @@ def deep_mat(levels: int) -> bytes:
     inner = element(14, element(6, struct.pack("<II", 6, 0)) + sizes + element(1, b"") + element(9, bytes(8)))
     heads, length = [], len(inner)
     for level in range(levels):
-        head = element(6, struct.pack("<II", 1, 0)) + sizes + element(1, b"gt" * (level == levels - 1))
+        name = b"gt" if level == levels - 1 else b""
+        head = element(6, struct.pack("<II", 1, 0)) + sizes + element(1, name)
         heads.append(struct.pack("<II", 14, len(head) + length) + head)
         length += len(head) + 8
     return b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 256) + b"IM" + b"".join(heads[::-1]) + inner

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -206,11 +207,12 @@ def test_processes_add_up() -> None:
     whole = validate(model, data)
     sent: list[list[torch.Tensor]] = [[], []]
 
-    def keep(rank: int):
-        return lambda value: (sent[rank].append(value.clone()), value)[1]
+    def keep(rank: int, value: torch.Tensor) -> torch.Tensor:
+        sent[rank].append(value.clone())
+        return value
 
     for rank in range(2):
-        validate(model, data, rank=rank, world=2, reduce=keep(rank))
+        validate(model, data, rank=rank, world=2, reduce=partial(keep, rank))
     sums = iter([a + b for a, b in zip(*sent, strict=True)])
     both = validate(model, data, rank=0, world=2, reduce=lambda value: next(sums))
     assert both["void"] == whole["void"] == 0.1
@@ -256,9 +258,8 @@ def test_real_frames_against_the_official_rule(tmp_path: Path) -> None:
         pytest.skip("no $SEGPROTO_DATA")
     for i in (0, 1):
         name = f"aachen_{i:06d}_000019"
-        for kind, folder, ending in (("leftImg8bit", "images", "leftImg8bit.jpg"),):
-            image = np.asarray(Image.open(root / folder / f"{name}_{ending}"))
-            write(tmp_path / f"{kind}/val/aachen/{name}_leftImg8bit.png", image[::4, ::4])
+        image = np.asarray(Image.open(root / f"images/{name}_leftImg8bit.jpg"))
+        write(tmp_path / f"leftImg8bit/val/aachen/{name}_leftImg8bit.png", image[::4, ::4])
         for folder, ending in (("labels", "gtFine_labelIds.png"), ("instances", "gtFine_instanceIds.png")):
             stored = np.asarray(Image.open(root / folder / f"{name}_{ending}"))
             write(tmp_path / f"gtFine/val/aachen/{name}_{ending}", np.ascontiguousarray(stored[::4, ::4]))

@@ -216,7 +216,7 @@ def test_nothing_seen_is_no_number_but_a_reason() -> None:
 
 @pytest.mark.parametrize("kind", [Consistency, Stability])
 def test_two_processes_give_the_bits_of_one(kind) -> None:
-    class_of, found = presences(range(7))
+    class_of, clean = presences(range(7))
     _, noisy = presences(range(7), noise=0.5)
 
     def make():
@@ -224,7 +224,10 @@ def test_two_processes_give_the_bits_of_one(kind) -> None:
 
     def feed(metric, indices):
         for i in indices:
-            metric.update(found[i]) if kind is Consistency else metric.update(found[i], noisy[i])
+            if kind is Consistency:
+                metric.update(clean[i])
+            else:
+                metric.update(clean[i], noisy[i])
 
     whole, first, second = make(), make(), make()
     feed(whole, range(7))

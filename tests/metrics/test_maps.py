@@ -116,8 +116,9 @@ def test_equivariant_pairs_by_hand() -> None:
     torch.manual_seed(1)
     weights = torch.randint(0, 4, (3, 20))
     data = [(torch.rand(2, 20) > 0.5, torch.rand(4, 20) > 0.5) for _ in range(6)]
-    make = lambda: Equivariance(CLASS_OF, SCALE_OF, 3, 2)  # noqa: E731
-    whole, merged = halves(make, lambda m, i: m.update(*data[i], (0, 1), weights))
+    whole, merged = halves(
+        lambda: Equivariance(CLASS_OF, SCALE_OF, 3, 2), lambda m, i: m.update(*data[i], (0, 1), weights)
+    )
     assert merged.compute() == whole.compute()
     result = whole.compute(thresholds=(0.2, 0.99), threshold=0.2, examples=10)
     ious = {}
@@ -133,7 +134,7 @@ def test_equivariant_pairs_by_hand() -> None:
     assert result["curve"][1] == {"threshold": 0.99, "classes": 0.0, "pairs": 0}
     assert result["groups"] == {0: [[0, 2]], 1: [[1, 3, 4]]}
     assert result["initial_groups"] == {0: [[[0], [0]]], 1: [[[0], [0, 1]]]}
-    empty = make().compute()
+    empty = Equivariance(CLASS_OF, SCALE_OF, 3, 2).compute()
     assert empty["value"] is None
     assert "reason" in empty
 
@@ -150,8 +151,7 @@ def test_boundary_band_ignores_void() -> None:
 
 def test_pointing_game_by_hand() -> None:
     data = images()
-    feed = lambda m, i: m.update(data[i][0], data[i][1])  # noqa: E731
-    whole, merged = halves(lambda: Pointing(CLASS_OF, 3), feed)
+    whole, merged = halves(lambda: Pointing(CLASS_OF, 3), lambda m, i: m.update(data[i][0], data[i][1]))
     assert merged.compute() == whole.compute()
     table = np.zeros((3, 3), int)
     for act, labels, _ in data:
@@ -194,8 +194,7 @@ def test_purity_looks_at_the_strongest_images() -> None:
 def test_purity_does_not_depend_on_the_split() -> None:
     torch.manual_seed(0)
     data = [((torch.rand(6, 10) * 5).round(), torch.randint(0, 4, (3, 10))) for _ in range(9)]
-    feed = lambda m, i: m.update(*data[i], torch.arange(3), i)  # noqa: E731
-    whole, merged = halves(lambda: Purity(CLASS_OF, 4, k=3), feed, 9)
+    whole, merged = halves(lambda: Purity(CLASS_OF, 4, k=3), lambda m, i: m.update(*data[i], torch.arange(3), i), 9)
     assert merged.compute() == whole.compute()
 
 
@@ -214,9 +213,8 @@ def test_coverage_counts_pixels_of_the_union() -> None:
         mask[mask == 3] = 255
         cells = pixel_cells((12, 16), (6, 8), (12, 16))
         data.append((torch.rand(6, 48), class_pixels(mask, cells, 3, 48)))
-    feed = lambda m, i: m.update(*data[i], (12, 16))  # noqa: E731
     keep = torch.tensor([1, 1, 1, 1, 1, 0]).bool()
-    whole, merged = halves(lambda: Coverage(CLASS_OF, 3, (0.8,), keep), feed)
+    whole, merged = halves(lambda: Coverage(CLASS_OF, 3, (0.8,), keep), lambda m, i: m.update(*data[i], (12, 16)))
     assert merged.compute() == whole.compute()
     covered, total = np.zeros(3), np.zeros(3)
     for act, weights in data:
@@ -238,7 +236,10 @@ def test_coverage_counts_pixels_of_the_union() -> None:
 def test_usage_by_hand() -> None:
     data = images()
     drawn = [torch.randint(0, 48, (20,), generator=torch.Generator().manual_seed(i)) for i in range(6)]
-    feed = lambda m, i: m.update(data[i][0].flatten(1), data[i][1].flatten(), drawn[i])  # noqa: E731
+
+    def feed(metric: Usage, i: int) -> None:
+        metric.update(data[i][0].flatten(1), data[i][1].flatten(), drawn[i])
+
     whole, merged = halves(lambda: Usage(CLASS_OF, 3, (1, 3, 99)), feed)
     for name in ("usage", "neighbours", "nearest"):
         assert getattr(merged, name)() == getattr(whole, name)()

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 ImageLike: TypeAlias = "str | Path | Image | np.ndarray[Any, Any] | Tensor"
 
 
+def to_pil(image: Tensor) -> Image:
+    """A uint8 image (3 or 4, H, W) as a PIL image."""
+    from PIL import Image
+
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
 @dataclass(frozen=True)
 class Picture:
     """An image that is read window by window; never copied whole, never held as floats.

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from segproto.data.palette import default_colours
-from segproto.data.picture import MaskWriter
+from segproto.data.picture import MaskWriter, to_pil
 from segproto.errors import WeightsError
 from segproto.files import write, write_json, write_picture, write_tensors
 from segproto.prototypes.labels import IGNORE_INDEX, borders
@@ -149,7 +148,4 @@ def _write_patches(explanation: Explanation, summary: list[dict[str, Any]], fold
 
 
 def _write(path: Path, image: Tensor) -> None:
-    from PIL import Image
-
-    pixels: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().numpy()
-    write_picture(path, lambda file: Image.fromarray(pixels).save(file, "PNG"), "picture")
+    write_picture(path, lambda file: to_pil(image).save(file, "PNG"), "picture")

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from segproto.data.images import open_patch
+from segproto.data.picture import to_pil
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import IGNORE_INDEX
@@ -53,8 +54,8 @@ def patch_picture(image: Tensor, box: Box, pixels: int = PATCH_PIXELS) -> Image.
     side = min(max(PATCH_CONTEXT, 2 * (box[2] - box[0]), 2 * (box[3] - box[1])), height, width)
     top = min(max((box[0] + box[2] - side) // 2, 0), height - side)
     left = min(max((box[1] + box[3] - side) // 2, 0), width - side)
-    crop = image[:, top : top + side, left : left + side].permute(1, 2, 0).contiguous()
-    picture = Image.fromarray(crop.cpu().numpy()).resize((pixels, pixels), Image.Resampling.BICUBIC)
+    crop = to_pil(image[:, top : top + side, left : left + side])
+    picture = crop.resize((pixels, pixels), Image.Resampling.BICUBIC)
     scale = pixels / side
     frame = [(box[1] - left) * scale - 2, (box[0] - top) * scale - 2]
     frame += [(box[3] - left) * scale + 1, (box[2] - top) * scale + 1]
@@ -70,7 +71,7 @@ def keep_picture(image: Tensor) -> bytes:
     Args:
         image: uint8 (3, H, W).
     """
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    picture = to_pil(image)
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from segproto.data.picture import to_pil
 from segproto.model.overlays import heat_colours
 from segproto.prototypes.labels import IGNORE_INDEX, borders
 
@@ -25,8 +26,7 @@ def data_uri(picture: Tensor, kind: Literal["jpeg", "png"] = "jpeg", side: int =
         kind: JPEG for photos; PNG keeps flat colours, transparency and hard edges.
         side: longest side in pixels.
     """
-    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
-    return image_uri(image, kind, side)
+    return image_uri(to_pil(picture), kind, side)
 
 
 def image_uri(image: Image.Image, kind: Literal["jpeg", "png"] = "jpeg", side: int = SHOWN) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from segproto.data.picture import to_pil
 from segproto.files import write_json, write_picture, write_tensors
 
 PAGE, INK, SOFT = (255, 255, 255), (28, 30, 33), (92, 99, 107)
@@ -50,7 +51,7 @@ def to_picture(picture: Image.Image | Tensor) -> Image.Image:
     """uint8 (3, h, w) to a PIL image."""
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
-    return Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+    return to_pil(picture)
 
 
 def draw_sheet(rows: Sequence[Row], out: Path, side: int = 128) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segproto.data.base import ClassTable, SegmentationDataset
 from segproto.data.images import read_indices
+from segproto.data.picture import to_pil
 from segproto.data.square import CentreSquare
 from segproto.files import fresh, link, write_picture
 
@@ -64,8 +65,7 @@ def add_image(root: Path, dataset: SegmentationDataset, index: int, image: Tenso
     if source is not None:
         link(target, source.absolute())
         return
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    write_picture(target, lambda file: picture.save(file, "PNG"), None)
+    write_picture(target, lambda file: to_pil(image).save(file, "PNG"), None)
 
 
 def save_mask(tensors: dict[str, Tensor], file: BinaryIO) -> None:

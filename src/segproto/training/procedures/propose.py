@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.palette import default_colours
+from segproto.data.picture import to_pil
 from segproto.encoders.base import Encoder
 from segproto.files import stamped, write_picture
 from segproto.prototypes.labels import IGNORE_INDEX, borders
@@ -158,5 +159,4 @@ def overlay(image: Tensor, mask: Tensor, share: float = 0.55) -> Tensor:
 
 def save_overlay(path: Path, picture: Tensor) -> None:
     """A uint8 picture (3, H, W) as JPEG."""
-    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-    write_picture(path, lambda file: image.save(file, "JPEG", quality=90), "picture")
+    write_picture(path, lambda file: to_pil(picture).save(file, "JPEG", quality=90), "picture")
