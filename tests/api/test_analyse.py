@@ -73,21 +73,21 @@ def naive_distances(model: Any, picture: torch.Tensor) -> torch.Tensor:
 def test_nearest_patches_are_those_of_a_naive_search(tmp_path: Path) -> None:
     model = with_patches("grouped")
     dataset = Images(4, model.classes)
-    found = nearest_patches(model, dataset, k=3)
+    nearest = nearest_patches(model, dataset, k=3)
     every = [naive_distances(model, dataset[i].image).flatten(1).min(1) for i in range(4)]
     for p in range(model.head.bank.num_prototypes):
         order = sorted(range(4), key=lambda i: float(every[i].values[p]))[:3]
-        assert found.image[p].tolist() == order
+        assert nearest.image[p].tolist() == order
         for n, i in enumerate(order):
-            assert float(found.distance[p, n]) == pytest.approx(float(every[i].values[p]), abs=1e-5)
+            assert float(nearest.distance[p, n]) == pytest.approx(float(every[i].values[p]), abs=1e-5)
             row, column = divmod(int(every[i].indices[p]), 8)
-            assert found.cell[p, n].tolist() == [row, column]
-            assert found.box[p, n].tolist() == [4 * row, 4 * column, 4 * row + 4, 4 * column + 4]
-            assert int(found.label[p, n]) == int(dataset[i].mask[4 * row + 1, 4 * column + 1])
-    found.save(tmp_path)
+            assert nearest.cell[p, n].tolist() == [row, column]
+            assert nearest.box[p, n].tolist() == [4 * row, 4 * column, 4 * row + 4, 4 * column + 4]
+            assert int(nearest.label[p, n]) == int(dataset[i].mask[4 * row + 1, 4 * column + 1])
+    nearest.save(tmp_path)
     written = json.loads((tmp_path / "analysis.json").read_text())
-    assert written["prototypes"][3]["nearest"][0]["image"] == dataset.names[int(found.image[3, 0])]
-    assert torch.equal(load_file(tmp_path / "arrays.safetensors")["box"], found.box)
+    assert written["prototypes"][3]["nearest"][0]["image"] == dataset.names[int(nearest.image[3, 0])]
+    assert torch.equal(load_file(tmp_path / "arrays.safetensors")["box"], nearest.box)
     assert len(list(tmp_path.glob("*.png"))) == 4
 
 
@@ -99,14 +99,14 @@ def test_nearest_prototypes_are_the_used_ones_of_a_naive_search(tmp_path: Path) 
     assert not all(used)
     picture = image(HEIGHT, WIDTH, 7)
     points = [(0, 0), (13, 30), (23, 31)]
-    found = nearest_prototypes(model, picture, points, k=3)
+    nearest = nearest_prototypes(model, picture, points, k=3)
     distances = naive_distances(model, picture)
     for n, (y, x) in enumerate(points):
         cell = distances[:, y // 4, x // 4].tolist()
         expected = sorted((p for p in range(len(cell)) if used[p]), key=lambda p: cell[p])[:3]
-        assert found.prototype[n].tolist() == expected
-        assert found.distance[n].tolist() == pytest.approx([cell[p] for p in expected], abs=1e-5)
-    found.save(tmp_path)
+        assert nearest.prototype[n].tolist() == expected
+        assert nearest.distance[n].tolist() == pytest.approx([cell[p] for p in expected], abs=1e-5)
+    nearest.save(tmp_path)
     assert (tmp_path / "nearest_prototypes.png").is_file()
     with pytest.raises(ConfigError, match="pixel 24,0: outside"):
         nearest_prototypes(model, picture, [(24, 0)])
@@ -137,31 +137,35 @@ def test_sample_maps_say_which_group_and_scale_win() -> None:
     model = segmenter("grouped")
     why, mask = explain(model, image(HEIGHT, WIDTH, 3)), Images(2, model.classes)[1].mask
     maps = sample_maps(why, mask)
-    assert sorted(item.class_id for item in maps) == [0, 1, 2, 3]
+    assert sorted(class_maps.class_id for class_maps in maps) == [0, 1, 2, 3]
     bank = model.head.bank
-    for item in maps:
-        c = item.class_id
-        assert torch.equal(item.inside, mask == c)
-        assert int(item.winning_group[~item.inside].sum()) == int(item.winning_scale[~item.inside].sum()) == 0
-        for y, x in item.inside.nonzero()[::29].tolist():
+    for class_maps in maps:
+        c = class_maps.class_id
+        assert torch.equal(class_maps.inside, mask == c)
+        assert (
+            int(class_maps.winning_group[~class_maps.inside].sum())
+            == int(class_maps.winning_scale[~class_maps.inside].sum())
+            == 0
+        )
+        for y, x in class_maps.inside.nonzero()[::29].tolist():
             votes = [float(why.group_map(2 * c + g)[y, x] * model.head.readout[c, 2 * c + g]) for g in range(2)]
-            assert int(item.winning_group[y, x]) == 1 + votes.index(max(votes))
+            assert int(class_maps.winning_group[y, x]) == 1 + votes.index(max(votes))
             best = []
             for s in range(2):
                 own = [p for p in range(16) if bank.class_of[p] == c and bank.scale_of[p] == s]
                 best.append(max(float(why.activation_map(p)[y, x]) for p in own))
-            assert int(item.winning_scale[y, x]) == 1 + best.index(max(best))
+            assert int(class_maps.winning_scale[y, x]) == 1 + best.index(max(best))
 
 
 def test_failures_are_found_by_hand() -> None:
     mask = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 255], [2, 2, 2, 2]], dtype=torch.uint8)
     prediction = torch.tensor([[0, 0, 0, 1], [0, 0, 2, 1], [1, 1, 0, 0]], dtype=torch.uint8)
-    found = {f.true_class: f for f in find_failures(prediction, mask, 3, "x", below=0.5)}
-    assert set(found) == {0, 1, 2}  # IoU 3/8, 0/6 and 0/5
-    assert found[0].iou == pytest.approx(3 / 8)
-    assert (found[1].wrong_class, found[1].pixels, found[1].true_pixels) == (0, 2, 3)
-    assert found[2].wrong_class == 0  # a tie goes to the smallest class
-    assert found[2].missed.sum() == 2
+    failures = {f.true_class: f for f in find_failures(prediction, mask, 3, "x", below=0.5)}
+    assert set(failures) == {0, 1, 2}  # IoU 3/8, 0/6 and 0/5
+    assert failures[0].iou == pytest.approx(3 / 8)
+    assert (failures[1].wrong_class, failures[1].pixels, failures[1].true_pixels) == (0, 2, 3)
+    assert failures[2].wrong_class == 0  # a tie goes to the smallest class
+    assert failures[2].missed.sum() == 2
     assert {f.true_class for f in find_failures(prediction, mask, 3, "x", below=0.3)} == {1, 2}
     assert [f.true_class for f in find_failures(prediction, mask, 3, "x", ignore=[0])] == [0]
     assert find_failures(mask, mask, 3, "x", below=1.0) == []
@@ -172,9 +176,9 @@ def test_the_worst_failures_show_every_pair_once_first() -> None:
     from segproto.evaluation.analyses.failures import Failure
 
     pairs = [(0, 1, 50), (0, 1, 40), (2, 1, 10), (1, 0, 30)]
-    found = [Failure(str(i), a, b, 0.1, n, 100, blank, blank) for i, (a, b, n) in enumerate(pairs)]
-    assert [f.name for f in worst(found, 3)] == ["0", "3", "2"]
-    assert [f.name for f in worst(found, 9)] == ["0", "3", "2", "1"]
+    failures = [Failure(str(i), a, b, 0.1, n, 100, blank, blank) for i, (a, b, n) in enumerate(pairs)]
+    assert [f.name for f in worst(failures, 3)] == ["0", "3", "2"]
+    assert [f.name for f in worst(failures, 9)] == ["0", "3", "2", "1"]
 
 
 def test_failure_evidence_adds_up_to_the_scores() -> None:
@@ -182,23 +186,25 @@ def test_failure_evidence_adds_up_to_the_scores() -> None:
     why = explain(model, image(HEIGHT, WIDTH, 3))
     mask = (why.prediction + 1) % 4
     failure = find_failures(why.prediction, mask, 4, "x")[0]
-    found = failure_json(why, failure)
+    document = failure_json(why, failure)
     for side, c in (("true", failure.true_class), ("wrong", failure.wrong_class)):
-        part = found[f"evidence_for_{side}"]
+        part = document[f"evidence_for_{side}"]
         total = sum(p["contribution"] for p in part["prototypes"]) + part["others"] + part["offset"]
         ys, xs = failure.missed.nonzero(as_tuple=True)
         assert total == pytest.approx(float(why.logits(ys, xs)[:, c].mean()), rel=1e-3, abs=1e-2)
-    assert found["evidence_for_wrong"]["logit"] > found["evidence_for_true"]["logit"]
+    assert document["evidence_for_wrong"]["logit"] > document["evidence_for_true"]["logit"]
 
 
 def test_two_models_side_by_side(tmp_path: Path) -> None:
     first, second = with_patches("grouped"), segmenter("prototype")
     a, b = explain(first, image(HEIGHT, WIDTH)), explain(second, image(HEIGHT, WIDTH))
-    found = compare_assignments(a, b, ("one", "two"), tmp_path)
+    comparison = compare_assignments(a, b, ("one", "two"), tmp_path)
     same = float((a.prediction == b.prediction).float().mean())
-    assert found["agreement"] == pytest.approx(same)
-    assert found["agreement"] + sum(row["share"] for row in found["disagreements"]) == pytest.approx(1, abs=1e-6)
-    for why, model in zip((a, b), found["models"], strict=True):
+    assert comparison["agreement"] == pytest.approx(same)
+    assert comparison["agreement"] + sum(row["share"] for row in comparison["disagreements"]) == pytest.approx(
+        1, abs=1e-6
+    )
+    for why, model in zip((a, b), comparison["models"], strict=True):
         assert sum(row["share"] for row in model["prototypes"]) == pytest.approx(1)
         p = model["prototypes"][0]["prototype"]
         assert model["prototypes"][0]["share"] == pytest.approx(float((why.winning_prototype() == p).float().mean()))

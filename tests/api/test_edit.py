@@ -351,7 +351,7 @@ def test_an_interrupted_run_that_forgets_leaves_its_record_when_resumed(
     from segproto.training import runner
 
     settings = ["stages.forget.steps=2", "stages.forget.retune_steps=2"]
-    whole = segproto.edit(run, out=tmp_path / "whole", forget=[3], overrides=settings, quiet=True)
+    uninterrupted = segproto.edit(run, out=tmp_path / "whole", forget=[3], overrides=settings, quiet=True)
     stop = {"training": (runner.Loop, "run"), "scoring": (module, "scored")}[where]
 
     def interrupted(*_: object, **__: object) -> None:
@@ -363,9 +363,9 @@ def test_an_interrupted_run_that_forgets_leaves_its_record_when_resumed(
             segproto.edit(run, out=tmp_path / "cut", forget=[3], overrides=settings, quiet=True)
     assert not (tmp_path / "cut" / "edit.json").exists()
     segproto.train(resume=tmp_path / "cut", quiet=True)
-    found = json.loads((tmp_path / "cut" / "edit.json").read_text())
-    same = [key for key in whole if key not in ("seconds", "command", "images_from_cache", "file")]
-    assert {key: found[key] for key in same} == {key: whole[key] for key in same}
+    figures = json.loads((tmp_path / "cut" / "edit.json").read_text())
+    same = [key for key in uninterrupted if key not in ("seconds", "command", "images_from_cache", "file")]
+    assert {key: figures[key] for key in same} == {key: uninterrupted[key] for key in same}
     first = (tmp_path / "cut" / "edit.json").stat().st_mtime_ns
     segproto.train(resume=tmp_path / "cut", quiet=True)
     assert (tmp_path / "cut" / "edit.json").stat().st_mtime_ns == first

@@ -44,7 +44,9 @@ def naive_logits(model: Segmenter, image: torch.Tensor) -> torch.Tensor:
 def test_scores_before_and_after_the_crf_equal_the_naive_ones(tmp_path: Path) -> None:
     model = segmenter("grouped", multiple=8)
     dataset = Tiny(model, 3)
-    found = validate(model, dataset, Protocol(scales=SCALES, flip=True, crf=CRF_SETS["E"]), save_masks=tmp_path / "val")
+    figures = validate(
+        model, dataset, Protocol(scales=SCALES, flip=True, crf=CRF_SETS["E"]), save_masks=tmp_path / "val"
+    )
     true: list[torch.Tensor] = []
     masks: dict[str, list[torch.Tensor]] = {"val": [], "val-crf": []}
     for i, name in enumerate(dataset.names):
@@ -58,12 +60,12 @@ def test_scores_before_and_after_the_crf_equal_the_naive_ones(tmp_path: Path) ->
             saved = torch.from_numpy(np.array(Image.open(tmp_path / folder / f"{name}.png"))).long()
             assert float((saved == mask).float().mean()) > 0.97  # here upsampled in two steps, there in one
             masks[folder].append(saved[keep])
-    for folder, scores in (("val", found), ("val-crf", found["crf"])):
+    for folder, scores in (("val", figures), ("val-crf", figures["crf"])):
         counts = confusion_matrix(torch.cat(true).numpy(), torch.cat(masks[folder]).numpy(), labels=range(4))
         union = counts.sum(0) + counts.sum(1) - np.diag(counts)
         assert scores["confusion"] == counts.tolist()
         assert scores["miou"] == pytest.approx((np.diag(counts) / union)[union > 0].mean())
-    assert found["crf"]["confusion"] != found["confusion"]
+    assert figures["crf"]["confusion"] != figures["confusion"]
     with pytest.raises(ConfigError, match="leave out window"):
         validate(model, dataset, Protocol(window=32, crf=CRF_SETS["E"]))
     with pytest.raises(ValueError, match="or CRF"):

@@ -62,10 +62,10 @@ def test_a_folder_in_one_process_and_in_two(tmp_path: Path, weights: str) -> Non
     source = photos(tmp_path / "photos")
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        found = segproto.propose(
+        result = segproto.propose(
             source, out=out, overrides=[*SMALL, weights], processes=processes, device="cpu", quiet=True
         )
-        assert found["images"] == 5
+        assert result["images"] == 5
     assert files(tmp_path / "1") == files(tmp_path / "2")
     mask = Image.open(tmp_path / "1" / "masks" / "a" / "1.png")
     assert mask.mode == "P"
@@ -112,12 +112,12 @@ def test_what_is_there_is_kept_and_leftovers_go(tmp_path: Path, weights: str) ->
 
 def test_the_page_of_one_image(tmp_path: Path, weights: str) -> None:
     image = photos(tmp_path / "photos", 1) / "b" / "0.png"
-    found = segproto.propose(image, out=tmp_path / "out", overrides=[*SMALL, weights], device="cpu", quiet=True)
-    page = Path(found["page"]).read_text()
-    assert page.count('class="kind"') == found["proposals"]
+    result = segproto.propose(image, out=tmp_path / "out", overrides=[*SMALL, weights], device="cpu", quiet=True)
+    page = Path(result["page"]).read_text()
+    assert page.count('class="kind"') == result["proposals"]
     assert "After the dense CRF" in page
     assert "http" not in page.replace("http-equiv", "")
-    assert Image.open(found["masks"]).size == (48, 40)
+    assert Image.open(result["masks"]).size == (48, 40)
 
 
 def test_a_broken_image_is_named(tmp_path: Path, weights: str) -> None:
@@ -164,8 +164,8 @@ def test_emptied_proposals_stay_labels_of_the_crf() -> None:
     logits = torch.nn.functional.interpolate(one_hot, size=(24, 32), mode="bilinear")[..., :30]
     unary = -torch.log_softmax(logits, 1)
     expected = dense_crf(images, unary, SETTINGS, labels=True)
-    found = refine_regions(images, regions, torch.tensor([5]), padded=(24, 32))
-    assert float((found == expected).float().mean()) > 0.999
+    refined = refine_regions(images, regions, torch.tensor([5]), padded=(24, 32))
+    assert float((refined == expected).float().mean()) > 0.999
 
 
 def test_the_mask_has_the_images_own_size_and_its_edges() -> None:
@@ -173,11 +173,11 @@ def test_the_mask_has_the_images_own_size_and_its_edges() -> None:
     image[:, :, 33:] = 200
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(name="unet", width=4, output_stride=4, neck="identity", squash="none"))
-    found = image_proposals(encoder.eval(), image, ProposeConfig(size=32))
-    assert found.mask.shape == (90, 61)
-    assert found.image.shape == (3, 47, 32)
-    assert found.mask.dtype == torch.uint8
-    assert int(found.grid.counts[0]) >= 1
+    proposals = image_proposals(encoder.eval(), image, ProposeConfig(size=32))
+    assert proposals.mask.shape == (90, 61)
+    assert proposals.image.shape == (3, 47, 32)
+    assert proposals.mask.dtype == torch.uint8
+    assert int(proposals.grid.counts[0]) >= 1
 
 
 def test_the_shorter_side_is_pillows() -> None:

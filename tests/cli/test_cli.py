@@ -126,11 +126,11 @@ def test_every_shipped_recipe_is_valid() -> None:
 
 
 def test_evaluate_writes_what_it_prints(cli: Cli, runs: Path) -> None:
-    found = json.loads(cli("evaluate", runs / "scaleproto", "--json").out)
-    assert found["trained_in"] == "32-true"
-    assert found == json.loads((runs / "scaleproto" / "evaluation" / "val.json").read_text())
-    assert 0 <= found["miou"] <= 1
-    assert len(found["per_class"]) == 8
+    figures = json.loads(cli("evaluate", runs / "scaleproto", "--json").out)
+    assert figures["trained_in"] == "32-true"
+    assert figures == json.loads((runs / "scaleproto" / "evaluation" / "val.json").read_text())
+    assert 0 <= figures["miou"] <= 1
+    assert len(figures["per_class"]) == 8
     printed = cli("evaluate", runs / "scaleproto", "--stage", "project").out
     assert "mIoU" in printed
     assert "trained in: 32-true" in printed
@@ -245,10 +245,10 @@ def test_data_verify_says_what_is_wrong(cli: Cli, photo: Path) -> None:
 def test_doctor_knows_the_versions(cli: Cli) -> None:
     import torch
 
-    found = json.loads(cli("doctor", "--json").out)
-    assert found["torch"] == torch.__version__ or torch.__version__.startswith(found["torch"])
-    assert found["python"] == sys.version.split()[0]
-    assert found["train.precision=auto"].split(", for ")[0] in ("32-true", "bf16-mixed", "16-mixed")
+    facts = json.loads(cli("doctor", "--json").out)
+    assert facts["torch"] == torch.__version__ or torch.__version__.startswith(facts["torch"])
+    assert facts["python"] == sys.version.split()[0]
+    assert facts["train.precision=auto"].split(", for ")[0] in ("32-true", "bf16-mixed", "16-mixed")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

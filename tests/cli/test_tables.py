@@ -73,7 +73,7 @@ def test_runs_that_make_maps_and_masks_show_their_figures() -> None:
         "cams": {"cam_miou": 0.4, "miou": 0.1},
         "masks": {"mask_miou": 0.5, "miou": 0.2},
     }
-    found = results_of(stages["masks"], stages)
-    assert found == {"mIoU %": 0.2, "maps, train %": 0.4, "masks, train %": 0.5}
+    results = results_of(stages["masks"], stages)
+    assert results == {"mIoU %": 0.2, "maps, train %": 0.4, "masks, train %": 0.5}
     assert results_of({"miou": 0.3}, {"joint": {"miou": 0.3}}) == {"mIoU %": 0.3}
     assert results_of({}, {"linear": {}}) == {"mIoU %": None}

@@ -226,10 +226,10 @@ def world(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, obj
 
 def options_with_paths(part: typer.Typer, name: str = "") -> set[tuple[str, str]]:
     """Every option of every command that takes a path: (command, option)."""
-    found = set()
+    path_options = set()
     for group in part.registered_groups:
         assert group.typer_instance is not None
-        found |= options_with_paths(group.typer_instance, f"{group.name} ")
+        path_options |= options_with_paths(group.typer_instance, f"{group.name} ")
     for command in part.registered_commands:
         assert command.callback is not None
         words = name + (command.name or command.callback.__name__.replace("_", "-"))
@@ -238,8 +238,8 @@ def options_with_paths(part: typer.Typer, name: str = "") -> set[tuple[str, str]
             if options and "Path" in str(get_args(hint)[0]):
                 texts = [options[0].default, *(options[0].param_decls or ())]
                 given = [text for text in texts if isinstance(text, str) and text.startswith("--")]
-                found.add((words, given[0] if given else f"--{parameter.replace('_', '-')}"))
-    return found
+                path_options.add((words, given[0] if given else f"--{parameter.replace('_', '-')}"))
+    return path_options
 
 
 def test_every_option_that_says_where_to_write_is_tested_here() -> None:

@@ -52,11 +52,11 @@ def test_masks_of_the_full_vocabulary(tmp_path: Path, layout: str) -> None:
     assert data.names == ("urban/street/ADE_val_00000001",)
     assert data[0].mask.tolist() == [[255, 0, 254], [256, 847, 255]]
     assert [data.classes.names[c] for c in (0, 254, 256, 847)] == ["wall", "dome", "pier", "adding machine"]
-    found = verify(DataConfig(name="ade20k_full", root=tmp_path))
-    assert found.splits["val"].void == 2
-    assert found.splits["val"].pixels[[0, 254, 255, 256, 847]].tolist() == [1, 1, 0, 1, 1]
-    assert "1 of the classes in no published label: (void)" in found.notes
-    assert "val: 1 images, the published set has 2000" in found.problems
+    report = verify(DataConfig(name="ade20k_full", root=tmp_path))
+    assert report.splits["val"].void == 2
+    assert report.splits["val"].pixels[[0, 254, 255, 256, 847]].tolist() == [1, 1, 0, 1, 1]
+    assert "1 of the classes in no published label: (void)" in report.notes
+    assert "val: 1 images, the published set has 2000" in report.problems
     assert tags_of_masks(data).nonzero()[:, 1].tolist() == [0, 254, 256, 847]
 
 
@@ -86,10 +86,10 @@ def test_masks_beyond_a_byte_are_written_read_and_counted(tmp_path: Path) -> Non
             writer.write(mask[4:])
     assert np.asarray(Image.open(tmp_path / "a/x.png")).tolist() == values.tolist()
     table = ade20k_full().table
-    found = score_masks(tmp_path / "a", tmp_path / "b", classes=table)
-    assert found["miou"] == found["accuracy"] == 1
-    assert found["void"] == (values == 255).mean()
-    assert found["undecided"] == 0
+    figures = score_masks(tmp_path / "a", tmp_path / "b", classes=table)
+    assert figures["miou"] == figures["accuracy"] == 1
+    assert figures["void"] == (values == 255).mean()
+    assert figures["undecided"] == 0
     cells = torch.arange(99).view(9, 11) % 4
     counts = class_pixels(mask, cells, 848, 4)
     for c in (0, 256, 847):
@@ -116,8 +116,8 @@ def test_a_model_of_848_outputs(tmp_path: Path) -> None:
     assert int(mask.max()) > 255
     predict_to_png(model, data.path(0), tmp_path / "p.png")  # type: ignore[arg-type]
     assert np.asarray(Image.open(tmp_path / "p.png")).tolist() == mask.tolist()
-    found = validate(model, data)
-    assert found["accuracy"] == pytest.approx(float((mask == data[0].mask).float().mean()))
+    figures = validate(model, data)
+    assert figures["accuracy"] == pytest.approx(float((mask == data[0].mask).float().mean()))
     merged = MergedClasses(data, {"inside": ["wall", "dome"]})
     names = merged.classes.names
     assert [names[i] for i in merged[0].mask.unique()] == sorted(  # type: ignore[no-untyped-call]
@@ -134,8 +134,8 @@ def test_the_real_fixture_names_its_own_objects() -> None:
     labels = ade20k_full()
     seen = 0
     for file in sorted(root.glob("*_seg.png")):
-        told = json.loads(file.with_name(file.name.replace("_seg.png", ".json")).read_text())["annotation"]["object"]
-        names = {int(entry["name_ndx"]): entry["name"] for entry in told}
+        objects = json.loads(file.with_name(file.name.replace("_seg.png", ".json")).read_text())["annotation"]["object"]
+        names = {int(entry["name_ndx"]): entry["name"] for entry in objects}
         for number in np.unique(read_objects(file)):
             c = labels.lookup[int(number)]
             if number and c != 255:

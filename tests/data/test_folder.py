@@ -42,9 +42,9 @@ def test_images_without_masks(tmp_path: Path) -> None:
         Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "images" / f"{name}.png")
     (tmp_path / "classes.yaml").write_text("classes: [ground, cat]\n")
     plain = {"name": "folder", "root": tmp_path, "labels": None}
-    found = build_dataset(DataConfig(**plain), "train")
-    assert (found.names, found.classes.names) == (("a", "b", "c"), ("ground", "cat"))
-    assert (found[1].mask == 255).all()
+    dataset = build_dataset(DataConfig(**plain), "train")
+    assert (dataset.names, dataset.classes.names) == (("a", "b", "c"), ("ground", "cat"))
+    assert (dataset[1].mask == 255).all()
     (tmp_path / "some.txt").write_text("c\na\n")
     by_list = DataConfig(**plain, split={"train_list": "some.txt"})
     assert build_dataset(by_list, "train").names == ("c", "a")

@@ -202,8 +202,8 @@ def test_yaml_that_exhausts_or_only_looks_right(name: str) -> None:
 
 
 def test_yaml_with_aliases_is_read() -> None:
-    found = parse_yaml("a: &a {x: 1, y: 1e-4}\nb: {<<: *a, x: 2}\nc: [*a, *a]", "a.yaml")
-    assert found == {"a": {"x": 1, "y": 1e-4}, "b": {"x": 2, "y": 1e-4}, "c": [{"x": 1, "y": 1e-4}] * 2}
+    parsed = parse_yaml("a: &a {x: 1, y: 1e-4}\nb: {<<: *a, x: 2}\nc: [*a, *a]", "a.yaml")
+    assert parsed == {"a": {"x": 1, "y": 1e-4}, "b": {"x": 2, "y": 1e-4}, "c": [{"x": 1, "y": 1e-4}] * 2}
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" * 200 + "]" * 200, "9" * 5000, str(2**70), '"\\ud800"', "{", ""])

@@ -58,13 +58,13 @@ def test_all_kinds_of_images_are_read_and_a_turned_one_is_noted(photos: Path) ->
     assert "in 1 of the images" in note
     assert str(photos / "images" / "0003.jpg") in note
     assert "EXIF" in note
-    found = {}
+    images = {}
     for split in ("train", "val"):
         dataset = build_dataset(DataConfig(root=photos), split)
-        found |= {sample.name: sample.image for sample in (dataset[i] for i in range(len(dataset)))}
-    assert {name: tuple(image.shape) for name, image in found.items()} == {n: (3, h, w) for n, (w, h) in SIZES.items()}
-    assert torch.equal(found["0005"][0], found["0005"][2])
-    assert all(image.dtype == torch.uint8 and image.float().std() > 10 for image in found.values())
+        images |= {sample.name: sample.image for sample in (dataset[i] for i in range(len(dataset)))}
+    assert {name: tuple(image.shape) for name, image in images.items()} == {n: (3, h, w) for n, (w, h) in SIZES.items()}
+    assert torch.equal(images["0005"][0], images["0005"][2])
+    assert all(image.dtype == torch.uint8 and image.float().std() > 10 for image in images.values())
 
 
 def test_every_mistake_names_file_value_expectation_and_remedy(photos: Path) -> None:

@@ -49,14 +49,14 @@ def dataset(root: Path, **more):
 
 
 def test_values_become_ids_of_their_class(root) -> None:
-    found = dataset(root)
-    assert found.part_names == {1: "car wheel", 2: "car door", 3: "dog head", 4: "dog tail"}
-    assert found.parts(0).tolist() == [[1, 2, 3, 4], [2, 0, 0, 0], [0, 0, 0, 0]]
-    assert found.parts(1) is None  # no part map for this image
+    opened = dataset(root)
+    assert opened.part_names == {1: "car wheel", 2: "car door", 3: "dog head", 4: "dog tail"}
+    assert opened.parts(0).tolist() == [[1, 2, 3, 4], [2, 0, 0, 0], [0, 0, 0, 0]]
+    assert opened.parts(1) is None  # no part map for this image
     plain = build_dataset(DataConfig(root=root), "val")
     assert plain.parts(0) is None
     assert plain.part_names == {}
-    assert plain.fingerprint == found.fingerprint  # cached features stay valid
+    assert plain.fingerprint == opened.fingerprint  # cached features stay valid
 
 
 def test_part_maps_elsewhere(root) -> None:
@@ -122,18 +122,18 @@ def test_panoptic_ids(root) -> None:
     ],
 )
 def test_shipped_tables_fit_their_classes(table, classes, parts) -> None:
-    found = read_parts(Path(table), read_classes(EXAMPLES / f"{classes}.yaml").labels.table.names)
-    assert len(found.names) == parts
+    part_table = read_parts(Path(table), read_classes(EXAMPLES / f"{classes}.yaml").labels.table.names)
+    assert len(part_table.names) == parts
     assert (TABLES / f"{table}.yaml").is_file()
 
 
 def test_pascal_folds_countable_parts() -> None:
     names = read_classes(EXAMPLES / "voc.yaml").labels.table.names
-    found = read_parts(Path("pascal_parts"), names)
-    plane = found.lookup[list(names).index("aeroplane")]
+    table = read_parts(Path("pascal_parts"), names)
+    plane = table.lookup[list(names).index("aeroplane")]
     assert plane[6] == plane[15] != plane[16]
-    assert found.names[int(plane[16])] == "aeroplane wheel"
-    counts = {name: sum(text.startswith(f"{name} ") for text in found.names.values()) for name in names}
+    assert table.names[int(plane[16])] == "aeroplane wheel"
+    counts = {name: sum(text.startswith(f"{name} ") for text in table.names.values()) for name in names}
     assert (counts["person"], counts["horse"], counts["tvmonitor"], counts["boat"]) == (24, 21, 2, 0)
 
 
@@ -174,8 +174,8 @@ def test_cityscapes_frame_yields_finite_figures(frame) -> None:
     model.classes = frame.classes
     names = ("consistency", "stability", "purity", "group_overlap", "prototype_overlap", "components", "pointing")
     config = InterpretabilityConfig(metrics=(*names, "coverage", "health", "nearest", "completeness"))
-    found = interpret(model, frame, config)["metrics"]
-    json.dumps(found, allow_nan=False)
-    assert {name for name, metric in found.items() if metric["value"] is None} == set()
-    assert found["consistency"]["per_class"][frame.classes.names.index("car")] is not None
-    assert found["consistency"]["per_class"][frame.classes.names.index("road")] is None
+    figures = interpret(model, frame, config)["metrics"]
+    json.dumps(figures, allow_nan=False)
+    assert {name for name, metric in figures.items() if metric["value"] is None} == set()
+    assert figures["consistency"]["per_class"][frame.classes.names.index("car")] is not None
+    assert figures["consistency"]["per_class"][frame.classes.names.index("road")] is None

@@ -74,9 +74,9 @@ def test_cityscapes(tmp_path: Path, packed: bool) -> None:
     assert wide[0].mask.numpy().ravel().tolist() == [255, 255, *range(22)]
     assert wide.classes.num_classes == 27
     assert (wide.classes.names[3], wide.classes.names[26]) == ("rail track", "bicycle")
-    found = completeness(PUBLISHED["cityscapes"], tmp_path)
-    assert found["counts"] == {"train": 2, "val": 1}
-    assert found["problems"][0] == "train: 2 images, the published set has 2975"
+    summary = completeness(PUBLISHED["cityscapes"], tmp_path)
+    assert summary["counts"] == {"train": 2, "val": 1}
+    assert summary["problems"][0] == "train: 2 images, the published set has 2975"
 
 
 def test_cityscapes_coarse_is_refused(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_prepare_resumes_and_checks(tmp_path: Path) -> None:
     zipped(tmp_path / "all", tmp_path / "all.zip")
     known, lines = small_set(Archive("all.zip", "gtFine")), list[str]()
     known = Published(**{**known.__dict__, "inner": "all"})
-    found = prepare(known, [tmp_path], tmp_path / "root", 2, lines.append)
-    assert found == {"counts": {"train": 2, "val": 1}, "problems": []}
+    summary = prepare(known, [tmp_path], tmp_path / "root", 2, lines.append)
+    assert summary == {"counts": {"train": 2, "val": 1}, "problems": []}
     assert lines[-1] == "all.zip: 9 files unpacked, 0 were there"
     torn = tmp_path / "root/gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png"
     torn.unlink()
@@ -280,10 +280,10 @@ def test_classes_that_no_label_has_are_a_note(tmp_path: Path) -> None:
     for split in ("train", "val"):
         photo(tmp_path / f"images/{split}2017/1.jpg", (1, 171))
         png(tmp_path / f"annotations/{split}2017/1.png", np.array([[v for v in range(182) if v not in COCO_UNUSED]]))
-    found = verify(DataConfig(name="coco_stuff", root=tmp_path))
-    assert [line for line in found.problems if "pixel" in line] == []
-    assert found.notes == ["11 of the classes in no published label: " + found.notes[0].partition(": ")[2]]
-    assert found.notes[0].partition(": ")[2].startswith("street sign, hat, shoe")
+    report = verify(DataConfig(name="coco_stuff", root=tmp_path))
+    assert [line for line in report.problems if "pixel" in line] == []
+    assert report.notes == ["11 of the classes in no published label: " + report.notes[0].partition(": ")[2]]
+    assert report.notes[0].partition(": ")[2].startswith("street sign, hat, shoe")
     png(tmp_path / "annotations/train2017/1.png", np.zeros((1, 171)))
     lines = verify(DataConfig(name="coco_stuff", root=tmp_path)).problems
     assert "class 'bicycle' has no pixel in the train split" in lines
@@ -302,9 +302,9 @@ def test_predictions_for_the_servers(tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     png(masks / "berlin/berlin_000000_000019_leftImg8bit.png", np.array([[0, 1, 11, 18]]))
     assert submit("cityscapes", masks, tmp_path / "a.zip") == 1
-    with zipfile.ZipFile(tmp_path / "a.zip") as found:
-        assert found.namelist() == ["berlin_000000_000019_pred.png"]
-        picture = Image.open(io.BytesIO(found.read(found.namelist()[0])))
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == ["berlin_000000_000019_pred.png"]
+        picture = Image.open(io.BytesIO(archive.read(archive.namelist()[0])))
         assert (picture.mode, np.asarray(picture).tolist()) == ("L", [[7, 8, 24, 33]])
     assert submit("voc", masks, tmp_path / "a.tgz") == 1
     with tarfile.open(tmp_path / "a.tgz") as tar:
@@ -315,8 +315,8 @@ def test_predictions_for_the_servers(tmp_path: Path) -> None:
         assert picture.convert("RGB").getpixel((1, 0)) == (128, 0, 0)  # aeroplane
         assert picture.convert("RGB").getpixel((2, 0)) == (192, 128, 0)  # diningtable
     submit("ade20k", masks, tmp_path / "b.zip")
-    with zipfile.ZipFile(tmp_path / "b.zip") as found:
-        picture = Image.open(io.BytesIO(found.read(found.namelist()[0])))
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        picture = Image.open(io.BytesIO(archive.read(archive.namelist()[0])))
         assert np.asarray(picture).tolist() == [[1, 2, 12, 19]]
     png(masks / "x.png", np.array([[19]]))
     before = (tmp_path / "a.zip").read_bytes()

@@ -47,8 +47,8 @@ def test_cityscapes(tmp_path: Path, variant: str, packed: bool) -> None:
                 file.unlink()
     data = build_dataset(DataConfig(name="cityscapes", variant=variant, root=tmp_path), "val")
     assert [data.part_names.get(i) for i in data.parts(0).ravel().tolist()] == ["person head", "car wheel", None, None]
-    found = verify(DataConfig(name="cityscapes", variant=variant, root=tmp_path))
-    assert "val: 1 images with part maps, parts of 2 classes; the published set has 500 and 5" in found.notes
+    report = verify(DataConfig(name="cityscapes", variant=variant, root=tmp_path))
+    assert "val: 1 images with part maps, parts of 2 classes; the published set has 500 and 5" in report.notes
 
 
 @pytest.mark.parametrize("folder", ["labels/val", "validation", "pascal_panoptic_parts/validation"])
@@ -66,8 +66,8 @@ def test_pascal(tmp_path: Path, folder: str) -> None:
     names = [data.part_names[i] for i in data.parts(0).ravel().tolist()]
     assert names == ["aeroplane engine", "aeroplane engine", "person rfoot"]
     assert data.parts(1) is None  # half of the validation images have no part map
-    found = verify(DataConfig(name="voc", root=tmp_path))
-    assert "val: 1 images with part maps, parts of 2 classes; the published set has 925 and 16" in found.notes
+    report = verify(DataConfig(name="voc", root=tmp_path))
+    assert "val: 1 images with part maps, parts of 2 classes; the published set has 925 and 16" in report.notes
     run = CliRunner().invoke(app, ["data", "verify", "data.name=voc", f"data.root={tmp_path}"])
     assert "note: val: 1 images with part maps, parts of 2 classes; the published set has 925 and 16" in run.output
     assert "void pixels %" in run.output

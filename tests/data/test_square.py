@@ -40,26 +40,26 @@ def test_index_tables_of_the_published_resizing() -> None:
 @pytest.mark.parametrize("size", [(40, 90), (97, 51), (64, 64), (20, 33)])
 def test_training_squares_are_pillows(size: tuple[int, int]) -> None:
     data = One(*size, "train")
-    found = CentreSquare(data, 32)[0]
+    square = CentreSquare(data, 32)[0]
     crop = v2.Compose([v2.Resize(32), v2.CenterCrop(32)])
     picture = crop(Image.fromarray(data.image.permute(1, 2, 0).numpy()))
     theirs = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    assert float((found.image.float() - theirs.float()).abs().max()) <= 1
+    assert float((square.image.float() - theirs.float()).abs().max()) <= 1
     labels = v2.Compose([v2.Resize(32, v2.InterpolationMode.NEAREST), v2.CenterCrop(32)])
-    assert torch.equal(found.mask, torch.from_numpy(np.array(labels(Image.fromarray(data.mask.numpy())))))
+    assert torch.equal(square.mask, torch.from_numpy(np.array(labels(Image.fromarray(data.mask.numpy())))))
 
 
 @pytest.mark.parametrize("size", [(40, 90), (97, 51), (20, 33)])
 def test_validation_squares_are_torchvisions_of_tensors(size: tuple[int, int]) -> None:
     data = One(*size, "val")
-    found = CentreSquare(data, 32)[0]
+    square = CentreSquare(data, 32)[0]
 
     def crop(image: Tensor, mode: v2.InterpolationMode) -> Tensor:
         return v2.Compose([v2.Resize(32, mode, antialias=False), v2.CenterCrop(32)])(image)
 
     theirs = crop(data.image.float(), v2.InterpolationMode.BILINEAR)
-    assert float((found.image.float() - theirs).abs().max()) <= 0.5001
-    assert torch.equal(found.mask, crop(data.mask[None], v2.InterpolationMode.NEAREST)[0])
+    assert float((square.image.float() - theirs).abs().max()) <= 0.5001
+    assert torch.equal(square.mask, crop(data.mask[None], v2.InterpolationMode.NEAREST)[0])
 
 
 def test_other_squares_have_another_fingerprint() -> None:

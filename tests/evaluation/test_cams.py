@@ -57,21 +57,21 @@ def naive(root: Path, threshold: float) -> tuple[float, float]:
 
 
 def test_every_threshold_is_as_if_scored_alone(folders: Path) -> None:
-    found = score_cams(folders / "cams", folders / "gt")
-    assert len(found["curve"]) == 60
-    for row in found["curve"][::7]:
+    figures = score_cams(folders / "cams", folders / "gt")
+    assert len(figures["curve"]) == 60
+    for row in figures["curve"][::7]:
         assert (row["miou"], row["accuracy"]) == pytest.approx(naive(folders, row["threshold"]), abs=1e-12)
-    best = max(found["curve"], key=lambda row: row["miou"])
-    assert (found["miou"], found["threshold"]) == (best["miou"], best["threshold"])
-    assert [row["name"] for row in found["per_class"]] == ["0", "1", "2", "3"]
-    assert found["images"] == 3
+    best = max(figures["curve"], key=lambda row: row["miou"])
+    assert (figures["miou"], figures["threshold"]) == (best["miou"], best["threshold"])
+    assert [row["name"] for row in figures["per_class"]] == ["0", "1", "2", "3"]
+    assert figures["images"] == 3
     assert len(score_cams(folders / "cams", folders / "gt", thresholds=[0.5, 0.2, 0.2])["curve"]) == 2
 
 
 def test_names_without_a_partner_are_told(folders: Path) -> None:
     (folders / "gt" / "c.png").rename(folders / "gt" / "d.png")
-    found = score_cams(folders / "cams", folders / "gt", classes=4)
-    assert (found["images"], found["without_gt"], found["without_cams"]) == (2, ["c"], ["d"])
+    figures = score_cams(folders / "cams", folders / "gt", classes=4)
+    assert (figures["images"], figures["without_gt"], figures["without_cams"]) == (2, ["c"], ["d"])
     (folders / "list.txt").write_text("a\nc\n")
     with pytest.raises(DataError, match="1 of 2 names are missing, first 'c'"):
         score_cams(folders / "cams", folders / "gt", list_file=folders / "list.txt")
@@ -81,8 +81,8 @@ def test_an_image_of_background_alone(folders: Path) -> None:
     np.savez_compressed(folders / "cams" / "a", classes=np.zeros(0, np.uint8), maps=np.zeros((0, 9, 14), np.float16))
     gt = np.asarray(Image.open(folders / "gt" / "a.png"))
     (folders / "list.txt").write_text("a\n")
-    found = score_cams(folders / "cams", folders / "gt", list_file=folders / "list.txt", classes=4)
-    assert found["accuracy"] == pytest.approx((gt == 0).sum() / (gt != 255).sum())
+    figures = score_cams(folders / "cams", folders / "gt", list_file=folders / "list.txt", classes=4)
+    assert figures["accuracy"] == pytest.approx((gt == 0).sum() / (gt != 255).sum())
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -145,9 +145,9 @@ def test_verb(
     (folders / "gt" / "classes.yaml").write_text("classes: [ground, ant, bee, cat]\n")
     both = ("--cams", folders / "cams", "--gt", folders / "gt")
     code, text, _ = evaluate(*both, "--curve", "--out", tmp_path / "out" / "curve.json")
-    found = json.loads((tmp_path / "out" / "curve.json").read_text())
+    figures = json.loads((tmp_path / "out" / "curve.json").read_text())
     assert code == 0
-    assert f"best threshold: {found['threshold']:.2f} (3 images)" in text
+    assert f"best threshold: {figures['threshold']:.2f} (3 images)" in text
     assert "cat" in text
     assert "0.59" in text
     assert Image.open(tmp_path / "out" / "curve.png").size[0] > 400

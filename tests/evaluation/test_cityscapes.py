@@ -73,16 +73,16 @@ def test_instance_iou_is_the_official_one(seed: int) -> None:
         for t, p in zip(target.ravel(), pred.ravel(), strict=True):
             if t != 255:
                 counts[t, p] += 1
-    found = instance_iou(shares, counts, torch.tensor(sizes, dtype=torch.float64))
+    iou = instance_iou(shares, counts, torch.tensor(sizes, dtype=torch.float64))
     expected = official(*zip(*images, strict=True), sizes)
-    assert found[0] is expected[0] is None
-    assert found[1:] == pytest.approx(expected[1:])
-    assert found[3] == 0  # predicted, but there is none
+    assert iou[0] is expected[0] is None
+    assert iou[1:] == pytest.approx(expected[1:])
+    assert iou[3] == 0  # predicted, but there is none
 
 
 def test_a_class_without_pixels_has_no_instance_iou() -> None:
-    found = instance_iou(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.int64), torch.tensor([5.0, math.nan]))
-    assert found == [None, None]
+    iou = instance_iou(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.int64), torch.tensor([5.0, math.nan]))
+    assert iou == [None, None]
 
 
 def write(path: Path, values: np.ndarray) -> None:
@@ -129,17 +129,17 @@ def test_instances_beside_label_ids(tmp_path: Path, packed: bool) -> None:
     data = build_dataset(DataConfig(name="cityscapes", root=tmp_path), "val")
     assert sorted(set(data.instances(0).ravel().tolist())) == [0, 25000, 25001]
     pred = data[0].mask.clone()
-    pred[2:4, 2:4] = 0  # the small rider is missed, the large one is found
+    pred[2:4, 2:4] = 0  # the small rider is missed, the large one is figures
     pred[1, :5] = 12  # 5 pixels of road are called rider
-    found = score(data, pred)
+    figures = score(data, pred)
     size = CITYSCAPES_SIZES["rider"]
-    rider = found["per_class"][12]
+    rider = figures["per_class"][12]
     assert rider["iiou"] == pytest.approx(2 * size / (4 * size + 10))  # half of the instances, whatever their size
     assert rider["iou"] == pytest.approx(18 / (22 + 5))
-    assert found["iiou"] == rider["iiou"]
-    assert found["per_class"][0]["iiou"] is None
-    assert found["void"] == 1 / 8
-    assert "warning" not in found
+    assert figures["iiou"] == rider["iiou"]
+    assert figures["per_class"][0]["iiou"] is None
+    assert figures["void"] == 1 / 8
+    assert "warning" not in figures
 
 
 def test_no_instance_iou_where_instances_are_unknown(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_a_folder_of_masks_is_scored_on_the_official_folder(tmp_path: Path, endi
         write(tmp_path / f"masks/{name}{ending}.png", pred.numpy())
         write(tmp_path / f"gtFine/val/{name}_gtFine_color.png", np.zeros((8, 8, 4), np.uint8))
     expected = score(data, pred)
-    found = score_masks(tmp_path / "masks", tmp_path / "gtFine" / "val")
-    assert {key: found[key] for key in expected} == expected
-    assert found["per_class"][12]["iiou"] == pytest.approx(2 * CITYSCAPES_SIZES["rider"] / (4 * 3930.4788056518 + 10))
+    figures = score_masks(tmp_path / "masks", tmp_path / "gtFine" / "val")
+    assert {key: figures[key] for key in expected} == expected
+    assert figures["per_class"][12]["iiou"] == pytest.approx(2 * CITYSCAPES_SIZES["rider"] / (4 * 3930.4788056518 + 10))
     arguments = ["evaluate", "--masks", str(tmp_path / "masks"), "--gt", str(tmp_path / "gtFine/val")]
     assert "instance IoU %" in CliRunner().invoke(app, arguments).stdout
     next((tmp_path / "gtFine").rglob("*000001*instanceIds.png")).unlink()
@@ -241,8 +241,8 @@ def test_coarse_labels_under_another_name_are_warned_of(tmp_path: Path) -> None:
     values[:2] = 0
     write(tmp_path / "pred/ulm.png", np.zeros((4, 4), np.uint8))
     write(tmp_path / "gt/ulm.png", values)
-    found = score_masks(tmp_path / "pred", tmp_path / "gt", classes=shipped("cityscapes"))
-    assert found["warning"].startswith("50% of the pixels are void, as in coarse labels")
+    figures = score_masks(tmp_path / "pred", tmp_path / "gt", classes=shipped("cityscapes"))
+    assert figures["warning"].startswith("50% of the pixels are void, as in coarse labels")
     run = CliRunner().invoke(
         app, ["evaluate", "--masks", str(tmp_path / "pred"), "--gt", str(tmp_path / "gt"), "--classes", "cityscapes"]
     )
@@ -266,10 +266,10 @@ def test_real_frames_against_the_official_rule(tmp_path: Path) -> None:
     data = build_dataset(DataConfig(name="cityscapes", root=tmp_path), "val")
     pred = data[0].mask.roll(5, 1)
     pred[pred == 255] = 0
-    found = [row["iiou"] for row in score(data, pred)["per_class"]]
+    scores = [row["iiou"] for row in score(data, pred)["per_class"]]
     sizes = [CITYSCAPES_SIZES.get(name, math.nan) for name in data.classes.names]
     parts = [(pred.numpy(), data[i].mask.numpy().astype(int), data.instances(i).numpy()) for i in range(2)]
-    for value, expected in zip(found, official(*zip(*parts, strict=True), sizes), strict=True):
+    for value, expected in zip(scores, official(*zip(*parts, strict=True), sizes), strict=True):
         assert value == (None if expected is None else pytest.approx(expected))
 
 
@@ -295,10 +295,10 @@ def test_a_published_table_comes_out_to_the_last_digit() -> None:
         counts[c, c] = round(2 * lost * float(text) / (1 - float(text)))
         counts[c, (c + 1) % 19] = lost
     sizes = torch.tensor([CITYSCAPES_SIZES.get(name, math.nan) for name in classes.names], dtype=torch.float64)
-    found = report(counts, classes, instance_iou=instance_iou(torch.zeros(2, 19), counts, sizes))
-    assert {row["name"]: f"{row['iou']:.6f}".lstrip("0") for row in found["per_class"]} == PRINTED
-    assert f"{found['miou']:.6f}" == "0.856813"  # recomputed from these digits; .856814 was printed from more
-    instances = {row["name"]: row["iiou"] for row in found["per_class"]}
+    figures = report(counts, classes, instance_iou=instance_iou(torch.zeros(2, 19), counts, sizes))
+    assert {row["name"]: f"{row['iou']:.6f}".lstrip("0") for row in figures["per_class"]} == PRINTED
+    assert f"{figures['miou']:.6f}" == "0.856813"  # recomputed from these digits; .856814 was printed from more
+    instances = {row["name"]: row["iiou"] for row in figures["per_class"]}
     eight = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
     assert instances == {name: 0 if name in eight else None for name in classes.names}
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(figures)) == figures

@@ -45,72 +45,72 @@ def scenes(split: str = "val", count: int = 5) -> ScenesDataset:
 
 
 def model(kind: str = "grouped") -> Segmenter:
-    found = tiny.segmenter("prototype" if kind == "nearest" else kind, CLASSES.num_classes)
-    found.classes = CLASSES
+    segmenter_of_kind = tiny.segmenter("prototype" if kind == "nearest" else kind, CLASSES.num_classes)
+    segmenter_of_kind.classes = CLASSES
     if kind == "nearest":
         torch.manual_seed(0)
-        found.head = NearestHead(CosineBank(torch.randn(CLASSES.num_classes, 3, tiny.DIM * tiny.SCALES)))
-    found.encoder.config = found.encoder.config.model_copy(update={"rates": [1, 2]})
-    return found.eval()
+        segmenter_of_kind.head = NearestHead(CosineBank(torch.randn(CLASSES.num_classes, 3, tiny.DIM * tiny.SCALES)))
+    segmenter_of_kind.encoder.config = segmenter_of_kind.encoder.config.model_copy(update={"rates": [1, 2]})
+    return segmenter_of_kind.eval()
 
 
-def projected(found: Segmenter, data: SegmentationDataset) -> Segmenter:
+def projected(segmenter: Segmenter, data: SegmentationDataset) -> Segmenter:
     """Every prototype is a feature of a training image, and says so."""
     sources = []
-    bank = found.head.bank
+    bank = segmenter.head.bank
     with torch.no_grad():
         for p in range(bank.num_prototypes):
             index, row, column = p % len(data), p % 16, (3 * p) % 16
-            features = encode(found, found.encoder.normalisation(data[index].image)[None])
+            features = encode(segmenter, segmenter.encoder.normalisation(data[index].image)[None])
             bank.vectors[p] = bank.own_features(features[0, :, row, column])[p]
             grid = (features.shape[-2], features.shape[-1])
             sources.append(PrototypeSource(data.names[index], (row, column), grid, (0, 0, 4, 4), 0.04))
-    found.provenance = Provenance(encoder_hash(found.encoder), "scenes", tuple(sources))
-    return found
+    segmenter.provenance = Provenance(encoder_hash(segmenter.encoder), "scenes", tuple(sources))
+    return segmenter
 
 
 @pytest.mark.parametrize("kind", ["prototype", "grouped", "nearest"])
 def test_every_metric_is_a_number_or_a_reason(kind) -> None:
     data = scenes()
-    found = interpret(
+    figures = interpret(
         projected(model(kind), scenes("train")) if kind != "nearest" else model(kind),
         data,
         CONFIG,
         sources=scenes("train"),
     )
-    text = json.dumps(found, allow_nan=False)  # no NaN anywhere
-    assert list(found["metrics"]) == list(METRICS)
-    for name, metric in found["metrics"].items():
+    text = json.dumps(figures, allow_nan=False)  # no NaN anywhere
+    assert list(figures["metrics"]) == list(METRICS)
+    for name, metric in figures["metrics"].items():
         assert metric["meaning"]
         assert (metric["value"] is None) == ("reason" in metric), name
         assert ("null" in metric) == ("null" in json.dumps(metric).replace('"null": "', "") and "reason" not in metric)
-    without = {name for name, metric in found["metrics"].items() if metric["value"] is None}
+    without = {name for name, metric in figures["metrics"].items() if metric["value"] is None}
     expected = {
         "prototype": {"group_overlap"},
         "grouped": set(),
         "nearest": {"group_overlap", "equivariance", "freshness", "cost"},
     }
-    assert without == expected[kind], {n: found["metrics"][n]["reason"] for n in without}
-    assert found["metrics"]["completeness"]["above"] == 0
-    assert found["metrics"]["completeness"]["pixels"]["above"] == 0
-    assert found["metrics"]["faithfulness"]["forward_passes"] == found["metrics"]["faithfulness"]["pairs"] * 26
-    assert found["images"] == 5
+    assert without == expected[kind], {n: figures["metrics"][n]["reason"] for n in without}
+    assert figures["metrics"]["completeness"]["above"] == 0
+    assert figures["metrics"]["completeness"]["pixels"]["above"] == 0
+    assert figures["metrics"]["faithfulness"]["forward_passes"] == figures["metrics"]["faithfulness"]["pairs"] * 26
+    assert figures["images"] == 5
     assert "wheels" not in text
 
 
 def test_black_box_is_complete_and_has_a_cost() -> None:
-    found = interpret(model("linear"), scenes(), CONFIG)
-    numbers = {name for name, metric in found["metrics"].items() if metric["value"] is not None}
+    figures = interpret(model("linear"), scenes(), CONFIG)
+    numbers = {name for name, metric in figures["metrics"].items() if metric["value"] is not None}
     assert numbers == {"completeness", "cost"}
-    assert found["metrics"]["consistency"]["reason"] == "the model has no prototypes (a black box)"
-    assert found["metrics"]["cost"]["learnable"] == found["metrics"]["cost"]["stored"] == 0
+    assert figures["metrics"]["consistency"]["reason"] == "the model has no prototypes (a black box)"
+    assert figures["metrics"]["cost"]["learnable"] == figures["metrics"]["cost"]["stored"] == 0
 
 
 def test_chosen_metrics_only_and_all_images_or_few() -> None:
     config = InterpretabilityConfig(metrics=("sparsity", "pointing"), images=2)
-    found = interpret(model(), scenes(), config)
-    assert set(found["metrics"]) == {"sparsity", "pointing"}
-    assert (found["images"], found["images_deleted"]) == (2, 0)
+    figures = interpret(model(), scenes(), config)
+    assert set(figures["metrics"]) == {"sparsity", "pointing"}
+    assert (figures["images"], figures["images_deleted"]) == (2, 0)
     assert spread(10, 3) == [0, 3, 6]
     assert spread(2, 5) == [0, 1]
 
@@ -149,19 +149,19 @@ def test_parts_outside_the_table() -> None:
 
 
 def test_images_that_are_all_void() -> None:
-    found = interpret(model(), Changed(scenes(), mask=lambda m: torch.full_like(m, 255)), CONFIG)
-    json.dumps(found, allow_nan=False)
+    figures = interpret(model(), Changed(scenes(), mask=lambda m: torch.full_like(m, 255)), CONFIG)
+    json.dumps(figures, allow_nan=False)
     for name in ("consistency", "stability", "group_overlap", "pointing", "health", "purity", "faithfulness", "sanity"):
-        assert found["metrics"][name]["value"] is None, name
-        assert found["metrics"][name]["reason"], name
+        assert figures["metrics"][name]["value"] is None, name
+        assert figures["metrics"][name]["reason"], name
 
 
 def test_no_parts_and_classes_without_parts() -> None:
-    found = interpret(model(), Changed(scenes(), names={}), CONFIG)["metrics"]
-    assert found["consistency"]["reason"] == "the data have no part maps: name a part table with data.parts=..."
-    assert found["pointing"]["value"] is not None
-    found = interpret(model(), scenes(), InterpretabilityConfig(metrics=("consistency",)))["metrics"]["consistency"]
-    assert found["per_class"][:2] == [None, None]  # sky and ground
+    figures = interpret(model(), Changed(scenes(), names={}), CONFIG)["metrics"]
+    assert figures["consistency"]["reason"] == "the data have no part maps: name a part table with data.parts=..."
+    assert figures["pointing"]["value"] is not None
+    figures = interpret(model(), scenes(), InterpretabilityConfig(metrics=("consistency",)))["metrics"]["consistency"]
+    assert figures["per_class"][:2] == [None, None]  # sky and ground
     some = InterpretabilityConfig(metrics=("consistency",), leave_out=tuple(CLASSES.names[2:]))
     assert interpret(model(), scenes(), some)["metrics"]["consistency"]["value"] is None
     with pytest.raises(ConfigError, match="leave_out: 'hous' is no class"):
@@ -219,10 +219,10 @@ def test_cascade_randomises_step_by_step() -> None:
 def test_scales_have_their_rates() -> None:
     assert scale_rates(model()) == (1, 2)
     assert scale_rates(model("linear")) is None
-    found = interpret(model(), scenes(count=2), InterpretabilityConfig(metrics=("equivariance",)))["metrics"][
+    figures = interpret(model(), scenes(count=2), InterpretabilityConfig(metrics=("equivariance",)))["metrics"][
         "equivariance"
     ]
-    readings = found["readings"]  # scale 0 sees everything: both readings shrink the image for it by 2
+    readings = figures["readings"]  # scale 0 sees everything: both readings shrink the image for it by 2
     assert readings["relative"]["curve"] == readings["both"]["curve"]
 
 
@@ -254,8 +254,8 @@ def worker(rank: int, world: int, port: int, out: str) -> None:
         dist.all_gather_object(states, state)
         return states
 
-    found = interpret(model(), scenes(), CONFIG, rank=rank, world=world, gather=gather)
-    Path(out, f"{rank}.json").write_text(comparable(found))
+    figures = interpret(model(), scenes(), CONFIG, rank=rank, world=world, gather=gather)
+    Path(out, f"{rank}.json").write_text(comparable(figures))
     dist.destroy_process_group()
 
 
@@ -278,8 +278,8 @@ def test_parameters_are_counted_as_in_the_paper() -> None:
             classes,
             1,
         )
-        found = Segmenter(tiny.encoder(), PrototypeHead(bank), CLASSES)
-        assert round(used_parameters(found) / 1e3, 1) == printed
+        segmenter = Segmenter(tiny.encoder(), PrototypeHead(bank), CLASSES)
+        assert round(used_parameters(segmenter) / 1e3, 1) == printed
 
 
 def test_pictures_of_the_faithfulness_test_by_hand() -> None:

@@ -29,7 +29,7 @@ def write(path, values, mode="L"):
 def folders(tmp_path):
     """Three pairs in masks/ and gt/; 30 % wrong, 10 % void in gt."""
     rng = np.random.default_rng(0)
-    true, found = [], []
+    true, predicted = [], []
     for i, name in enumerate(["a", "b", "deep/c"]):
         gt = rng.integers(0, 3, (12 + i, 17))
         mask = np.where(rng.random(gt.shape) < 0.3, rng.integers(0, 3, gt.shape), gt)
@@ -37,18 +37,18 @@ def folders(tmp_path):
         write(tmp_path / "gt" / f"{name}.png", gt, "P" if i == 1 else "L")
         write(tmp_path / "masks" / f"{name}.png", mask, "P" if i == 2 else "L")
         true.append(gt.ravel())
-        found.append(mask.ravel())
-    return tmp_path / "masks", tmp_path / "gt", np.concatenate(true), np.concatenate(found)
+        predicted.append(mask.ravel())
+    return tmp_path / "masks", tmp_path / "gt", np.concatenate(true), np.concatenate(predicted)
 
 
 @pytest.mark.parametrize("classes", [None, 3, TABLE])
 def test_scores_equal_scikit_learn(folders, classes):
-    masks, gt, true, found = folders
+    masks, gt, true, predicted = folders
     result = score_masks(masks, gt, classes=classes)
     keep = true != 255
-    assert result["confusion"] == confusion_matrix(true[keep], found[keep]).tolist()
-    assert result["miou"] == pytest.approx(jaccard_score(true[keep], found[keep], average="macro"))
-    assert result["accuracy"] == pytest.approx((true == found)[keep].mean())
+    assert result["confusion"] == confusion_matrix(true[keep], predicted[keep]).tolist()
+    assert result["miou"] == pytest.approx(jaccard_score(true[keep], predicted[keep], average="macro"))
+    assert result["accuracy"] == pytest.approx((true == predicted)[keep].mean())
     assert [row["name"] for row in result["per_class"]] == (list(TABLE.names) if classes is TABLE else ["0", "1", "2"])
     assert (result["images"], result["undecided"], result["without_gt"]) == (3, 0, [])
     json.dumps(result)
@@ -77,9 +77,9 @@ def test_values_are_translated(folders):
         values = np.asarray(Image.open(path)).astype(int)
         write(path, np.array([40, 10, 20, *[0] * 252, 0])[values])
     labels = LabelMap(TABLE, {40: 0, 10: 1, 20: 2, 0: 255})
-    found = score_masks(masks, gt, classes=labels)
-    assert found["confusion"] == expected["confusion"]
-    assert found["per_class"][2]["name"] == "car"
+    figures = score_masks(masks, gt, classes=labels)
+    assert figures["confusion"] == expected["confusion"]
+    assert figures["per_class"][2]["name"] == "car"
     with pytest.raises(DataError, match=r"value [124]0 "):
         score_masks(masks, gt, classes=3, void=0)
 

@@ -52,14 +52,14 @@ def dataset(model):
 
 def naive(model, dataset):
     """Confusion, IoU and accuracy with scikit-learn from Segmenter.forward."""
-    true, found = [], []
+    true, predicted = [], []
     for i in range(len(dataset)):
         with torch.no_grad():
             logits = model(model.encoder.normalisation(dataset[i].image)[None])[0]
         keep = dataset[i].mask != 255
         true.append(dataset[i].mask[keep])
-        found.append(logits.argmax(0)[keep])
-    counts = confusion_matrix(torch.cat(true).numpy(), torch.cat(found).numpy(), labels=range(4))
+        predicted.append(logits.argmax(0)[keep])
+    counts = confusion_matrix(torch.cat(true).numpy(), torch.cat(predicted).numpy(), labels=range(4))
     union = counts.sum(0) + counts.sum(1) - np.diag(counts)
     return counts, np.diag(counts) / np.maximum(union, 1), union > 0
 
@@ -81,9 +81,9 @@ def test_scores_equal_the_naive_ones(model, dataset):
 
 def test_cache_gives_the_same_without_the_backbone(model, dataset, monkeypatch):
     cache, expected = Backbone(model, dataset), validate(model, dataset)
-    found = validate(model, dataset, cache=cache)
+    figures = validate(model, dataset, cache=cache)
     assert cache.asked == list(range(5))
-    assert found["confusion"] == expected["confusion"]
+    assert figures["confusion"] == expected["confusion"]
     for options in ({"window": 16}, {"scales": (0.5, 1.0)}, {"flip": True}):
         with pytest.raises(ValueError, match="cached"):
             validate(model, dataset, Protocol(**options), cache=cache)
@@ -121,9 +121,9 @@ def test_window_scales_and_flip_reach_the_prediction(model, dataset):
             mask, target = model.predict(dataset[i].image, **options), dataset[i].mask
             keep = target != 255
             counts += torch.from_numpy(confusion_matrix(target[keep], mask[keep], labels=range(4)))
-        found = validate(model, dataset, Protocol(**options))["confusion"]
-        assert found == counts.tolist()
-        assert found != plain
+        figures = validate(model, dataset, Protocol(**options))["confusion"]
+        assert figures == counts.tolist()
+        assert figures != plain
 
 
 def test_wrong_data_is_refused(model, dataset):

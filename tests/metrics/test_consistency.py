@@ -29,8 +29,8 @@ def picture(seed: int, height: int = 37, width: int = 53, classes: int = 3, part
 
     mask = blobs(classes + 1)
     mask[mask == classes] = 255
-    found = np.where((mask == 255) | (mask == 0), 0, blobs(parts + 1))
-    return torch.from_numpy(mask), torch.from_numpy(found)
+    part_ids = np.where((mask == 255) | (mask == 0), 0, blobs(parts + 1))
+    return torch.from_numpy(mask), torch.from_numpy(part_ids)
 
 
 def naive_keypoints(mask, parts, background):
@@ -72,8 +72,8 @@ def naive_presence(activations, mask, points, class_of, num_parts, area, quantil
 @pytest.mark.parametrize("seed", range(4))
 def test_keypoints_are_those_of_the_plain_algorithm(seed, background) -> None:
     mask, parts = picture(seed)
-    found = part_keypoints(mask, parts, background_centroid=background)
-    ours = sorted(zip(*(v.tolist() for v in found), strict=True))
+    keypoints = part_keypoints(mask, parts, background_centroid=background)
+    ours = sorted(zip(*(v.tolist() for v in keypoints), strict=True))
     theirs = sorted(naive_keypoints(mask, parts, background))
     assert len(ours) == len(theirs)
     assert np.abs(np.array(ours) - np.array(theirs)).max() <= (1 if background else 0)  # rounding of halves
@@ -102,13 +102,13 @@ def test_presence_from_cells_equals_upsampling_every_map(grid, within) -> None:
         activations[2] = (activations[2] * 4).round() / 4  # ties
         area = (40, 56)
         points = part_keypoints(mask, parts)
-        found = part_presence(
+        presence = part_presence(
             activations, mask, points, class_of, 5, area=area, num_classes=3, quantiles=QUANTILES, within=within
         )
         listed = list(zip(*(v.tolist() for v in points), strict=True))
         active, seen = naive_presence(activations, mask, listed, class_of, 5, area, QUANTILES, within)
-        assert (found.seen.numpy() == seen).all()
-        assert (found.active.numpy() == active).all()
+        assert (presence.seen.numpy() == seen).all()
+        assert (presence.active.numpy() == active).all()
         assert active.any()
         assert not active.all()
 
@@ -153,30 +153,30 @@ def test_cells_of_pixels_cover_image_and_padding() -> None:
 
 def presences(seeds, noise: float = 0.0):
     class_of = torch.tensor([0, 1, 1, 2, 2, 2])
-    found = []
+    presence_of_images = []
     for seed in seeds:
         mask, parts = picture(seed)
         torch.manual_seed(seed)
         activations = torch.rand(6, 8, 11)
         activations = activations + noise * torch.rand(6, 8, 11)
         points = part_keypoints(mask, parts)
-        found.append(
+        presence_of_images.append(
             part_presence(activations, mask, points, class_of, 5, area=(40, 56), num_classes=3, quantiles=QUANTILES)
         )
-    return class_of, found
+    return class_of, presence_of_images
 
 
 def test_consistency_by_hand() -> None:
-    class_of, found = presences(range(6))
+    class_of, presence_of_images = presences(range(6))
     metric = Consistency(class_of, 5, QUANTILES, limit=0.5)
-    for presence in found:
+    for presence in presence_of_images:
         metric.update(presence)
     scores = metric.compute()
     for q, row in enumerate(scores["per_quantile"]):
         rates = np.full((6, 5), np.nan)
         for p in range(6):
             for k in range(5):
-                values = [f.active[q, p, k].item() for f in found if f.seen[p, k]]
+                values = [f.active[q, p, k].item() for f in presence_of_images if f.seen[p, k]]
                 if values:
                     rates[p, k] = np.mean(values)
         occurred = ~np.isnan(rates).all(1)

@@ -18,10 +18,10 @@ from segproto.metrics.sanity import Sanity, compare_explanations, permuted, spea
 def test_regions_are_the_best_cells_of_the_class() -> None:
     scores = torch.tensor([[5.0, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5]])
     allowed = torch.tensor([1, 1, 0, 1, 1, 0]).bool()
-    found = top_regions(scores, allowed, (0.01, 0.5, 0.9))
-    assert found[0].int().tolist() == [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 0, 1, 1, 0]]
-    assert found[1].int().tolist() == [[0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 1, 0], [1, 1, 0, 1, 1, 0]]
-    assert (found.sum(2)[0] == found.sum(2)[1]).all()  # equal areas
+    regions = top_regions(scores, allowed, (0.01, 0.5, 0.9))
+    assert regions[0].int().tolist() == [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 0, 1, 1, 0]]
+    assert regions[1].int().tolist() == [[0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 1, 0], [1, 1, 0, 1, 1, 0]]
+    assert (regions.sum(2)[0] == regions.sum(2)[1]).all()  # equal areas
 
 
 def test_random_fields_follow_the_seed_and_are_smooth() -> None:
@@ -33,9 +33,9 @@ def test_random_fields_follow_the_seed_and_are_smooth() -> None:
 
 def test_areas_are_the_trapezoid_rule() -> None:
     fractions, curve = (0.1, 0.4, 0.8), torch.tensor([[3.0, 2.0, 1.0], [1.0, 5.0, 2.0]]).double()
-    found = area_under(curve, fractions, torch.tensor([4.0, 0.0]).double(), torch.tensor(0.5).double())
+    areas = area_under(curve, fractions, torch.tensor([4.0, 0.0]).double(), torch.tensor(0.5).double())
     x = [0, *fractions, 1]
-    assert found.tolist() == pytest.approx([auc(x, [4, 3, 2, 1, 0.5]), auc(x, [0, 1, 5, 2, 0.5])])
+    assert areas.tolist() == pytest.approx([auc(x, [4, 3, 2, 1, 0.5]), auc(x, [0, 1, 5, 2, 0.5])])
 
 
 def test_blur_keeps_the_mean_and_takes_the_detail() -> None:
@@ -103,9 +103,9 @@ def test_likeness_of_explanations() -> None:
 
 def test_permuting_keeps_the_entries() -> None:
     value = torch.randn(4, 6)
-    found = permuted(value, torch.Generator().manual_seed(0))
-    assert not torch.equal(found, value)
-    assert found.flatten().sort()[0].tolist() == value.flatten().sort()[0].tolist()
+    shuffled = permuted(value, torch.Generator().manual_seed(0))
+    assert not torch.equal(shuffled, value)
+    assert shuffled.flatten().sort()[0].tolist() == value.flatten().sort()[0].tolist()
 
 
 def test_sanity_averages_the_steps() -> None:

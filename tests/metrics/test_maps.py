@@ -24,13 +24,13 @@ SCALE_OF = torch.tensor([0, 0, 1, 1, 1, 1])
 
 def images(count: int = 6, grid=(6, 8)):
     """Activations (6, h, w), labels (h, w) with void, pixel weights (N,)."""
-    found = []
+    samples = []
     for seed in range(count):
         torch.manual_seed(seed)
         labels = torch.randint(0, 4, grid)
         labels[labels == 3] = 255
-        found.append((torch.rand(6, *grid) - 2, labels, torch.randint(0, 5, (grid[0] * grid[1],))))
-    return found
+        samples.append((torch.rand(6, *grid) - 2, labels, torch.randint(0, 5, (grid[0] * grid[1],))))
+    return samples
 
 
 def naive_quantile(values, weights, q):
@@ -270,19 +270,19 @@ def test_dead_prototypes_are_found() -> None:
     metric = Usage(torch.tensor([0, 0, 1, 2]), 3, (1,))
     labels = torch.tensor([0, 0, 1, 255])
     metric.update(torch.tensor([[2.0, 2, 0, 0], [1, 1, 5, 9], [0, 0, 1, 0], [0, 0, 0, 0]]), labels, torch.arange(4))
-    found = metric.usage()
-    assert found["dead"] == [1]  # prototype 3's class is not shown: nothing is known of it
-    assert found["value"] == pytest.approx(1 / 3)
+    usage = metric.usage()
+    assert usage["dead"] == [1]  # prototype 3's class is not shown: nothing is known of it
+    assert usage["value"] == pytest.approx(1 / 3)
     assert metric.nearest()["per_class"] == [1.0, 0.0, None]
 
 
 def test_distances_within_class_and_scale() -> None:
     vectors = torch.tensor([[0.0, 0], [0, 0], [3, 4], [0, 0], [6, 8]])
-    found = prototype_distances(vectors, torch.tensor([0, 0, 0, 1, 0]), torch.tensor([0, 0, 0, 0, 1]), 3)
-    assert found["value"] == pytest.approx(10 / 3)
-    assert found["duplicates"] == [[0, 1]]
-    assert sum(found["histogram"]["counts"]) == 3
-    assert found["per_class"] == [pytest.approx(10 / 3), None, None]
+    distances = prototype_distances(vectors, torch.tensor([0, 0, 0, 1, 0]), torch.tensor([0, 0, 0, 0, 1]), 3)
+    assert distances["value"] == pytest.approx(10 / 3)
+    assert distances["duplicates"] == [[0, 1]]
+    assert sum(distances["histogram"]["counts"]) == 3
+    assert distances["per_class"] == [pytest.approx(10 / 3), None, None]
     assert prototype_distances(vectors[:1], torch.tensor([0]), torch.tensor([0]), 1)["value"] is None
 
 

@@ -80,9 +80,9 @@ def hostile(trained_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     shutil.copytree(trained_runs / "blackbox", other)
     segproto.evaluate(run, quiet=True)
     segproto.ablate_thresholds(run, thresholds=[0, 0.05, 0.2], quiet=True)
-    found = {name: {"value": 0.5, "meaning": "m", "unit": "share"} for name in (*METRICS, HOSTILE)}
-    found["purity"] = {"value": None, "reason": "r", "meaning": "m"}
-    (run / "evaluation/val-interpretability.json").write_text(json.dumps({"metrics": found}))
+    metrics = {name: {"value": 0.5, "meaning": "m", "unit": "share"} for name in (*METRICS, HOSTILE)}
+    metrics["purity"] = {"value": None, "reason": "r", "meaning": "m"}
+    (run / "evaluation/val-interpretability.json").write_text(json.dumps({"metrics": metrics}))
     figures = {"before": 0.5, "after": 0.25, "change": -0.25}
     edit = {"edits": ["dropped 1"], "prototypes": {"before": 3, "after": 2}, "images": 4, "miou": figures}
     (run / "edit.json").write_text(json.dumps(edit | {"per_class": [{"name": "sky", **figures}]}))

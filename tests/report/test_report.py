@@ -64,9 +64,9 @@ class Checker(HTMLParser):
 
 
 def embedded(html: str) -> dict[str, object]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
-    assert found is not None
-    value: dict[str, object] = json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    assert match is not None
+    value: dict[str, object] = json.loads(match[1])
     return value
 
 
@@ -146,9 +146,9 @@ def test_measures_show_values_or_reasons(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert metric_rows(run) == []
     assert threshold_charts([]) == []
-    found = {"purity": {"value": 0.5, "meaning": "m"}, "distances": {"value": 1.23456, "meaning": "n"}}
-    found["stability"] = {"value": None, "reason": "no parts", "meaning": "o"}
-    write_json(tmp_path / "evaluation" / "val-interpretability.json", {"metrics": found}, None)
+    metrics = {"purity": {"value": 0.5, "meaning": "m"}, "distances": {"value": 1.23456, "meaning": "n"}}
+    metrics["stability"] = {"value": None, "reason": "no parts", "meaning": "o"}
+    write_json(tmp_path / "evaluation" / "val-interpretability.json", {"metrics": metrics}, None)
     rows = {row["name"]: (row["value"], row["meaning"], row["reason"]) for row in metric_rows(run)}
     expected = {"purity": ("50.0 %", "m", ""), "distances": ("1.23", "n", "")}
     assert rows == expected | {"stability": ("\N{EN DASH}", "o", "no parts")}
@@ -199,32 +199,32 @@ def test_failures_keep_the_largest_mistakes(runs: Path) -> None:
 def test_what_the_probe_lists_and_the_rest_make_the_logit(runs: Path) -> None:
     model = segproto.load(runs / "scaleproto")
     image = torch.from_numpy(np.random.default_rng(1).integers(0, 255, (3, 40, 56), np.uint8))
-    found = probe_image(explain(model, image))
-    rows, columns = found["grid"]
+    probe = probe_image(explain(model, image))
+    rows, columns = probe["grid"]
     why = explain(model, image)
     for point in np.random.default_rng(2).integers(0, rows * columns, 12).tolist():
         y, x = (point // columns + 0.5) * 40 / rows, (point % columns + 0.5) * 56 / columns
         evidence = why.pixel(int(y), int(x), top=5)
-        assert found["best"][point] == evidence.class_id
+        assert probe["best"][point] == evidence.class_id
         assert evidence.runner_up is not None
-        assert found["rivals"][point] / 100 == pytest.approx(evidence.runner_up.logit, rel=1e-4, abs=0.0051)
-        flat = found["prototypes"][point]
+        assert probe["rivals"][point] / 100 == pytest.approx(evidence.runner_up.logit, rel=1e-4, abs=0.0051)
+        flat = probe["prototypes"][point]
         shares = dict(zip(flat[::2], flat[1::2], strict=True))
         for item in evidence.prototypes:
             assert shares[item.prototype] / 100 == pytest.approx(item.contribution, rel=1e-3, abs=0.0051)
         every = why.pixel(int(y), int(x), top=1000)
         own = sum(item.contribution for item in every.prototypes if item.class_id == every.class_id)
-        assert found["own"][point] / 100 == pytest.approx(own, rel=1e-3, abs=0.0051)
+        assert probe["own"][point] / 100 == pytest.approx(own, rel=1e-3, abs=0.0051)
         total = sum(item.contribution for item in every.prototypes) + every.offset
-        assert found["logits"][point] / 100 == pytest.approx(total, rel=1e-3, abs=0.0051)
+        assert probe["logits"][point] / 100 == pytest.approx(total, rel=1e-3, abs=0.0051)
 
 
 def test_activation_maps_have_a_byte_a_point(runs: Path) -> None:
     model = segproto.load(runs / "scaleproto")
-    found = probe_image(explain(model, torch.zeros(3, 40, 56, dtype=torch.uint8)))
-    rows, columns = found["grid"]
-    assert found["maps"]
-    assert {len(base64.b64decode(text)) for text in found["maps"].values()} == {rows * columns}
+    probe = probe_image(explain(model, torch.zeros(3, 40, 56, dtype=torch.uint8)))
+    rows, columns = probe["grid"]
+    assert probe["maps"]
+    assert {len(base64.b64decode(text)) for text in probe["maps"].values()} == {rows * columns}
 
 
 def test_lattice_points_are_pixel_centres_inside_the_region(runs: Path) -> None:

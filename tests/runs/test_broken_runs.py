@@ -100,8 +100,8 @@ def test_a_model_left_under_its_old_name_is_found(tmp_path: Path) -> None:
     api_model = api.load(train_copy(tmp_path))
     (tmp_path / "run" / "model").rename(tmp_path / "run" / ".model.old")
     for name in ("run", "run/model"):
-        found = api.load(tmp_path / name)
-        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), api_model.parameters(), strict=True))
+        model = api.load(tmp_path / name)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), api_model.parameters(), strict=True))
     api_model.save(tmp_path / "run" / "model")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["model"]
 

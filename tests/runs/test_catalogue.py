@@ -46,9 +46,9 @@ def test_a_base_that_is_none_is_named(base: str, message: str, tmp_path: Path) -
 
 
 def test_titles_tell_what_a_recipe_resolves_to() -> None:
-    found = summaries()
-    assert list(found) == list(shipped())
-    assert all(line and "{" not in line for line in found.values())
+    titles = summaries()
+    assert list(titles) == list(shipped())
+    assert all(line and "{" not in line for line in titles.values())
     for name, line in summaries("primaps").items():
         data, _, rest = name.removeprefix("primaps/").partition("-")
         if rest:
