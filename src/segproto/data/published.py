@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from segproto.data.config import DataConfig
 
 Files = Mapping[str, Path | ZipMember | Crop]
+LONG_NAMES = {
+    "train": "training",
+    "val": "validation",
+}  # of splits, as ADE20K and Pascal Panoptic Parts have them
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class PublishedParts:
 
     def find(self, tree: Tree, split: str) -> Files:
         """Part maps by image name; empty if there are none."""
-        names = {"split": split, "long": {"train": "training", "val": "validation"}[split]}
+        names = {"split": split, "long": LONG_NAMES[split]}
         return tree.first_files([folder.format(**names) for folder in self.folders], self.ending)
 
 

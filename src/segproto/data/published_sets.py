@@ -13,7 +13,7 @@ from segproto.data.crops import potsdam_tiles
 from segproto.data.images import read_objects
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
-from segproto.data.published import Archive, Found, Published, PublishedParts, published_kind
+from segproto.data.published import LONG_NAMES, Archive, Found, Published, PublishedParts, published_kind
 from segproto.data.suffixes import IMAGE_SUFFIXES
 from segproto.errors import DataError
 from segproto.files.reading import read_text
@@ -140,13 +140,13 @@ def find_voc(tree: Tree, split: str, variant: str) -> Found:
 
 def find_ade20k(tree: Tree, split: str, variant: str) -> Found:
     """images/ and annotations/ of the scene parsing release."""
-    folder = {"train": "training", "val": "validation"}[split]
+    folder = LONG_NAMES[split]
     return Found(tree.files(f"images/{folder}", ".jpg"), tree.files(f"annotations/{folder}", ".png"))
 
 
 def find_ade20k_full(tree: Tree, split: str, variant: str) -> Found:
     """The full release of 2021 (or 2016): pictures with ``_seg.png`` beside them, in folders by scene."""
-    folder = {"train": "training", "val": "validation"}[split]
+    folder = LONG_NAMES[split]
     for path in (f"images/ADE/{folder}", f"images/{folder}"):
         images = tree.files(path, ".jpg")
         if images:

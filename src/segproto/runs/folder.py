@@ -143,12 +143,12 @@ class Run:
         from segproto.runs.records import Figures, Finished
 
         finished = read_json(self.path / "checkpoints" / "finished.json", Finished) or {}
-        order = {name: place for place, name in enumerate(finished.get("stages", {}))}
+        numbers = {name: number for number, name in enumerate(finished.get("stages", {}))}
 
-        def place(file: Path) -> tuple[int, int, Path]:
-            return order.get(file.parent.name, len(order)), file.stat().st_mtime_ns, file
+        def order(file: Path) -> tuple[int, int, Path]:
+            return numbers.get(file.parent.name, len(numbers)), file.stat().st_mtime_ns, file
 
-        files = sorted(self.path.glob("stages/*/result.json"), key=place)
+        files = sorted(self.path.glob("stages/*/result.json"), key=order)
         return [{"stage": file.parent.name, **(read_json(file, Figures) or {})} for file in files]
 
     @cached_property
