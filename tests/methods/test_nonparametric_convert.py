@@ -102,6 +102,8 @@ def test_logits_are_the_published_networks(small: tuple[dict[str, Tensor], nn.Mo
     again = Segmenter.load(tmp_path / "model")
     assert torch.equal(again.predict(IMAGE), model.predict(IMAGE))  # the order of colours is in the artefact
     assert again.explain(IMAGE).completeness_error() < 1e-4
+    released = F.interpolate(expected, IMAGE.shape[-2:], mode="bilinear", align_corners=True)
+    assert (again.predict(IMAGE) == released[0].argmax(0)).float().mean() > 0.999
 
 
 @torch.no_grad()

@@ -113,6 +113,8 @@ class Encoder(nn.Module):
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The image area (pixels) that the feature grid covers; logits are upsampled to it, then cropped."""
+        if self.config.pad is False:
+            return height, width
         m = self.stride_multiple
         return -(-max(height, self.smallest) // m) * m, -(-max(width, self.smallest) // m) * m
 
@@ -124,6 +126,10 @@ class Encoder(nn.Module):
             return images
         self._tell_padding((h, w), (ph, pw))
         return F.pad(images, (0, pw - w, 0, ph - h))
+
+    def enlarged(self, grid: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps on the grid (B, K, h, w) to the area (H, W) that it covers, bilinearly, as ``config.enlarge`` says."""
+        return F.interpolate(grid, size=size, mode="bilinear", align_corners=self.config.aligned)
 
     def backbone_features(self, images: Tensor) -> Tensor:
         """Padded images through the backbone alone: what a feature cache stores."""

@@ -45,6 +45,11 @@ class EncoderConfig(BaseModel):
         width: first-level channels of the U-Net (64 = published).
         msc: further input scales of the MSC wrapper; empty = off.
         squash: add-on layer after the neck.
+        enlarge: how maps on the grid are brought to the image: by ``half_pixel`` centres, or with the corners of grid
+            and image on each other (``align_corners``, as the releases of nonparametric, SEAM and wseg do); None = that
+            of the model one starts from, without one ``half_pixel``.
+        pad: images are padded to multiples of the stride; false = not (as the releases of SEAM, EPS and wseg), with
+            backbones that take any size; None = that of the model one starts from, without one true.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -70,6 +75,13 @@ class EncoderConfig(BaseModel):
     width: int = Field(64, ge=1, le=1024)
     msc: list[Annotated[float, Field(gt=0, le=8)]] = Field([], max_length=16)
     squash: Literal["sigmoid", "relu", "none"] = "sigmoid"
+    enlarge: Literal["half_pixel", "align_corners"] | None = None
+    pad: bool | None = None
+
+    @property
+    def aligned(self) -> bool:
+        """Whether maps are enlarged with the corners of grid and image on each other."""
+        return self.enlarge == "align_corners"
 
     @property
     def backbone_kind(self) -> BackboneKind:

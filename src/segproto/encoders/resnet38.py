@@ -213,9 +213,12 @@ def build_resnet38d(config: EncoderConfig, load_weights: bool) -> ResNet38d:
     return backbone
 
 
-RESNET38D = BackboneKind(name="resnet38d", title="ResNet-38d of PSA, SEAM and pixelcontrast", build=build_resnet38d)
+RESNET38D = BackboneKind(
+    name="resnet38d", title="ResNet-38d of PSA, SEAM and pixelcontrast", build=build_resnet38d, reads=("pad",)
+)
 RESNET38D_TAPS = BackboneKind(
     name="resnet38d_taps",
     title="the same, with the image and the inner maps that the heads of these systems read",
     build=build_resnet38d,
+    reads=("pad",),
 )

@@ -81,6 +81,8 @@ class TimmBackbone(Backbone):
         name = config.backbone
         if name is None or not timm.is_model(name):
             raise ConfigError(f"encoder.backbone={name}: not a timm model; {near_models(name or '')}")
+        if config.pad is False and not timm.models.is_model_in_modules(name, ("resnet",)):
+            raise ConfigError(f"encoder.pad=false: {name} does not take images of any size, ResNets do")
         vit = timm.models.is_model_in_modules(name, PLAIN_VITS)
         net: Any = create(config, config.pretrained and load_weights and config.weights is None, vit)
         self.normalisation = Normalisation(tuple(net.pretrained_cfg["mean"]), tuple(net.pretrained_cfg["std"]))
@@ -239,5 +241,5 @@ TIMM = BackboneKind(
     name="timm",
     title="any network of timm, by encoder.backbone",
     build=TimmBackbone,
-    reads=("backbone", "layers", "pretrained", "input_scale"),
+    reads=("backbone", "layers", "pretrained", "input_scale", "pad"),
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.data.base import label_dtype
@@ -56,7 +55,7 @@ class Graph(nn.Module):
         """
         features = self.encoder((image.float() - self.mean) / self.std)
         reading = self.head.read(features)
-        logits = F.interpolate(reading.logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        logits = self.encoder.enlarged(reading.logits, (image.shape[-2], image.shape[-1]))
         maps = (output for output in (reading.activations, reading.distances) if output is not None)
         return (logits, logits.argmax(1).to(label_dtype(self.head.num_classes)), *maps)
 

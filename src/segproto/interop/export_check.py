@@ -146,6 +146,5 @@ def logit_room(model: Segmenter, image: Tensor, distances: Tensor | None) -> tup
     height, width = cell_features.shape[-2:]
     room = torch.stack(rows).view(1, -1, height, width).clamp(min=1e-6)
     near = torch.zeros(1, 1, height, width) if distances is None else (distances.amin(1, keepdim=True) <= NEAR).float()
-    size = image.shape[-2:]
-    touched = F.interpolate(near, size=size, mode="bilinear", align_corners=False)
-    return F.interpolate(room, size=size, mode="bilinear", align_corners=False), (touched == 0).float()
+    size = (image.shape[-2], image.shape[-1])
+    return model.encoder.enlarged(room, size), (model.encoder.enlarged(near, size) == 0).float()

@@ -1,7 +1,8 @@
-"""Maps on the feature grid, seen at the pixels: bilinear, ``align_corners=False``, by rows or at single pixels."""
+"""Maps on the feature grid, seen at the pixels: bilinear, as ``encoder.enlarge`` says, by rows or at single pixels."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,14 @@ class Field:
         size: (height, width) of the image in pixels.
         step: image pixels per cell, down and across; the grid may reach beyond the image (padding).
         mirrored: the grid belongs to the image flipped left to right.
+        aligned: corners of grid and image lie on each other: ``step`` then counts from the first pixel's centre.
     """
 
     grid: Tensor
     size: tuple[int, int]
     step: tuple[float, float]
     mirrored: bool = False
+    aligned: bool = False
 
     @classmethod
     def over(
@@ -32,6 +35,10 @@ class Field:
     ) -> Field:
         """The field of an image of ``size`` that the encoder saw resized to ``seen``."""
         padded = encoder.padded_size(*seen)
+        if encoder.config.aligned:
+            last = [[side - 1 for side in sides] for sides in (grid.shape[-2:], padded, size, seen)]
+            step_y, step_x = (corner_step(*sides) for sides in zip(*last, strict=True))
+            return cls(grid, size, (step_y, step_x), mirrored, aligned=True)
         step_y = padded[0] / grid.shape[-2] * size[0] / seen[0]
         step_x = padded[1] / grid.shape[-1] * size[1] / seen[1]
         return cls(grid, size, (step_y, step_x), mirrored)
@@ -39,17 +46,22 @@ class Field:
     def rows(self, start: int, stop: int) -> Tensor:
         """The maps at image rows ``start..stop-1``: (K, stop - start, width).
 
-        Equal to ``F.interpolate(..., mode="bilinear", align_corners=False)`` of the whole, cropped to the image.
+        Equal to ``F.interpolate(..., mode="bilinear", align_corners=aligned)`` of the whole, cropped to the image.
         """
-        lower, upper, part = _taps(torch.arange(start, stop), self.step[0], self.grid.shape[1])
+        lower, upper, part = self._taps(torch.arange(start, stop), 0)
         device, dtype = self.grid.device, self.grid.dtype
         part = part.to(device=device, dtype=dtype)[:, None]
         lines = torch.lerp(self.grid[:, lower.to(device)], self.grid[:, upper.to(device)], part)
         width = self.size[1]
+        if self.aligned:
+            lower, upper, part = self._taps(torch.arange(width), 1)
+            part = part.to(device=device, dtype=dtype)
+            full = torch.lerp(lines[..., lower.to(device)], lines[..., upper.to(device)], part)
+            return full.flip(-1) if self.mirrored else full
         # F.interpolate can not be told the ratio apart from the size; the operator below it can.
-        full: Tensor = torch.ops.aten.upsample_bilinear2d.default(
-            lines[None], [stop - start, width], False, 1.0, self.step[1]
-        )[0]
+        full = torch.ops.aten.upsample_bilinear2d.default(lines[None], [stop - start, width], False, 1.0, self.step[1])[
+            0
+        ]
         return full.flip(-1) if self.mirrored else full
 
     def cells(self, ys: Tensor, xs: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,18 +71,26 @@ class Field:
             ys: (N,) pixel rows, int64.
             xs: (N,) pixel columns, int64.
         """
-        h, w = self.grid.shape[-2:]
+        w = self.grid.shape[-1]
         xs = self.size[1] - 1 - xs if self.mirrored else xs
-        top, bottom, down = _taps(ys, self.step[0], h)
-        left, right, across = _taps(xs, self.step[1], w)
+        top, bottom, down = self._taps(ys, 0)
+        left, right, across = self._taps(xs, 1)
         index = torch.stack([top * w + left, top * w + right, bottom * w + left, bottom * w + right], 1)
         up, back = 1 - down, 1 - across
         weight = torch.stack([up * back, up * across, down * back, down * across], 1)
         return index, weight.float()
 
+    def _taps(self, pixels: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The two neighbouring cells of each pixel along one axis and the share (float64) of the second."""
+        cells, step = self.grid.shape[1 + axis], self.step[axis]
+        centre = pixels.double() / step if self.aligned else (pixels.double() + 0.5) / step - 0.5
+        centre = centre.clamp(0, cells - 1)
+        lower = centre.floor().long()
+        return lower, (lower + 1).clamp(max=cells - 1), centre - lower
 
-def _taps(pixels: Tensor, step: float, cells: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The two neighbouring cells of each pixel along one axis and the share (float64) of the second."""
-    centre = ((pixels.double() + 0.5) / step - 0.5).clamp(0, cells - 1)
-    lower = centre.floor().long()
-    return lower, (lower + 1).clamp(max=cells - 1), centre - lower
+
+def corner_step(grid: int, padded: int, size: int, seen: int) -> float:
+    """Image pixels from cell to cell where corners lie on each other, from the last index of each; inf for one cell."""
+    if grid == 0 or size == 0:
+        return math.inf
+    return padded / grid * size / seen if seen > 0 else math.inf

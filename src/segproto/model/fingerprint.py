@@ -12,10 +12,12 @@ from torch import Tensor
 
 from segproto.encoders.base import Encoder
 
-NOT_FEATURES = {"weights", "pretrained", "frozen"}  # where tensors came from and who trains them, not what they compute
+# where tensors came from, who trains them, and what is done with features: not what an encoder computes
+NOT_FEATURES = {"weights", "pretrained", "frozen", "enlarge"}
 # Settings that came later: at these values a hash is as before there were such.
 LATER = {
     "convs": 1, "projection": False, "auxiliary": None, "code_dropout": "off", "reduce": None, "layer_norm": False,
+    "pad": None,
 }  # fmt: skip
 BACKBONE = {"name", "backbone", "output_stride", "layers", "input_scale", "width"}
 
@@ -36,6 +38,8 @@ def encoder_hash(encoder: Encoder) -> str:
 def backbone_hash(encoder: Encoder) -> str:
     """The same for the backbone alone: equal for all necks and squashings on the same frozen backbone."""
     settings = encoder.config.model_dump(mode="json", include=BACKBONE)
+    if encoder.config.pad is False:
+        settings["pad"] = False
     return digest(encoder, settings, encoder.backbone.state_dict())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.data.base import ClassTable
@@ -70,8 +69,7 @@ class Segmenter(nn.Module):
     def upsample(self, grid: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps on the grid (B, K, h, w) to the image's size (B, K, H, W): bilinear, cropped where it was padded."""
         padded = self.encoder.padded_size(*size)
-        full = F.interpolate(grid, size=padded, mode="bilinear", align_corners=False)
-        return full[..., : size[0], : size[1]]
+        return self.encoder.enlarged(grid, padded)[..., : size[0], : size[1]]
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) to logits (B, C, H, W)."""

@@ -15,6 +15,8 @@ from segproto.training.method import Method
 from segproto.training.recipe import RecipeT
 from segproto.training.stage import Optimise, Stage
 
+GRID = ("enlarge", "pad")  # a model's own unless the recipe says otherwise
+
 
 def first_model(method: Method[RecipeT], recipe: RecipeT, classes: ClassTable, resumed: Path | None) -> Segmenter:
     """The checkpoint's model, that of ``train.start``, or an untrained one.
@@ -36,7 +38,10 @@ def first_model(method: Method[RecipeT], recipe: RecipeT, classes: ClassTable, r
     else:
         seed_all(recipe.train.seed, "build")
         return method.build(recipe, classes)
-    segmenter.encoder.config = recipe.encoder
+    own = segmenter.encoder.config.model_dump(include=set(GRID))
+    segmenter.encoder.config = recipe.encoder.model_copy(
+        update={key: value for key, value in own.items() if getattr(recipe.encoder, key) is None}
+    )
     if isinstance(segmenter.encoder.neck, Codes):
         segmenter.encoder.neck.dropout = recipe.encoder.code_dropout
     segmenter.encoder.backbone_frozen = False
@@ -52,7 +57,7 @@ def require_fit(path: Path, segmenter: Segmenter, encoder: EncoderConfig, classe
         WeightsError: naming the first setting that differs and both values.
     """
     # where tensors came from, who trains them, and what training may switch
-    elsewhere = {"weights", "pretrained", "frozen", "code_dropout"}
+    elsewhere = {"weights", "pretrained", "frozen", "code_dropout", *GRID}
     has = segmenter.encoder.config.model_dump(mode="json", exclude=elsewhere)
     wants = encoder.model_dump(mode="json", exclude=elsewhere)
     for key, value in wants.items():

@@ -22,7 +22,7 @@ HRNETS = {720: "hrnet_w48", 480: "hrnet_w32", 270: "hrnet_w18"}  # by the channe
 STEM = "backbone.conv1.weight"
 NOTES = [
     "grid logits (stride 4) are those of the released code in eval mode; images come in as RGB, see preprocessing",
-    "the released code enlarges logits with aligned corners; here it is by half-pixel centres, as for every model",
+    "logits are enlarged with aligned corners, as the released code does (encoder.enlarge)",
 ]
 
 
@@ -64,7 +64,13 @@ def published_encoder(keys: KeyMap, *, projection: bool) -> Encoder:
     if width not in HRNETS or not keys.has(STEM):
         raise WeightsError(f"{keys.path}: a head of {width} channels without HRNet's backbone; expected {list(HRNETS)}")
     config = EncoderConfig(
-        name="hrnet", backbone=HRNETS[width], neck="fcn", dim=width, projection=projection, squash="none"
+        name="hrnet",
+        backbone=HRNETS[width],
+        neck="fcn",
+        dim=width,
+        projection=projection,
+        squash="none",
+        enlarge="align_corners",
     )
     encoder = build_encoder(config, load_weights=False)
     encoder.normalisation = Normalisation(IMAGENET.mean[::-1], IMAGENET.std[::-1])

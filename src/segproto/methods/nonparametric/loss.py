@@ -55,7 +55,9 @@ class ClusterLoss:
         terms, inner = mean_terms(model, batch, config.lr, lambda f: self.output_terms(model, f, masks))
         loss = terms["cross_entropy"] + config.contrast * terms["contrast"] + config.distance * terms["distance"]
         if inner is not None and config.auxiliary > 0:
-            terms["auxiliary"] = self.cross_entropy(*compared(inner, masks, config.cross_entropy))
+            terms["auxiliary"] = self.cross_entropy(
+                *compared(inner, masks, config.cross_entropy, model.encoder.config.aligned)
+            )
             loss = loss + config.auxiliary * terms["auxiliary"]
         return {"loss": loss, **terms}
 
@@ -82,7 +84,9 @@ class ClusterLoss:
         targets, warmth = clustering.targets, config.contrast_temperature
         (cells,) = self.normalisers(labels != IGNORE_INDEX)
         return {
-            "cross_entropy": self.cross_entropy(*compared(logits, masks, config.cross_entropy)),
+            "cross_entropy": self.cross_entropy(
+                *compared(logits, masks, config.cross_entropy, model.encoder.config.aligned)
+            ),
             "contrast": pixel_prototype_infonce(similarities, targets, temperature=warmth, normaliser=cells),
             "distance": pixel_prototype_distance(similarities, targets, normaliser=cells),
         }

@@ -164,13 +164,13 @@ class StageLoss:
             terms["entropy"] = head.grouping.entropy()
             loss = loss + config.entropy * terms["entropy"]
         if inner is not None and config.auxiliary > 0:
-            terms["auxiliary"] = self.cross_entropy(inner, masks)
+            terms["auxiliary"] = self.cross_entropy(inner, masks, model.encoder.config.aligned)
             loss = loss + config.auxiliary * terms["auxiliary"]
         return {"loss": loss, **terms}
 
-    def cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, masks: Tensor, aligned: bool) -> Tensor:
         """Mean over labelled pixels, where ``config.cross_entropy`` says and with its class weights."""
-        logits, labels = compared(logits, masks, self.config.cross_entropy)
+        logits, labels = compared(logits, masks, self.config.cross_entropy, aligned)
         return grid_cross_entropy(logits, labels, weight=class_weight(self.config.class_weights, logits))
 
     def output_terms(self, model: Segmenter, features: Tensor, masks: Tensor) -> dict[str, Tensor]:
@@ -226,13 +226,19 @@ def batch_outputs(model: Segmenter, batch: Batch) -> tuple[list[Tensor], Tensor 
     return outputs, None if inner is None or model.auxiliary is None else model.auxiliary(inner)
 
 
-def compared(logits: Tensor, masks: Tensor, where: Literal["grid", "quarter", "image"]) -> tuple[Tensor, Tensor]:
-    """Grid logits (B, C, h, w) and masks (B, H, W) at the size at which cross-entropy compares them, float32."""
+def compared(
+    logits: Tensor, masks: Tensor, where: Literal["grid", "quarter", "image"], aligned: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Grid logits (B, C, h, w) and masks (B, H, W) at the size at which cross-entropy compares them, float32.
+
+    ``aligned``: corners of grid and image lie on each other (``encoder.enlarge``); of the image alone.
+    """
     if where == "grid":
         return logits.float(), resize_labels(masks, (logits.shape[-2], logits.shape[-1]))
     labels = masks if where == "image" else masks[:, 2::4, 2::4]
     size = (labels.shape[-2], labels.shape[-1])
-    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False), labels
+    aligned = aligned and where == "image"
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=aligned), labels
 
 
 def class_weight(values: list[float] | None, logits: Tensor) -> Tensor | None:
