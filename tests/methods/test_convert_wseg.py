@@ -21,6 +21,7 @@ from segproto.encoders.resnet38 import ResNet38d
 from segproto.errors import WeightsError
 from segproto.interop.conversion import Options
 from segproto.methods.pixelcontrast.convert import SOURCES
+from segproto.model.cam_head import RELEASED
 from segproto.model.heads import LinearHead, build_head
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead, TapHead
@@ -223,6 +224,9 @@ def test_cam_networks(
     else:
         assert (logits[:, 0] == 0.26).all()
     assert model.predict(PICTURE).shape == (48, 64)
+    assert model.head.views == RELEASED["eps" if last or source == "psa" else "seam"]
+    assert model.encoder.config.aligned is not (last or source == "psa")
+    assert model.encoder.config.pad is False
 
 
 def test_affinity_network(tmp_path: Path, wide: tuple[State, Any]) -> None:
@@ -389,6 +393,9 @@ def test_deeplab(
     assert parameters in (None, sum(p.numel() for p in model.parameters()))
     with torch.no_grad():
         close(model.grid_logits(model.encoder.normalisation(PICTURE)[None]), wanted)
+    released = F.interpolate(wanted, (48, 64), mode="bilinear", align_corners=True)[0].argmax(0)
+    assert (model.predict(PICTURE) == released).float().mean() > 0.999
+    assert model.encoder.padded_size(49, 63) == (49, 63)
 
 
 @pytest.mark.slow

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segproto.errors import ConfigError
 
 if TYPE_CHECKING:
     from segproto.encoders.config import EncoderConfig
@@ -41,6 +45,7 @@ class Backbone(nn.Module):
         smallest: and at least this.
         normalisation: what its inputs must be normalised with.
         map_channels: channels of each of :meth:`maps`; empty = one map, that of ``forward``.
+        any_size: it also takes sides that are no such multiples (cells then are fewer pixels at the border).
     """
 
     num_features: int
@@ -48,6 +53,7 @@ class Backbone(nn.Module):
     smallest: int = 1
     normalisation: Normalisation = IMAGENET
     map_channels: tuple[int, ...] = ()
+    any_size: bool = False
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W), sides multiples of ``stride_multiple``, to the maps that decoders read, finest first."""
@@ -126,6 +132,22 @@ class Encoder(nn.Module):
             return images
         self._tell_padding((h, w), (ph, pw))
         return F.pad(images, (0, pw - w, 0, ph - h))
+
+    @contextmanager
+    def padding(self, pad: bool | None) -> Iterator[None]:
+        """Images are padded, or not, whatever ``config.pad`` says; None = as it says.
+
+        Raises:
+            ConfigError: the backbone needs padding.
+        """
+        own = self.config
+        if pad is False and not getattr(self.backbone, "any_size", False):
+            raise ConfigError(f"pad=false: {own.backbone or own.name} does not take images of any size")
+        self.config = own if pad is None else own.model_copy(update={"pad": pad})
+        try:
+            yield
+        finally:
+            self.config = own
 
     def enlarged(self, grid: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps on the grid (B, K, h, w) to the area (H, W) that it covers, bilinearly, as ``config.enlarge`` says."""

@@ -29,6 +29,7 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
     if load_weights:  # an artefact is what it is
         refuse_unread(config)
     backbone = build_backbone(config, load_weights)
+    require_any_size(config, backbone)
     neck, scale_dims = config.neck_kind.build(config, backbone)
     limits = {"stride_multiple": backbone.stride_multiple, "smallest": backbone.smallest}
     encoder = Encoder(backbone, neck, scale_dims, backbone.normalisation, config, **limits)
@@ -47,13 +48,26 @@ def build_backbone(config: EncoderConfig, load_weights: bool) -> Backbone:
     return config.backbone_kind.build(config, load_weights)
 
 
+def require_any_size(config: EncoderConfig, backbone: Backbone) -> None:
+    """Refuses ``pad: false`` with a backbone that needs padding.
+
+    Raises:
+        ConfigError: naming the backbone.
+    """
+    if config.pad is False and not backbone.any_size:
+        raise ConfigError(
+            f"encoder.pad=false: {config.backbone or config.name} does not take images of any size; "
+            "resnet38d and timm's ResNets do"
+        )
+
+
 def refuse_unread(config: EncoderConfig) -> None:
     """Settings that the backbone or the neck does not read are an error.
 
     Raises:
         ConfigError: naming the setting, and who reads it.
     """
-    backbone = (BACKBONES, config.backbone_kind, ("backbone", "layers", "pretrained", "input_scale", "pad"))
+    backbone = (BACKBONES, config.backbone_kind, ("backbone", "layers", "pretrained", "input_scale"))
     neck = (NECKS, config.neck_kind, ("reduce", "layer_norm", "auxiliary", "projection"))
     for table, own, settings in (backbone, neck):
         for setting in settings:

@@ -22,8 +22,8 @@ class BackboneKind:
         title: one line for people.
         build: from the settings, and whether weights are to be loaded (False where an artefact's tensors follow), to
             the network: filled from ``encoder.weights`` if that is set, else as it starts.
-        reads: those of the settings ``backbone``, ``layers``, ``pretrained``, ``input_scale`` and ``pad`` that it
-            reads; the others are refused.
+        reads: those of the settings ``backbone``, ``layers``, ``pretrained`` and ``input_scale`` that it reads; the
+            others are refused.
     """
 
     name: str

@@ -86,6 +86,7 @@ class ResNet38d(Backbone):
 
     num_features = 4096
     stride_multiple = 8
+    any_size = True
     map_channels: tuple[int, ...] = (512, 1024, 4096)
 
     def __init__(self) -> None:
@@ -213,12 +214,9 @@ def build_resnet38d(config: EncoderConfig, load_weights: bool) -> ResNet38d:
     return backbone
 
 
-RESNET38D = BackboneKind(
-    name="resnet38d", title="ResNet-38d of PSA, SEAM and pixelcontrast", build=build_resnet38d, reads=("pad",)
-)
+RESNET38D = BackboneKind(name="resnet38d", title="ResNet-38d of PSA, SEAM and pixelcontrast", build=build_resnet38d)
 RESNET38D_TAPS = BackboneKind(
     name="resnet38d_taps",
     title="the same, with the image and the inner maps that the heads of these systems read",
     build=build_resnet38d,
-    reads=("pad",),
 )

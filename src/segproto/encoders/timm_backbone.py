@@ -81,8 +81,6 @@ class TimmBackbone(Backbone):
         name = config.backbone
         if name is None or not timm.is_model(name):
             raise ConfigError(f"encoder.backbone={name}: not a timm model; {near_models(name or '')}")
-        if config.pad is False and not timm.models.is_model_in_modules(name, ("resnet",)):
-            raise ConfigError(f"encoder.pad=false: {name} does not take images of any size, ResNets do")
         vit = timm.models.is_model_in_modules(name, PLAIN_VITS)
         net: Any = create(config, config.pretrained and load_weights and config.weights is None, vit)
         self.normalisation = Normalisation(tuple(net.pretrained_cfg["mean"]), tuple(net.pretrained_cfg["std"]))
@@ -97,6 +95,7 @@ class TimmBackbone(Backbone):
         self.reference_positions = vit and not net.dynamic_img_size and net.pos_embed is not None
         coarsest = max(stage["reduction"] for stage in net.feature_info)
         self.stride_multiple = pixel_multiple(config.input_scale, coarsest)
+        self.any_size = timm.models.is_model_in_modules(name, ("resnet",))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), sides multiples of ``stride_multiple``, to features (B, num_features, h, w)."""
@@ -241,5 +240,5 @@ TIMM = BackboneKind(
     name="timm",
     title="any network of timm, by encoder.backbone",
     build=TimmBackbone,
-    reads=("backbone", "layers", "pretrained", "input_scale", "pad"),
+    reads=("backbone", "layers", "pretrained", "input_scale"),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,28 @@ class CamMaps(NamedTuple):
     projection: Tensor
 
 
+@dataclass(frozen=True)
+class CamViews:
+    """How an image becomes the inputs of several scales, and their maps one map of the image's size.
+
+    Attributes:
+        resize: of the image to a scale, bicubic with antialiasing: in ``float``, or by ``pil`` in bytes (all releases).
+        enlarge: of maps: to the resized image and from there to the image, by ``half_pixel`` centres; the first of the
+            two with ``align_corners`` (SEAM, wseg); or from the grid to the image at once, ``direct`` (PSA, EPS).
+        pad: sides that are no multiples of the stride are padded; None = as the encoder does (releases: false).
+    """
+
+    resize: Literal["float", "pil"] = "float"
+    enlarge: Literal["half_pixel", "align_corners", "direct"] = "half_pixel"
+    pad: bool | None = None
+
+
+RELEASED: dict[str, CamViews] = {
+    "seam": CamViews("pil", "align_corners", pad=False),
+    "eps": CamViews("pil", "direct", pad=False),
+}
+
+
 class AffineHead(Head):
     """A head that gives, perhaps beside classes, features whose differences are affinities of cells."""
 
@@ -50,9 +73,11 @@ class MapHead(Head):
 
     Attributes:
         background: that constant.
+        views: how its maps over several scales are made unless a recipe says otherwise.
     """
 
     kind = "cam"
+    views = CamViews()
     caution = (
         "This network draws where a class is once a tag says that it is there. Without tags, as in the figures and "
         "images below, it takes every class that it half believes in: judge the masks it helped to make (Step by "

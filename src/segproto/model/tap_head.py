@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.encoders.resnet38 import TAPS
-from segproto.model.cam_head import EMBEDDING, AffineHead, CamMaps, MapHead
+from segproto.model.cam_head import EMBEDDING, RELEASED, AffineHead, CamMaps, MapHead
 from segproto.model.head import Contributions, HeadDescription
 from segproto.refine.seam import correlation_input, pixel_correlation
 
@@ -39,6 +39,7 @@ class TapHead(MapHead):
         shows: as a segmenter, ``present`` classes over a constant background, or the raw maps as ``logits``, which EPS
             trains to segment.
         background: that constant.
+        released: a converted network, whose maps over several scales are made as the release of SEAM or of EPS does.
     """
 
     kind = "cam_taps"
@@ -53,8 +54,12 @@ class TapHead(MapHead):
         dropout: float = 0.5,
         shows: Literal["present", "logits"] = "present",
         background: float = 0.26,
+        released: Literal["seam", "eps"] | None = None,
     ) -> None:
         super().__init__()
+        self.released = released
+        if released is not None:
+            self.views = RELEASED[released]
         self.num_classes, self.taps, self.shows, self.background = num_classes, tuple(taps), shows, background
         self.num_features = sum(taps)
         self.fc8 = conv1x1(taps[3], num_classes)
@@ -102,6 +107,7 @@ class TapHead(MapHead):
             "dropout": self.dropout7.p,
             "shows": self.shows,
             "background": self.background,
+            **({} if self.released is None else {"released": self.released}),
         }
 
     @classmethod

@@ -108,7 +108,14 @@ class CamsConfig(BaseModel):
         source: maps ``refined`` by pixel correlation, ``raw``, or ``softmax`` of raw maps (EPS).
         lost: of a tagged class whose map is nowhere positive: its raw map above the map's own mean, or ``empty``, no
             pixel at all (published).
+        resize: of the image to each scale: in ``float``, or by ``pil`` in bytes (published).
+        enlarge: of the maps by ``half_pixel`` centres, to the resized image and then to the image; the first step with
+            ``align_corners`` (SEAM and wseg, published); or ``direct`` from grid to image (EPS, published).
+        pad: images whose sides are no multiples of the stride are padded (published: false).
         given: folder of published maps (``NAME.npy``) to take instead of the network's.
+
+    ``resize``, ``enlarge`` and ``pad`` = None: as the model's head says (:class:`~segproto.model.cam_head.CamViews`):
+    ``float``, ``half_pixel``, true; as released with converted networks.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -116,6 +123,9 @@ class CamsConfig(BaseModel):
     scales: list[float] = [0.5, 1.0, 1.5, 2.0]
     source: Literal["refined", "raw", "softmax"] = "refined"
     lost: Literal["mean", "empty"] = "mean"
+    resize: Literal["float", "pil"] | None = None
+    enlarge: Literal["half_pixel", "align_corners", "direct"] | None = None
+    pad: bool | None = None
     given: ExpandedPath | None = None
 
 

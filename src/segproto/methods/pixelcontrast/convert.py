@@ -25,10 +25,16 @@ TAPS = EncoderConfig(name="resnet38d_taps", neck="identity", squash="none")
 CONTAINERS = ("state_dict", "model")
 Background = Literal["first", "last", "none"]  # its row in a published classifier
 VOC_CLASSES = 21
+ALIGNED: dict[str, Any] = {"enlarge": "align_corners", "pad": False}
 GRID = (
-    "grid maps (stride 8) are those of the released code in eval mode; it enlarges them with aligned corners, here "
-    "that is done by half-pixel centres, as for every model, and images are padded to multiples of 8"
+    "grid maps (stride 8) are those of the released code in eval mode; they are enlarged with aligned corners and "
+    "images are not padded, as there (encoder.enlarge, encoder.pad)"
 )
+DIRECT = (
+    "grid maps (stride 8) are those of the released code in eval mode; they are enlarged from the grid to the image at "
+    "once, by half-pixel centres, and images are not padded, as there (encoder.pad)"
+)
+VIEWS = "maps over several scales are made as there, too: images are resized by Pillow in bytes"
 LAST = "the background, published as the last class, is the first here"
 PRESENT = "as a segmenter it shows the classes it believes the image has, over a background of 0.26"
 
@@ -124,11 +130,13 @@ def make_maps(keys: KeyMap, options: Options, *, background: Background, **setti
         settings: of the head.
     """
     rows = keys.take("fc8.weight", (None, 4096, 1, 1))
+    geometry = ALIGNED if settings["released"] == "seam" else {"pad": False}
     if background == "none":
         rows = torch.cat([torch.zeros_like(rows[:1]), rows])
     elif background == "last":
         rows = rows.roll(1, 0)
-    encoder, head = build_encoder(TAPS, load_weights=False), TapHead(len(rows), **settings)
+    taps = TAPS.model_copy(update=geometry)
+    encoder, head = build_encoder(taps, load_weights=False), TapHead(len(rows), **settings)
     keys.fill(encoder.backbone)
     names = {"fc_proj.weight": "proj_fc.weight"} if keys.has("proj_fc.weight") else {}
     keys.fill(head, rename=lambda own: names.get(own, own), skip=("fc8.weight",))
@@ -155,7 +163,7 @@ def make_deeplab(keys: KeyMap, options: Options) -> Segmenter:
     else:
         deep = keys.has("backbone.conv1.0.weight")
         settings |= {"backbone": "resnet101s" if deep else "resnet101", "output_stride": 8}
-    encoder = build_encoder(EncoderConfig(**settings, squash="none"), load_weights=False)
+    encoder = build_encoder(EncoderConfig(**settings, squash="none", **ALIGNED), load_weights=False)
     keys.drop(r"backbone\.fc\..*", "classifier of the pre-training")
     keys.fill(encoder.backbone if wide else encoder.backbone.get_submodule("taps.net"), "backbone.")
     keys.fill(encoder.neck, "aspp." if pooled else "")
@@ -181,27 +189,44 @@ def convert_resnet38(path: Path, options: Options) -> Weights:
     return Weights(backbone.state_dict(), {"encoder.name": "resnet38d"}, card)
 
 
-def cam_network(kind: str, *notes: str, background: Background, **settings: Any) -> Network:
-    """A kind of network of class activation maps; ``background`` and ``settings`` as in :func:`make_maps`."""
-    return Network(kind, "pixelcontrast", partial(make_maps, background=background, **settings), (GRID, *notes))
+def cam_network(
+    kind: str, *notes: str, background: Background, released: Literal["seam", "eps"], **settings: Any
+) -> Network:
+    """A kind of network of class activation maps.
+
+    ``released``: whose way from images to maps it keeps; the others as in :func:`make_maps`.
+    """
+    make = partial(make_maps, background=background, released=released, **settings)
+    return Network(kind, "pixelcontrast", make, (GRID if released == "seam" else DIRECT, VIEWS, *notes))
 
 
-CONTRAST = cam_network("CAM network with contrast, on SEAM", PRESENT, background="first")
-SEAM = cam_network("CAM network of SEAM", PRESENT, background="first", dim=0)
+CONTRAST = cam_network("CAM network with contrast, on SEAM", PRESENT, background="first", released="seam")
+SEAM = cam_network("CAM network of SEAM", PRESENT, background="first", released="seam", dim=0)
 EPS_CONTRAST = cam_network(
     "CAM network with contrast, on EPS",
     LAST,
     "logits are the raw maps, as its author says they are used, not those of the pixel correlation",
     background="last",
+    released="eps",
     dropout=0.0,
     shows="logits",
 )
-EPS = cam_network("CAM network of EPS", LAST, background="last", dim=0, refine=False, dropout=0.0, shows="logits")
+EPS = cam_network(
+    "CAM network of EPS",
+    LAST,
+    background="last",
+    released="eps",
+    dim=0,
+    refine=False,
+    dropout=0.0,
+    shows="logits",
+)
 CLASSIFIER = cam_network(
     "CAM network of PSA, or the baseline of EPS",
     PRESENT,
     "it has no background: that row of the classifier is 0 here",
     background="none",
+    released="eps",
     dim=0,
     refine=False,
 )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from segproto.data.base import Sample
@@ -23,7 +26,7 @@ from segproto.methods.pixelcontrast.products import (
 from segproto.methods.pixelcontrast.published import published_cams, published_scores
 from segproto.methods.pixelcontrast.tagged import image_tags
 from segproto.metrics.cam_curve import CamCurve, best_point
-from segproto.model.cam_head import MapHead
+from segproto.model.cam_head import CamViews, MapHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.refine.crf import dense_crf, unary_from_probabilities
@@ -78,7 +81,7 @@ def image_cams(model: Segmenter, image: Tensor, classes: list[int], config: Cams
     total = torch.zeros(len(classes), *size, device=next(model.parameters()).device)
     if not classes:
         return total
-    add_views(total, model, image, classes, config.scales, config.source)
+    add_views(total, model, image, classes, config, config.source)
     if config.source == "softmax":
         return total.div_(total.amax((1, 2), keepdim=True) + EPSILON)
     if config.lost == "mean":
@@ -93,8 +96,8 @@ def add_views(
     model: Segmenter,
     image: Tensor,
     classes: Sequence[int],
-    scales: Sequence[float],
-    source: str,
+    config: CamsConfig,
+    source: Literal["refined", "raw", "softmax"],
 ) -> None:
     """Adds the maps of an image and of its mirror image, at all scales and upsampled, to ``total``.
 
@@ -103,47 +106,79 @@ def add_views(
         model: with a :class:`MapHead`.
         image: uint8 (3, H, W).
         classes: K of 1..C-1.
-        scales: of the image.
+        config: scales, and how they are looked at.
         source: which maps, see :class:`CamsConfig`.
     """
     head = require_head(model, "cams", MapHead)
+    views = chosen_views(head, config)
     size = (image.shape[1], image.shape[2])
-    normalised = model.encoder.normalisation(image.to(total.device))[None]
-    for scale in scales:
+    for scale in config.scales:
         scaled = (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
-        x = normalised
-        if scaled != size:
-            x = F.interpolate(x, size=scaled, mode="bicubic", align_corners=False, antialias=True)
-        maps = head.maps(model.features(torch.cat([x, x.flip(3)])))
+        x = seen_at(model, image.to(total.device), scaled, views.resize)
+        with model.encoder.padding(views.pad):
+            maps = head.maps(model.features(torch.cat([x, x.flip(3)])))
+            padded = model.encoder.padded_size(*scaled)
         grid = (maps.refined if source == "refined" else maps.cam).float()
         grid = (grid.softmax(1) if source == "softmax" else grid)[:, list(classes)]
-        down, across = resampling(model, (grid.shape[2], grid.shape[3]), scaled, size)
+        sides = zip(grid.shape[2:], padded, scaled, size, strict=True)
+        down, across = (resampling(*side, views.enlarge, total.device) for side in sides)
         down = down.expand(len(total), -1, -1)
         for part, columns in zip(grid, (across, across.flip(0)), strict=True):
             total.baddbmm_(down, part @ columns.T)
 
 
-def resampling(
-    model: Segmenter, grid: tuple[int, int], scaled: tuple[int, int], size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Weights (H, h) and (W, w) that upsample maps from the grid to the scaled image, and from there to the image.
+def chosen_views(head: MapHead, config: CamsConfig) -> CamViews:
+    """How images are looked at: as the recipe says, and where it says nothing as the head does."""
+    own = head.views
+    return CamViews(
+        config.resize or own.resize, config.enlarge or own.enlarge, own.pad if config.pad is None else config.pad
+    )
 
-    Both are linear and work along rows and columns apart, so the maps at the scaled image's size, which may be larger
-    than the image's, need not be made.
+
+def seen_at(model: Segmenter, image: Tensor, size: tuple[int, int], resize: Literal["float", "pil"]) -> Tensor:
+    """A uint8 image (3, H, W) resized bicubically and normalised, (1, 3, h, w).
+
+    By ``pil`` as Wang et al. 2020 (SEAM's infer_SEAM.py) and all that follow them: bytes in, rounded bytes out.
+    """
+    if resize == "pil" and tuple(image.shape[1:]) != size:
+        picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).resize(size[::-1], Image.Resampling.BICUBIC)
+        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(image.device)
+    x = model.encoder.normalisation(image)[None]
+    if tuple(image.shape[1:]) != size:
+        x = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return x
+
+
+def resampling(
+    cells: int,
+    padded: int,
+    seen: int,
+    wanted: int,
+    enlarge: Literal["half_pixel", "align_corners", "direct"],
+    device: torch.device,
+) -> Tensor:
+    """Weights (wanted, cells) that bring maps from the grid to the image, along rows or along columns.
+
+    All ways are linear and work along rows and columns apart, so the maps at the resized image's size, which may be
+    larger than the image's, need not be made.
 
     Args:
-        model: whose grid covers the padded image.
-        grid: (h, w).
-        scaled: height and width of the image that the model saw.
-        size: (H, W) of the image itself.
+        cells: of the grid, which covers the padded image.
+        padded: its side.
+        seen: side of the resized image that the model saw.
+        wanted: side of the image itself.
+        enlarge: see :class:`~segproto.model.cam_head.CamViews`.
+        device: of the maps.
     """
-    padded, device = model.encoder.padded_size(*scaled), next(model.parameters()).device
-    weights = []
-    for cells, side, seen, wanted in zip(grid, padded, scaled, size, strict=True):
-        matrix = torch.eye(cells, device=device)[None]
-        matrix = F.interpolate(matrix, size=side, mode="linear", align_corners=False)[..., :seen]
-        weights.append(F.interpolate(matrix, size=wanted, mode="linear", align_corners=False)[0].T)
-    return weights[0], weights[1]
+    matrix = torch.eye(cells, device=device)
+    if enlarge == "direct":
+        places = ((torch.arange(wanted, device=device) + 0.5) * (seen * cells / (wanted * padded)) - 0.5).clamp(min=0)
+        lower = places.long().clamp(max=cells - 1)
+        return torch.lerp(
+            matrix[lower], matrix[(lower + 1).clamp(max=cells - 1)], (places - lower)[:, None].clamp(max=1)
+        )
+    first = F.interpolate(matrix[None], size=padded, mode="linear", align_corners=enlarge == "align_corners")
+    return F.interpolate(first[..., :seen], size=wanted, mode="linear", align_corners=False)[0].T
 
 
 def find_lost(total: Tensor, model: Segmenter, image: Tensor, classes: list[int], config: CamsConfig) -> None:
@@ -163,7 +198,7 @@ def find_lost(total: Tensor, model: Segmenter, image: Tensor, classes: list[int]
     lost = [k for k, high in enumerate(total.amax((1, 2)).tolist()) if high <= 0]
     if lost and config.source == "refined":
         raw = torch.zeros_like(total[lost])
-        add_views(raw, model, image, [classes[k] for k in lost], config.scales, "raw")
+        add_views(raw, model, image, [classes[k] for k in lost], config, "raw")
         total[lost] = raw
     for k in lost:
         total[k] -= total[k].mean() * (total[k].amax() <= 0)

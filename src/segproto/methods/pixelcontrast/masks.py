@@ -142,21 +142,24 @@ def best_classes(image: Tensor, scores: Tensor, classes: Tensor, crf: CrfSetting
 
 
 def walked(model: Segmenter, image: Tensor, scores: Tensor, walk: Walk) -> Tensor:
-    """Scores (K+1, H, W) after a random walk over the affinities of the feature grid."""
+    """Scores (K+1, H, W) after a random walk over the affinities of the grid of the padded image, as published."""
     size = (image.shape[1], image.shape[2])
     values, pairs = image_affinities(model, image, walk)
-    height, width = model.encoder.padded_size(*size)
+    with model.encoder.padding(True):
+        height, width = model.encoder.padded_size(*size)
     padded = F.pad(scores, (0, width - size[1], 0, height - size[0]))
     coarse = F.adaptive_avg_pool2d(padded, pairs.size)[None]
     out = random_walk(coarse, values, pairs, beta=walk.beta, log_steps=walk.log_steps)
-    return model.upsample(out, size)[0]
+    full = F.interpolate(out, size=(height, width), mode="bilinear", align_corners=False)
+    return full[0, :, : size[0], : size[1]]
 
 
 def image_affinities(model: Segmenter, image: Tensor, walk: Walk) -> tuple[Tensor, Pairs]:
     """Affinities (1, E) of the cells of an image uint8 (3, H, W), and their pairs."""
     head = require_head(model, "masks", AffineHead)
     x = model.encoder.normalisation(image.to(next(model.parameters()).device))[None]
-    u = head.affinity_features(model.features(x)).float()
+    with model.encoder.padding(True):
+        u = head.affinity_features(model.features(x)).float()
     pairs = cell_pairs(u.shape[-2], u.shape[-1], walk.radius, complete=walk.complete)
     return affinity(u, pairs), pairs
 

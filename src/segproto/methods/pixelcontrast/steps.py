@@ -109,9 +109,10 @@ def image_steps(
     if rule.walk is not None:
         values, pairs = image_affinities(model, image, rule.walk)
         grid = alike(values**rule.walk.beta, pairs)
-        pictures[LINKS.key] = F.interpolate(
-            grid[None, None].cpu(), size=model.encoder.padded_size(*size), mode="nearest"
-        )[0, 0, : size[0], : size[1]]
+        with model.encoder.padding(True):
+            padded = model.encoder.padded_size(*size)
+        full = F.interpolate(grid[None, None].cpu(), size=padded, mode="nearest")
+        pictures[LINKS.key] = full[0, 0, : size[0], : size[1]]
         out = walked(model, image, first_scores(model, cams, rule), rule.walk)
         pictures[WALK.key] = best_classes(image, out, classes, None)
     pictures[MASK.key] = image_mask(model, image, cams, rule)
