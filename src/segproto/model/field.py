@@ -53,15 +53,14 @@ class Field:
         part = part.to(device=device, dtype=dtype)[:, None]
         lines = torch.lerp(self.grid[:, lower.to(device)], self.grid[:, upper.to(device)], part)
         width = self.size[1]
+        full: Tensor
         if self.aligned:
             lower, upper, part = self._taps(torch.arange(width), 1)
             part = part.to(device=device, dtype=dtype)
             full = torch.lerp(lines[..., lower.to(device)], lines[..., upper.to(device)], part)
-            return full.flip(-1) if self.mirrored else full
-        # F.interpolate can not be told the ratio apart from the size; the operator below it can.
-        full = torch.ops.aten.upsample_bilinear2d.default(lines[None], [stop - start, width], False, 1.0, self.step[1])[
-            0
-        ]
+        else:  # F.interpolate can not be told the ratio apart from the size; the operator below it can.
+            height = stop - start
+            full = torch.ops.aten.upsample_bilinear2d.default(lines[None], [height, width], False, 1.0, self.step[1])[0]
         return full.flip(-1) if self.mirrored else full
 
     def cells(self, ys: Tensor, xs: Tensor) -> tuple[Tensor, Tensor]:

@@ -183,7 +183,7 @@ class StageLoss:
             terms["diversity"] = self.diversity(head.bank)(distances, labels)
         else:
             logits = head(features)
-        return {"cross_entropy": self.cross_entropy(logits, masks), **terms}
+        return {"cross_entropy": self.cross_entropy(logits, masks, model.encoder.config.aligned), **terms}
 
     def diversity(self, bank: Bank) -> DiversityLoss:
         """The diversity loss of a bank, its index tables made once a bank."""
