@@ -98,7 +98,7 @@ class Table(Mapping[str, EntryT]):
                 log.warning("warning: entry point %s = %s cannot be used: %s", point.name, point.value, plain(error))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity: a member of a union must have a hash, which a table has not
 class Known(Generic[EntryT]):
     """Marks a text field of a pydantic model as a name of a table: ``Annotated[str, Known(DATASETS)]``.
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -103,3 +104,51 @@ def test_config_survives_json():
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(ValidationError, match=message):
         make()
+
+
+def test_ranges_triples_and_rest(tmp_path):
+    text = "classes: [{name: a, values: 1000-1999}, {name: b, values: [3, 5..7]}]\nrest: void"
+    labels = read_classes(written(tmp_path, text)).labels
+    assert {labels.lookup[v] for v in (1000, 1500, 1999)} == {0}
+    assert [labels.lookup.get(v) for v in (3, 4, 5, 7, 2000)] == [1, None, 1, 1, None]
+    stored = np.array([[1200, 3, 9, 40000, 0]], np.int64)
+    assert labels.apply(stored, "x").tolist() == [[0, 1, 255, 255, 255]]
+    assert labels.apply(np.array([[3, 9]], np.uint8), "x").tolist() == [[1, 255]]
+    other = read_classes(written(tmp_path, text.replace("void", "b"))).labels
+    assert other.apply(stored, "x").tolist() == [[0, 1, 1, 1, 1]]
+    assert other.key != labels.key
+    triples = 'classes: [{name: a, values: [[0, 255, 0]]}, {name: b, values: "1, 2, 3"}]\nrest: nearest'
+    labels = read_classes(written(tmp_path, triples)).labels
+    assert labels.lookup == {0x00FF00: 0, 0x010203: 1}
+    assert labels.apply(np.array([[0x00FF00, 0x10EE10, 0x000000]], np.int64), "x").tolist() == [[0, 0, 1]]
+
+
+def test_nearest_number_is_by_difference_for_bytes_and_for_wide_values(tmp_path):
+    labels = read_classes(
+        written(tmp_path, "classes: [{name: a, values: 0}, {name: b, values: 255}]\nrest: nearest")
+    ).labels
+    values = np.arange(256)
+    expected = (values > 127.5).astype(int).tolist()
+    assert labels.apply(values.astype(np.uint8), "x").tolist() == expected
+    assert labels.apply(values.astype(np.int64), "x").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: [yes, no]", 'YAML reads yes, on and true as true: quote the word, "yes"'),
+        ("classes: [{name: no, values: 1}]", 'quote the word, "no"'),
+        ("classes:\n- {name: a, values: #00ff00}", 'not quoted begins a comment: quote colours, "#00ff00"'),
+        ("classes:\n- name: a\n  values: #00ff00", 'YAML takes what follows # for a comment; quote colours: "#00ff00"'),
+        ("classes: [2024, 2025]", 'quote the name: "2024"'),
+        ("classes: [{name: a, values: [0, 0, 0]}]", 'is it a colour? Write [[0, 0, 0]] or "#RRGGBB"'),
+        ('classes: [{name: a, values: [1, 2, 3]}, {name: b, values: "#000000"}]', "Write [[1, 2, 3]]"),
+        ("classes: [{name: a, values: 9-3}]", "'9-3' is not FIRST-LAST within 0..65535"),
+        ("classes: [a]\nrest: b", "rest: 'b' is neither void nor nearest nor the name of a class"),
+    ],
+)
+def test_traps_of_yaml_are_explained(tmp_path, text, message):
+    with pytest.raises(DataError) as caught:
+        read_classes(written(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -210,7 +210,7 @@ def test_verify_counts_pixels(root):
 def test_verify_answers_a_hopeless_folder(tmp_path):
     report = verify(DataConfig(root=tmp_path))
     assert len(report.problems) == 1
-    assert "classes.yaml: no such file" in report.problems[0]
+    assert "none of the known layouts: no picture there" in report.problems[0]
 
 
 @needs_data

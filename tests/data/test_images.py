@@ -1,5 +1,7 @@
 """Reading picture files: every usual kind, and a clear line for the rest."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from segproto.data.classes import ClassesFile
 from segproto.data.images import read_colours, read_image, read_indices, to_rgb
 from segproto.data.palette import default_colours
 from segproto.errors import DataError
+from segproto.files import png_chunk
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -195,3 +198,18 @@ def test_default_colours_are_distinct_and_stable():
     assert len(set(colours)) == 150
     assert default_colours(20) == colours[:20]
     assert all(0 <= v <= 255 for c in colours for v in c)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_gray_masks_of_few_bits_hold_the_indices_that_were_stored(bits, tmp_path):
+    """Pillow stretches 2 and 4 bits to 0..255; a PNG is written here by hand, as Pillow writes none."""
+    width, rows = 8, 3
+    values = np.arange(rows * width).reshape(rows, width) % 2**bits
+    spread = (values[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    packed = np.packbits(spread.reshape(rows, -1), axis=1)
+    raw = b"".join(b"\0" + row.tobytes() for row in packed)
+    header = struct.pack(">IIBBBBB", width, rows, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    path = tmp_path / "mask.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in chunks))
+    np.testing.assert_array_equal(read_indices(path), values)

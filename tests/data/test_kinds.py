@@ -32,7 +32,7 @@ def test_a_wrong_name_is_one_line() -> None:
 
 @pytest.mark.parametrize("key", OPTIONAL)
 def test_what_a_kind_does_not_read_is_refused(key: str) -> None:
-    value = {"val_fraction": 0.5} if key == "split" else "a"
+    value = {"split": {"val_fraction": 0.5}, "layout": "pictures"}.get(key, "a")
     for name, kind in DATASETS.items():
         if key in kind.reads:
             assert getattr(DataConfig.model_validate({"name": name, key: value}), key) is not None

@@ -112,10 +112,10 @@ def test_orientations(value: int, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_taken_for_a_folder() -> None:
-    from segproto.cli.info import named
+    from segproto.cli.info import as_setting
 
-    with pytest.raises(DataError, match=r"'fotos' is neither .* expected a folder with images/, labels/"):
-        named("fotos")
+    with pytest.raises(DataError, match=r"'fotos' is neither .* expected a folder or zip archive of images and masks"):
+        as_setting("fotos")
 
 
 def test_weights_of_another_kind_are_refused_without_bad_advice(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_folder_is_no_picture_and_a_missing_one_is_said_to_be_missing(tmp_path
     [
         ("classes:\n  a: 1\n  b: 2\n", ["classes: expected classes: [{name: ..., values: 1}, ...]"]),
         ("classes: []\n", ["classes: expected at least 1 class, as in classes: [{name: ..., values: 1}, ...]"]),
-        ("classes: [a, 1]\n", ["classes.0: expected classes: [{name: ..., values: 1}, ...]"]),
+        ("classes: [a, 1]\n", ['classes: 1 is a number; quote the name: "1"']),
         ("classes: [a, b]\nsplit: {val_fraction: 20}\n", ["split.val_fraction: expected less than 1, found 20"]),
         ("classes:\n- {name: a, value: 1}\n", ["unknown key 'classes.0.value'; did you mean 'values'?"]),
         ("classes:\n- {name: a, values: 1}\n- {name: b, values: 1}\n", ["value 1 belongs to both 'a' and 'b'"]),
@@ -175,11 +175,12 @@ def test_mistakes_in_the_class_table(content: str, words: list[str], tmp_path: P
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-def test_text_that_yaml_takes_for_a_number_is_to_be_quoted() -> None:
+def test_text_that_yaml_takes_for_a_number_is_to_be_quoted_in_a_recipe() -> None:
     from segproto.runs.settings import data_config
 
     with pytest.raises(ConfigError, match=r"data\.split\.val_pattern = 6: expected text, .* quote it: 'data\.split"):
-        data_config(None, {}, ["data.root=x", "split.val_pattern=0006"])
+        data_config(None, {"split": {"val_pattern": 6}}, ["data.root=x"])
+    assert data_config(None, {}, ["data.root=x", "split.val_pattern=0006"]).split.val_pattern == "0006"
     assert data_config(None, {}, ["data.root=x", 'split.val_pattern="0006"']).split.val_pattern == "0006"
 
 

@@ -11,7 +11,7 @@ from training_tiny import RECIPE, TinyRecipe, recipe
 from segproto.errors import ConfigError
 from segproto.methods import METHODS
 from segproto.runs.catalogue import read_recipe, summaries
-from segproto.training.recipe import apply_overrides, dump_recipe, resolved, validate_recipe
+from segproto.training.recipe import Recipe, apply_overrides, dump_recipe, resolved, validate_recipe
 from segproto.training.recipe_files import load_recipe_dict
 
 
@@ -102,3 +102,24 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     method = METHODS[name]
     for recipe_name in summaries(name):
         assert validate_recipe(read_recipe(recipe_name), method.recipe).method == name
+
+
+@pytest.mark.parametrize(
+    "text", ["2024", "0123", "yes", "set #2", "{split}/images", "a: b", "[x]", "1e4", "~x", "*.png"]
+)
+def test_paths_and_text_are_taken_as_they_were_typed(text):
+    for key in ("data.images", "data.label_suffix", "data.split.val_pattern"):
+        value = apply_overrides({}, [f"{key}={text}"], Recipe)
+        for part in key.split("."):
+            value = value[part]
+        assert value == text
+    given = {"method": "x", "data": {"root": "r"}}
+    root = validate_recipe(apply_overrides(given, [f"data.root={text}"], Recipe), Recipe).data.root
+    assert root == Path.cwd() / text
+
+
+def test_null_quotes_and_other_types_are_yaml_still():
+    settings = ["data.labels=null", "data.classes=", 'data.images="2024"', "data.workers=2", "data.root=~/x"]
+    value = apply_overrides({"method": "x"}, settings, Recipe)
+    assert value["data"] == {"labels": None, "classes": None, "images": "2024", "workers": 2, "root": "~/x"}
+    assert validate_recipe(value, Recipe).data.root == Path.home() / "x"

@@ -10,7 +10,7 @@ from segproto.api.ablate import ablate_entropy, ablate_scales, ablate_thresholds
 from segproto.api.analyse import analyse
 from segproto.api.compare import compare
 from segproto.api.convert import conversion_sources, convert
-from segproto.api.data import data_prepare, data_sets, data_submit, data_verify
+from segproto.api.data import data_init, data_prepare, data_sets, data_submit, data_verify
 from segproto.api.doctor import doctor
 from segproto.api.edit import edit
 from segproto.api.evaluate import evaluate
@@ -36,6 +36,7 @@ __all__ = [
     "compare",
     "conversion_sources",
     "convert",
+    "data_init",
     "data_prepare",
     "data_sets",
     "data_submit",

@@ -1,4 +1,4 @@
-"""The verbs of ``data``: list, verify, prepare and submit."""
+"""The verbs of ``data``: list, verify, init, prepare and submit."""
 
 from __future__ import annotations
 
@@ -117,3 +117,37 @@ def data_verify(
     config = data_config(None, data or {}, overrides)
     with Reporter(active=not quiet).bar("verify", 1) as bar:
         return verify(config, bar.part).to_json()
+
+
+def data_init(
+    *,
+    overrides: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+    out: PathLike | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Writes a ``classes.yaml`` from what the masks of a folder or zip archive hold, for a person to edit.
+
+    Args:
+        overrides: ``data.key=value`` (or ``key=value``) settings, as ``root=FOLDER``.
+        data: the same as a mapping.
+        out: the file; None: ``classes.yaml`` in the folder. It is never written over.
+        quiet: no progress.
+
+    Returns:
+        ``out``, ``layout`` (what the folder was taken for), ``settings`` (what says the same), ``classes`` (name to
+        share of all pixels), ``void`` and ``notes`` (what was decided, a line each).
+
+    Raises:
+        ConfigError: the file is there already.
+        DataError: no images with masks there, or more than one way to read them.
+    """
+    from segproto.data.init import init_folder
+    from segproto.runs.settings import data_config
+    from segproto.training.progress import Reporter
+
+    config = data_config(None, data or {}, overrides)
+    if config.name != "folder":
+        raise DataError(f"data.name={config.name}: its classes are known; a classes.yaml is for data.name=folder")
+    with Reporter(active=not quiet).bar("count", 1) as bar:
+        return init_folder(config, None if out is None else place(out), bar.part).to_json()

@@ -36,7 +36,7 @@ def interpretability_config(overrides: Sequence[str]) -> InterpretabilityConfig:
     Raises:
         ConfigError: an unknown key (the nearest is named) or a value out of range.
     """
-    value = apply_overrides({}, [item for item in overrides if item.startswith(SECTION)])
+    value = apply_overrides({}, [item for item in overrides if item.startswith(SECTION)], Section)
     try:
         return Section.model_validate(value).interpretability
     except ValidationError as error:

@@ -54,7 +54,7 @@ def read_settings(overrides: Sequence[str]) -> ProposeSettings:
     other_encoders = [key for key in overrides if key.startswith("encoder.name=") and key != "encoder.name=timm"]
     if other_encoders:
         del base["encoder"]["backbone"]
-    settings = validate_recipe(apply_overrides(base, overrides), ProposeSettings)  # type: ignore[type-var]
+    settings = validate_recipe(apply_overrides(base, overrides, ProposeSettings), ProposeSettings)  # type: ignore[type-var]
     assert isinstance(settings, ProposeSettings)
     encoder = settings.encoder
     if encoder.weights is None and not encoder.pretrained:

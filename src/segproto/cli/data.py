@@ -1,14 +1,17 @@
-"""``data list``, ``data prepare`` and ``data submit``."""
+"""``data list``, ``data init``, ``data prepare`` and ``data submit``."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from segproto.cli.arguments import Json, Quiet
-from segproto.cli.show import print_json, say
+from segproto.cli.info import as_setting
+from segproto.cli.options import settings
+from segproto.cli.show import percent, print_json, print_table, say
 
 Name = Annotated[str, typer.Argument(help="A published data set; see: segproto data list.")]
 
@@ -34,6 +37,35 @@ def data_list(
                 say(f"{'':<{width}}  {archive}")
             say(f"{'':<{width}}  data.variant: {', '.join(row['variants'])}")
             say(f"{'':<{width}}  root: {row['root'] or 'not set; ' + row['variable'] + '=DIR'}")
+
+
+def data_init(
+    values: Annotated[
+        list[str],
+        typer.Argument(metavar="DIR|ZIP [KEY=VALUE]...", help="A folder or zip archive; data.layout=NAME ..."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: classes.yaml in the folder. Never written over.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a classes.yaml from what the masks of a folder hold: names, values and counts, for you to edit."""
+    from segproto import api
+
+    found = api.data_init(overrides=settings([as_setting(v) for v in values]), out=out, quiet=quiet)
+    if as_json:
+        print_json(found)
+        return
+    say(found["layout"])
+    print_table(["class", "pixels %"], [(name, percent(share)) for name, share in found["classes"].items()])
+    for note in found["notes"]:
+        say(f"note: {note}")
+    chosen = " ".join(shlex.quote(v) for v in values[1:])
+    root = shlex.quote(values[0].removeprefix("data.root=").removeprefix("root="))
+    classes = "" if out is None else f" data.classes={shlex.quote(str(out))}"
+    say(f"{found['out']}: written; look through it, then: segproto data verify {root} {chosen}".rstrip())
+    say(f"and: segproto train blackbox/folder data.root={root}{classes} {chosen}".rstrip())
 
 
 def data_prepare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -51,10 +52,14 @@ def data_verify(
     """Check every image and mask; exit 1 with one line per problem."""
     from segproto import api
 
-    result = api.data_verify(overrides=settings([named(v) for v in values]), quiet=quiet)
+    result = api.data_verify(overrides=settings([as_setting(v) for v in values]), quiet=quiet)
     if as_json:
         print_json(result)
     else:
+        if result["layout"]:
+            say(result["layout"])
+        if result["settings"]:
+            say("the same by settings: " + " ".join(f"{k}={shlex.quote(v)}" for k, v in result["settings"].items()))
         rows = [(split, str(n), percent(result["void"][split])) for split, n in result["counts"].items()]
         print_table(["split", "images", "void pixels %"], rows)
         print_table(["class", "pixels %"], [(name, percent(share)) for name, share in result["shares"].items()])
@@ -66,7 +71,7 @@ def data_verify(
         raise typer.Exit(1)
 
 
-def named(value: str) -> str:
+def as_setting(value: str) -> str:
     """A bare word as a setting: the name of a data set, or else a folder.
 
     Raises:
@@ -79,9 +84,11 @@ def named(value: str) -> str:
 
     if "=" in value:
         return value
+    if Path(value).is_file() and value.lower().endswith(".zip"):
+        return f"data.root={value}"
     if not Path(value).is_dir() and value not in DATASETS:
         near = difflib.get_close_matches(value, DATASETS, n=1, cutoff=0.7)
-        expected = "expected a folder with images/, labels/ and classes.yaml, or a name that segproto data list shows"
+        expected = "expected a folder or zip archive of images and masks, or a name that segproto data list shows"
         hint = f"did you mean {near[0]}?" if near else expected
         raise DataError(f"{value!r} is neither a folder nor a data set; {hint}")
     return f"data.root={value}" if Path(value).is_dir() else f"data.name={value}"

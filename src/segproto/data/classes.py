@@ -4,28 +4,34 @@
 
     classes:                      # in order: the first is class 0
       - name: road
-        values: 7                 # the number in the masks; a list merges several: [7, 8]
+        values: 7                 # the number in the masks; several are merged: [7, 8], a range: 1000-1999
         colour: [128, 64, 128]    # shown in pictures; left out: a colour-blind-safe palette
       - name: tree
-        values: "#00ff00"         # masks that hold colours: "#RRGGBB", or a list of them
+        values: "#00ff00"         # masks that hold colours: "#RRGGBB" or "r, g, b", or a list of them
     void: [0, 255]                # values (or colours) that are no class; 255 always is, unless a class takes it
+    rest: void                    # all other values: void, a class's name, or nearest (the nearest listed one);
+                                  # left out: they are an error
     split:                        # one rule, see SplitConfig; lists are looked for beside this file, then in data.root
       val_pattern: "^tile4_"
 
-The short form ``classes: [background, cat, dog]`` gives the values 0, 1, 2.
+The short form ``classes: [background, cat, dog]`` gives the values 0, 1, 2. Where masks are drawn from shapes that bear
+names (COCO, CVAT, labelme ...), values are these names, and ``background`` is where no shape lies; see
+:mod:`segproto.data.layouts`.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from segproto.data.base import ClassTable
+from segproto.data.class_values import NAMES, Stored, stored_values, trap
 from segproto.data.labels import LabelMap
 from segproto.data.palette import default_colours
 from segproto.data.split import SplitConfig
@@ -34,23 +40,20 @@ from segproto.files.keys import shown
 from segproto.prototypes.labels import IGNORE_INDEX
 
 EXAMPLES = Path(__file__).parent / "examples"
+VOID, NEAREST = "void", "nearest"  # of ``rest``, beside names of classes
 _SCHEMA = "classes: [{name: ..., values: 1}, ...]"
 
 
-def _stored_values(value: Any) -> list[int | str]:
-    """One number or colour, or a list of them; colours as ``#RRGGBB`` or [r, g, b] inside a list."""
-    items = value if isinstance(value, list) else [value]
-    result: list[int | str] = []
-    for entry in items:
-        if isinstance(entry, int) and not isinstance(entry, bool) and 0 <= entry < 65536:
-            result.append(entry)
-        elif isinstance(entry, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", entry):
-            result.append(entry.lower())
-        elif isinstance(entry, list) and len(entry) == 3 and all(isinstance(v, int) and 0 <= v < 256 for v in entry):
-            result.append("#{:02x}{:02x}{:02x}".format(*entry))
-        else:
-            raise ValueError(f'{entry!r} is neither a number 0..65535 nor a colour "#RRGGBB" nor [[r, g, b]]')
-    return result
+def _stored(value: Any, info: ValidationInfo) -> list[Stored]:
+    return stored_values(value, (info.context or {}).get(NAMES))
+
+
+def _name(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        raise ValueError(f"a class without a name; {trap(value)}")
+    if isinstance(value, int | float):
+        raise ValueError(f'{value!r} is a number; quote the name: "{value}"')
+    return value
 
 
 class ClassEntry(BaseModel):
@@ -59,10 +62,11 @@ class ClassEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1)
-    values: list[int | str]
+    values: list[Stored]
     colour: tuple[int, int, int] | None = None
 
-    _values = field_validator("values", mode="before")(_stored_values)
+    _name = field_validator("name", mode="before")(_name)
+    _values = field_validator("values", mode="before")(_stored)
 
     @field_validator("colour")
     @classmethod
@@ -78,16 +82,18 @@ class ClassesFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     classes: list[ClassEntry] = Field(min_length=1, max_length=255)
-    void: list[int | str] = []
+    void: list[Stored] = []
+    rest: str | None = None
     split: SplitConfig | None = None
 
-    _void = field_validator("void", mode="before")(_stored_values)
+    _void = field_validator("void", mode="before")(_stored)
 
     @field_validator("classes", mode="before")
     @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return [{"name": name, "values": i} for i, name in enumerate(value)]
+    def _short_form(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, list) and value and not any(isinstance(item, dict | list) for item in value):
+            named = NAMES in (info.context or {})
+            return [{"name": _name(item), "values": item if named else i} for i, item in enumerate(value)]
         return value
 
     @model_validator(mode="after")
@@ -100,16 +106,25 @@ class ClassesFile(BaseModel):
         for name, values in [*((e.name, e.values) for e in self.classes), ("void", self.void)]:
             for value in values:
                 if value in name_of:
-                    raise ValueError(f"value {value} belongs to both {name_of[value]!r} and {name!r}")
+                    owners = f"both {name_of[value]!r} and {name!r}" if name_of[value] != name else f"{name!r} twice"
+                    raise ValueError(f"value {value} belongs to {owners}")
                 name_of[value] = name
         if len({isinstance(value, str) for value in name_of}) > 1:
-            raise ValueError("give numbers or colours for all classes and void, not some of each")
+            three = next((e for e in self.classes if len(e.values) == 3 and isinstance(e.values[0], int)), None)
+            hint = f"; is values of {three.name!r} a colour? Write [{three.values}]" if three is not None else ""
+            raise ValueError(f"give numbers or colours for all classes and void, not some of each{hint}")
+        if self.rest not in (None, VOID, NEAREST, *names):
+            raise ValueError(f"rest: {self.rest!r} is neither {VOID} nor {NEAREST} nor the name of a class")
         return self
 
-    def label_map(self) -> LabelMap:
-        """What the values in the masks mean."""
+    def label_map(self, numbers: Mapping[str, int] | None = None) -> LabelMap:
+        """What the values in the masks mean.
+
+        Args:
+            numbers: name of a label to its number, where masks are drawn from named shapes.
+        """
         coloured = any(isinstance(value, str) for entry in self.classes for value in entry.values)
-        lookup = {} if coloured else {IGNORE_INDEX: IGNORE_INDEX}
+        lookup = {} if coloured or numbers is not None else {IGNORE_INDEX: IGNORE_INDEX}
         lookup |= {_key(value): IGNORE_INDEX for value in self.void}
         for index, entry in enumerate(self.classes):
             lookup |= {_key(value): index for value in entry.values}
@@ -119,7 +134,16 @@ class ClassesFile(BaseModel):
             own = int(str(entry.values[0])[1:], 16) if coloured and entry.values else None
             stored = fallback if own is None else (own >> 16, own >> 8 & 255, own & 255)
             colours.append(entry.colour or stored)
-        return LabelMap(ClassTable(tuple(e.name for e in self.classes), tuple(colours)), lookup, coloured)
+        names = tuple(e.name for e in self.classes)
+        rest = {None: None, NEAREST: None, VOID: IGNORE_INDEX}.get(self.rest, -1)
+        return LabelMap(
+            ClassTable(names, tuple(colours)),
+            lookup,
+            coloured,
+            rest=names.index(str(self.rest)) if rest == -1 else rest,
+            nearest=self.rest == NEAREST,
+            words={number: name for name, number in (numbers or {}).items()},
+        )
 
 
 def _key(value: int | str) -> int:
@@ -135,6 +159,11 @@ class Classes:
     path: Path
 
 
+def usual_classes(root: Path) -> Path:
+    """Where the ``classes.yaml`` of a folder lies, or of a zip archive: ``x.classes.yaml`` beside ``x.zip``."""
+    return root.with_suffix(".classes.yaml") if root.suffix.lower() == ".zip" else root / "classes.yaml"
+
+
 def find_classes(name: Path | None, root: Path) -> Path:
     """The ``classes.yaml`` to use: a file, the name of a shipped example, or the one in ``root``.
 
@@ -142,9 +171,12 @@ def find_classes(name: Path | None, root: Path) -> Path:
         DataError: if there is none.
     """
     if name is None:
-        path = root / "classes.yaml"
+        path = usual_classes(root)
         if not path.is_file():
-            raise DataError(f"{path}: no such file; write it ({_SCHEMA}) or set data.classes=FILE")
+            raise DataError(
+                f"{path}: no such file; `segproto data init {root}` writes it from what the masks hold, or write it "
+                f"({_SCHEMA}), or set data.classes=FILE"
+            )
         return path
     shipped = {file.stem: file for file in EXAMPLES.glob("*.yaml")}
     if str(name) in shipped and not name.is_file():
@@ -154,22 +186,33 @@ def find_classes(name: Path | None, root: Path) -> Path:
     return name
 
 
-def read_classes(path: Path) -> Classes:
+def read_classes(path: Path, numbers: Mapping[str, int] | None = None) -> Classes:
     """Reads and checks a ``classes.yaml``.
+
+    Args:
+        path: the file.
+        numbers: name of a label to its number, where masks are drawn from named shapes.
 
     Raises:
         DataError: in one line: the file, the key and what was expected.
     """
-    from segproto.files.yaml_text import read_yaml
+    from segproto.files.reading import read_text
+    from segproto.files.yaml_text import LIMIT, parse_yaml
 
-    content = read_yaml(path)
+    text = read_text(path, DataError, LIMIT, "YAML file")
+    try:
+        content = parse_yaml(text, path, DataError)
+    except DataError as error:
+        if not re.search(r"[:,\[]\s*#[0-9a-fA-F]{6}", text):
+            raise
+        raise DataError(f'{error}; a # that is not quoted begins a comment: quote colours, "#00ff00"') from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected {_SCHEMA}")
     try:
-        file = ClassesFile.model_validate(content)
+        file = ClassesFile.model_validate(content, context=None if numbers is None else {NAMES: numbers})
     except ValidationError as error:
         raise DataError(f"{path}: {_first_error(error)}") from None
-    return Classes(file.label_map(), file.split, path)
+    return Classes(file.label_map(numbers), file.split, path)
 
 
 def _first_error(error: ValidationError) -> str:

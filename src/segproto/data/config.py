@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from segproto.data.kind import DataKind
+from segproto.data.layouts.table import LAYOUTS
 from segproto.data.paths import ClassesPath, ExpandedPath
 from segproto.data.scenes import ScenesConfig
 from segproto.data.split import SplitConfig
 from segproto.data.table import DATASETS
 from segproto.table import Known
 
-OPTIONAL = ("classes", "split", "parts", "part_maps", "variant")  # settings that only some kinds of data read
+OPTIONAL = ("layout", "classes", "split", "parts", "part_maps", "variant")  # settings that only some kinds of data read
 
 Side = Annotated[int, Field(gt=0, le=65_536)]  # pixels
 
@@ -77,7 +78,10 @@ class DataConfig(BaseModel):
             ``images`` (your own, without masks), ``scenes`` (generated), or a published set as it is distributed.
         variant: of a published set: its classes or training split, as in ``27`` for Cityscapes; None: the usual one.
         root: the data folder; ``~`` and environment variables are filled in. Not used by ``scenes``.
-        images: folder of the images, relative to ``root``; ``{split}`` in it stands for the split's folder.
+        layout: how images and masks lie in ``root`` (``folder`` only): one that ``segproto data verify`` names, or
+            ``folder`` for as ``images`` and ``labels`` say. None: as they say if set or there, else recognised.
+        images: folder of the images, relative to ``root``; ``{split}`` in it stands for the split's folder. It may
+            end in what files are called, ``*`` being what image and mask have in common: ``{split}/img_*.jpg``.
         labels: folder of the masks, the same way; None: there are none, only images and classes (``folder`` only, for
             methods that learn from tags). Without a rule for a split all images then train.
         image_suffix: end of image file stems that does not belong to the name (``_leftImg8bit``).
@@ -111,6 +115,7 @@ class DataConfig(BaseModel):
     name: Annotated[str, Known(DATASETS)] = "folder"
     variant: str | None = Field(default=None, coerce_numbers_to_str=True)
     root: ExpandedPath | None = None
+    layout: Annotated[str, Known(LAYOUTS)] | None = None
     images: str = "images"
     labels: str | None = "labels"
     image_suffix: str = ""

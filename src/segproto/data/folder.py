@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.classes import Classes, find_classes, read_classes
 from segproto.data.coarse import refuse_names
-from segproto.data.kind import DataKind
-from segproto.data.pairs import PairDataset, Pairs, find_pairs, find_part_maps, read_list
+from segproto.data.layouts.finding import Finding
+from segproto.data.layouts.recognise import recognise
+from segproto.data.layouts.words import SPLIT_WORDS, TEST, TRAIN, VAL
+from segproto.data.layouts.words import split_of as split_of_word
+from segproto.data.pairs import PairDataset, Pairs, find_pairs, find_part_maps, named_by, read_list
 from segproto.data.parts import PartTable, read_parts
 from segproto.data.roots import data_root
 from segproto.data.split import SplitConfig
@@ -32,25 +36,72 @@ def open_folder(config: DataConfig, split: str) -> SegmentationDataset:
     Raises:
         DataError: in one line: what is missing or contradictory.
     """
-    root = data_root(config)
+    root = data_root(config, archives=True)
     if config.labels is None:
         return open_unmasked(config, root, split)
     if split == "val":
         refuse_coarse(config)
-    classes = read_classes(find_classes(config.classes, root))
-    rule = split_rule(config, root, classes)
-    pairs = split_pairs(config, root, rule, split)
+    finding = recognise(config, root)
+    classes = read_classes(find_classes(config.classes, root), None if finding is None else finding.numbers)
+    pairs, names = split_of_folder(config, root, classes, finding, split)
     if pairs.doubles:
         raise DataError(pairs.doubles[0])
-    names = split_names(rule, list(pairs.images), split, (classes.path.parent, root))
+    rule = split_rule(config, root, classes.split)
     parts = None if config.parts is None else split_parts(config, root, rule, split, classes)
     return PairDataset(split, names, pairs, classes.labels, parts)
+
+
+def split_of_folder(
+    config: DataConfig, root: Path, classes: Classes, finding: Finding | None, split: str
+) -> tuple[Pairs, list[str]]:
+    """The files that a split is chosen from, and its names.
+
+    Raises:
+        DataError: in one line: what is missing or contradictory.
+    """
+    places = (classes.path.parent, root)
+    if finding is not None:
+        return split_of_finding(finding, config.split or classes.split, split, places)
+    rule = split_rule(config, root, classes.split)
+    pairs = split_pairs(config, root, rule, split)
+    return pairs, split_names(rule, list(pairs.images), split, places)
+
+
+def split_of_finding(
+    finding: Finding, given: SplitConfig | None, split: str, places: tuple[Path, ...]
+) -> tuple[Pairs, list[str]]:
+    """The same of a recognised layout: a rule that is given decides, else what the layout tells, else a fraction.
+
+    Raises:
+        DataError: no image is left, or the rule names a folder that no image lies in.
+    """
+    rule = given if given is not None and given.has_rule else None
+    if rule is not None and rule.train_folder is not None:
+        own = rule.train_folder if split == "train" else rule.val_folder
+        items = [item for item in finding.items if item.folder == own]
+        if not items:
+            told = ", ".join(dict.fromkeys(item.folder for item in finding.items if item.folder)) or "none"
+            raise DataError(f"data.split: no image lies in a folder {own!r}; folders of splits here: {told}")
+        names = [item.name for item in items]
+    elif rule is None and finding.has_val:
+        items = finding.of(split) or [item for item in finding.items if item.split is None]
+        names = [item.name for item in items]
+    else:
+        items = list(finding.items)
+        if rule is None:
+            items = finding.of("train") or [item for item in items if item.split != "test"]
+            rule = SplitConfig(val_fraction=_DEFAULT_FRACTION, seed=given.seed if given is not None else 0)
+        names = split_names(rule, [item.name for item in items], split, places)
+    # members of archives and drawn masks stand where paths are expected
+    images: dict[str, Any] = {item.name: item.image for item in items}
+    masks: dict[str, Any] = {item.name: item.mask for item in items if item.mask is not None}
+    return Pairs(images, masks), names
 
 
 def open_unmasked(config: DataConfig, root: Path, split: str) -> SegmentationDataset:
     """The images of one split with void masks: all of them if there is no rule for the split, as none can be scored."""
     classes = read_classes(find_classes(config.classes, root))
-    own_rule, rule = config.split or classes.split, split_rule(config, root, classes)
+    own_rule, rule = config.split or classes.split, split_rule(config, root, classes.split)
     images = ImageFolder(root / split_folder(config.images, rule, split), split)
     images.classes = classes.labels.table
     if rule.val_fraction is not None and (own_rule is None or not own_rule.has_rule):
@@ -82,7 +133,10 @@ def split_folder(folder: str, rule: SplitConfig, split: str) -> str:
     own = rule.train_folder if split == "train" else rule.val_folder
     if own is None:
         return folder
-    return folder.replace("{split}", own) if "{split}" in folder else f"{folder}/{own}"
+    if "{split}" in folder:
+        return folder.replace("{split}", own)
+    above, _, last = folder.rpartition("/")
+    return str(PurePosixPath(above, own, last)) if "*" in last else f"{folder}/{own}"
 
 
 def refuse_coarse(config: DataConfig) -> None:
@@ -96,18 +150,34 @@ def refuse_coarse(config: DataConfig) -> None:
         refuse_names(f"{config.root}/{config.labels}/{config.label_suffix}", settings, "set data.coarse=true")
 
 
-def split_rule(config: DataConfig, root: Path, classes: Classes) -> SplitConfig:
+def split_rule(config: DataConfig, root: Path, of_classes: SplitConfig | None) -> SplitConfig:
     """The split to use: the recipe's, else the ``classes.yaml``'s, else what the folder shows (see ``SplitConfig``)."""
-    own_rule = config.split or classes.split
+    own_rule = config.split or of_classes
     if own_rule is not None and own_rule.has_rule:
         return own_rule
     seed = own_rule.seed if own_rule is not None else 0
-    by_split = "{split}" in config.images
-    if by_split or all((root / config.images / name).is_dir() for name in ("train", "val")):
-        return SplitConfig(train_folder="train", val_folder="val")
-    if (root / "train.txt").is_file() and (root / "val.txt").is_file():
-        return SplitConfig(train_list=root / "train.txt", val_list=root / "val.txt")
+    folders = {name: _usual_word(name, lambda word: _split_place(config, root, word).is_dir()) for name in (TRAIN, VAL)}
+    if all(folders.values()):
+        return SplitConfig(train_folder=folders[TRAIN], val_folder=folders[VAL])
+    if "{split}" in config.images:
+        return SplitConfig(train_folder=folders[TRAIN] or TRAIN, val_folder=folders[VAL] or VAL)
+    lists = {name: _usual_word(name, lambda word: (root / f"{word}.txt").is_file()) for name in (TRAIN, VAL)}
+    if any(lists.values()):  # one list alone: the other split is all the rest
+        found = {f"{name}_list": root / f"{word}.txt" for name, word in lists.items() if word is not None}
+        return SplitConfig.model_validate(found)
     return SplitConfig(val_fraction=_DEFAULT_FRACTION, seed=seed)
+
+
+def _usual_word(split: str, there: Callable[[str], bool]) -> str | None:
+    """The first of a split's usual names that is there: ``val``, ``valid``, ``validation`` ..."""
+    words = (name for word in SPLIT_WORDS[split] for name in (word, word.capitalize()))
+    return next((word for word in words if there(word)), None)
+
+
+def _split_place(config: DataConfig, root: Path, word: str) -> Path:
+    """The folder of images that a split would have."""
+    folder, _ = named_by(root / split_folder(config.images, SplitConfig(train_folder=word, val_folder=word), TRAIN), "")
+    return folder
 
 
 def split_pairs(config: DataConfig, root: Path, rule: SplitConfig, split: str) -> Pairs:
@@ -119,7 +189,19 @@ def split_pairs(config: DataConfig, root: Path, rule: SplitConfig, split: str) -
     if config.labels is None:
         raise DataError("data.labels = null: there are no masks to pair with the images")
     images, labels = (split_folder(folder, rule, split) for folder in (config.images, config.labels))
-    return find_pairs(root / images, root / labels, config.image_suffix, config.label_suffix)
+    pairs = find_pairs(root / images, root / labels, config.image_suffix, config.label_suffix)
+    if rule.val_fraction is not None:
+        _keep_training(pairs)
+    return pairs
+
+
+def _keep_training(pairs: Pairs) -> None:
+    """Where a fraction is drawn and there is a folder of training images: leaves out that of test images."""
+    tops = {name.partition("/")[0] for name in pairs.images}
+    if any(split_of_word(top) == TRAIN for top in tops):
+        for files in (pairs.images, pairs.masks):
+            for name in [name for name in files if split_of_word(name.partition("/")[0]) == TEST]:
+                del files[name]
 
 
 def split_names(rule: SplitConfig, names: list[str], split: str, list_folders: tuple[Path, ...]) -> list[str]:
@@ -175,13 +257,15 @@ def _is_val(rule: SplitConfig, names: list[str]) -> list[bool]:
 
 def check_folder(config: DataConfig, split: str) -> tuple[SegmentationDataset, list[str]]:
     """As :func:`open_folder`, but also a line per missing partner or double; the set holds the complete pairs."""
-    root = data_root(config)
-    classes = read_classes(find_classes(config.classes, root))
-    rule = split_rule(config, root, classes)
-    pairs = split_pairs(config, root, rule, split)
-    names = split_names(rule, list(pairs.images), split, (classes.path.parent, root))
+    root = data_root(config, archives=True)
+    finding = recognise(config, root)
+    classes = read_classes(find_classes(config.classes, root), None if finding is None else finding.numbers)
+    pairs, names = split_of_folder(config, root, classes, finding, split)
     complete = [name for name in names if name in pairs.images and name in pairs.masks]
-    return PairDataset(split, complete, pairs, classes.labels), partner_problems(pairs, names)
+    problems = partner_problems(pairs, names)
+    if finding is not None:
+        problems += [f"{file}: has no image of its name; add it, or remove the mask" for file in finding.loose]
+    return PairDataset(split, complete, pairs, classes.labels), problems
 
 
 def partner_problems(pairs: Pairs, names: list[str]) -> list[str]:
@@ -200,14 +284,3 @@ def partner_problems(pairs: Pairs, names: list[str]) -> list[str]:
             if name not in pairs.images
         ),
     ]
-
-
-FOLDER = DataKind(
-    name="folder",
-    title="your own images and masks, described by a classes.yaml",
-    open=open_folder,
-    reads=("classes", "split", "parts", "part_maps"),
-    masks="optional",
-    check=check_folder,
-    own=True,
-)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from segproto.data.archives import ZipMember
 from segproto.data.crops import Crop
+from segproto.data.drawn import Drawn
 from segproto.data.matlab import read_mat
 from segproto.errors import DataError
 from segproto.files.reading import open_file
@@ -36,6 +37,10 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, AttributeError, RuntimeError,
            OverflowError, ZeroDivisionError, struct.error, zlib.error)  # fmt: skip
 _limit_lock = threading.Lock()
+
+
+class ColouredMask(DataError):
+    """A mask holds colours where numbers were expected."""
 
 
 @contextmanager
@@ -176,14 +181,17 @@ def read_stored(path: Path) -> NDArray[np.uint8] | NDArray[np.int64]:
     Raises:
         DataError: naming the file, if it is coloured or broken.
     """
-    if isinstance(path, Crop):
+    if isinstance(path, Crop | Drawn):
         return path.labels()
     if path.suffix == ".mat":
         values = read_mat(path, "gt", "S", "GTcls")
     else:
         with open_picture(path) as picture:
             require_numbers(picture, path)
+            step = stretched(picture)
             values = np.asarray(picture)
+        if step > 1:
+            values = values // step
     if values.ndim == 2 and values.dtype == np.uint8:
         return values
     if values.ndim == 2 and values.dtype.kind in "uib":
@@ -192,7 +200,7 @@ def read_stored(path: Path) -> NDArray[np.uint8] | NDArray[np.int64]:
         rgb = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
         if (rgb == rgb[..., :1]).all():
             return np.ascontiguousarray(rgb[..., 0])
-        raise DataError(
+        raise ColouredMask(
             f"{path}: the mask is coloured but the classes have numbers; give their colours in classes.yaml"
             ' (values: "#RRGGBB")'
         )
@@ -212,6 +220,14 @@ def require_numbers(picture: Image.Image, path: Path) -> None:
     stored = arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
     if ";16" in stored and not picture.mode.startswith("I"):
         raise DataError(f"{path}: a mask with colours of 16 bits; save it as index or gray PNG")
+
+
+def stretched(picture: Image.Image) -> int:
+    """The factor by which Pillow stretches gray of 2 or 4 bits to 0..255; 1 for all others. Asked before decoding."""
+    tiles = getattr(picture, "tile", None)
+    arguments = tiles[0][3] if tiles and picture.mode == "L" else ""
+    stored = arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
+    return 85 if stored.startswith("L;2") else 17 if stored.startswith("L;4") else 1
 
 
 def read_objects(path: Path) -> NDArray[np.int64]:

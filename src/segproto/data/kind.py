@@ -25,12 +25,13 @@ class DataKind:
         open: from the settings and a split (``train`` or ``val``) to its images and masks, at native size.
         where: address to get it from; empty where it needs no files or brings none.
         terms: what its owners allow, in a few words.
-        reads: those of the settings ``classes``, ``split``, ``parts``, ``part_maps`` and ``variant`` that it reads;
-            the others are refused.
+        reads: those of the settings ``layout``, ``classes``, ``split``, ``parts``, ``part_maps`` and ``variant``
+            that it reads; the others are refused.
         masks: whether its images have masks: ``always``, ``never``, or unless ``data.labels`` is null (``optional``).
         published: how it is distributed, for those that are read as their archives have them.
         check: like ``open``, but what is wrong with single files becomes lines beside all the rest; None: ``open``.
         own: its pictures are a user's own, and may be turned by their EXIF orientation.
+        says: lines that a run on it begins with: what is taken for what; None: none.
         words: from the resolved settings to the data set in a few words, for reports; None: name and folder.
     """
 
@@ -44,4 +45,5 @@ class DataKind:
     published: Published | None = None
     check: Checker | None = None
     own: bool = False
+    says: Callable[[DataConfig], list[str]] | None = None
     words: Callable[[Mapping[str, Any]], str] | None = None

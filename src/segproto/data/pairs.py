@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,10 +16,21 @@ from segproto.data.images import orientation, read_image
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
 from segproto.data.labels import LabelMap
 from segproto.data.parts import PartTable
-from segproto.data.suffixes import IMAGE_SUFFIXES, MASK_SUFFIXES
+from segproto.data.suffixes import IMAGE_SUFFIXES, MASK_SUFFIXES, ODD_MASK_SUFFIXES, PICTURE_SUFFIXES
 from segproto.errors import DataError
 from segproto.files.reading import read_text
 from segproto.files.walking import files_below
+
+
+class Named(NamedTuple):
+    """What the files of a kind are called: ``before`` NAME ``after``, and a suffix (empty: any usual one)."""
+
+    before: str
+    after: str
+    ending: str
+
+
+ANY = Named("", "", "")
 
 
 @dataclass
@@ -30,26 +42,29 @@ class Pairs:
         masks: name to mask file.
         doubles: one line for each file whose name another file already has.
         mask_folder: where a mask is looked for, if that is one folder.
-        mask_suffix: what the stem of its file ends in after the name.
+        mask_named: what its file is called.
     """
 
     images: dict[str, Path] = field(default_factory=dict)
     masks: dict[str, Path] = field(default_factory=dict)
     doubles: list[str] = field(default_factory=list)
     mask_folder: Path | None = None
-    mask_suffix: str = ""
+    mask_named: Named = ANY
 
     def without_mask(self, name: str) -> str:
         """What is wrong with an image that has no mask."""
         if self.mask_folder is None:
             return f"{self.images[name]}: has no mask"
-        expected = self.mask_folder / f"{name}{self.mask_suffix}.png"
-        return f"{self.images[name]}: has no mask; expected {expected} (or .tif, .bmp): add it, or remove the image"
+        before, after, ending = self.mask_named
+        parent, _, own = name.rpartition("/")
+        expected = self.mask_folder / parent / f"{before}{own}{after}{ending or '.png'}"
+        others = "" if ending else " (or .tif, .bmp)"
+        return f"{self.images[name]}: has no mask; expected {expected}{others}: add it, or remove the image"
 
 
-def _scan(folder: Path, suffixes: frozenset[str], ending: str, doubles: list[str]) -> dict[str, Path]:
+def _scan(folder: Path, suffixes: frozenset[str], named: Named, doubles: list[str]) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for name, path in sorted(_files(folder, suffixes, ending), key=lambda item: item[0].split("/")):
+    for name, path in sorted(_files(folder, suffixes, named), key=lambda item: item[0].split("/")):
         if name in files:
             doubles.append(f"{path}: has the same name as {files[name]}; remove or rename one")
         else:
@@ -57,28 +72,51 @@ def _scan(folder: Path, suffixes: frozenset[str], ending: str, doubles: list[str
     return files
 
 
-def _files(folder: Path, suffixes: frozenset[str], ending: str) -> Iterator[tuple[str, Path]]:
-    """Name and path of every file below a folder with such a suffix and end of stem (a path object only for these)."""
+def _files(folder: Path, suffixes: frozenset[str], named: Named) -> Iterator[tuple[str, Path]]:
+    """Name and path of every file below a folder that is so named (a path object only for these)."""
+    before, after, only = named
     for below, entry in files_below(folder):
         stem, suffix = os.path.splitext(entry.name)
-        if suffix.lower() in suffixes and stem.endswith(ending) and not entry.name.startswith("."):
-            yield f"{below}{stem.removesuffix(ending)}", Path(entry.path)
+        fits = stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)
+        if fits and suffix.lower() in suffixes and only in ("", suffix) and not entry.name.startswith("."):
+            yield f"{below}{stem[len(before) : len(stem) - len(after)]}", Path(entry.path)
+
+
+def named_by(place: Path, suffix: str) -> tuple[Path, Named]:
+    """The folder and the names that a setting means: a folder, or ``images/img_*.jpg`` with ``*`` for the name."""
+    if "*" not in place.name:
+        return place, Named("", suffix, "")
+    before, after = place.name.split("*", 1)
+    stem, ending = os.path.splitext(after)
+    stem, ending = (stem, ending) if ending.lower() in PICTURE_SUFFIXES else (after, "")
+    if stem == after and after.lower() in PICTURE_SUFFIXES:  # splitext takes ".jpg" for a name
+        stem, ending = "", after
+    return place.parent, Named(before, f"{stem}{suffix}", ending)
 
 
 def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix: str = "") -> Pairs:
     """All images and masks under two folders (which may be the same one if the suffixes differ).
 
+    Args:
+        images: a folder, or ``FOLDER/img_*.jpg``: files below it, ``*`` is what image and mask have in common.
+        labels: the same of the masks.
+        image_suffix: end of image file stems that does not belong to the name.
+        label_suffix: the same of the masks.
+
     Raises:
         DataError: if a folder is missing or holds no image.
     """
+    (images, image_named), (labels, mask_named) = named_by(images, image_suffix), named_by(labels, label_suffix)
     for folder, key in ((images, "data.images"), (labels, "data.labels")):
         if not folder.is_dir():
             alternative = ", or to null if there are tags alone (pixelcontrast)" if folder == labels else ""
             raise DataError(f"{folder}: no such folder; set {key} to the folder's name under data.root{alternative}")
-    pairs = Pairs(mask_folder=labels, mask_suffix=label_suffix)
-    pairs.images = _scan(images, IMAGE_SUFFIXES, image_suffix, pairs.doubles)
-    pairs.masks = _scan(labels, MASK_SUFFIXES, label_suffix, pairs.doubles)
-    if images == labels and label_suffix:
+    pairs = Pairs(mask_folder=labels, mask_named=mask_named)
+    pairs.images = _scan(images, IMAGE_SUFFIXES, image_named, pairs.doubles)
+    pairs.masks = _scan(labels, MASK_SUFFIXES, mask_named, pairs.doubles)
+    if not pairs.masks and images != labels:
+        pairs.masks = _scan(labels, ODD_MASK_SUFFIXES, mask_named, pairs.doubles)
+    if images == labels and mask_named != image_named:
         masks = set(pairs.masks.values())
         pairs.images = {name: path for name, path in pairs.images.items() if path not in masks}
     if not pairs.images:
@@ -94,7 +132,7 @@ def find_part_maps(folder: Path, suffix: str) -> dict[str, Path]:
         DataError: there is no such folder, it holds none, or two of one name.
     """
     doubles: list[str] = []
-    part_maps = _scan(folder, MASK_SUFFIXES, suffix, doubles) if folder.is_dir() else {}
+    part_maps = _scan(folder, MASK_SUFFIXES, Named("", suffix, ""), doubles) if folder.is_dir() else {}
     if doubles:
         raise DataError(doubles[0])
     if not part_maps:
@@ -113,16 +151,21 @@ def read_list(path: Path) -> list[str]:
     Raises:
         DataError: if the file cannot be read, is empty or names an image twice.
     """
-    lines = [line.strip() for line in read_text(path, what="list of image names").splitlines()]
-    entries = [line for line in lines if line and not line.startswith("#")]
-    entries = [_image_of_two(entry) or entry for entry in entries]
-    names = [e[: -len(Path(e).suffix)] if Path(e).suffix.lower() in IMAGE_SUFFIXES else e for e in entries]
+    names = listed_names(read_text(path, what="list of image names"))
     if not names:
         raise DataError(f"{path}: the list of image names is empty")
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: {double!r} is listed twice")
     return names
+
+
+def listed_names(text: str) -> list[str]:
+    """The image names in the text of a list, see :func:`read_list`."""
+    lines = [line.strip() for line in text.splitlines()]
+    entries = [line for line in lines if line and not line.startswith("#")]
+    entries = [_image_of_two(entry) or entry for entry in entries]
+    return [e[: -len(Path(e).suffix)] if Path(e).suffix.lower() in IMAGE_SUFFIXES else e for e in entries]
 
 
 def _image_of_two(line: str) -> str | None:
@@ -240,7 +283,7 @@ class PairDataset(SegmentationDataset):
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr(sorted(self.labels.lookup.items())).encode())
+        digest = hashlib.sha256(self.labels.key.encode())
         for name, *paths in zip(self.names, self._images, self._masks, strict=True):
             stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
             digest.update(repr((name, stats)).encode())

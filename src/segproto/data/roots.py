@@ -41,8 +41,8 @@ def known_root(name: str, variable: str) -> Path | None:
     return None if value is None else Path(os.path.expandvars(value)).expanduser()
 
 
-def data_root(config: DataConfig) -> Path:
-    """The data folder, checked.
+def data_root(config: DataConfig, archives: bool = False) -> Path:
+    """The data folder, checked; with ``archives`` it may be a zip archive.
 
     Raises:
         DataError: if it is not set, holds an unset variable or is no folder.
@@ -51,6 +51,8 @@ def data_root(config: DataConfig) -> Path:
         raise DataError(f"data.root is not set: data.name={config.name} needs the folder of its files (data.root=DIR)")
     if "$" in str(config.root):
         raise DataError(f"data.root={config.root} holds an environment variable that is not set")
+    if archives and config.root.suffix.lower() == ".zip" and config.root.is_file():
+        return config.root
     if not config.root.is_dir():
         raise DataError(f"data.root={config.root} is not a folder; set data.root=DIR to where the files are")
     return config.root

@@ -4,6 +4,9 @@ from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})
+LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp"})  # of masks, whose values were changed a little
+ODD_MASK_SUFFIXES = frozenset({".gif"}) | LOSSY_SUFFIXES  # masks only where there are none of MASK_SUFFIXES
+PICTURE_SUFFIXES = IMAGE_SUFFIXES | MASK_SUFFIXES | ODD_MASK_SUFFIXES
 
 
 def is_picture(path: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> bool:

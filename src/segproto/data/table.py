@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from segproto.data.camvid import CAMVID
 from segproto.data.em import EM
-from segproto.data.folder import FOLDER
 from segproto.data.kind import DataKind
+from segproto.data.look import FOLDER
 from segproto.data.published_sets import PUBLISHED_KINDS
 from segproto.data.scenes import SCENES
 from segproto.data.unlabelled import IMAGES

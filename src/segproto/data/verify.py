@@ -16,6 +16,7 @@ from segproto.data.coarse import coarse_line
 from segproto.data.config import DataConfig
 from segproto.data.images import orientation
 from segproto.data.pairs import PairDataset
+from segproto.data.verify_folder import gathered, look, unlisted_note, values_line, void_object
 from segproto.errors import DataError
 from segproto.prototypes.labels import IGNORE_INDEX
 
@@ -61,12 +62,16 @@ class VerifyReport:
         notes: what is odd but stops nothing, one line each.
         classes: the class table, None if it could not be read.
         splits: by name.
+        layout: what a user's own folder is taken for, in one line; empty for other data.
+        settings: what says the same.
     """
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     classes: ClassTable | None = None
     splits: dict[str, SplitSummary] = field(default_factory=dict)
+    layout: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -78,7 +83,9 @@ class VerifyReport:
         pixels = [sum(int(s.pixels[c]) for s in self.splits.values()) for c in range(len(names))]
         total = max(sum(pixels), 1)
         return {
-            "problems": self.problems,
+            "layout": self.layout,
+            "settings": self.settings,
+            "problems": gathered(self.problems),
             "notes": self.notes,
             "void": {split: summary.void_share for split, summary in self.splits.items()},
             "counts": {split: summary.images for split, summary in self.splits.items()},
@@ -101,6 +108,10 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
         progress: called with (what, images done, images).
     """
     report, masked = VerifyReport(), config.labels is not None
+    finding = look(config) if config.kind.own and masked else None
+    if finding is not None:
+        report.layout, report.settings = finding.line(), dict(finding.settings)
+        report.notes += finding.notes
     for split in SPLITS if masked else ("train",):
         try:
             dataset = _open_split(config, split, report)
@@ -111,6 +122,8 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
         report.splits[split] = _summarise(config, dataset, report, progress)
         if split == "val":
             _check_parts(config, dataset, report, progress)
+    if finding is not None and report.classes is None:
+        report.notes.append(values_line(finding, progress))
     if masked:
         _check_presence(report, unused_classes(config))
     else:
@@ -165,6 +178,10 @@ def _summarise(
         summary.present += pixels[:count] > 0
         summary.void += void
         summary.sizes[(mask.shape[0], mask.shape[1])] += 1
+    if config.kind.own and (line := void_object(dataset, summary.present.tolist(), summary.void)):
+        _add(report, line)
+    if config.kind.own and (line := unlisted_note(dataset)):
+        report.notes.append(line)
     if turned:
         report.notes.append(
             f"{dataset.split}: EXIF orientation in {len(turned)} of the images, first {turned[0]}; it is not applied: "

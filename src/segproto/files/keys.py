@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from pathlib import PurePath
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -90,6 +92,27 @@ def nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in get_args(annotation):
         yield from nested_models(argument)
+
+
+def is_text(model: type[BaseModel], keys: Sequence[str]) -> bool:
+    """Whether a setting holds text or a path and nothing else, so that what was typed is its value as it stands."""
+    models, annotation = [model], None
+    for key in keys:
+        annotation = next((m.model_fields[key].annotation for m in models if key in m.model_fields), None)
+        models = list(nested_models(annotation))
+    kinds = {kind for kind in _plain_types(annotation) if kind is not type(None)}
+    return bool(kinds) and all(isinstance(kind, type) and issubclass(kind, str | PurePath) for kind in kinds)
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """The members of a union, however nested, without what is annotated to them."""
+    if get_origin(annotation) is Annotated:
+        yield from _plain_types(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for argument in get_args(annotation):
+            yield from _plain_types(argument)
+    else:
+        yield annotation
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -33,11 +33,12 @@ def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence
     Raises:
         ConfigError: unknown recipe, method or key.
     """
-    value = apply_overrides(merge(read_recipe(recipe), dict(sections)), overrides)
-    name = str(value.get("method"))
+    given = merge(read_recipe(recipe), dict(sections))
+    name = str(apply_overrides(given, [item for item in overrides if item.startswith("method=")]).get("method"))
     if name not in METHODS:
         raise ConfigError(f"method = {name!r} in {recipe} is unknown; {nearest(name, METHODS)}")
     method = METHODS[name]
+    value = apply_overrides(given, overrides, method.recipe)
     start = value.get("train", {}).get("start")
     if method.starts_from_any_encoder and start is not None:
         value["encoder"] = encoder_of(Path(start)) | {"frozen": True}
@@ -90,7 +91,8 @@ def data_config(target: Path | None, data: Mapping[str, Any], overrides: Sequenc
     if run is None and not data and not overrides:
         raise DataError(f"{target} is no run folder, so its data are unknown; name them: data.root=DIR")
     value = load_recipe_dict(run / "recipe.yaml").get("data", {}) if run is not None else {}
-    value = apply_overrides(merge(value, dict(data)), [item.removeprefix("data.") for item in overrides])
+    settings = [item.removeprefix("data.") for item in overrides]
+    value = apply_overrides(merge(value, dict(data)), settings, DataConfig)
     try:
         return DataSection.model_validate({"data": value}).data
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from segproto.data.config import DataConfig
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError
-from segproto.files.keys import explain_error, shown
+from segproto.files.keys import explain_error, is_text, shown
 from segproto.files.yaml_text import parse_yaml
 from segproto.training.config import TrainConfig
 from segproto.training.recipe_files import RecipeDict, merge, with_present_keys
 
+QUOTED = re.compile(r"""\s*(null)?\s*|\s*".*"\s*|\s*'.*'\s*""")  # of text, what is YAML all the same
 LARGEST = 10**12  # of any number in a recipe
 
 
@@ -45,8 +47,11 @@ class Recipe(BaseModel):
 RecipeT = TypeVar("RecipeT", bound=Recipe)
 
 
-def apply_overrides(value: RecipeDict, overrides: Iterable[str]) -> RecipeDict:
+def apply_overrides(value: RecipeDict, overrides: Iterable[str], schema: type[BaseModel] | None = None) -> RecipeDict:
     """A copy with ``a.b=c`` applied; the right-hand side is YAML (``true``, ``3``, ``[1, 2]``, ``null``).
+
+    What ``schema`` says is text or a path is taken as it was typed (``2024``, ``yes``, ``set #2``, ``{split}/images``),
+    but for ``null``, nothing at all, and what is quoted as a whole.
 
     Raises:
         ConfigError: an override without ``=`` or with an empty key.
@@ -56,7 +61,8 @@ def apply_overrides(value: RecipeDict, overrides: Iterable[str]) -> RecipeDict:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise ConfigError(f"{item!r}: expected key=value, for example train.seed=1")
-        nested: Any = parse_yaml(text, item)
+        typed = schema is not None and is_text(schema, parts) and not QUOTED.fullmatch(text)
+        nested: Any = text if typed else parse_yaml(text, item)
         for part in reversed(parts):
             nested = {part: nested}
         value = merge(value, with_present_keys(nested))

@@ -141,6 +141,8 @@ def prepare(
         other = "data.name=images for images alone" if method.supervision == "none" else "data.labels to their folder"
         raise ConfigError(f"data.labels = null: is for methods that learn from tags; {method.name} needs {other}")
     val_set = build_dataset(recipe.data, "val") if recipe.data.has_masks else None
+    for line in recipe.data.kind.says(recipe.data) if recipe.data.kind.says is not None else ():
+        reporter.line(line)
     whole = train_set
     if recipe.data.on_error == "skip":
         train_set = screened(train_set, fabric, reporter)

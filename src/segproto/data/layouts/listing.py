@@ -1,0 +1,80 @@
+"""The files of a folder or of a zip archive, by their path below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from segproto.data.archives import MOST, ZipMember, archive
+from segproto.data.suffixes import PICTURE_SUFFIXES
+from segproto.errors import DataError
+from segproto.files.documents import parse_json
+from segproto.files.reading import read_text
+from segproto.files.walking import files_below
+
+File = Path | ZipMember
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All files below a root, hidden ones left out.
+
+    Attributes:
+        root: a folder or a zip archive.
+        files: path below the root (``a/b.png``) to file, in name order.
+    """
+
+    root: Path
+    files: Mapping[str, File]
+
+    def pictures(self) -> Iterator[tuple[PurePosixPath, File]]:
+        """The picture files."""
+        for name, file in self.files.items():
+            path = PurePosixPath(name)
+            if path.suffix.lower() in PICTURE_SUFFIXES:
+                yield path, file
+
+    def ending(self, *endings: str) -> list[str]:
+        """The paths that end so, in any case."""
+        return [name for name in self.files if name.lower().endswith(endings)]
+
+    def text(self, name: str) -> str:
+        """The content of a text file.
+
+        Raises:
+            DataError: it is no UTF-8 text, or too large.
+        """
+        file = self.files[name]
+        if isinstance(file, Path):
+            return read_text(file, DataError, MOST, "text file")
+        try:
+            return file.open_binary().read().decode("utf-8").removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            raise DataError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
+
+    def json(self, name: str) -> Any:
+        """The values of a JSON file.
+
+        Raises:
+            DataError: it is none.
+        """
+        return parse_json(self.text(name), self.files[name])
+
+
+def list_files(root: Path) -> Listing:
+    """The listing of a folder or a zip archive.
+
+    Raises:
+        DataError: no such folder, no zip archive, or a folder that is there twice by a link.
+    """
+    if root.is_dir():
+        found: dict[str, File] = {f"{below}{entry.name}": Path(entry.path) for below, entry in files_below(root)}
+    else:
+        found = {name: ZipMember(root, name) for name in archive(root).namelist() if not name.endswith("/")}
+    return Listing(root, {name: found[name] for name in sorted(found) if not _hidden(name)})
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))

@@ -1,0 +1,91 @@
+"""What a user's folder is taken for, in words: for ``data verify``, ``data init`` and the first lines of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segproto.data.classes import find_classes, read_classes, usual_classes
+from segproto.data.folder import check_folder, open_folder, split_names, split_pairs, split_rule
+from segproto.data.kind import DataKind
+from segproto.data.layouts.finding import Finding, Item
+from segproto.data.layouts.listing import list_files
+from segproto.data.layouts.names import read_names
+from segproto.data.layouts.recognise import recognise
+from segproto.data.pairs import Pairs
+from segproto.data.roots import data_root
+from segproto.data.split import SplitConfig
+
+if TYPE_CHECKING:
+    from segproto.data.config import DataConfig
+
+
+def look_at_folder(config: DataConfig) -> Finding:
+    """What a folder or zip archive of the kind ``folder`` is taken for, whether recognised or as the settings say.
+
+    Raises:
+        DataError: nothing that could be read, or more than one way to.
+    """
+    root = data_root(config, archives=True)
+    finding = recognise(config, root)
+    if finding is not None:
+        given = given_split(config, root)
+        return finding if given is None else replace(finding, items=by_rule(finding, given))
+    return _as_set(config, root)
+
+
+def given_split(config: DataConfig, root: Path) -> SplitConfig | None:
+    """The rule that a setting or the ``classes.yaml`` gives, if there is one."""
+    given = config.split
+    if given is None and (config.classes is not None or usual_classes(root).is_file()):
+        given = read_classes(find_classes(config.classes, root), {}).split
+    return given if given is not None and given.has_rule else None
+
+
+def by_rule(finding: Finding, rule: SplitConfig) -> list[Item]:
+    """The images without the layout's own splits, where a rule takes their place."""
+    if rule.train_folder is None:
+        return [replace(item, split=None, folder=None) for item in finding.items]
+    own = {rule.train_folder: "train", rule.val_folder: "val"}
+    return [replace(item, split=own[item.folder]) for item in finding.items if item.folder in own]
+
+
+def _as_set(config: DataConfig, root: Path) -> Finding:
+    rule = split_rule(config, root, given_split(config, root))
+    items: list[Item] = []
+    for split in ("train", "val"):
+        pairs = split_pairs(config, root, rule, split)
+        places = (usual_classes(root).parent if config.classes is None else config.classes.parent, root)
+        names = split_names(rule, list(pairs.images), split, places)
+        told = None if rule.val_fraction is not None else split
+        folder = rule.train_folder if split == "train" else rule.val_folder
+        items += [_item(pairs, name, told, folder) for name in names if name in pairs.images]
+    told_names, names_from = read_names(list_files(root))
+    words = f"{config.images} with {config.labels}"
+    settings = {"data.images": config.images, "data.labels": str(config.labels)}
+    return Finding("folder", words, items, settings, names=told_names, names_from=names_from)
+
+
+def _item(pairs: Pairs, name: str, split: str | None, folder: str | None) -> Item:
+    return Item(name, pairs.images[name], pairs.masks.get(name), split, folder)
+
+
+def say_folder(config: DataConfig) -> list[str]:
+    """The line that a run begins with."""
+    if config.labels is None:
+        return []
+    finding = look_at_folder(config)
+    return [f"data: {finding.line()}", *(f"data: {note}" for note in finding.notes)]
+
+
+FOLDER = DataKind(
+    name="folder",
+    title="your own images and masks, in any usual layout, described by a classes.yaml",
+    open=open_folder,
+    reads=("layout", "classes", "split", "parts", "part_maps"),
+    masks="optional",
+    check=check_folder,
+    own=True,
+    says=say_folder,
+)

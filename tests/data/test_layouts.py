@@ -1,0 +1,176 @@
+"""Every layout: recognised and said, its classes.yaml written, each mask read as it was drawn, its split kept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import Cli
+from tiny_layouts import COUNT, EXPORTS, PICTURES, VAL, Export, anti_aliased, image_of, mask_of, save
+
+from segproto.data.build import build_dataset
+from segproto.data.config import DataConfig
+from segproto.data.layouts.pairing import rules
+from segproto.data.layouts.recognise import recognise
+from segproto.data.verify import verify
+from segproto.errors import DataError
+
+
+def made(export: Export, folder: Path) -> Path:
+    """The folder or archive that a person has."""
+    root = folder / "export"
+    export.make(root)
+    archive = root.with_suffix(".zip")
+    return archive if archive.exists() else root
+
+
+def index_of(name: str) -> int:
+    """Which image it is: the last digit but those of Cityscapes' frames."""
+    return int(re.findall(r"\d+", name.replace("_000019", "").replace("_jpg.rf.00", "_"))[-1])
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_a_layout_is_read_as_it_is(name: str, tmp_path: Path, cli: Cli) -> None:
+    export = EXPORTS[name]
+    root = made(export, tmp_path)
+    answer = cli("data", "init", root)
+    assert answer.code == 0, answer.err
+    assert export.words in answer.out
+    config = DataConfig(root=root)
+    report = verify(config)
+    assert report.problems == []
+    assert export.words in report.layout
+    train, val = build_dataset(config, "train"), build_dataset(config, "val")
+    assert train.classes.names == export.classes
+    found = {split: sorted(index_of(n) for n in s.names) for split, s in (("train", train), ("val", val))}
+    assert sorted(found["train"] + found["val"]) == list(range(COUNT))
+    assert found["val"] == list(VAL) if export.split else len(found["val"]) == 1
+    for dataset in (train, val):
+        for k in range(len(dataset)):
+            sample = dataset[k]
+            expected = export.classes_of(index_of(sample.name))
+            np.testing.assert_array_equal(sample.mask.numpy(), expected, err_msg=sample.name)
+            image = sample.image.permute(1, 2, 0).numpy().astype(int)
+            assert np.abs(image - image_of(index_of(sample.name))).mean() < 25  # JPEG with chroma at half size
+    again = cli("data", "init", root)
+    assert again.code == 2
+    assert "is there already and is left as it is" in again.err
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_settings_that_are_named_read_the_same(name: str, tmp_path: Path) -> None:
+    root = made(PICTURES[name], tmp_path)
+    finding = recognise(DataConfig(root=root), root)
+    if finding is None or root.suffix == ".zip":
+        return
+    settings = {key.removeprefix("data."): value for key, value in finding.settings.items()}
+    (root / "classes.yaml").write_text("classes: [{name: a, values: 0}]\nrest: nearest\n")
+    kept = {split: build_dataset(DataConfig(root=root), split) for split in ("train", "val")}
+    for split, dataset in kept.items():
+        again = build_dataset(DataConfig(root=root, **settings, split=None), split)
+        if not any(item.split for item in finding.items) or "{split}" in str(settings):
+            assert again.names == dataset.names
+            assert [again.path(i) for i in range(len(again))] == [dataset.path(i) for i in range(len(dataset))]
+
+
+def test_a_layout_can_be_forced_and_recognition_turned_off(tmp_path: Path) -> None:
+    root = made(EXPORTS["prefixes"], tmp_path)
+    (root / "classes.yaml").write_text("classes: [a, b, c]\n")
+    assert len(build_dataset(DataConfig(root=root, layout="pictures"), "train")) == COUNT - 1
+    with pytest.raises(DataError, match="labels: no such folder"):
+        build_dataset(DataConfig(root=root, layout="folder"), "train")
+
+
+def test_two_masks_for_each_image_are_asked_about_by_settings(tmp_path: Path) -> None:
+    """DRIVE as it is distributed: vessels by hand, and the field of view."""
+    for split in ("training", "test"):
+        for i in range(3):
+            save(tmp_path / f"{split}/images/2{i}_{split}.tif", image_of(i))
+            save(tmp_path / f"{split}/1st_manual/2{i}_manual1.gif", (mask_of(i) > 0).astype(np.uint8))
+            save(tmp_path / f"{split}/mask/2{i}_{split}_mask.gif", (mask_of(i) > 1).astype(np.uint8))
+    (tmp_path / "classes.yaml").write_text("classes: [a, b]\n")
+    with pytest.raises(DataError, match="may be read in 2 ways; say which") as caught:
+        build_dataset(DataConfig(root=tmp_path), "train")
+    assert "data.labels='{split}/1st_manual/*_manual1.gif'" in str(caught.value)
+
+
+def test_a_validation_folder_is_not_ignored_and_test_images_do_not_train(tmp_path: Path) -> None:
+    """``images/`` and ``labels/`` as the guide has them, with other names of splits than train and val."""
+    for words, expected in ((("training", "valid"), list(VAL)), (("train", "test"), None)):
+        root = tmp_path / words[1]
+        for i in range(COUNT):
+            split = words[i in VAL]
+            save(root / f"images/{split}/p{i}.png", image_of(i))
+            save(root / f"labels/{split}/p{i}.png", mask_of(i))
+        (root / "classes.yaml").write_text("classes: [a, b, c]\n")
+        train, val = (build_dataset(DataConfig(root=root), split) for split in ("train", "val"))
+        if expected is not None:
+            assert [index_of(n) for n in val.names] == expected
+        else:
+            assert all(index_of(n) not in VAL for n in (*train.names, *val.names))
+            assert (len(train), len(val)) == (3, 1)
+
+
+def test_zero_and_255_are_explained_before_and_after_there_are_classes(tmp_path: Path) -> None:
+    root = made(EXPORTS["suffix and 0/255"], tmp_path)
+    report = verify(DataConfig(root=root))
+    assert "data init" in report.problems[0]
+    (note,) = report.notes
+    assert "2 values: 0 (" in note
+    assert "255 is void by convention; where it is the object, it must be a class" in note
+    (root / "classes.yaml").write_text("classes: [background, object]\n")
+    report = verify(DataConfig(root=root))
+    assert any("nothing can be learned from one class" in line for line in report.problems)
+    (root / "classes.yaml").write_text("classes: [{name: a, values: 0}, {name: b, values: 255}]\n")
+    assert verify(DataConfig(root=root)).problems == []
+
+
+def test_anti_aliased_colours_are_shown_with_the_nearest_and_counted(tmp_path: Path, cli: Cli) -> None:
+    anti_aliased(tmp_path)
+    answer = cli("data", "init", tmp_path)
+    text = (tmp_path / "classes.yaml").read_text()
+    for colour in ("#000000", "#c81e28", "#143cdc"):
+        assert f"values: '{colour}'" in text
+    assert text.count("values: '#") == 3
+    assert "rest: nearest" in text
+    assert re.search(r"#   #\w{6}: \d+ pixels, nearest #(000000|c81e28|143cdc)", text)
+    assert "anti-aliasing" in answer.out
+    report = verify(DataConfig(root=tmp_path))
+    assert report.problems == []
+    assert any("hold values that no class lists and count as the nearest listed one" in note for note in report.notes)
+
+
+def test_many_files_with_one_problem_are_one_line(tmp_path: Path) -> None:
+    root = made(EXPORTS["prefixes"], tmp_path)
+    (root / "classes.yaml").write_text("classes: [a, b]\n")
+    lines = verify(DataConfig(root=root)).to_json()["problems"]
+    (line,) = lines
+    assert "value 2 in" in line
+    assert "(and 5 files more with the same problem)" in line
+
+
+def test_what_no_layout_knows_is_said_with_the_settings(tmp_path: Path) -> None:
+    save(tmp_path / "scans/a.png", image_of(0))
+    with pytest.raises(DataError, match=r"scans/ \(1 pictures\).*data\.images='images/\*\.jpg'"):
+        build_dataset(DataConfig(root=tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "affixes"),
+    [
+        (["a", "b"], ["a", "b"], ("", "", "", "")),
+        (["img_1", "img_10", "img_11"], ["mask_1", "mask_10", "mask_11"], ("img_", "", "mask_", "")),
+        (["21_training", "22_training"], ["21_manual1", "22_manual1"], ("", "_training", "", "_manual1")),
+        (["c_001_0000", "c_002_0000"], ["c_001", "c_002"], ("", "_0000", "", "")),
+        (["im1", "im2", "im12"], ["gt1", "gt2", "gt12"], ("im", "", "gt", "")),
+    ],
+)
+def test_names_go_together(images: list[str], masks: list[str], affixes: tuple[str, ...]) -> None:
+    (rule,) = rules(images, masks)
+    assert (rule.image_prefix, rule.image_suffix, rule.mask_prefix, rule.mask_suffix) == affixes
+
+
+def test_names_that_share_only_letters_do_not(tmp_path: Path) -> None:
+    assert rules(["animated"], ["mask_cmyk"]) == []
