@@ -44,5 +44,9 @@ def build_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     if config.protocol == "published":
         from segproto.data.square import CentreSquare
 
-        return CentreSquare(dataset, config.square)
+        dataset = CentreSquare(dataset, config.square)
+    if split == "train" and (config.fraction is not None or config.images_per_class is not None):
+        from segproto.data.subset import few
+
+        dataset = few(dataset, config.fraction, config.images_per_class, config.subset_seed)
     return dataset

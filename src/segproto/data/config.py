@@ -97,6 +97,9 @@ class DataConfig(BaseModel):
         merge: classes made one, new name to old names (``{background: [sky, ground]}``); they come first.
         rename: other names of classes, old to new (``{road: street}``), for a model that calls them otherwise: it is
             scored on data with its own class names only.
+        fraction: of the training images, drawn at random by ``subset_seed``: what few labels are worth.
+        images_per_class: training images drawn until so many show each class (all there are of a rarer one).
+        subset_seed: of both draws.
         scenes: settings of the generated scenes.
         coarse: allow validation against Cityscapes' coarse labels (``gtCoarse``), whose scores are not comparable: they
             leave the hard pixels out.
@@ -128,6 +131,9 @@ class DataConfig(BaseModel):
     split_seed: int = Field(default=42, ge=0, lt=2**32)
     merge: dict[str, list[str]] = {}
     rename: dict[str, str] = {}
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    images_per_class: int | None = Field(default=None, ge=1)
+    subset_seed: int = Field(default=0, ge=0, lt=2**32)
     scenes: ScenesConfig = ScenesConfig()
     coarse: bool = False
     on_error: Literal["skip", "fail"] = "fail"

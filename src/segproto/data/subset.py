@@ -6,9 +6,13 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.derived import Derived
 from segproto.errors import DataError, plain
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 class Subset(Derived):
@@ -71,3 +75,47 @@ def spread(count: int, wanted: int | None) -> list[int]:
     if wanted is None or wanted >= count:
         return list(range(count))
     return [i * count // wanted for i in range(wanted)]
+
+
+def few(
+    dataset: SegmentationDataset, fraction: float | None, images_per_class: int | None, seed: int
+) -> SegmentationDataset:
+    """Some of the images, drawn at random: a part of them, or as many as show each class; or the part of these.
+
+    Args:
+        dataset: at native size; every mask is read once for ``images_per_class``.
+        fraction: (0, 1]; at least one image stays.
+        images_per_class: K.
+        seed: of both draws. A larger fraction or K holds the images of a smaller one.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    order = generator.permutation(len(dataset))
+    if images_per_class is not None:
+        order = order[until_each_class(class_presence(dataset)[order], images_per_class)]
+    if fraction is not None:
+        order = order[: max(1, round(fraction * len(order)))]
+    return keep_only(dataset, sorted(order.tolist()))
+
+
+def class_presence(dataset: SegmentationDataset) -> NDArray[np.bool_]:
+    """(N, C): whether an image's mask shows a class."""
+    presence = np.zeros((len(dataset), dataset.classes.num_classes), bool)
+    for index in range(len(dataset)):
+        labels = np.unique(dataset[index].mask.numpy())
+        presence[index, labels[(labels != IGNORE_INDEX) & (labels < presence.shape[1])]] = True
+    return presence
+
+
+def until_each_class(presence: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """Rows that show every class ``count`` times, or as often as it is shown at all: the first such rows of each class.
+
+    Args:
+        presence: (N, C), in the order of the draw.
+        count: K.
+
+    Returns:
+        (n,) indices, ascending.
+    """
+    first = presence & (presence.cumsum(0) <= count)
+    chosen: NDArray[np.int64] = np.flatnonzero(first.any(1))
+    return chosen
