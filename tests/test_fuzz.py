@@ -21,6 +21,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from tiny_segmenters import segmenter
 
 from segproto import foreign
 from segproto.cli.main import one_line
@@ -31,14 +34,21 @@ from segproto.files import sums
 from segproto.model.description import Source, Sources
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
-from segproto.report.measures import edit_figures, threshold_rows
+from segproto.report.measures import edit_figures, metric_rows, threshold_charts, threshold_rows
+from segproto.report.page import percent, signed
 from segproto.report.tables import charts, stage_rows
 from segproto.runs.catalogue import shipped
 from segproto.runs.folder import Run, images_and_masks
 from segproto.runs.settings import resolve
+from segproto.training import checkpoint
+from segproto.training.checkpoint import State
+from segproto.training.ema import Ema
+from segproto.training.folder import finished
+from segproto.training.runner import read_result
+from segproto.training.stage import Optimise
 
-WHOLE = {"images": 1000, "recipes": 500, "artefacts": 500, "checkpoints": 500, "names": 100}
-SLICE = {"images": 150, "recipes": 40, "artefacts": 60, "checkpoints": 120, "names": 40}
+WHOLE = {"images": 1000, "recipes": 500, "artefacts": 500, "checkpoints": 500, "names": 100, "states": 500}
+SLICE = {"images": 150, "recipes": 40, "artefacts": 60, "checkpoints": 120, "names": 40, "states": 80}
 PEAK = 1 << 20  # KiB that the process may grow by
 AMOUNTS = [SLICE, pytest.param(WHOLE, marks=pytest.mark.fuzz)]
 VALUES: list[Any] = [
@@ -157,12 +167,23 @@ def test_damaged_artefacts(trained_runs: Path, tmp_path: Path, amount: dict[str,
     (run / "evaluation").mkdir(exist_ok=True)
     (run / "model" / sums.NAME).unlink()  # else every edit is refused as damage
     (run / "evaluation/thresholds.json").write_text(json.dumps(evaluated))
+    change = {"before": 0.5, "after": 0.25, "change": -0.25}
+    edit = {"edits": ["dropped prototypes 1"], "prototypes": {"before": 3, "after": 2}, "images": 4, "miou": change}
+    (run / "edit.json").write_text(json.dumps(edit | {"per_class": [change | {"name": "sky"}]}))
+    measured = {"metrics": {"purity": {"value": 0.5, "meaning": "m", "unit": "share"}, "x": {"reason": "r"}}}
+    (run / "evaluation/val-interpretability.json").write_text(json.dumps(measured))
     files = ["model/model.json", "model/prototypes.json", "stages/joint/result.json", "checkpoints/finished.json"]
+    files += ["edit.json", "evaluation/thresholds.json", "evaluation/val-interpretability.json"]
 
     def read() -> None:
         found = Run(run)
         stage_rows(found), charts(found, None), found.figures(), found.made(), threshold_rows(found), found.seconds
-        edit_figures(found)
+        threshold_charts(threshold_rows(found)), metric_rows(found), finished(run), read_result(run, "joint")
+        [(f"{row['group_average']:.1f}", percent(row["miou"])) for row in threshold_rows(found)]
+        told = edit_figures(found)
+        for row in [*told["per_class"], told["miou"]]:
+            percent(row["before"]), percent(row["after"]), row["change"] is None or signed(100 * row["change"])
+        "; ".join(told["edits"]), told["prototypes"]["before"], told["images"]
 
     for turn in range(amount["artefacts"]):
         path = run / generator.choice([*files, "metrics.jsonl", "recipe.yaml"])
@@ -180,6 +201,56 @@ def test_damaged_artefacts(trained_runs: Path, tmp_path: Path, amount: dict[str,
         path.write_bytes(before)
     assert attempt(lambda: Segmenter.load(run)) == attempt(read) == ""
     assert memory() - began < PEAK
+
+
+@pytest.mark.parametrize("amount", AMOUNTS)
+def test_damaged_states_of_runs(tmp_path: Path, amount: dict[str, int]) -> None:
+    """``state.json`` and the tensors of a checkpoint, as ``--resume`` reads them."""
+    generator, model = random.Random(5), segmenter("prototype")
+    stage = Optimise("first", 9, lambda _: [], lambda *_: {}, lambda _: None)
+    optimizer = torch.optim.Adam(model.parameters())
+    sum(parameter.sum() for parameter in model.parameters()).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    state = State(step=4, best_miou=0.5, precision={"scale": 2.0}, terms={"loss": 1.0})
+    folder = checkpoint.save(tmp_path / "run" / "checkpoints", state, model, optimizer, ema := Ema(model, 0.9))
+    (folder / sums.NAME).unlink()  # else every edit is refused as damage
+
+    def read() -> None:
+        assert checkpoint.read_state(folder, [stage]).seconds >= 0
+        again = torch.optim.Adam(model.parameters())
+        checkpoint.restore(folder, again, ema)
+        again.step()
+
+    for turn in range(amount["states"]):
+        path = folder / generator.choice(["state.json", "optimizer.safetensors", "ema.safetensors"])
+        before = path.read_bytes()
+        if turn % 4 == 0:
+            content = damaged(before, generator)
+        elif path.suffix == ".json":
+            content = json.dumps(edited(json.loads(before), generator)).encode()
+        else:
+            content = retold(before, generator)
+        path.write_bytes(content)
+        attempt(read)
+        assert path.read_bytes() == content
+        path.write_bytes(before)
+    assert attempt(read) == ""
+
+
+def retold(content: bytes, generator: random.Random) -> bytes:
+    """Tensors of which one is gone, has another name, shape or type."""
+    tensors = load_tensors(content)
+    name = generator.choice([*tensors])
+    value = tensors.pop(name)
+    other = generator.choice([f"{name}x", f"9{name}", "x", "1.2.3", "-1.step", ""])
+    kind = generator.randrange(4)
+    if kind == 1:
+        tensors[other] = value
+    elif kind == 2:
+        tensors[name] = torch.zeros(generator.choice([(0,), (3, 1), (1, 1, 1, 1)]))
+    elif kind == 3:
+        tensors[name] = value.to(generator.choice([torch.int64, torch.bool, torch.complex64]))
+    return save_tensors(tensors)
 
 
 def checkpoints() -> list[bytes]:

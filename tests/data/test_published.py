@@ -351,3 +351,27 @@ def test_fixtures_read_like_the_official_files() -> None:
         fine, groups = coco_171().apply(values, file), coco_27().apply(values, file)
         assert ((fine == 255) == (values == 255)).all()
         assert ((groups == 255) == (values == 255)).all()
+
+
+def test_archives_that_cannot_be_unpacked(tmp_path: Path) -> None:
+    """Encrypted, of a compression that Python does not know, or cut off."""
+    known = small_set(Archive("a.zip", "gtFine"))
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("gtFine/a.txt", "text " * 50)
+    whole = (tmp_path / "whole.zip").read_bytes()
+    central = whole.index(b"PK\x01\x02")
+
+    def changed(first: int, second: int, value: int) -> bytes:
+        content = bytearray(whole)
+        content[first], content[central + second] = value, value
+        return bytes(content)
+
+    for content, words in (
+        (changed(6, 8, 1), "encrypted"),
+        (changed(8, 10, 97), "compression"),
+        (whole[: central - 20] + whole[central:], "cannot be unpacked"),
+    ):
+        (tmp_path / "a.zip").write_bytes(content)
+        with pytest.raises(DataError, match=rf"a\.zip.*{words}.*download it again"):
+            prepare(known, [tmp_path / "a.zip"], tmp_path / "root", 1, lambda line: None)
+        assert not list((tmp_path / "root").rglob("*.*"))

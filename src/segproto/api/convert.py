@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +61,30 @@ def convert(
     if wrong := [value for value in overrides if "=" not in value]:
         raise ConfigError(f"{wrong[0]!r}: expected key=value")
     options = Options(table, dict(value.split("=", 1) for value in overrides))
-    with bounded(file, require_ordinary(Path(file), WeightsError)):
+    with bounded(file, require_ordinary(Path(file), WeightsError)), surprises(Path(file), source):
         converted = sources[source].convert(Path(file), options)
     options.finish()
     if isinstance(converted, Segmenter):
         converted.save(out)
         return {"out": str(out), "kind": "model", "settings": {}, **converted.card["converted"]}
     return write_weights(converted, out, sources[source])  # type: ignore[arg-type]
+
+
+@contextmanager
+def surprises(file: Path, source: str) -> Iterator[None]:
+    """What a converter stumbles over, which takes its words from a stranger's file, is that file's fault.
+
+    Raises:
+        WeightsError: naming the file and the reason.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise WeightsError(
+            f"{file}: holds something else than a {source} checkpoint as published ({reason}); download it again, or "
+            "see segproto convert --list"
+        ) from error
 
 
 def check_free(out: Path) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from segproto.training.runner import RunResult
 
 PathLike = str | Path
+MOST_RUNS = 8  # one after another
 
 
 def train(
@@ -63,6 +64,8 @@ def train(
         given = {key: value for key, value in chosen.items() if value is not None}
         sections = {**sections, "train": {**sections.get("train", {}), **given}}
         method, config = resolve(recipe, sections, overrides)
+    if config.then is not None:
+        refuse_then(config.then, folder)
     result = run(method, config, folder, resume=resume is not None, data_changed=data_changed, quiet=quiet)
     if resume is not None:
         record_of_resumed(folder, config, result.seconds, quiet)
@@ -75,7 +78,28 @@ def train_on_masks(recipe: str, first: Path, quiet: bool) -> RunResult:
         raise ConfigError(f"then: {recipe}: the run left no {first / 'masks'} to train on; its method makes no masks")
     if (first / "then" / "recipe.yaml").is_file():  # only a resumed run gets here with one
         return train(resume=first / "then", quiet=quiet)
-    return train(recipe, out=first / "then", quiet=quiet, data={"name": "folder", "root": str(first / "masks")})
+    return train(recipe, out=first / "then", quiet=quiet, data=masks_of(first))
+
+
+def masks_of(run: Path) -> dict[str, str]:
+    """The data that the masks of a run are."""
+    return {"name": "folder", "root": str(run / "masks")}
+
+
+def refuse_then(recipe: str, first: Path) -> None:
+    """Refuses a recipe to follow that could not be run, before the hours that the run ``first`` takes.
+
+    Raises:
+        ConfigError: there is no such recipe, or it is wrong; or it names one to follow that is.
+    """
+    from segproto.runs.settings import resolve
+
+    for _ in range(MOST_RUNS):
+        following = resolve(recipe, {"data": masks_of(first)}, [])[1].then
+        if following is None:
+            return
+        recipe, first = following, first / "then"
+    raise ConfigError(f"then: {recipe}: leads to more than {MOST_RUNS} runs; does it name itself?")
 
 
 def train_seeds(

@@ -72,6 +72,8 @@ def usage(error: Any) -> NoReturn:
         sys.exit(error.exit_code)
     print(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", file=sys.stderr)
     print(f"Error: {plain(error.format_message())}", file=sys.stderr)
+    if files := [value for value in sys.argv[1:] if value.startswith("-") and os.path.exists(value)]:
+        print(f"For the file of that name write ./{plain(files[0])}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

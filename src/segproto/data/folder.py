@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from segproto.data.layouts.words import split_of as split_of_word
 from segproto.data.pairs import PairDataset, Pairs, find_pairs, find_part_maps, named_by, read_list
 from segproto.data.parts import PartTable, read_parts
 from segproto.data.roots import data_root
-from segproto.data.split import SplitConfig
+from segproto.data.split import SplitConfig, found_in
 from segproto.data.subset import keep_only
 from segproto.data.unlabelled import ImageFolder
 from segproto.errors import DataError
@@ -247,7 +246,7 @@ def _by_lists(rule: SplitConfig, names: list[str], split: str, list_folders: tup
 
 def _is_val(rule: SplitConfig, names: list[str]) -> list[bool]:
     if rule.val_pattern is not None:
-        return [re.search(rule.val_pattern, name) is not None for name in names]
+        return found_in(rule.val_pattern, names)
     fraction = rule.val_fraction or _DEFAULT_FRACTION
     count = min(max(round(fraction * len(names)), 1), len(names) - 1) if len(names) > 1 else 0
     drawn = np.random.Generator(np.random.PCG64(rule.seed)).permutation(len(names))[:count]

@@ -18,7 +18,7 @@ from segproto.data.labels import LabelMap
 from segproto.data.parts import PartTable
 from segproto.data.suffixes import IMAGE_SUFFIXES, MASK_SUFFIXES, ODD_MASK_SUFFIXES, PICTURE_SUFFIXES
 from segproto.errors import DataError
-from segproto.files.reading import read_text
+from segproto.files.reading import read_text, require_text_name
 from segproto.files.walking import files_below
 
 
@@ -221,7 +221,7 @@ class PairDataset(SegmentationDataset):
         self.names = tuple(names)
         self.labels = labels
         self.classes = labels.table
-        self._images = [pairs.images[name] for name in names]
+        self._images = [require_text_name(pairs.images[name]) for name in names]
         self._masks = [pairs.masks[name] for name in names]
         self._parts = parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
@@ -14,13 +15,14 @@ from itertools import starmap
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from segproto.data.archives import Tree
+from segproto.data.archives import BROKEN_ZIP, Tree
 from segproto.data.published import Archive, Published
 from segproto.errors import DataError
 from segproto.files import fresh
 
 Tell = Callable[[str], None]
 CHUNK = 1 << 20
+BROKEN = (*BROKEN_ZIP, tarfile.TarError, lzma.LZMAError)
 PROGRESS_EVERY = 500  # files between two lines of progress
 
 
@@ -160,8 +162,8 @@ def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> Unpacke
             return unpack_tar(path, root, inner, tell)
         with zipfile.ZipFile(path) as archive:
             members = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be unpacked ({error})") from error
+    except BROKEN as error:
+        raise DataError(f"{path}: cannot be unpacked ({error}); download it again") from error
     for member in members:
         inside(root, member, inner, path)
     size = max(1, min(PROGRESS_EVERY, -(-len(members) // jobs)))
@@ -192,8 +194,8 @@ def unpack_members(path: Path, root: Path, inner: str, members: list[str]) -> Un
             try:
                 with archive.open(member) as source:
                     write(source, target)
-            except (zipfile.BadZipFile, EOFError) as error:
-                raise DataError(f"{path}: {member} is damaged ({error}); download it again") from error
+            except BROKEN as error:
+                raise DataError(f"{path}: {member} cannot be unpacked ({error}); download it again") from error
             done = done.plus(Unpacked(1))
     return done
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segproto.errors import DataError
+from segproto.files.reading import require_text_name
 
 if TYPE_CHECKING:
     from segproto.data.config import DataConfig
@@ -51,6 +52,7 @@ def data_root(config: DataConfig, archives: bool = False) -> Path:
         raise DataError(f"data.root is not set: data.name={config.name} needs the folder of its files (data.root=DIR)")
     if "$" in str(config.root):
         raise DataError(f"data.root={config.root} holds an environment variable that is not set")
+    require_text_name(config.root)
     if archives and config.root.suffix.lower() == ".zip" and config.root.is_file():
         return config.root
     if not config.root.is_dir():

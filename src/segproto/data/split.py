@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segproto.data.paths import ListPath
+from segproto.errors import DataError
+
+PATIENCE = 20.0  # seconds that a regular expression may take; a sane one needs one for a million names
+LONGEST = 1000  # characters of one
+COUNTED = 10_000  # repeats that its counts ({3}, {1,20}) may multiply to: they are unrolled in memory
 
 
 class SplitConfig(BaseModel):
@@ -33,7 +41,7 @@ class SplitConfig(BaseModel):
     val_folder: str | None = None
     train_list: ListPath | None = None
     val_list: ListPath | None = None
-    val_pattern: str | None = None
+    val_pattern: str | None = Field(default=None, max_length=LONGEST)
     val_fraction: float | None = Field(default=None, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
 
@@ -54,6 +62,34 @@ class SplitConfig(BaseModel):
         if self.val_pattern is not None:
             try:
                 re.compile(self.val_pattern)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"val_pattern {self.val_pattern!r} is not a regular expression: {error}") from None
+            counts = [int(number) or 1 for number in re.findall(r"(\d+)\}", self.val_pattern)]
+            if math.prod(counts) > COUNTED:
+                raise ValueError(f"val_pattern {self.val_pattern!r}: its counts multiply to more than {COUNTED}")
         return self
+
+
+def found_in(pattern: str, names: Sequence[str], limit: float = PATIENCE) -> list[bool]:
+    """Whether a regular expression finds each name (as ``re.search``), within a time: some would take years.
+
+    Args:
+        pattern: which may be a stranger's.
+        names: to look at.
+        limit: seconds for all of them.
+
+    Raises:
+        DataError: time is up.
+    """
+    import regex  # re's syntax, and knows a time limit
+
+    try:
+        program, end = regex.compile(pattern), time.monotonic() + limit
+        return [program.search(name, timeout=max(end - time.monotonic(), 1e-3)) is not None for name in names]
+    except TimeoutError:
+        raise DataError(
+            f"val_pattern {pattern!r}: takes more than {limit:g} s on {len(names)} names; write a simpler one, without "
+            "repeats inside repeats"
+        ) from None
+    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+        raise DataError(f"val_pattern {pattern!r}: is not a regular expression ({error})") from None

@@ -12,8 +12,9 @@ from segproto.data.base import ClassTable, Sample, SegmentationDataset, stamp_of
 from segproto.data.images import read_image
 from segproto.data.kind import DataKind
 from segproto.data.roots import data_root
-from segproto.data.suffixes import IMAGE_SUFFIXES
+from segproto.data.suffixes import IMAGE_SUFFIXES, is_hidden, is_picture
 from segproto.errors import DataError
+from segproto.files.reading import require_text_name
 from segproto.files.walking import paths_below
 from segproto.prototypes.labels import IGNORE_INDEX
 
@@ -36,9 +37,8 @@ class ImageFolder(SegmentationDataset):
         if not root.exists():
             raise DataError(f"{root}: no such file or folder")
         base = root if root.is_dir() else root.parent
-        files = paths_below(root) if root.is_dir() else [root]
-        hidden = [p for p in files if any(part.startswith(".") for part in p.relative_to(base).parts)]
-        self._files = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and p not in set(hidden)]
+        found = paths_below(root) if root.is_dir() else [root]
+        self._files = [require_text_name(p) for p in found if is_picture(p) and not is_hidden(p.relative_to(base))]
         if not self._files:
             raise DataError(f"{root}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.names = tuple(path.relative_to(base).with_suffix("").as_posix() for path in self._files)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segproto.errors import DataError, SegprotoError
 from segproto.files.keys import explain_error
@@ -20,6 +20,12 @@ LARGEST_INTEGER = 2**63
 SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|[0-9]{19}")
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
+
+
+class Record(BaseModel):
+    """A JSON object with more keys than are named here."""
+
+    model_config = ConfigDict(extra="allow", strict=True)  # strict: the plain values are what is used afterwards
 
 
 def parse_json(text: str, source: object, error: type[SegprotoError] = DataError) -> Any:
@@ -100,3 +106,10 @@ def read_checked(
 ) -> SchemaT:
     """A JSON file as a schema, see :func:`read_json` and :func:`checked`."""
     return checked(read_json(path, error), schema, path, error, advice)
+
+
+def read_object(path: Path, error: type[SegprotoError] = DataError, advice: str = "") -> dict[str, Any]:
+    """A JSON file that holds an object, of which any key may be missing or more."""
+    value: dict[str, Any] = read_json(path, error)
+    checked(value, Record, path, error, advice)
+    return value

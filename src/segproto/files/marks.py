@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from segproto.errors import ConfigError
+from segproto.files.reading import require_text_name
 
 END = 1 << 16  # bytes at either end of a file where its mark is looked for
 OLD = {"page": b"Made by segproto", "figures": b'"command": ['}  # what such files had before there were marks
@@ -26,11 +27,11 @@ def place(path: str | Path, option: str = "--out") -> Path:
     """Where to write, as a person gave it.
 
     Raises:
-        ConfigError: it is empty, which ``Path`` would take for the current folder.
+        ConfigError: it is empty, which ``Path`` would take for the current folder; or no UTF-8.
     """
     if str(path).strip() == "":
         raise ConfigError(f"{option}: is empty (a variable that is not set?); name where to write")
-    return Path(path)
+    return require_text_name(Path(path), ConfigError)
 
 
 def mark(kind: str) -> str:

@@ -48,6 +48,19 @@ def require_ordinary(path: Path, error: type[SegprotoError] = DataError, what: s
     return status.st_size
 
 
+def require_text_name(path: Path, error: type[SegprotoError] = DataError) -> Path:
+    """The path itself, if its name can be written into texts: JSON, pages and recipes hold no other.
+
+    Raises:
+        SegprotoError: of the given kind: its bytes are not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise error(f"{path}: its name is not UTF-8; rename it") from None
+    return path
+
+
 def open_file(path: Path, error: type[SegprotoError] = DataError, what: str = "file") -> BinaryIO:
     """An ordinary file, open for reading.
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
-from segproto.errors import WeightsError
+from segproto.errors import DataError, WeightsError
 from segproto.files import fill, fill_tensors, fresh_folder, old_of, sums
-from segproto.files.documents import checked, read_checked, read_json
+from segproto.files.documents import checked, read_checked, read_json, read_object
 from segproto.files.keys import shown
 from segproto.files.reading import read_bytes, require_ordinary
 from segproto.foreign.allocations import bounded
@@ -84,8 +84,8 @@ def write_files(model: Segmenter, folder: Path) -> None:
 def is_artefact(folder: Path) -> bool:
     """Whether a folder's ``model.json`` says that it is one."""
     try:
-        return bool(json.loads((folder / "model.json").read_text(encoding="utf-8"))["format"] == FORMAT)
-    except (OSError, ValueError, TypeError, KeyError):
+        return bool(read_object(folder / "model.json")["format"] == FORMAT)
+    except (DataError, KeyError):
         return False
 
 
@@ -113,7 +113,7 @@ def load(folder: Path) -> Segmenter:
     tensors = read_tensors(folder / "model.safetensors")
     with bounded(file, sum(tensor.nbytes for tensor in tensors.values())):
         model = build(file, description)
-    check_keys(folder, {k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors)
+    check_keys(folder / "model.safetensors", {k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors)
     if (folder / "prototypes.json").exists():
         sources = read_checked(folder / "prototypes.json", Sources, WeightsError)
         model.provenance = Provenance.from_json(sources.model_dump())
@@ -195,12 +195,12 @@ def find_model(folder: Path) -> Path:
     raise WeightsError(f"{folder}: no model.json there or in model/ ({hint})")
 
 
-def check_keys(folder: Path, expected: dict[str, tuple[int, ...]], tensors: dict[str, Any]) -> None:
+def check_keys(file: Path, expected: dict[str, tuple[int, ...]], tensors: dict[str, Any]) -> None:
     """Names the first tensor that is missing, unknown or of another shape."""
     for name in expected.keys() ^ tensors.keys():
         where = "missing from" if name in expected else "unknown in"
-        raise WeightsError(f"{folder}/model.safetensors: tensor {name} is {where} the file")
+        raise WeightsError(f"{file}: tensor {name} is {where} the file")
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             stored = tuple(tensors[name].shape)
-            raise WeightsError(f"{folder}/model.safetensors: {name} has shape {stored}, expected {shape}")
+            raise WeightsError(f"{file}: {name} has shape {stored}, expected {shape}")

@@ -182,6 +182,8 @@ def winners(explanation: Explanation) -> tuple[Tensor, Tensor]:
 
 def telling_indices(dataset: SegmentationDataset, count: int) -> list[int]:
     """Of each of ``count`` stretches of ``dataset``, the image with the most classes among those that are used."""
+    if not count:
+        return []
     candidates = spread(len(dataset), max(count, USAGE_IMAGES))
     count = min(count, len(candidates))
     classes = {index: len(torch.unique(dataset[index].mask)) for index in candidates}

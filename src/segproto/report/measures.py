@@ -12,6 +12,7 @@ from segproto.evaluation.interpretability.table import METRICS
 from segproto.report.curves import Chart, svg
 from segproto.report.pictures import image_uri
 from segproto.runs.folder import Run, read_json
+from segproto.runs.records import Edit, Measured, Thresholds
 
 CURVES = 1400  # longest side of the picture of curves, in pixels
 
@@ -35,7 +36,7 @@ def metric_rows(run: Run) -> list[dict[str, str]]:
 
 def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
     """The metrics measured on the validation images; empty before ``segproto evaluate RUN --interpretability``."""
-    value = read_json(run.path / "evaluation" / "val-interpretability.json") or {}
+    value = read_json(run.path / "evaluation" / "val-interpretability.json", Measured) or {}
     metrics: dict[str, dict[str, Any]] = value.get("metrics", {})
     return metrics
 
@@ -66,7 +67,7 @@ def figure(value: float | None, unit: str) -> str:
 
 def threshold_rows(run: Run) -> list[dict[str, Any]]:
     """What ``segproto ablate thresholds`` measured; empty before it."""
-    value = read_json(run.path / "evaluation" / "thresholds.json") or {}
+    value = read_json(run.path / "evaluation" / "thresholds.json", Thresholds) or {}
     rows: list[dict[str, Any]] = value.get("rows", [])
     return rows
 
@@ -86,4 +87,4 @@ def threshold_charts(rows: list[dict[str, Any]]) -> list[tuple[str, Markup]]:
 
 def edit_figures(run: Run) -> dict[str, Any]:
     """What ``segproto edit`` left in the run, if it made it; else empty."""
-    return read_json(run.path / "edit.json") or {}
+    return read_json(run.path / "edit.json", Edit) or {}

@@ -114,7 +114,7 @@ def report_page(
         raise SegprotoError(
             f"{out}: the page would have {len(html) / 2**20:.0f} MiB; explain fewer images (--images 1)"
         )
-    write(out, html.encode(), "page")
+    write(out, html.encode(errors="backslashreplace"), "page")
 
 
 def explanation_page(explanation: Explanation, out: Path) -> None:
@@ -137,7 +137,7 @@ def explanation_page(explanation: Explanation, out: Path) -> None:
             images=probes,
         )
     )
-    write(out, html.encode(), "page")
+    write(out, html.encode(errors="backslashreplace"), "page")
 
 
 def environment() -> Environment:

@@ -98,7 +98,7 @@ def rounds_page(
             seen=tuple(proposals.image.shape[-2:]),
         )
     )
-    write(out, html.encode(), "page")
+    write(out, html.encode(errors="backslashreplace"), "page")
 
 
 def step(number: int, r: Round, image: Tensor, padded: tuple[int, int]) -> dict[str, Any]:

@@ -140,7 +140,8 @@ class Run:
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
         """The results that procedures and optimising stages left, in the order they ended (also in a copied run)."""
-        from segproto.runs.records import Figures, Finished
+        from segproto.runs.records import Finished
+        from segproto.training.figures import FiguresRecord
 
         finished = read_json(self.path / "checkpoints" / "finished.json", Finished) or {}
         numbers = {name: number for number, name in enumerate(finished.get("stages", {}))}
@@ -149,7 +150,7 @@ class Run:
             return numbers.get(file.parent.name, len(numbers)), file.stat().st_mtime_ns, file
 
         files = sorted(self.path.glob("stages/*/result.json"), key=order)
-        return [{"stage": file.parent.name, **(read_json(file, Figures) or {})} for file in files]
+        return [{"stage": file.parent.name, **(read_json(file, FiguresRecord) or {})} for file in files]
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -179,9 +180,9 @@ class Run:
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """The validation figures of the last model: what ``evaluate`` wrote, else the last stage's; or empty."""
-        from segproto.runs.records import Figures
+        from segproto.training.figures import FiguresRecord
 
-        written = read_json(self.path / "evaluation" / "val.json", Figures)
+        written = read_json(self.path / "evaluation" / "val.json", FiguresRecord)
         if written:
             return written
         scored = [stage for stage in self.stages if stage.get("miou") is not None]
@@ -228,11 +229,10 @@ def read_json(path: Path, schema: type[BaseModel] | None = None) -> dict[str, An
         DataError: the file is no JSON, or other than the schema says; the key is named.
     """
     from segproto.files import documents
-    from segproto.runs.records import Record
 
     if not os.path.lexists(path):
         return None
     value = documents.read_json(path)
-    documents.checked(value, schema or Record, path, advice="write it again by running its command")
+    documents.checked(value, schema or documents.Record, path, advice="write it again by running its command")
     content: dict[str, Any] = value
     return content

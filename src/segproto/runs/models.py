@@ -10,6 +10,8 @@ from segproto.errors import ConfigError
 from segproto.model.segmenter import Segmenter
 from segproto.runs.folder import model_folder
 
+COMPUTING = ("cpu", "cuda", "mps", "xpu")  # of the types that torch knows by name; one (meta) has shapes alone
+
 
 def chosen_device(device: str | None) -> torch.device:
     """The device of that name; None = the GPU if there is one.
@@ -19,9 +21,12 @@ def chosen_device(device: str | None) -> torch.device:
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        found = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device = {name}: {str(error).splitlines()[0]}; expected cpu, cuda or cuda:N") from None
+    if found.type not in COMPUTING:
+        raise ConfigError(f"device = {name}: nothing can be computed there; expected cpu, cuda or cuda:N")
+    return found
 
 
 def placed(model: Segmenter, device: str | None) -> Segmenter:

@@ -4,49 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field, model_validator
 
-
-class Record(BaseModel):
-    """A JSON object with more keys than are named here."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class ClassFigures(Record):
-    """Of one class: its IoU, None without a pixel, and its pixels."""
-
-    name: str
-    iou: float | None = None
-    pixels: int = 0
-
-
-class Match(Record):
-    """A found category and the class it was matched to."""
-
-    category: str
-
-
-class Figures(Record):
-    """``result.json`` of a stage and ``evaluation/*.json``."""
-
-    miou: float | None = None
-    accuracy: float | None = None
-    per_class: list[ClassFigures] = []
-    matching: list[Match] = []
-    prototypes: int | None = None
-    prototypes_used: int | None = None
-    prototypes_start: int | None = None
-    group_average: float | None = None
-    seconds: float | None = None
-    cam_miou: float | None = None
-    mask_miou: float | None = None
+from segproto.files.documents import Record
+from segproto.training.figures import FiguresRecord
 
 
 class Finished(Record):
     """``checkpoints/finished.json``."""
 
-    stages: dict[str, Any] = {}
+    stages: dict[str, FiguresRecord] = Field(default_factory=dict)
     seconds: float | None = None
 
 
@@ -87,3 +54,64 @@ class Settings(Record):
     data: Data
     train: dict[str, Any]
     compare: str | None = None
+
+
+class Metric(Record):
+    """One interpretability metric: its value, or the reason why there is none."""
+
+    value: float | None = None
+    meaning: str = ""
+    reason: str | None = None
+    unit: str | None = None
+
+
+class Measured(Record):
+    """``evaluation/val-interpretability.json``."""
+
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+
+
+class Threshold(Record):
+    """A row of ``evaluation/thresholds.json``."""
+
+    tau: float
+    prototypes_used: int
+    group_average: float
+    miou: float | None
+
+
+class Thresholds(Record):
+    """``evaluation/thresholds.json``."""
+
+    rows: list[Threshold] = Field(default_factory=list)
+
+
+class Change(Record):
+    """A score before and after an edit; None without a pixel of the class."""
+
+    before: float | None
+    after: float | None
+    change: float | None
+
+
+class ClassChange(Change):
+    """Of one class."""
+
+    name: str
+
+
+class Counts(Record):
+    """Prototypes before and after an edit."""
+
+    before: int
+    after: int
+
+
+class Edit(Record):
+    """``edit.json``."""
+
+    edits: list[str]
+    prototypes: Counts
+    images: int
+    per_class: list[ClassChange]
+    miou: Change

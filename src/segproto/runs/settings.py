@@ -9,11 +9,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from segproto.data.config import DataConfig
-from segproto.errors import ConfigError, DataError
+from segproto.errors import ConfigError, DataError, WeightsError
+from segproto.files.documents import read_checked
 from segproto.files.keys import explain_error
 from segproto.methods import METHODS
 from segproto.runs.catalogue import read_recipe
-from segproto.runs.folder import read_json, run_of
+from segproto.runs.folder import run_of
 from segproto.table import nearest
 from segproto.training.method import Method
 from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
@@ -52,9 +53,9 @@ def encoder_of(start: Path) -> dict[str, Any]:
         WeightsError: no artefact there.
     """
     from segproto.model.artefact import find_model
+    from segproto.model.description import Description
 
-    encoder: dict[str, Any] = (read_json(find_model(start) / "model.json") or {})["encoder"]
-    return encoder
+    return read_checked(find_model(start) / "model.json", Description, WeightsError).encoder
 
 
 class DataSection(BaseModel):
@@ -65,10 +66,13 @@ class DataSection(BaseModel):
 
 def edited_run_of(target: Path) -> Path | None:
     """The run that a folder is or lies in; of an edited model, the run it was edited from, however often."""
+    from segproto.model.description import Description
+
     for _ in range(MOST_EDITS):
         if (run := run_of(target)) is not None:
             return run
-        card = (read_json(target / "model.json") or {}).get("card", {}) if (target / "model.json").is_file() else {}
+        file = target / "model.json"
+        card = read_checked(file, Description, WeightsError).card if file.is_file() else {}
         if not isinstance(source := card.get("edited_from"), str):
             return None
         target = Path(source)

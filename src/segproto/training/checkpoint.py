@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
-from safetensors.torch import load_file
+from pydantic import AliasChoices, BaseModel, Field
 from torch import Tensor
 from torch.optim import Optimizer
 
 from segproto.errors import SegprotoError
 from segproto.files import fill, fill_tensors, fresh_folder, in_own_folder, remove_folder, sums
+from segproto.files.documents import checked, read_json
+from segproto.files.keys import shown
 from segproto.model import artefact
 from segproto.model.segmenter import Segmenter
 from segproto.training.ema import Ema
+from segproto.training.stage import Optimise, Stage
 
 NAME = re.compile(r"\d{3}-\d{9}")
 VERSION = 1
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+KEPT = {"SGD": ("momentum_buffer",), "Adam": ADAM, "AdamW": ADAM}  # what an optimizer keeps of a parameter
 OLD_SPELLING = "optimiser"  # of checkpoints written by older versions, still resumed
 HOLDS = (
     "state.json",
@@ -30,6 +36,11 @@ HOLDS = (
     "ema.safetensors",
     *(f"model/{name}" for name in artefact.HOLDS),
 )
+
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 @dataclass
@@ -49,16 +60,30 @@ class State:
         terms: the loss of this stage and its terms, as last logged.
     """
 
-    stage: int = 0
-    step: int = 0
-    best_miou: float | None = None
-    best_accuracy: float | None = None
-    stale: int = 0
-    journal: int = 0
-    seconds: float = 0.0
-    stage_began: float = 0.0
-    precision: dict[str, Any] = field(default_factory=dict)
+    stage: Count = 0
+    step: Count = 0
+    best_miou: Share | None = None
+    best_accuracy: Share | None = None
+    stale: Count = 0
+    journal: Count = 0
+    seconds: Seconds = 0.0
+    stage_began: Seconds = 0.0
+    precision: dict[str, int | float] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)
+
+
+class Written(BaseModel):
+    """``state.json``.
+
+    Attributes:
+        version: of its form.
+        state: where the run was.
+        optimizer: what of the optimizer's state is no tensor, see :func:`flatten`.
+    """
+
+    version: Annotated[int, Field(ge=1)]
+    state: State
+    optimizer: dict[str, bool | int | float | None] = Field(validation_alias=AliasChoices("optimizer", OLD_SPELLING))
 
 
 def save(
@@ -97,30 +122,61 @@ def latest(root: Path) -> Path | None:
     return max((p for p in root.iterdir() if NAME.fullmatch(p.name) and (p / "state.json").exists()), default=None)
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path, stages: Sequence[Stage]) -> State:
     """Where the run was when it wrote this checkpoint.
 
+    Args:
+        path: the checkpoint's folder.
+        stages: of the run.
+
     Raises:
-        SegprotoError: one of its files is damaged, or it is of a newer version.
+        SegprotoError: one of its files is damaged, it is of a newer version, or names a place that the run lacks.
     """
-    begin = f"bring it back from a copy, or begin a new run, with --start {path.parents[1]}/stages/STAGE if one is done"
-    sums.check_sums(path, begin, SegprotoError)
-    try:
-        value = json.loads((path / "state.json").read_text())
-        if value["version"] > VERSION:
-            raise SegprotoError(f"{path}: written by a newer segproto (version {value['version']}); update segproto")
-        return State(**value["state"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SegprotoError(f"{path}/state.json: damaged ({error}); start the run anew in another --out") from error
+    sums.check_sums(path, mending(path), SegprotoError)
+    state = read_written(path).state
+    steps = [stage.steps if isinstance(stage, Optimise) else 0 for stage in stages] + [0]  # the last: all are done
+    if state.stage >= len(steps) or state.step > steps[state.stage]:
+        where = f"state.stage = {state.stage}, state.step = {state.step}"
+        raise SegprotoError(f"{path / 'state.json'}: {where}: the run has no such place; {mending(path)}")
+    return state
+
+
+def read_written(path: Path) -> Written:
+    """What ``state.json`` of a checkpoint says.
+
+    Raises:
+        SegprotoError: it is damaged, or of a newer version.
+    """
+    value = read_json(file := path / "state.json", SegprotoError)
+    version = value.get("version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise SegprotoError(f"{path}: written by a newer segproto (version {version}); update segproto")
+    return checked(value, Written, file, SegprotoError, mending(path))
+
+
+def mending(path: Path) -> str:
+    """What to do about a damaged checkpoint."""
+    return f"bring it back from a copy, or begin a new run, with --start {path.parents[1]}/stages/STAGE if one is done"
 
 
 def restore(path: Path, optimizer: Optimizer, ema: Ema | None) -> None:
-    """Puts a checkpoint's optimizer state and average back."""
+    """Puts a checkpoint's optimizer state and average back.
+
+    Raises:
+        SegprotoError: one of its files is damaged, or of another optimizer or model.
+    """
     name = OLD_SPELLING if (path / f"{OLD_SPELLING}.safetensors").exists() else "optimizer"
-    scalars = json.loads((path / "state.json").read_text())[name]
-    unflatten(optimizer, load_file(path / f"{name}.safetensors"), scalars)
+    file = path / f"{name}.safetensors"
+    try:
+        unflatten(optimizer, artefact.read_tensors(file), read_written(path).optimizer)
+    except ValueError as error:
+        raise SegprotoError(f"{file}: {error}; {mending(path)}") from None
     if ema is not None:
-        ema.load(load_file(path / "ema.safetensors"))
+        average = artefact.read_tensors(path / "ema.safetensors")
+        artefact.check_keys(path / "ema.safetensors", {k: tuple(v.shape) for k, v in ema.average.items()}, average)
+        if wrong := [key for key, value in average.items() if not value.is_floating_point()]:
+            raise SegprotoError(f"{path / 'ema.safetensors'}: {wrong[0]} has no real numbers; {mending(path)}")
+        ema.load(average)
 
 
 def flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -136,9 +192,29 @@ def flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
     return tensors, scalars
 
 
-def unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], scalars: dict[str, float]) -> None:
-    """Inverse of :func:`flatten`; tensors get the memory layout of their parameter."""
-    parameters = _parameters(optimizer)
+def unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], scalars: Mapping[str, float | None]) -> None:
+    """Inverse of :func:`flatten`; tensors get the memory layout of their parameter.
+
+    Raises:
+        ValueError: a name, a shape or a number of entries that this optimizer cannot have.
+    """
+    parameters, known = _parameters(optimizer), KEPT[type(optimizer).__name__]
+    found: dict[int, set[str]] = {}
+    for key, value in {**tensors, **scalars}.items():
+        index, _, name = key.partition(".")
+        if name not in known or not index.isdecimal() or int(index) >= len(parameters):
+            last = f"a number from 0 to {len(parameters) - 1}"
+            raise ValueError(f"entry {shown(key)}: expected {last}, a point, and one of {', '.join(known)}")
+        parameter = parameters[int(index)]
+        shape = torch.Size() if name == "step" else parameter.shape
+        kept = value if isinstance(value, Tensor) else torch.tensor(value or 0.0)
+        if kept.shape != shape or not kept.is_floating_point() or not bool(kept.isfinite().all()):
+            found_here = f"{kept.dtype} of shape {tuple(kept.shape)}"
+            raise ValueError(f"{key} is {found_here}; expected finite floating-point numbers of shape {tuple(shape)}")
+        found.setdefault(int(index), set()).add(name)
+    for number, names in found.items():
+        if missing := [name for name in known if name not in names]:
+            raise ValueError(f"{number}.{missing[0]} is missing")
     for key, value in {**tensors, **scalars}.items():
         index, _, name = key.partition(".")
         parameter = parameters[int(index)]

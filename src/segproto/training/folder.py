@@ -6,9 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from segproto.errors import ConfigError, SegprotoError
 from segproto.files import fresh
-from segproto.training.figures import Figures
+from segproto.files.documents import Record, checked, read_json
+from segproto.training.figures import Figures, FiguresRecord
 from segproto.training.recipe import Recipe, dump_recipe, resolved, validate_recipe
 from segproto.training.recipe_files import load_recipe_dict
 
@@ -69,6 +72,13 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
     return flat
 
 
+class FinishedRecord(Record):
+    """``checkpoints/finished.json``."""
+
+    stages: dict[str, FiguresRecord] = Field(min_length=1)
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a run noted at its end.
@@ -87,5 +97,6 @@ def finished(out: Path) -> Finished | None:
     path = out / FINISHED
     if not path.exists():
         return None
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = read_json(path, SegprotoError)
+    checked(value, FinishedRecord, path, SegprotoError, "bring it back from a copy; the model is in model/ as before")
     return Finished(value["stages"], value["seconds"])

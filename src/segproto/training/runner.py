@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from segproto.data.build import build_dataset
 from segproto.data.subset import keep_only, readable
 from segproto.errors import ConfigError
 from segproto.files import hold, remove_folder, sync_file, write_json
+from segproto.files.documents import checked, read_json
 from segproto.model.cache import FeatureCache
 from segproto.model.figures import number_figures
 from segproto.places import cache_root
@@ -24,7 +24,7 @@ from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
 from segproto.training.data_record import DataRecord, keep_record
 from segproto.training.devices import arrange, make_fabric, on_first, seed_all
-from segproto.training.figures import Figures
+from segproto.training.figures import Figures, FiguresRecord
 from segproto.training.folder import FINISHED, Finished, check_resumable, finished, refuse_taken, take_folder
 from segproto.training.job import Job
 from segproto.training.journal import Journal, build_loggers
@@ -147,7 +147,7 @@ def prepare(
     if recipe.data.on_error == "skip":
         train_set = screened(train_set, fabric, reporter)
     path = checkpoint.latest(out / "checkpoints")
-    state = checkpoint.read_state(path) if path is not None else State()
+    state = checkpoint.read_state(path, stages) if path is not None else State()
     segmenter = first_model(method, recipe, train_set.classes, path)
     arrange(segmenter, fabric.device)
     first = fabric.global_rank == 0
@@ -271,7 +271,9 @@ def finish_stage(job: Job, stage: Stage, figures: Figures, keep_best: bool) -> F
 
 def read_result(out: Path, stage: str) -> Figures:
     """What an earlier session of this run wrote after a stage."""
-    value: Figures = json.loads((out / "stages" / stage / "result.json").read_text(encoding="utf-8"))
+    file = out / "stages" / stage / "result.json"
+    value: Figures = read_json(file)
+    checked(value, FiguresRecord, file, advice="bring it back from a copy, or begin a new run in another --out")
     return value
 
 

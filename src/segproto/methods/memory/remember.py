@@ -23,6 +23,8 @@ from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import load_result, map_images, result_path
 from segproto.training.stage import Procedure, StageContext
 
+KEYS = {"features", "frequencies", "cell", "grid", "size", "picture", "sum", "count"}  # of an image, on disk
+
 
 def remember_stage(name: str, config: RememberConfig, model: MemoryModel) -> Procedure:
     """Balazevic et al. 2023, section 3: the memory is filled."""
@@ -111,7 +113,7 @@ def layer_blocks(encoder: Any, config: RememberConfig) -> int:
 
 def gather(dataset: SegmentationDataset, folder: Path) -> Remembered:
     """The results of all images and processes, in the order of the images."""
-    parts = [load_result(folder, name) for name in dataset.names]
+    parts = [load_result(folder, name, KEYS) for name in dataset.names]
     lengths = torch.tensor([len(part["features"]) for part in parts])
     image = torch.arange(len(parts)).repeat_interleave(lengths)
     total = torch.stack([part["sum"] for part in parts]).sum(0)

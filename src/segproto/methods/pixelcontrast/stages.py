@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from segproto.errors import SegprotoError, WeightsError
+from segproto.files.documents import read_checked
 from segproto.methods.pixelcontrast.build import AFFINITIES, begin_segmenter
 from segproto.methods.pixelcontrast.config import MasksConfig, PixelcontrastRecipe
 from segproto.methods.pixelcontrast.contrast import affinity_stage, contrast_stage
@@ -17,6 +17,7 @@ from segproto.methods.pixelcontrast.steps import keep_steps
 from segproto.methods.pixelcontrast.tagged import with_masks
 from segproto.model.artefact import find_model
 from segproto.model.cam_head import CamHead
+from segproto.model.description import Description
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead
 from segproto.training.figures import Figures
@@ -65,10 +66,10 @@ def require_affinities(start: Path) -> None:
         WeightsError: naming what was trained last.
     """
     try:
-        value = json.loads((find_model(start) / "model.json").read_text(encoding="utf-8"))
-        card, kind = value["card"], value["head"]["kind"]
-    except (SegprotoError, OSError, ValueError, KeyError, TypeError):
+        value = read_checked(find_model(start) / "model.json", Description)
+    except SegprotoError:
         return  # a resumed run needs it no more, and loading tells what is wrong with it
+    card, kind = value.card, value.head.get("kind")
     stage = card.get("stage")
     before = stage in ("affinity", "masks")  # models of versions that did not note it
     if kind == AffinityHead.kind or (kind == CamHead.kind and card.get(AFFINITIES, before)):

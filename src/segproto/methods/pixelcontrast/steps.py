@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.files.documents import Record, read_checked
 from segproto.methods.pixelcontrast.masks import (
     MaskRule,
     best_classes,
@@ -69,10 +69,15 @@ def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) ->
     return {"shown": [dataset.names[index] for index in chosen]}
 
 
+class Cut(Record):
+    """``result.json`` of the stage ``cams``, as far as it is read here."""
+
+    cam_threshold: float = 0.2
+
+
 def best_threshold(result: Path) -> float:
     """The threshold that suits the maps best, from the result of their stage; 0.2 where there was no truth."""
-    figures = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
-    return float(figures.get("cam_threshold", 0.2))
+    return read_checked(result, Cut).cam_threshold if result.is_file() else Cut().cam_threshold
 
 
 @torch.no_grad()

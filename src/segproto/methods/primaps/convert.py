@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from segproto import foreign
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import WeightsError
+from segproto.files.documents import read_object
 from segproto.foreign.records import Record
 from segproto.interop.conversion import KeyMap, Options, Source, finished
 from segproto.methods.primaps.build import category_table
@@ -163,13 +163,11 @@ def option_lines(path: Path) -> list[str]:
     """
     if not path.is_file():
         return []
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not JSON ({error})") from None
-    flat = {**value, **value.get("dataset", {}), **value.get("model", {})} if isinstance(value, dict) else {}
-    shown = ("data_type", "dataset_name", "num_classes", "dim", "arch", "pretrained")
-    return [f"{key} {flat[key]}" for key in shown if isinstance(flat.get(key), str | int)]
+    value = read_object(path, WeightsError)
+    inner = [part for part in (value.get("dataset"), value.get("model")) if isinstance(part, dict)]
+    flat = {key: item for part in (value, *inner) for key, item in part.items()}
+    wanted = ("data_type", "dataset_name", "num_classes", "dim", "arch", "pretrained")
+    return [f"{key} {flat[key]}" for key in wanted if isinstance(flat.get(key), str | int)]
 
 
 def convert_primaps(path: Path, options: Options) -> Segmenter:

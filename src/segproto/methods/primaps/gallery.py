@@ -58,7 +58,7 @@ def write_gallery(page: Path, model: Segmenter, dataset: SegmentationDataset, be
             }
         )
     html = environment.get_template("categories.html.j2").render(rows=rows, images=len(dataset))
-    write(page, html.encode(), None)
+    write(page, html.encode(errors="backslashreplace"), None)
 
 
 def picture(model: Segmenter, dataset: SegmentationDataset, index: int, cell: list[int]) -> dict[str, str]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
+from segproto.errors import WeightsError
 from segproto.files import write_tensors
 from segproto.methods.primaps.config import StegoConfig
+from segproto.model.artefact import read_tensors
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.correspondence import SAMPLES, correspondence_loss, derangement, nearest_images
 from segproto.training.agreement import agreement
@@ -68,6 +69,23 @@ def find_neighbours(context: StageContext, config: StegoConfig) -> Figures:
     return {"training_images": len(dataset), "neighbours": nearest.shape[1]}
 
 
+def read_neighbours(path: Path, images: int) -> Tensor:
+    """What :func:`find_neighbours` left: int64 (N, k).
+
+    Raises:
+        WeightsError: damaged, or of other images.
+    """
+    nearest = read_tensors(path).get("nearest", torch.empty(0))
+    fits = nearest.dtype == torch.int64 and nearest.ndim == 2 and len(nearest) == images and nearest.numel() > 0
+    if not fits or int(nearest.min()) < 0 or int(nearest.max()) >= images:
+        found = f"{nearest.dtype} {tuple(nearest.shape)}"
+        raise WeightsError(
+            f"{path}: nearest = {found}: expected the numbers of other images for each of {images} images; bring it "
+            "back from a copy, or begin a new run in another --out"
+        )
+    return nearest
+
+
 class StegoLoss:
     """Correspondence of an image with itself, with a neighbour, and with other images of the batch.
 
@@ -82,7 +100,7 @@ class StegoLoss:
     def prepare(self, dataset: SegmentationDataset, out: Path) -> SegmentationDataset:
         """Remembers the training images and their neighbours."""
         index_of = {name: index for index, name in enumerate(dataset.names)}
-        self._set = dataset, index_of, load_file(out / FILE)["nearest"]
+        self._set = dataset, index_of, read_neighbours(out / FILE, len(dataset))
         return dataset
 
     def __call__(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import BinaryIO
 
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
+from segproto.errors import WeightsError
 from segproto.files import fresh
+from segproto.model.artefact import read_tensors
 from segproto.training.progress import current
 
 SUFFIX = ".safetensors"
@@ -80,7 +81,13 @@ def result_path(out: Path, name: str, suffix: str = SUFFIX) -> Path:
     return out / f"{name}{suffix}"
 
 
-def load_result(out: Path, name: str) -> dict[str, Tensor]:
-    """The tensors :func:`map_images` wrote for the image ``name``."""
-    tensors: dict[str, Tensor] = load_file(result_path(out, name))
-    return tensors
+def load_result(out: Path, name: str, keys: Set[str]) -> dict[str, Tensor]:
+    """The tensors :func:`map_images` wrote for the image ``name``, with at least these keys.
+
+    Raises:
+        WeightsError: the file is gone or damaged.
+    """
+    found = read_tensors(path := result_path(out, name))
+    if missing := sorted(keys - found.keys()):
+        raise WeightsError(f"{path}: has no {missing[0]}; remove it, and --resume makes it again")
+    return found

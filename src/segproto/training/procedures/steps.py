@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from segproto.data.base import Sample
@@ -17,6 +17,7 @@ from segproto.data.cams import read_npz
 from segproto.data.subset import spread
 from segproto.errors import ConfigError, DataError
 from segproto.files import fresh, write_json
+from segproto.files.documents import read_checked
 
 INDEX = "steps.json"
 
@@ -36,6 +37,13 @@ class Step:
     title: str
     words: str
     kind: Literal["classes", "heat"]
+
+
+class Index(BaseModel):
+    """``steps.json``."""
+
+    steps: list[Step]
+    images: list[str]
 
 
 def chosen_images(names: Sequence[str], shown: int | list[str]) -> list[int]:
@@ -75,10 +83,26 @@ def read_steps(folder: Path) -> tuple[list[Step], dict[str, dict[str, Tensor]]]:
     Raises:
         DataError: a damaged or missing file.
     """
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        steps = [Step(**step) for step in index["steps"]]
-        names = [str(name) for name in index["images"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{folder / INDEX}: not a readable list of steps ({error}); remove {folder}") from error
-    return steps, {name: read_npz(folder / f"{name.replace('/', '__')}.npz") for name in names}
+    index = read_checked(folder / INDEX, Index, advice=f"remove {folder}")
+    return index.steps, {name: read_pictures(folder, name, index.steps) for name in index.images}
+
+
+def read_pictures(folder: Path, name: str, steps: Sequence[Step]) -> dict[str, Tensor]:
+    """The pictures of one image.
+
+    Raises:
+        DataError: naming the file and the picture that is missing or none.
+    """
+    found = read_npz(path := folder / f"{name.replace('/', '__')}.npz")
+    image = found.get("image", torch.empty(0))
+    size = tuple(image.shape[1:])
+    wanted = {"image": (3, *size), "truth": size, **{step.key: size for step in steps}}
+    classes = {"image", "truth", *(step.key for step in steps if step.kind == "classes")}
+    for key, shape in wanted.items():
+        value = found.get(key)
+        if value is None or len(size) != 2 or tuple(value.shape) != shape:
+            what = "is not there" if value is None else f"has shape {tuple(value.shape)}"
+            raise DataError(f"{path}: its array {key!r} {what}, expected {shape}; remove {folder}")
+        if (key in classes) != (value.dtype == torch.uint8) or not bool(value.float().isfinite().all()):
+            raise DataError(f"{path}: its array {key!r} of {value.dtype} is no picture of its kind; remove {folder}")
+    return found
