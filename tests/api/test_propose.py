@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_segmenters
 import torch
 from PIL import Image
 
@@ -25,8 +26,9 @@ from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, DataError
 from segproto.files import writing
 from segproto.refine.crf import dense_crf
+from segproto.refine.proposals import Proposals
 from segproto.refine.regions import SETTINGS, refine_regions
-from segproto.training.procedures.propose import ProposeConfig, image_proposals, shorter_side
+from segproto.training.procedures.propose import ImageProposals, ProposeConfig, image_proposals, shorter_side
 
 UNET = ["encoder.name=unet", "encoder.width=4", "encoder.output_stride=4"]
 
@@ -114,7 +116,11 @@ def test_the_page_of_one_image(tmp_path: Path, weights: str) -> None:
     image = photos(tmp_path / "photos", 1) / "b" / "0.png"
     result = segproto.propose(image, out=tmp_path / "out", overrides=[*SMALL, weights], device="cpu", quiet=True)
     page = Path(result["page"]).read_text()
-    assert page.count('class="kind"') == result["proposals"]
+    there = set(np.unique(Image.open(result["masks"]))) - {255}
+    assert result["proposals"] == len(there)
+    assert f"<dt>Proposals</dt><dd>{len(there)}</dd>" in page
+    rounds = page.count('class="kind"')
+    assert f"<dt>Rounds</dt><dd>{rounds}</dd>" in page
     assert "After the dense CRF" in page
     assert "http" not in page.replace("http-equiv", "")
     assert Image.open(result["masks"]).size == (48, 40)
@@ -188,3 +194,22 @@ def test_the_shorter_side_is_pillows() -> None:
     pillow = torch.from_numpy(np.array(smooth.resize((57, 40), Image.Resampling.BILINEAR))).permute(2, 0, 1)
     assert ours.shape == pillow.shape
     assert float((ours.float() - pillow.float()).abs().max()) <= 1
+
+
+def test_borders_are_repeated_where_images_are_no_whole_patches() -> None:
+    """Replicated borders give what the padded image gives; zeros give something else."""
+    encoder, image = tiny_segmenters.encoder(stride=4, multiple=4).eval(), tiny_segmenters.image(45, 42)
+    height, width = encoder.padded_size(45, 42)
+    rows, columns = torch.arange(height).clamp(max=44), torch.arange(width).clamp(max=41)
+    config = ProposeConfig(size=None, crf=False)
+    whole = image_proposals(encoder, image[:, rows][:, :, columns], config)
+    found = image_proposals(encoder, image, config)
+    assert torch.equal(found.grid.raw, whole.grid.raw)
+    zeros = image_proposals(encoder, image, ProposeConfig(size=None, crf=False, padding="zeros"))
+    assert not torch.equal(zeros.grid.raw, whole.grid.raw)
+
+
+def test_the_number_of_proposals_is_of_those_with_pixels() -> None:
+    mask = torch.tensor([[1, 1, 3], [255, 3, 7]], dtype=torch.uint8)
+    grid = Proposals(torch.ones(1, 1, 1), torch.ones(1, 1, 1), torch.tensor([7]))
+    assert ImageProposals(mask, torch.zeros(3, 2, 3), mask.long(), grid).number == 3

@@ -45,8 +45,7 @@ def single_image(encoder: Encoder, dataset: SegmentationDataset, config: Propose
     rounds_page(
         sample.name, sample.image, proposals, rounds, config, page, encoder.padded_size(*proposals.image.shape[-2:])
     )
-    count = int(proposals.grid.counts[0])
-    return {"images": 1, "proposals": count, "masks": str(mask), "overlays": str(picture), "page": str(page)}
+    return {"images": 1, "proposals": proposals.number, "masks": str(mask), "overlays": str(picture), "page": str(page)}
 
 
 def rounds_page(
@@ -91,6 +90,7 @@ def rounds_page(
             before=data_uri(overlay(proposals.image, coarse)),
             after=data_uri(overlay(image, proposals.mask)),
             steps=steps,
+            number=proposals.number,
             hidden=len(active) - len(steps),
             config=config,
             empty=float((proposals.mask == IGNORE_INDEX).float().mean()),

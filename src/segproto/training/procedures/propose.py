@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ class ProposeConfig(BaseModel):
 
     Attributes:
         threshold: psi: cells join an anchor's mask from this cosine with it.
+        sign: of a round's direction: the ``largest`` projection is positive, or as ``published``; see
+            :func:`segproto.refine.proposals.propose`.
+        padding: what images are padded with to whole patches: their borders, ``replicate``, or ``zeros`` (published
+            images need none), of which proposals of their own come.
         size: shorter side, in pixels, that images are brought to before the encoder and the CRF; None = as they are.
         crf: sharpen the proposals at the image's own edges.
     """
@@ -39,6 +43,8 @@ class ProposeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     threshold: float = Field(THRESHOLD, gt=0, lt=1)
+    sign: Literal["largest", "published"] = "largest"
+    padding: Literal["replicate", "zeros"] = "replicate"
     size: int | None = Field(320, ge=16, le=65_536)
     crf: bool = True
 
@@ -58,6 +64,11 @@ class ImageProposals(NamedTuple):
     coarse: Tensor
     grid: Proposals
 
+    @property
+    def number(self) -> int:
+        """How many proposals have pixels."""
+        return int((self.mask.unique() != IGNORE_INDEX).sum())
+
 
 @torch.no_grad()
 def image_proposals(
@@ -75,9 +86,12 @@ def image_proposals(
     size = (image.shape[-2], image.shape[-1])
     small = image if config.size is None else shorter_side(image, config.size)
     seen = (small.shape[-2], small.shape[-1])
-    features = encoder.backbone_features(encoder.normalisation(small.to(device))[None])
-    proposals = propose(features.float(), threshold=config.threshold, watch=watch)
     batch, padded = small[None].to(device), encoder.padded_size(*seen)
+    inputs = encoder.normalisation(batch)
+    if config.padding == "replicate":
+        inputs = F.pad(inputs, (0, padded[1] - seen[1], 0, padded[0] - seen[0]), mode="replicate")
+    features = encoder.backbone_features(inputs)
+    proposals = propose(features.float(), threshold=config.threshold, sign=config.sign, watch=watch)
     coarse = refine_regions(batch, proposals.regions, proposals.counts, padded=padded, settings=None)
     fine = refine_regions(batch, proposals.regions, proposals.counts, padded=padded) if config.crf else coarse
     own = F.interpolate(fine[None].double(), size=size, mode="nearest-exact")[0, 0].to(torch.uint8)
