@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_segmenters
 import torch
 import torch.nn.functional as F
 import yaml
@@ -26,6 +27,7 @@ from segproto.methods import METHODS
 from segproto.methods.primaps.config import StudentConfig
 from segproto.methods.primaps.proposed import pack, unpack
 from segproto.methods.primaps.student import blurred, changed, gray, recoloured, turned
+from segproto.methods.primaps.variants import read_heads
 from segproto.model.direction_head import DirectionBank, DirectionHead, TeacherHead
 from segproto.model.segmenter import Segmenter
 from segproto.runs.catalogue import read_recipe
@@ -294,3 +296,18 @@ class TestStudent:
         assert float(out.min()) >= 0
         assert float((out < 0.06).float().mean()) > 0.2
         assert float(changed(x, list("abc"), StudentConfig(blur=False, jitter=1, gray=0), IMAGENET).min()) < 0
+
+
+def test_the_baseline_gives_the_crf_cosines() -> None:
+    """As the release's k-means does; teacher and student of EM give it their logits."""
+    torch.manual_seed(0)
+    directions, features = torch.randn(4, 6), 5 * torch.randn(1, 6, 3, 2)
+    bank = DirectionBank(directions, torch.tensor([1.0, 2.0, 0.5, 1.0]))
+    model = Segmenter(tiny_segmenters.encoder(), DirectionHead(bank), ClassTable(tuple("abcd"), ((0, 0, 0),) * 4))
+    cosines = torch.einsum("kc,bchw->bkhw", F.normalize(directions, dim=1), F.normalize(features, dim=1))
+    read = read_heads(model)["teacher"]
+    torch.testing.assert_close(read.for_crf(features), cosines)
+    assert not torch.allclose(read.logits(features), cosines, atol=0.1)
+    model.head = TeacherHead(bank)
+    for reader in read_heads(model).values():
+        assert torch.equal(reader.for_crf(features), reader.logits(features))

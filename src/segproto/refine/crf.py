@@ -99,7 +99,8 @@ def place_features(image: Any, settings: CrfSettings) -> Floats:
 def point_features(image: Any, settings: CrfSettings) -> Floats:
     """Places and colours (N, 5) of the pixels of a (3, H, W) uint8 image, for the bilateral kernel."""
     positions = _places(image, settings) / np.float32(settings.bilateral_sigma)
-    colours = image.reshape(3, -1).T.astype(np.float32) / np.float32(settings.bilateral_sigma_rgb)
+    ordered = image[::-1] if settings.colours == "bgr" else image
+    colours = ordered.reshape(3, -1).T.astype(np.float32) / np.float32(settings.bilateral_sigma_rgb)
     return np.concatenate([positions, colours], 1)
 
 

@@ -172,5 +172,6 @@ def _features(images: Tensor, settings: CrfSettings) -> tuple[Tensor, Tensor]:
     rows, columns = torch.arange(h, device=images.device).float(), torch.arange(w, device=images.device).float()
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     positions = torch.stack([y, x] if settings.rows_first else [x, y], -1).view(1, -1, 2).expand(b, -1, -1)
-    colours = images.flatten(2).movedim(1, 2).float() / settings.bilateral_sigma_rgb
+    ordered = images.flip(1) if settings.colours == "bgr" else images
+    colours = ordered.flatten(2).movedim(1, 2).float() / settings.bilateral_sigma_rgb
     return positions / settings.gaussian_sigma, torch.cat([positions / settings.bilateral_sigma, colours], 2)

@@ -135,19 +135,22 @@ class CrfChoice(BaseModel):
     Attributes:
         name: A..E of the published sets.
         iterations: None = the set's own.
+        colours: order of the colours, ``rgb`` or ``bgr``; None = the set's own (E: ``bgr``).
     """
 
     model_config = ConfigDict(extra="forbid")
 
     name: Literal["A", "B", "C", "D", "E"] = "C"
     iterations: int | None = Field(None, ge=0)
+    colours: Literal["rgb", "bgr"] | None = None
 
     def settings(self) -> CrfSettings:
         """The parameters."""
         from dataclasses import replace
 
         own = CRF_SETS[self.name]
-        return own if self.iterations is None else replace(own, iterations=self.iterations)
+        iterations = own.iterations if self.iterations is None else self.iterations
+        return replace(own, iterations=iterations, colours=self.colours or own.colours)
 
 
 class CrfConfig(BaseModel):

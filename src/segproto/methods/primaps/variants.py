@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,18 @@ from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
 Logits = Callable[[Tensor], Tensor]
+
+
+class Reader(NamedTuple):
+    """What turns features into logits.
+
+    Attributes:
+        logits: of the categories, whose largest is predicted.
+        for_crf: what the CRF gets in their place: of the k-means baseline the cosines, as released.
+    """
+
+    logits: Logits
+    for_crf: Logits
 
 
 @torch.no_grad()
@@ -46,7 +59,8 @@ def score_variants(context: StageContext) -> list[Figures]:
             image, mask = sample.image.to(fabric.device), sample.mask.to(fabric.device)
             both = views(model, image)
             for number, (name, flip, crf) in enumerate(plans):
-                labels = predicted(model, readers[name](both[flip]), image, crf)
+                read = readers[name].for_crf if crf else readers[name].logits
+                labels = predicted(model, read(both[flip]), image, crf)
                 counts[number] += confusion_matrix(labels, mask, size)
     reduce = agreement()
     return [
@@ -55,14 +69,17 @@ def score_variants(context: StageContext) -> list[Figures]:
     ]
 
 
-def read_heads(model: Segmenter) -> dict[str, Logits]:
+def read_heads(model: Segmenter) -> dict[str, Reader]:
     """What turns features into logits, by name."""
     head = require_head(model, "found", DirectionHead)
     if not isinstance(head, TeacherHead):
-        return {"teacher": head.bank.logits}
-    readers: dict[str, Logits] = {"teacher": head.bank.logits, "student": head.student.logits}
+        return {"teacher": Reader(head.bank.logits, head.bank.activations)}
+    readers = {
+        "teacher": Reader(head.bank.logits, head.bank.logits),
+        "student": Reader(head.student.logits, head.student.logits),
+    }
     if head.probe_weight is not None:
-        readers["probe"] = head.probe
+        readers["probe"] = Reader(head.probe, head.probe)
     return readers
 
 
