@@ -47,14 +47,14 @@ def naive_keypoints(mask, parts, background):
     return points
 
 
-def naive_presence(activations, mask, points, class_of, num_parts, area, quantiles, within):
-    """Every map resized to the image by pixel centres, masked, binarised by NumPy's quantile."""
+def naive_presence(activations, mask, points, class_of, num_parts, area, quantiles, within, at=0.5):
+    """Every map resized to the image by pixel centres (at=0: by floor), masked, binarised by NumPy's quantile."""
     height, width = mask.shape
     _, h, w = activations.shape
     active = np.zeros((len(quantiles), len(class_of), num_parts), bool)
     seen = np.zeros((len(class_of), num_parts), bool)
-    rows = [min(int((y + 0.5) * h / area[0]), h - 1) for y in range(height)]
-    columns = [min(int((x + 0.5) * w / area[1]), w - 1) for x in range(width)]
+    rows = [min(int((y + at) * h / area[0]), h - 1) for y in range(height)]
+    columns = [min(int((x + at) * w / area[1]), w - 1) for x in range(width)]
     for p, c in enumerate(class_of.tolist()):
         full = activations[p].double().numpy()[np.ix_(rows, columns)]
         inside = mask.numpy() == c
@@ -91,9 +91,10 @@ def test_diagonal_neighbours_are_one_piece_and_odd_inputs_are_told() -> None:
         part_keypoints(torch.zeros(6, 6), parts[:, :5])
 
 
+@pytest.mark.parametrize("cells", ["centre", "floor"])
 @pytest.mark.parametrize("within", ["mask", "image"])
 @pytest.mark.parametrize("grid", [(37, 53), (8, 11), (5, 7)])
-def test_presence_from_cells_equals_upsampling_every_map(grid, within) -> None:
+def test_presence_from_cells_equals_upsampling_every_map(grid, within, cells) -> None:
     for seed in range(3):
         mask, parts = picture(seed)
         torch.manual_seed(seed)
@@ -103,10 +104,20 @@ def test_presence_from_cells_equals_upsampling_every_map(grid, within) -> None:
         area = (40, 56)
         points = part_keypoints(mask, parts)
         presence = part_presence(
-            activations, mask, points, class_of, 5, area=area, num_classes=3, quantiles=QUANTILES, within=within
+            activations,
+            mask,
+            points,
+            class_of,
+            5,
+            area=area,
+            num_classes=3,
+            quantiles=QUANTILES,
+            within=within,
+            cells=cells,
         )
         listed = list(zip(*(v.tolist() for v in points), strict=True))
-        active, seen = naive_presence(activations, mask, listed, class_of, 5, area, QUANTILES, within)
+        at = 0.5 if cells == "centre" else 0
+        active, seen = naive_presence(activations, mask, listed, class_of, 5, area, QUANTILES, within, at)
         assert (presence.seen.numpy() == seen).all()
         assert (presence.active.numpy() == active).all()
         assert active.any()
@@ -245,3 +256,15 @@ def test_sparsity_counts_prototypes_behind_the_weights() -> None:
     assert active_prototypes(readout, groups, 0.1).tolist() == [4, 1]
     rows = sparsity(readout, groups, (0.0, 0.5))
     assert [row["value"] for row in rows] == [3.5, 1.5]
+
+
+@pytest.mark.parametrize(("cells", "pixels"), [(65, 513), (129, 1024), (5, 7), (8, 64), (7, 3)])
+def test_floor_is_opencvs_nearest_neighbour(cells, pixels) -> None:
+    """Its loop over pixels, restated: ``ifx = 1. / fx``, ``sx = min(floor(x * ifx), width - 1)``."""
+    inverse = 1.0 / (pixels / cells)
+    loop = [min(math.floor(x * inverse), cells - 1) for x in range(pixels)]
+    table = pixel_cells((1, pixels), (1, cells), (1, pixels), "floor")[0]
+    assert table.tolist() == loop
+    assert table[0] == 0
+    if cells < pixels:
+        assert table[-1] == cells - 1

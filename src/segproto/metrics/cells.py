@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,23 +13,36 @@ from torch import Tensor
 from segproto.prototypes.labels import IGNORE_INDEX, nearest_table
 
 Size = tuple[int, int]
+CellRule = Literal["centre", "floor"]
 
 
 @lru_cache(maxsize=8)
-def pixel_cells(size: Size, grid: Size, area: Size) -> Tensor:
-    """The cell under each pixel's centre: what resizing a map to the image with NEAREST shows there.
+def pixel_cells(size: Size, grid: Size, area: Size, rule: CellRule = "centre") -> Tensor:
+    """The cell of each pixel: what resizing a map to the image with a NEAREST filter shows there.
+
+    ``centre`` is the cell under the pixel's centre, as Pillow's filter and torch's ``nearest-exact`` have it. ``floor``
+    is the cell ``floor(x w / W)`` under the pixel's left upper corner, as OpenCV's INTER_NEAREST has it (``resizeNN``:
+    ``floor(x * (1 / (W / w)))`` in double precision). They agree where W is a multiple of w;
+    on a grid of 65 for 513 pixels 12 % of the pixels differ.
 
     Args:
         size: (H, W) of the image.
         grid: (h, w).
         area: (height, width) in pixels that the grid covers; at least ``size``.
+        rule: which cell.
 
     Returns:
         int64 (H, W), row-major index of the cell; do not write to it.
     """
-    rows = nearest_table(grid[0], area[0])[: size[0]]
-    columns = nearest_table(grid[1], area[1])[: size[1]]
+    table = nearest_table if rule == "centre" else floor_table
+    rows, columns = (table(cells, side)[:length] for cells, side, length in zip(grid, area, size, strict=True))
     return rows[:, None] * grid[1] + columns
+
+
+def floor_table(source: int, target: int) -> Tensor:
+    """Source index of each of ``target`` samples by OpenCV's INTER_NEAREST: int64 (target,)."""
+    places = torch.arange(target, dtype=torch.float64) * (1 / (target / source))
+    return places.floor().long().clamp_max(source - 1)
 
 
 def cell_pixels(size: Size, grid: Size, area: Size) -> Tensor:

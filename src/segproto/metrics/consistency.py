@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segproto.metrics.accumulate import Accumulator, mean, scored, share
-from segproto.metrics.cells import Size, class_pixels, pixel_cells, segment_quantiles
+from segproto.metrics.cells import CellRule, Size, class_pixels, pixel_cells, segment_quantiles
 from segproto.metrics.keypoints import Keypoints
 
 Within = Literal["mask", "image"]
@@ -39,11 +39,13 @@ def part_presence(
     num_classes: int,
     quantiles: Sequence[float] = QUANTILES,
     within: Within = "mask",
+    cells: CellRule = "centre",
 ) -> Presence:
     """Prototypes whose activation at a key point of their class exceeds their quantile, from the grid alone.
 
-    Equal to resizing every map to the image with NEAREST and binarising it there: a quantile of the resized map is a
-    quantile of the cells, each counted as often as it has pixels.
+    Equal to resizing every map to the image with a NEAREST filter and binarising it there: a quantile of the resized
+    map is a quantile of the cells, each counted as often as it has pixels. Which filter is said by ``cells``: Pillow's,
+    or that of OpenCV, which the published code uses.
 
     Args:
         activations: (P, h, w).
@@ -56,6 +58,7 @@ def part_presence(
         quantiles: Q of them in [0, 1).
         within: ``mask``: quantile over the pixels of the class; ``image``: over all pixels, those outside the class
             as zeros (then an object smaller than 1 - q of the image is active everywhere).
+        cells: which cell is a pixel's, see :func:`segproto.metrics.cells.pixel_cells`; ``floor`` = published.
 
     Raises:
         ValueError: a key point of a part outside 0..K-1.
@@ -63,7 +66,7 @@ def part_presence(
     if len(points.part) and int(points.part.max()) >= num_parts:
         raise ValueError(f"part {int(points.part.max())}: expected 0..{num_parts - 1}")
     size, grid = (mask.shape[-2], mask.shape[-1]), (activations.shape[-2], activations.shape[-1])
-    cells = pixel_cells(size, grid, area)
+    cell_of = pixel_cells(size, grid, area, cells)
     flat = activations.flatten(1).cpu()
     class_of = class_of.cpu()
     active = torch.zeros(len(quantiles), len(flat), num_parts, dtype=torch.bool)
@@ -73,12 +76,12 @@ def part_presence(
     chosen = shown[class_of].nonzero()[:, 0]
     if not len(chosen):
         return Presence(active, seen)
-    weights = class_pixels(mask.cpu(), cells, num_classes, flat.shape[1])
+    weights = class_pixels(mask.cpu(), cell_of, num_classes, flat.shape[1])
     limits = class_quantiles(flat[chosen], weights[class_of[chosen]], size, quantiles, within)
     row, point = (class_of[chosen][:, None] == points.class_id).nonzero(as_tuple=True)
     y, x = points.y[point], points.x[point]
     inside = mask.cpu()[y, x].to(torch.int64) == points.class_id[point]
-    on = (flat[chosen[row], cells[y, x]] > limits[:, row]) & inside
+    on = (flat[chosen[row], cell_of[y, x]] > limits[:, row]) & inside
     q, hit = on.nonzero(as_tuple=True)
     active[q, chosen[row[hit]], points.part[point[hit]]] = True
     seen[chosen[row], points.part[point]] = True

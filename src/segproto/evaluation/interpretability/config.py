@@ -24,6 +24,8 @@ class InterpretabilityConfig(BaseModel):
         used_only: only prototypes that some group uses count (models without groups use all).
         quantiles: a prototype is active where it exceeds its quantile (consistency, stability, coverage).
         within: quantile over the pixels of the class (``mask``) or over all pixels with zeros outside (``image``).
+        cells: consistency and stability read the cell under a pixel's ``centre``, or by ``floor`` cell ``x w / W``, as
+            the published code does (OpenCV's nearest neighbour).
         background_centroid: also take the centroid of what is *not* the part, as the published code does.
         leave_out: names of classes whose prototypes do not count for consistency, stability and purity.
         consistency_limit: a prototype is consistent if active on a part in more than this share of its images.
@@ -58,6 +60,7 @@ class InterpretabilityConfig(BaseModel):
     used_only: bool = True
     quantiles: tuple[Share, ...] = Field(default=QUANTILES, min_length=1)
     within: Literal["mask", "image"] = "mask"
+    cells: Literal["centre", "floor"] = "centre"
     background_centroid: bool = False
     leave_out: tuple[str, ...] = ()
     consistency_limit: Share = 0.8

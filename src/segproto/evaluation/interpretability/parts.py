@@ -33,6 +33,7 @@ def presence(view: View, subject: Subject, activations: Tensor, points: Keypoint
         num_classes=subject.prototypes.num_classes,
         quantiles=subject.config.quantiles,
         within=subject.config.within,
+        cells=subject.config.cells,
     )
 
 
