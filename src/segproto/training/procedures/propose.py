@@ -67,7 +67,8 @@ class ImageProposals(NamedTuple):
     @property
     def number(self) -> int:
         """How many proposals have pixels."""
-        return int((self.mask.unique() != IGNORE_INDEX).sum())
+        pixels = torch.bincount(self.mask.flatten().long(), minlength=IGNORE_INDEX + 1)
+        return int((pixels[:IGNORE_INDEX] > 0).sum())
 
 
 @torch.no_grad()
