@@ -27,7 +27,8 @@ from tiny_segmenters import segmenter
 
 from segproto import foreign
 from segproto.cli.main import one_line
-from segproto.data.images import read_image, read_stored
+from segproto.data.images import read_stored
+from segproto.data.picture import read_image
 from segproto.encoders.weights import read_state
 from segproto.errors import SegprotoError, plain
 from segproto.files import sums

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from segproto.cli.main import main, one_line
 from segproto.cli.show import print_table, say
-from segproto.data.images import read_image
+from segproto.data.picture import read_image
 from segproto.errors import ConfigError, DataError, plain
 from segproto.training.progress import Reporter
 

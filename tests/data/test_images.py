@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from segproto.data.classes import ClassesFile
-from segproto.data.images import read_colours, read_image, read_indices, to_rgb
+from segproto.data.images import read_colours, read_indices, to_rgb
 from segproto.data.palette import default_colours
+from segproto.data.picture import read_image
+from segproto.data.pixels import to_colours
 from segproto.errors import DataError
 from segproto.files import png_chunk
 
@@ -42,9 +45,9 @@ def test_gray_is_repeated(tmp_path):
 def test_16_bit_gray_uses_the_full_range(tmp_path, name):
     wide = np.array([[0, 128, 129, 257], [32767, 32768, 65406, 65535]], dtype=np.uint16)
     image = read_image(stored(tmp_path, Image.fromarray(wide), name))
-    expected = np.floor(wide.astype(np.float64) / 257 + 0.5)
-    np.testing.assert_array_equal(image[0].numpy(), expected)
-    assert image[0, 1, 3] == 255
+    np.testing.assert_array_equal(image[0].numpy(), wide)  # all 16 bits are kept
+    np.testing.assert_array_equal(to_colours(image)[0].numpy(), np.floor(wide.astype(np.float64) / 257 + 0.5))
+    assert image[0, 1, 3] == 65535
 
 
 def test_palette_image_gives_its_colours(tmp_path):
@@ -91,7 +94,7 @@ def test_other_bad_files_are_named(tmp_path):
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(DataError, match="3 pages"):
         read_image(tmp_path / "stack.tif")
-    with pytest.raises(DataError, match="5x7 pixels are more than the limit of 34"):
+    with pytest.raises(DataError, match="7 x 5 = 35 pixels are more than the limit of 34"):
         read_image(stored(tmp_path, Image.fromarray(RGB)), max_pixels=34)
 
 
@@ -121,10 +124,10 @@ def test_masks_in_other_colour_spaces_are_refused(tmp_path, mode):
         read_indices(path)
 
 
-def test_16_bit_colours_would_lose_their_lower_byte(tmp_path):
+def test_a_mask_of_16_bit_colours_would_lose_their_lower_byte(tmp_path):
     ids = np.repeat(np.arange(4, dtype=np.uint16)[None, :, None], 3, 2)
     tifffile.imwrite(tmp_path / "a.tif", ids, photometric="rgb")
-    assert not read_image(tmp_path / "a.tif").any()  # dark, as a photo of these values is
+    assert torch.equal(read_image(tmp_path / "a.tif").int(), torch.from_numpy(ids.astype(np.int32)).permute(2, 0, 1))
     with pytest.raises(DataError, match="colours of 16 bits"):
         read_indices(tmp_path / "a.tif")
 

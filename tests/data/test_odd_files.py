@@ -20,10 +20,10 @@ from segproto.data.archives import ZipMember
 from segproto.data.cams import read_npz
 from segproto.data.classes import read_classes
 from segproto.data.em import _read_stack
-from segproto.data.images import FORMATS, open_patch, read_image, read_stored
+from segproto.data.images import FORMATS, open_patch, read_stored
 from segproto.data.matlab import read_mat
 from segproto.data.pairs import read_list
-from segproto.data.picture import look_at
+from segproto.data.picture import look_at, read_image
 from segproto.data.tags import ClassTable, read_tags
 from segproto.errors import ConfigError, DataError
 from segproto.files.documents import DEEPEST, parse_json, read_json

@@ -12,6 +12,7 @@ from PIL import Image
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
 from segproto.data.images import orientation
+from segproto.data.pixels import levels
 from segproto.data.verify import VerifyReport, verify
 from segproto.errors import ConfigError, DataError, WeightsError
 
@@ -64,7 +65,7 @@ def test_all_kinds_of_images_are_read_and_a_turned_one_is_noted(photos: Path) ->
         images |= {sample.name: sample.image for sample in (dataset[i] for i in range(len(dataset)))}
     assert {name: tuple(image.shape) for name, image in images.items()} == {n: (3, h, w) for n, (w, h) in SIZES.items()}
     assert torch.equal(images["0005"][0], images["0005"][2])
-    assert all(image.dtype == torch.uint8 and image.float().std() > 10 for image in images.values())
+    assert all(image.dtype in (torch.uint8, torch.uint16) and levels(image).std() > 10 for image in images.values())
 
 
 def test_every_mistake_names_file_value_expectation_and_remedy(photos: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_backbone_that_timm_does_not_know_brings_near_names(name: str, near: s
 
 
 def test_a_folder_is_no_picture_and_a_missing_one_is_said_to_be_missing(tmp_path: Path) -> None:
-    from segproto.data.images import read_image
+    from segproto.data.picture import read_image
     from segproto.runs.folder import images_below
 
     with pytest.raises(DataError, match="is a folder; expected one picture file"):

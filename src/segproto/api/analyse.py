@@ -92,7 +92,7 @@ class Source:
         chosen = dataset.names[0] if name is None else name
         if chosen not in dataset.names:
             raise ConfigError(f"image {name}: no such file, and no validation image of that name")
-        return dataset[list(dataset.names).index(chosen)].image, chosen
+        return dataset[list(dataset.names).index(chosen)], chosen
 
     def spread(self, count: int, seed: int | None = None) -> tuple[SegmentationDataset, list[int]]:
         """The validation set and ``count`` of its images: drawn at random, or spread evenly without a seed."""
@@ -163,7 +163,7 @@ def samples(model: Segmenter, source: Source, out: Path, *, images: int = 4, see
     cases = []
     for index in with_progress("samples", chosen):
         sample = dataset[index]
-        why = renamed(explain(model, sample.image), sample.name)
+        why = renamed(explain(model, sample), sample.name)
         cases.append(save_sample_maps(why, sample_maps(why, sample.mask), out / folder_name(sample.name)))
     return {"cases": cases}
 
@@ -208,14 +208,14 @@ def failures(
     missed = []
     for index in with_progress("look for failures", chosen):
         sample = dataset[index]
-        answer = explain(model, sample.image).prediction
+        answer = explain(model, sample).prediction
         missed += find_failures(answer, sample.mask, len(names), sample.name, below, skip)
     cases = []
     for number, failure in enumerate(worst(missed, count), 1):
         sample = dataset[list(dataset.names).index(failure.name)]
         pair = f"{names[failure.true_class]}-as-{names[failure.wrong_class]}"
         folder = out / f"{number:02d}-{folder_name(failure.name)}-{folder_name(pair)}"
-        cases.append(save_failure(renamed(explain(model, sample.image), sample.name), failure, folder))
+        cases.append(save_failure(renamed(explain(model, sample), sample.name), failure, folder))
     return {"images": len(chosen), "below": below, "found": len(missed), "cases": cases}
 
 

@@ -183,7 +183,7 @@ def write_test(model: Segmenter, jobs: Mapping[Path, Path], out: Path, protocol:
 
     with current().bar("test", len(jobs)) as bar:
         for done, (file, mask) in enumerate(jobs.items(), 1):
-            picture = look_at(file)
+            picture = look_at(file, rule=model.encoder.pixels)
             views = protocol.views(picture.height, picture.width)
             if protocol.crf is None:
                 predict_to_png(model, file, mask, **views)

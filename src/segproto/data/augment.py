@@ -15,21 +15,24 @@ from torch import Tensor
 
 from segproto.data.colour import jittered, shifted_hsv
 from segproto.data.config import AugmentConfig
+from segproto.data.pixels import levels as on_eight_bits
+from segproto.data.pixels import like
 from segproto.prototypes.labels import IGNORE_INDEX, nearest_table
 
 Normalise = Callable[[Tensor], Tensor]
+WHITE = {torch.uint8: 255, torch.uint16: 65535}
 
 
 def bilinear_window(image: Tensor, size: tuple[int, int], window: tuple[int, int, int, int]) -> Tensor:
     """A window of the image resized bilinearly, as ``F.interpolate(align_corners=False)`` then a crop would give.
 
     Args:
-        image: uint8 (C, H, W).
+        image: pixels (C, H, W), see :mod:`segproto.data.pixels`.
         size: (height, width) of the whole resized image.
         window: (top, left, height, width) within it.
 
     Returns:
-        uint8 (C, height, width), rounded.
+        (C, height, width) of the same kind, rounded as it is.
     """
     top, left, height, width = window
     if size == tuple(image.shape[1:]):
@@ -40,7 +43,9 @@ def bilinear_window(image: Tensor, size: tuple[int, int], window: tuple[int, int
     across = torch.lerp(rows.index_select(2, x0), rows.index_select(2, x1), wx)
     y0, y1 = y0 - y0[0], y1 - y0[0]
     out = torch.lerp(across.index_select(1, y0), across.index_select(1, y1), wy[:, None])
-    return out.round_().clamp_(0, 255).to(torch.uint8)
+    if image.is_floating_point():
+        return out
+    return out.round_().clamp_(0, WHITE[image.dtype]).to(image.dtype)
 
 
 def _taps(source: int, target: int, start: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,15 +85,15 @@ def augment(
     """One random variant of an image and its mask.
 
     Args:
-        image: uint8 (3, H, W).
+        image: pixels (N, H, W), see :mod:`segproto.data.pixels`.
         mask: uint8 (H, W), 255 = void.
         config: what may change.
         generator: the only source of randomness.
-        normalisation: uint8 (3, h, w) to float; its zero is the mean colour, used for padding.
+        normalisation: pixels (N, h, w) to float; its zero is the mean colour, used for padding.
         levels: the mask holds amounts 0..254, resized bicubically, instead of classes.
 
     Returns:
-        float (3, h, w) and int64 (h, w), of the crop's size if there is one.
+        float (N, h, w) and int64 (h, w), of the crop's size if there is one.
     """
     draw = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
     low, high = config.scale
@@ -106,7 +111,7 @@ def augment(
     view = bilinear_window(image, (h, w), (top, left, in_h, in_w))
     if config.brightness:
         shift = int(more[1] * (2 * config.brightness + 1)) - config.brightness
-        view = (view.to(torch.int16) + shift).clamp_(0, 255).to(torch.uint8)
+        view = brightened(view, shift)
     part = normalisation(recoloured(view, config, generator))
     if levels:
         labels = bicubic_window(mask, (h, w), (top, left, in_h, in_w))
@@ -133,8 +138,13 @@ def augment(
     return part.contiguous(), labels.contiguous()
 
 
+def brightened(image: Tensor, shift: int) -> Tensor:
+    """Pixels with a number added, on the scale of 8 bits."""
+    return like(on_eight_bits(image) + shift, image)
+
+
 def recoloured(image: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """An image uint8 (3, H, W) with the colours that ``jitter`` and ``hsv`` draw."""
+    """Pixels (N, H, W) with the colours that ``jitter`` and ``hsv`` draw."""
     if any(config.jitter):
         draw = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
         order = torch.randperm(4, generator=generator).tolist()

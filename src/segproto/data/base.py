@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from segproto.data.pixels import RGB, to_colours
 from segproto.prototypes.labels import IGNORE_INDEX
 
 
@@ -67,11 +68,24 @@ def stamp_of(*files: HasStat) -> str:
 
 
 class Sample(NamedTuple):
-    """One image as stored: ``image`` uint8 (3, H, W) RGB, ``mask`` (H, W) with 255 = void, see ``label_dtype``."""
+    """One image as stored.
+
+    Attributes:
+        image: pixels (N, H, W), mostly uint8 RGB; see :mod:`segproto.data.pixels`.
+        mask: (H, W) with 255 = void, see ``label_dtype``.
+        name: unique in its data set.
+        show: the bands that stand for red, green and blue in pictures.
+    """
 
     image: Tensor
     mask: Tensor
     name: str
+    show: tuple[int, int, int] = RGB
+
+    @property
+    def colours(self) -> Tensor:
+        """The image as a picture, uint8 (3, H, W): for people, and for what compares colours."""
+        return to_colours(self.image, self.show)
 
 
 class SegmentationDataset(ABC):

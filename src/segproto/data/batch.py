@@ -14,7 +14,7 @@ class Batch:
 
     Attributes:
         masks: int64 (B, H, W), 255 = void.
-        images: float32 (B, 3, H, W), normalised; None when ``features`` is given.
+        images: float32 (B, N, H, W), normalised; None when ``features`` is given.
         features: float (B, D, h, w), cached output of a frozen backbone; None when ``images`` is given.
         names: image names.
     """

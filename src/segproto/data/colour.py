@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from segproto.data.pixels import levels, like
+
 GRAY = (0.299, 0.587, 0.114)
 
 
@@ -14,15 +16,17 @@ def jittered(image: Tensor, strength: Sequence[float], draw: Sequence[float], or
     """Brightness, contrast, saturation and hue changed one after the other, as ColorJitter does.
 
     Args:
-        image: uint8 (3, H, W).
+        image: pixels (3, H, W), see :mod:`segproto.data.pixels`; without saturation and hue also of other numbers of
+            bands, where gray is the mean of all.
         strength: of the four; the first three are factors in 1 - s .. 1 + s, hue turns by -s .. s of the circle.
         draw: a number in 0..1 for each.
         order: 0..3 in any order.
 
     Returns:
-        uint8 (3, H, W).
+        Pixels of the same kind.
     """
-    x = image.float() / 255
+    x = levels(image) / 255
+    weights = torch.tensor(GRAY, device=x.device) if len(x) == 3 else torch.full((len(x),), 1 / len(x), device=x.device)
     for kind in order:
         s, change = strength[kind], (2 * draw[kind] - 1) * strength[kind]
         if not s:
@@ -34,23 +38,23 @@ def jittered(image: Tensor, strength: Sequence[float], draw: Sequence[float], or
         if kind == 0:
             base = torch.zeros_like(x)
         else:
-            base = torch.tensordot(torch.tensor(GRAY, device=x.device), x, 1)[None]
+            base = torch.tensordot(weights, x, 1)[None]
             base = base.mean() if kind == 1 else base
         x = ((1 + change) * x - change * base).clamp(0, 1)
-    return (x * 255).round().to(torch.uint8)
+    return like(x * 255, image)
 
 
 def shifted_hsv(image: Tensor, shifts: Sequence[float]) -> Tensor:
     """Hue, saturation and value moved by so much in OpenCV's 8-bit HSV: hue 0..180 turns, the others are clipped.
 
     Args:
-        image: uint8 (3, H, W).
+        image: pixels (3, H, W).
         shifts: of the three.
     """
-    hue, saturation, value = to_hsv(image.float() / 255)
+    hue, saturation, value = to_hsv(levels(image) / 255)
     hue = (hue + shifts[0] / 180) % 1
     saturation, value = ((c + s / 255).clamp(0, 1) for c, s in ((saturation, shifts[1]), (value, shifts[2])))
-    return (from_hsv(hue, saturation, value) * 255).round().to(torch.uint8)
+    return like(from_hsv(hue, saturation, value) * 255, image)
 
 
 def to_hsv(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from segproto.data.kind import DataKind
 from segproto.data.layouts.table import LAYOUTS
 from segproto.data.paths import ClassesPath, ExpandedPath
+from segproto.data.pixel_config import SETTINGS, PixelConfig
 from segproto.data.scenes import ScenesConfig
 from segproto.data.split import SplitConfig
 from segproto.data.table import DATASETS
@@ -16,6 +17,7 @@ from segproto.table import Known
 
 OPTIONAL = ("layout", "classes", "split", "parts", "part_maps", "variant")  # settings that only some kinds of data read
 
+PIXELS = {key: PixelConfig.model_fields[key].default for key in SETTINGS}
 Side = Annotated[int, Field(gt=0, le=65_536)]  # pixels
 
 
@@ -70,8 +72,8 @@ class AugmentConfig(BaseModel):
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
 
-class DataConfig(BaseModel):
-    """Which data, how it is split, read and augmented.
+class DataConfig(PixelConfig):
+    """Which data, how it is split, read and augmented; what files hold is said by :class:`PixelConfig`.
 
     Attributes:
         name: the kind of data set, one that ``segproto data list`` shows: ``folder`` (your own images and masks),
@@ -129,8 +131,8 @@ class DataConfig(BaseModel):
     part_maps: str | None = None
     part_suffix: str | None = None
     split_seed: int = Field(default=42, ge=0, lt=2**32)
-    merge: dict[str, list[str]] = {}
-    rename: dict[str, str] = {}
+    merge: dict[str, list[str]] = Field({})
+    rename: dict[str, str] = Field({})
     fraction: float | None = Field(default=None, gt=0, le=1)
     images_per_class: int | None = Field(default=None, ge=1)
     subset_seed: int = Field(default=0, ge=0, lt=2**32)
@@ -163,6 +165,14 @@ class DataConfig(BaseModel):
             if getattr(self, key) is not None and key not in self.kind.reads:
                 readers = ", ".join(kind.name for kind in DATASETS.values() if key in kind.reads)
                 raise ValueError(f"{key} is for name: {readers}; {self.name} does not read it")
+        if "bands" not in self.kind.reads and (given := [k for k in SETTINGS if getattr(self, k) != PIXELS[k]]):
+            readers = ", ".join(kind.name for kind in DATASETS.values() if "bands" in kind.reads)
+            raise ValueError(f"{given[0]} is for name: {readers}; {self.name} does not read it")
+        if self.num_bands != 3 and (any(self.augment.jitter[2:]) or self.augment.hsv):
+            raise ValueError(
+                f"augment.hsv and the saturation and hue of augment.jitter are for red, green and blue; data.bands has "
+                f"{self.num_bands} bands"
+            )
         if self.labels is None and (self.kind.masks != "optional" or self.image_suffix or self.parts is not None):
             readers = ", ".join(kind.name for kind in DATASETS.values() if kind.masks == "optional")
             raise ValueError(f"labels = null: is for name: {readers}, without image_suffix and parts")

@@ -47,7 +47,7 @@ def open_folder(config: DataConfig, split: str) -> SegmentationDataset:
         raise DataError(pairs.doubles[0])
     rule = split_rule(config, root, classes.split)
     parts = None if config.parts is None else split_parts(config, root, rule, split, classes)
-    return PairDataset(split, names, pairs, classes.labels, parts)
+    return PairDataset(split, names, pairs, classes.labels, parts, config.pixel_rule)
 
 
 def split_of_folder(
@@ -101,7 +101,7 @@ def open_unmasked(config: DataConfig, root: Path, split: str) -> SegmentationDat
     """The images of one split with void masks: all of them if there is no rule for the split, as none can be scored."""
     classes = read_classes(find_classes(config.classes, root))
     own_rule, rule = config.split or classes.split, split_rule(config, root, classes.split)
-    images = ImageFolder(root / split_folder(config.images, rule, split), split)
+    images = ImageFolder(root / split_folder(config.images, rule, split), split, config.pixel_rule)
     images.classes = classes.labels.table
     if rule.val_fraction is not None and (own_rule is None or not own_rule.has_rule):
         return images
@@ -264,7 +264,7 @@ def check_folder(config: DataConfig, split: str) -> tuple[SegmentationDataset, l
     problems = partner_problems(pairs, names)
     if finding is not None:
         problems += [f"{file}: has no image of its name; add it, or remove the mask" for file in finding.loose]
-    return PairDataset(split, complete, pairs, classes.labels), problems
+    return PairDataset(split, complete, pairs, classes.labels, rule=config.pixel_rule), problems
 
 
 def partner_problems(pairs: Pairs, names: list[str]) -> list[str]:

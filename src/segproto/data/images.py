@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
-from torch import Tensor
 
 from segproto.data.archives import ZipMember
 from segproto.data.crops import Crop
@@ -30,6 +28,8 @@ from segproto.files.reading import open_file
 
 MAX_PIXELS = 2**28
 MAX_PATCH = 2**24
+MOST_PAGES = 4096
+SUBFILE = 254  # TIFF's NewSubfileType: 1 = a smaller copy, 4 = a mask
 NUMBERED = ("1", "L", "P", "F", "RGB", "RGBA", "RGBX", "LA", "PA")  # modes of masks; F has its own message later
 # Formats with a signature whose decoders are part of Pillow. Others may start programs (EPS: Ghostscript) or take any
 # bytes for a picture, whatever the file is called.
@@ -90,7 +90,9 @@ def refuse_several(picture: Image.Image, name: str) -> None:
     """
     count = getattr(picture, "n_frames", 1)
     if count > 1 and picture.format == "TIFF":
-        raise DataError(f"{name}: holds {count} pages, expected one (stacks are read by data.name=em only)")
+        if (count := whole_pages(picture)) == 1:  # beside smaller copies of it and its mask
+            return
+        raise DataError(f"{name}: holds {count} pages, expected one; of images, data.pages=K takes the K-th, =all each")
     if count > 1 and picture.format != "MPO":
         raise DataError(f"{name}: is an animation of {count} pictures, expected one: save the one that is meant")
 
@@ -117,31 +119,28 @@ def _reason(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """An image as uint8 (3, H, W) RGB, by the rules of ``to_rgb``.
+def whole_pages(picture: Image.Image) -> int:
+    """Pages of a TIFF that are neither smaller copies of another one nor its mask; it is left at the first."""
+    count = 0
+    for page in range(min(picture.n_frames, MOST_PAGES)):  # type: ignore[attr-defined]
+        picture.seek(page)
+        count += not int(picture.tag_v2.get(SUBFILE, 0)) & 5  # type: ignore[attr-defined]
+    picture.seek(0)
+    return max(count, 1)
 
-    Raises:
-        DataError: naming the file.
-    """
-    if isinstance(path, Crop):
-        return torch.from_numpy(np.ascontiguousarray(path.image().transpose(2, 0, 1)))
-    if path.suffix == ".mat":
-        return torch.from_numpy(np.ascontiguousarray(read_mat(path, "img")[..., :3].transpose(2, 0, 1)))
-    with open_picture(path, max_pixels) as picture:
-        try:
-            rgb = to_rgb(picture)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-    return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+
+def exif_orientation(picture: Image.Image) -> int:
+    """The EXIF orientation of an open picture, 1..8, which is nowhere applied; 1 = upright, also without one."""
+    found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return found if found in range(1, 9) else 1
 
 
 def orientation(path: Path) -> int:
-    """The EXIF orientation a picture file names, 1..8, which is nowhere applied; 1 = upright, also without one."""
-    if isinstance(path, Crop) or path.suffix == ".mat":
+    """The EXIF orientation that a picture file names, see :func:`exif_orientation`."""
+    if isinstance(path, Crop) or path.suffix in (".mat", ".tif", ".tiff"):
         return 1
     with open_picture(path) as picture:
-        tag = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    return tag if tag in range(1, 9) else 1
+        return exif_orientation(picture)
 
 
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:

@@ -26,7 +26,8 @@ class DataKind:
         where: address to get it from; empty where it needs no files or brings none.
         terms: what its owners allow, in a few words.
         reads: those of the settings ``layout``, ``classes``, ``split``, ``parts``, ``part_maps`` and ``variant``
-            that it reads; the others are refused.
+            that it reads; the others are refused. ``bands`` stands for all of
+            :class:`segproto.data.pixel_config.PixelConfig`.
         masks: whether its images have masks: ``always``, ``never``, or unless ``data.labels`` is null (``optional``).
         published: how it is distributed, for those that are read as their archives have them.
         check: like ``open``, but what is wrong with single files becomes lines beside all the rest; None: ``open``.

@@ -148,7 +148,7 @@ def train_batches(
     Args:
         dataset: training images.
         augment: random changes.
-        normalisation: uint8 (3, h, w) to float.
+        normalisation: pixels (N, h, w) to float.
         seed: of the run, >= 0.
         batch_size: samples per process and batch; images of unlike size (no crop) are padded to the largest.
         start: first batch.

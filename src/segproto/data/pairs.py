@@ -9,17 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset, stamp_of
-from segproto.data.images import orientation, read_image
+from segproto.data.images import orientation
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
 from segproto.data.labels import LabelMap
 from segproto.data.parts import PartTable
+from segproto.data.picture import read_pixels
+from segproto.data.pixels import PLAIN, PixelRule
 from segproto.data.suffixes import IMAGE_SUFFIXES, MASK_SUFFIXES, ODD_MASK_SUFFIXES, PICTURE_SUFFIXES
 from segproto.errors import DataError
 from segproto.files.reading import read_text, require_text_name
 from segproto.files.walking import files_below
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 class Named(NamedTuple):
@@ -197,6 +201,7 @@ class PairDataset(SegmentationDataset):
         pairs: where the files are; each name must have both.
         labels: what the values in the masks mean.
         parts: the part table and the part map of every image that has one, by name.
+        rule: how image files become pixels; masks are void where these hold no image.
 
     Raises:
         DataError: if a name has no image or no mask.
@@ -209,6 +214,7 @@ class PairDataset(SegmentationDataset):
         pairs: Pairs,
         labels: LabelMap,
         parts: tuple[PartTable, Mapping[str, Path]] | None = None,
+        rule: PixelRule = PLAIN,
     ) -> None:
         for kind, files in (("image", pairs.images), ("mask", pairs.masks)):
             missing = [name for name in names if name not in files]
@@ -224,14 +230,18 @@ class PairDataset(SegmentationDataset):
         self._images = [require_text_name(pairs.images[name]) for name in names]
         self._masks = [pairs.masks[name] for name in names]
         self._parts = parts
+        self.rule = rule
 
     def __getitem__(self, index: int) -> Sample:
-        image, mask = read_image(self._images[index]), self.labels.read(self._masks[index])
+        image, inside = read_pixels(self._images[index], self.rule)
+        mask = self.labels.read(self._masks[index])
         if image.shape[1:] != mask.shape:
             (ih, iw), (mh, mw) = image.shape[1:], mask.shape
             line = f"{self._masks[index]}: the mask is {mw}x{mh} pixels (width x height), its image {iw}x{ih}"
             raise DataError(f"{line}; {size_advice(self._images[index], (mh, mw) == (iw, ih))}")
-        return Sample(image, mask, self.names[index])
+        if inside is not None:
+            mask = torch.where(inside, mask, IGNORE_INDEX)
+        return Sample(image, mask, self.names[index], self.rule.show)
 
     def path(self, index: int) -> Path | None:
         return self._images[index]
@@ -284,6 +294,8 @@ class PairDataset(SegmentationDataset):
     @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.labels.key.encode())
+        if self.rule != PLAIN:
+            digest.update(repr(self.rule.to_json()).encode())
         for name, *paths in zip(self.names, self._images, self._masks, strict=True):
             stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
             digest.update(repr((name, stats)).encode())

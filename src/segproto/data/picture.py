@@ -1,9 +1,8 @@
-"""Pictures of any kind and size, read window by window as uint8 RGB, and masks written row by row."""
+"""Pictures of any kind and size, read window by window as pixels, and masks written row by row."""
 
 from __future__ import annotations
 
 import struct
-import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segproto.data.images import MAX_PIXELS, open_picture, to_rgb
+from segproto.data.bands import (
+    Stored,
+    check_size,
+    chosen_bands,
+    inside_window,
+    knows_inside,
+    of_array,
+    of_picture,
+    open_stored_bands,
+    read_window,
+)
+from segproto.data.base import Sample
+from segproto.data.images import MAX_PIXELS
+from segproto.data.pixels import PLAIN, PixelRule
 from segproto.errors import DataError
 from segproto.files import fresh, png_chunk, stamped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageLike: TypeAlias = "str | Path | Image | np.ndarray[Any, Any] | Tensor"
+ImageLike: TypeAlias = "str | Path | Image | np.ndarray[Any, Any] | Tensor | Sample"
 
 
 def to_pil(image: Tensor) -> Image:
@@ -40,65 +52,95 @@ class Picture:
         name: the file name, or ``image``.
         height: pixels.
         width: pixels.
-        read: (y0, x0, y1, x1) in pixels to uint8 (3, y1 - y0, x1 - x0), RGB.
+        read: (y0, x0, y1, x1) in pixels to pixels (N, y1 - y0, x1 - x0) as :mod:`segproto.data.pixels` has them.
+        inside: (y0, x0, y1, x1) to where there is an image at all, bool (h, w); None: everywhere.
+        orientation: EXIF's, 1..8; it is not applied.
     """
 
     name: str
     height: int
     width: int
     read: Callable[[int, int, int, int], Tensor]
+    inside: Callable[[int, int, int, int], Tensor] | None = None
+    orientation: int = 1
 
 
-def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Opens an image without converting it as a whole; colours by the rules of ``segproto.data.images.to_rgb``.
+def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PLAIN) -> Picture:
+    """Opens an image without converting it as a whole.
 
     Args:
-        image: a path, a PIL image, an array (H, W) or (H, W, 1|3|4), or a tensor (H, W) or (1|3|4, H, W). Arrays and
-            tensors hold uint8, uint16 (full range), or floats in [0, 1].
+        image: a path, a PIL image, an array (H, W) or (H, W, bands), a tensor (H, W) or (bands, H, W), or a sample of a
+            data set, which is taken as it was read. Arrays and tensors have the bands that the rule chooses from;
+            without a value range they hold uint8, uint16 (full range), or floats in [0, 1].
         max_pixels: larger images are refused.
+        rule: how it is read, see :class:`segproto.data.pixels.PixelRule`; that of a model for the model.
 
     Raises:
-        DataError: naming the file, if it cannot be read or is too large.
+        DataError: naming the file, if it cannot be read, is too large or has not the bands that the rule asks for.
     """
+    if isinstance(image, Sample):
+        return as_read(image)
     if isinstance(image, Tensor):
-        return _from_tensor(image, max_pixels)
+        return _from_tensor(image, max_pixels, rule)
     if isinstance(image, np.ndarray):
         array = torch.from_numpy(np.ascontiguousarray(image))
-        return _from_tensor(array.movedim(-1, 0) if array.ndim == 3 else array, max_pixels)
+        return _from_tensor(array.movedim(-1, 0) if array.ndim == 3 else array, max_pixels, rule)
     if isinstance(image, str | Path):
-        path = Path(image)
-        with open_picture(path, sys.maxsize) as picture:
-            _check_size(str(path), picture.height, picture.width, max_pixels)
-            picture.load()
-        return _from_pil(picture, str(path))
-    _check_size("image", image.height, image.width, max_pixels)
-    return _from_pil(image, "image")
+        return of_stored(open_stored_bands(Path(image), rule, max_pixels), rule)
+    check_size("image", image.height, image.width, max_pixels)
+    return of_stored(of_picture(image, "image", rule), rule)
 
 
-def _check_size(name: str, height: int, width: int, max_pixels: int) -> None:
-    if height * width > max_pixels:
-        raise DataError(
-            f"{name}: {height} x {width} = {height * width} pixels are more than the limit of {max_pixels}; "
-            f"if that is meant, pass --max-pixels {height * width}"
-        )
+def as_read(sample: Sample) -> Picture:
+    """A sample of a data set, whose pixels are as the model takes them."""
+    height, width = sample.image.shape[-2:]
+    return Picture(sample.name, height, width, lambda y0, x0, y1, x1: sample.image[:, y0:y1, x0:x1])
 
 
-def _from_pil(picture: Image, name: str) -> Picture:
-    def read(y0: int, x0: int, y1: int, x1: int) -> Tensor:
-        try:
-            return torch.from_numpy(to_rgb(picture.crop((x0, y0, x1, y1)))).permute(2, 0, 1)
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from None
+def of_stored(stored: Stored, rule: PixelRule) -> Picture:
+    """A file by a rule.
 
-    return Picture(name, picture.height, picture.width, read)
+    Raises:
+        DataError: naming it, if it has not the bands that the rule asks for.
+    """
+    chosen = chosen_bands(stored, rule)
+
+    def read(*window: int) -> Tensor:
+        return read_window(stored, rule, chosen, (window[0], window[1], window[2], window[3]))
+
+    def inside(*window: int) -> Tensor:
+        return torch.from_numpy(inside_window(stored, rule, chosen, (window[0], window[1], window[2], window[3])))
+
+    known = knows_inside(stored, rule)
+    return Picture(stored.name, stored.height, stored.width, read, inside if known else None, stored.orientation)
 
 
-def _from_tensor(image: Tensor, max_pixels: int) -> Picture:
+def read_pixels(path: Path, rule: PixelRule = PLAIN, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, Tensor | None]:
+    """A whole image file by a rule: pixels (N, H, W), and where there is an image at all (None: everywhere).
+
+    Raises:
+        DataError: naming the file.
+    """
+    picture = of_stored(open_stored_bands(path, rule, max_pixels), rule)
+    whole = (0, 0, picture.height, picture.width)
+    return picture.read(*whole), None if picture.inside is None else picture.inside(*whole)
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """The colours of an image file, (3, H, W)."""
+    return read_pixels(path, PLAIN, max_pixels)[0]
+
+
+def _from_tensor(image: Tensor, max_pixels: int, rule: PixelRule) -> Picture:
     image = image[None] if image.ndim == 2 else image
-    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-        raise DataError(f"image of shape {tuple(image.shape)}: expected (H, W), or 1, 3 or 4 channels")
+    plain = rule.bands is None
+    if image.ndim != 3 or (plain and image.shape[0] not in (1, 3, 4)):
+        expected = "1, 3 or 4 channels" if plain else f"at least {max(rule.bands or ())} channels"
+        raise DataError(f"image of shape {tuple(image.shape)}: expected (H, W), or {expected}")
     height, width = image.shape[1:]
-    _check_size("image", height, width, max_pixels)
+    check_size("image", height, width, max_pixels)
+    if not plain or rule.value_range:
+        return of_stored(of_array("image", image.cpu().numpy()), rule)
     if image.is_floating_point() and image.numel() and not (image.min() >= 0 and image.max() <= 1):
         raise DataError("image of floats outside [0, 1]: pass uint8, or floats in [0, 1] (not normalised)")
     if not image.is_floating_point() and image.dtype not in (torch.uint8, torch.uint16):
@@ -106,12 +148,12 @@ def _from_tensor(image: Tensor, max_pixels: int) -> Picture:
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Tensor:
         part = image[:, y0:y1, x0:x1]
-        if part.dtype == torch.uint16:
-            part = ((part.to(torch.int32) + 128) // 257).to(torch.uint8)
-        elif part.is_floating_point():
+        if part.is_floating_point():
             part = (part * 255).round().to(torch.uint8)
         if len(part) == 4:  # laid over black, as transparent files are
-            part = ((part[:3].to(torch.int32) * part[3] + 127) // 255).to(torch.uint8)
+            white = 65535 if part.dtype == torch.uint16 else 255
+            over = (part[:3].to(torch.int64) * part[3].to(torch.int64) + white // 2) // white
+            part = over.to(part.dtype)
         return part.expand(3, -1, -1)
 
     return Picture("image", height, width, read)

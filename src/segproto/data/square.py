@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.derived import Derived
+from segproto.data.pixels import levels, like
 
 
 class CentreSquare(Derived):
@@ -29,7 +30,7 @@ class CentreSquare(Derived):
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.whole[index]
-        return Sample(self.resized(sample.image), self.resized_labels(sample.mask), sample.name)
+        return sample._replace(image=self.resized(sample.image), mask=self.resized_labels(sample.mask))
 
     def parts(self, index: int) -> Tensor | None:
         parts = self.whole.parts(index)
@@ -48,17 +49,17 @@ class CentreSquare(Derived):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def resized(self, image: Tensor) -> Tensor:
-        """A uint8 image (3, H, W) as uint8 (3, side, side)."""
+        """Pixels (N, H, W) as (N, side, side)."""
         height, width, top, left = self._size_and_corner(image.shape[-2], image.shape[-1])
         full = F.interpolate(
-            image[None].float(),
+            levels(image)[None],
             size=(height, width),
             mode="bilinear",
             align_corners=False,
             antialias=self.split == "train",
         )[0]
         part = full[:, top : top + self.side, left : left + self.side]
-        return part.round().clamp(0, 255).to(torch.uint8)
+        return like(part, image)
 
     def resized_labels(self, mask: Tensor) -> Tensor:
         """Labels (H, W) of any integer type as (side, side)."""

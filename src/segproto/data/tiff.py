@@ -35,16 +35,25 @@ def open_tiff(file: Path | ZipMember) -> Iterator[TiffFile]:
         DataError: naming the file, if it is missing, no ordinary file or no TIFF; also when reading fails inside the
             ``with`` block.
     """
-    import tifffile
-
-    if not isinstance(file, ZipMember):
-        require_ordinary(file, what="TIFF")
     try:
-        with tifffile.TiffFile(open_stream(file), is_ome=False, is_mmstack=False, is_ndtiff=False) as tiff:
+        with bare_tiff(file) as tiff:
             yield tiff
     except BROKEN as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{file}: cannot be read as a TIFF ({reason})") from error
+
+
+def bare_tiff(file: Path | ZipMember) -> TiffFile:
+    """The same without a block, to be kept open; what is wrong with the file comes as one of :data:`BROKEN`.
+
+    Raises:
+        DataError: naming the file, if it is missing or no ordinary file.
+    """
+    import tifffile
+
+    if not isinstance(file, ZipMember):
+        require_ordinary(file, what="TIFF")
+    return tifffile.TiffFile(open_stream(file), is_ome=False, is_mmstack=False, is_ndtiff=False)
 
 
 def read_array(tiff: TiffFile, stack: bool) -> NDArray[Any]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset, stamp_of
-from segproto.data.images import read_image
 from segproto.data.kind import DataKind
+from segproto.data.picture import read_pixels
+from segproto.data.pixels import PLAIN, PixelRule
 from segproto.data.roots import data_root
 from segproto.data.suffixes import IMAGE_SUFFIXES, is_hidden, is_picture
 from segproto.errors import DataError
@@ -28,12 +29,13 @@ class ImageFolder(SegmentationDataset):
     Args:
         root: the folder; or one image file.
         split: a name only: every split is all images.
+        rule: how the files become pixels.
 
     Raises:
         DataError: no image there, or two that differ only in their suffix.
     """
 
-    def __init__(self, root: Path, split: str = "train") -> None:
+    def __init__(self, root: Path, split: str = "train", rule: PixelRule = PLAIN) -> None:
         if not root.exists():
             raise DataError(f"{root}: no such file or folder")
         base = root if root.is_dir() else root.parent
@@ -45,12 +47,13 @@ class ImageFolder(SegmentationDataset):
         twins = {name for name in self.names if self.names.count(name) > 1} if len(set(self.names)) < len(self) else ()
         if twins:
             raise DataError(f"{root}: two images are called {min(twins)!r} and differ only in their suffix; rename one")
-        self.split = split
+        self.split, self.rule = split, rule
         self.classes = ClassTable((), ())
 
     def __getitem__(self, index: int) -> Sample:
-        image = read_image(self._files[index])
-        return Sample(image, torch.full(image.shape[1:], IGNORE_INDEX, dtype=torch.uint8), self.names[index])
+        image = read_pixels(self._files[index], self.rule)[0]
+        mask = torch.full(image.shape[1:], IGNORE_INDEX, dtype=torch.uint8)
+        return Sample(image, mask, self.names[index], self.rule.show)
 
     def path(self, index: int) -> Path | None:
         return self._files[index]
@@ -60,7 +63,7 @@ class ImageFolder(SegmentationDataset):
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr(self.rule.to_json()).encode() if self.rule != PLAIN else b"")
         for name, path in zip(self.names, self._files, strict=True):
             stat = path.stat()
             digest.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode())
@@ -70,12 +73,14 @@ class ImageFolder(SegmentationDataset):
 def open_images(config: DataConfig, split: str) -> ImageFolder:
     """The folder ``data.images`` of the root, or the root itself where there is no such folder."""
     root = data_root(config)
-    return ImageFolder(root / config.images if (root / config.images).is_dir() else root, split)
+    folder = root / config.images if (root / config.images).is_dir() else root
+    return ImageFolder(folder, split, config.pixel_rule)
 
 
 IMAGES = DataKind(
     name="images",
     title="your own images, without masks (methods that need no labels)",
     open=open_images,
+    reads=("bands",),
     masks="never",
 )

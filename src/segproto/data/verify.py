@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from segproto.data.base import ClassTable, SegmentationDataset
 from segproto.data.build import SPLITS, build_dataset
 from segproto.data.coarse import coarse_line
 from segproto.data.config import DataConfig
-from segproto.data.images import orientation
+from segproto.data.measure import Seen, orientation_note, with_measured_range
 from segproto.data.pairs import PairDataset
 from segproto.data.verify_folder import gathered, look, unlisted_note, values_line, void_object
 from segproto.errors import DataError
@@ -112,6 +113,13 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
     if finding is not None:
         report.layout, report.settings = finding.line(), dict(finding.settings)
         report.notes += finding.notes
+    if config.to_measure is not None:
+        try:
+            config = with_measured_range(config, None if progress is None else partial(progress, "values"))
+        except DataError as error:
+            _add(report, str(error))
+            return report
+        report.notes.append(f"data.value_range as measured: {config.value_range}")
     for split in SPLITS if masked else ("train",):
         try:
             dataset = _open_split(config, split, report)
@@ -158,21 +166,24 @@ def _open_split(config: DataConfig, split: str, report: VerifyReport) -> Segment
 def _summarise(
     config: DataConfig, dataset: SegmentationDataset, report: VerifyReport, progress: Progress | None
 ) -> SplitSummary:
-    count, turned = dataset.classes.num_classes, []
+    count, files = dataset.classes.num_classes, []
+    seen = Seen(config.pixel_rule)
     summary = SplitSummary(len(dataset), np.zeros(count, np.int64), np.zeros(count, np.int64))
     for index in _indices(dataset, dataset.split, progress):
         try:
-            mask = dataset[index].mask.numpy()
+            sample = dataset[index]
         except DataError as error:
             _add(report, str(error))
             continue
+        mask = sample.mask.numpy()
+        seen.add(sample)
         pixels = np.bincount(mask.ravel(), minlength=max(256, count))
         void, pixels[IGNORE_INDEX] = int(pixels[IGNORE_INDEX]), 0
         if void == mask.size and config.labels is not None:
             report.notes.append(f"{dataset.path(index) or dataset.names[index]}: its mask is void everywhere")
         path = dataset.path(index) if config.kind.own else None
-        if path is not None and orientation(path) > 1:
-            turned.append(path)
+        if path is not None:
+            files.append(path)
         summary.readable += 1
         summary.pixels += pixels[:count]
         summary.present += pixels[:count] > 0
@@ -182,11 +193,8 @@ def _summarise(
         _add(report, line)
     if config.kind.own and (line := unlisted_note(dataset)):
         report.notes.append(line)
-    if turned:
-        report.notes.append(
-            f"{dataset.split}: EXIF orientation in {len(turned)} of the images, first {turned[0]}; it is not applied: "
-            "pixels count as they are stored, so see that the masks were drawn on these"
-        )
+    lines = [*seen.notes, *filter(None, [orientation_note(files)])]
+    report.notes += [f"{dataset.split}: {line}" for line in lines]
     return summary
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segproto.data.pixels import PLAIN, levels
 from segproto.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,16 +21,25 @@ log = logging.getLogger(__name__)
 
 
 class Normalisation(NamedTuple):
-    """Per-channel mean and standard deviation of inputs in [0, 1]."""
+    """Mean and standard deviation of each band of inputs in [0, 1]."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 (..., 3, H, W) to float32, normalised."""
-        mean = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=image.device).view(3, 1, 1)
-        return (image.float() / 255 - mean) / std
+        """Pixels (..., N, H, W), see :mod:`segproto.data.pixels`, to float32, normalised."""
+        mean = torch.tensor(self.mean, device=image.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=image.device).view(-1, 1, 1)
+        return (levels(image) / 255 - mean) / std
+
+    def of_bands(self, count: int) -> Normalisation:
+        """The same for images of another number of bands: one band has the mean of all, of more they are repeated."""
+        if count == len(self.mean):
+            return self
+        if count == 1:
+            return Normalisation((sum(self.mean) / len(self.mean),), (sum(self.std) / len(self.std),))
+        mean, std = (tuple(values[i % len(values)] for i in range(count)) for values in self)
+        return Normalisation(mean, std)
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -77,6 +87,9 @@ class Encoder(nn.Module):
         config: what ``build_encoder`` rebuilds this encoder from.
         stride_multiple: images are padded (bottom, right, by zeros) to a multiple of this before the backbone.
         smallest: and to at least this.
+
+    Attributes:
+        pixels: how image files become the pixels that this encoder was trained on.
     """
 
     def __init__(
@@ -98,6 +111,7 @@ class Encoder(nn.Module):
         self.stride_multiple = stride_multiple
         self.smallest = smallest
         self.decoder = config.neck_kind.maps
+        self.pixels = PLAIN
         self.backbone_frozen = False
         self._padding_told = False
 
@@ -187,7 +201,7 @@ class Encoder(nn.Module):
         return [self.squash(out) for out in [*outputs, fused]], auxiliary
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to features (B, sum(scale_dims), h, w), MSC outputs fused."""
+        """Normalised images (B, N, H, W) to features (B, sum(scale_dims), h, w), MSC outputs fused."""
         return self.forward_scales(images)[-1]
 
     def _raw(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -28,6 +28,7 @@ def build_encoder(config: EncoderConfig, *, load_weights: bool = True) -> Encode
     """
     if load_weights:  # an artefact is what it is
         refuse_unread(config)
+    refuse_bands(config)
     backbone = build_backbone(config, load_weights)
     require_any_size(config, backbone)
     neck, scale_dims = config.neck_kind.build(config, backbone)
@@ -58,6 +59,20 @@ def require_any_size(config: EncoderConfig, backbone: Backbone) -> None:
         raise ConfigError(
             f"encoder.pad=false: {config.backbone or config.name} does not take images of any size; "
             "resnet38d and timm's ResNets do"
+        )
+
+
+def refuse_bands(config: EncoderConfig) -> None:
+    """Networks that are what they were published as take three bands.
+
+    Raises:
+        ConfigError: naming the networks that take others.
+    """
+    if config.bands != 3 and not config.backbone_kind.bands:
+        able = " or ".join(kind.name for kind in BACKBONES.values() if kind.bands)
+        raise ConfigError(
+            f"encoder.name={config.name}: takes images of three bands, data.bands has {config.bands}; name three of "
+            f"them, or set encoder.name={able}"
         )
 
 

@@ -50,6 +50,8 @@ class EncoderConfig(BaseModel):
             of the model one starts from, without one ``half_pixel``.
         pad: images are padded to multiples of the stride; false = not (as the releases of SEAM, EPS and wseg), with
             backbones that take any size; None = that of the model one starts from, without one true.
+        bands: of the images; a recipe takes it from ``data.bands``. Pretrained first layers of other numbers than 3 are
+            adapted as timm does: their weights are repeated and scaled (of one band: added).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -77,6 +79,7 @@ class EncoderConfig(BaseModel):
     squash: Literal["sigmoid", "relu", "none"] = "sigmoid"
     enlarge: Literal["half_pixel", "align_corners"] | None = None
     pad: bool | None = None
+    bands: int = Field(3, ge=1, le=4096)
 
     @property
     def aligned(self) -> bool:

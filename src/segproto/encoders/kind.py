@@ -24,12 +24,14 @@ class BackboneKind:
             the network: filled from ``encoder.weights`` if that is set, else as it starts.
         reads: those of the settings ``backbone``, ``layers``, ``pretrained`` and ``input_scale`` that it reads; the
             others are refused.
+        bands: it takes images of any number of bands, not only of three.
     """
 
     name: str
     title: str
     build: Callable[[EncoderConfig, bool], Backbone]
     reads: tuple[str, ...] = ()
+    bands: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,9 +83,12 @@ class TimmBackbone(Backbone):
             raise ConfigError(f"encoder.backbone={name}: not a timm model; {near_models(name or '')}")
         vit = timm.models.is_model_in_modules(name, PLAIN_VITS)
         net: Any = create(config, config.pretrained and load_weights and config.weights is None, vit)
-        self.normalisation = Normalisation(tuple(net.pretrained_cfg["mean"]), tuple(net.pretrained_cfg["std"]))
+        norm = Normalisation(tuple(net.pretrained_cfg["mean"]), tuple(net.pretrained_cfg["std"]))
+        self.normalisation = norm.of_bands(config.bands)
+        if load_weights and config.bands != 3 and (config.weights is not None or config.pretrained):
+            log.warning("encoder: images have %d bands; the first layer's weights for 3 are %s", *adapted(config.bands))
         if load_weights and config.weights is not None:
-            load_backbone(net, config.weights)
+            load_backbone(net, config.weights, config.bands)
         layers = check_layers(config, net)
         self.map_channels = tuple(net.feature_info[i]["num_chs"] for i in layers)
         self.num_features = sum(self.map_channels)
@@ -156,6 +159,8 @@ def create(config: EncoderConfig, pretrained: bool, vit: bool) -> Any:
     name, stride = config.backbone or "", config.output_stride
     reference = vit and "_reg" not in name and not timm.models.is_model_in_modules(name, ("eva",))
     options: dict[str, Any] = {"dynamic_img_size": not reference} if vit else {}
+    if config.bands != 3:
+        options["in_chans"] = config.bands
     if timm.models.is_model_in_modules(name, RESIZABLE):
         options["strict_img_size"] = False
     if stride is not None and not vit:
@@ -221,10 +226,15 @@ def pixel_multiple(scale: float, stride: int) -> int:
     return unit // gcd(unit, fraction.numerator)
 
 
-def load_backbone(net: Any, path: Path) -> None:
+def adapted(bands: int) -> tuple[int, str]:
+    """A number of bands, and what becomes of weights for three, in words."""
+    return bands, "added up" if bands == 1 else "repeated and scaled by 3 / bands, as timm does"
+
+
+def load_backbone(net: Any, path: Path, bands: int = 3) -> None:
     """Fills a timm network from a local file with timm's key names, or a plain ViT with those of other codes.
 
-    Classifier keys are dropped.
+    Classifier keys are dropped, and a first layer of three bands is adapted to ``bands`` by timm's rule.
 
     Raises:
         WeightsError: naming the first few keys that do not fit.
@@ -233,6 +243,13 @@ def load_backbone(net: Any, path: Path) -> None:
     heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
     unused = (*heads, "mask_token")  # DINOv2 files carry the token of their training
     state = {name: value for name, value in timm_names(read_state(path)).items() if not name.startswith(unused)}
+    first = net.pretrained_cfg.get("first_conv") or ()
+    for name in (first,) if isinstance(first, str) else first:
+        weight = state.get(f"{name}.weight")
+        if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 != bands:
+            from timm.models import adapt_input_conv
+
+            state[f"{name}.weight"] = adapt_input_conv(bands, weight)
     fit(net, state, path)
 
 
@@ -241,4 +258,5 @@ TIMM = BackboneKind(
     title="any network of timm, by encoder.backbone",
     build=TimmBackbone,
     reads=("backbone", "layers", "pretrained", "input_scale"),
+    bands=True,
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segproto.encoders.base import Backbone
+from segproto.encoders.base import IMAGENET, Backbone
 from segproto.encoders.kind import BackboneKind
 from segproto.encoders.weights import fit, read_state
 from segproto.errors import ConfigError
@@ -87,19 +87,21 @@ class UNet(Backbone):
         width: channels of the first level (64 = published) and of the output.
         output_stride: 1 = published; 2 and 4 leave out the last one or two up steps, and ``outc`` then maps
             from the channels of that level.
+        bands: of the images.
 
     Raises:
         ConfigError: for another output stride.
     """
 
-    def __init__(self, width: int = 64, output_stride: int = 1) -> None:
+    def __init__(self, width: int = 64, output_stride: int = 1, bands: int = 3) -> None:
         super().__init__()
         if output_stride not in STRIDES:
             raise ConfigError(f"encoder.output_stride={output_stride}: a unet has 1, 2 or 4")
         self.num_features = width
         self.stride_multiple = output_stride
+        self.normalisation = IMAGENET.of_bands(bands)
         self.smallest = 16  # four poolings leave one cell
-        self.inc = DoubleConv(3, width)
+        self.inc = DoubleConv(bands, width)
         self.down1 = Down(width, width * 2)
         self.down2 = Down(width * 2, width * 4)
         self.down3 = Down(width * 4, width * 8)
@@ -110,7 +112,7 @@ class UNet(Backbone):
         self.outc = OutConv(width * output_stride, width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to features (B, width, H/stride, W/stride)."""
+        """Normalised images (B, bands, H, W) to features (B, width, H/stride, W/stride)."""
         levels = [self.inc(images)]
         for down in (self.down1, self.down2, self.down3, self.down4):
             levels.append(down(levels[-1]))
@@ -123,10 +125,10 @@ class UNet(Backbone):
 
 def build_unet(config: EncoderConfig, load_weights: bool) -> UNet:
     """The network of these settings."""
-    unet = UNet(config.width, config.output_stride or 1)
+    unet = UNet(config.width, config.output_stride or 1, config.bands)
     if load_weights and config.weights is not None:
         fit(unet, read_state(config.weights), config.weights)
     return unet
 
 
-UNET = BackboneKind(name="unet", title="the U-Net of the electron-microscopy experiments", build=build_unet)
+UNET = BackboneKind(name="unet", title="the U-Net of the electron-microscopy experiments", build=build_unet, bands=True)

@@ -84,9 +84,9 @@ def validate(
                 predictions = [_from_cache(segmenter, cache, index, sample)]
             elif protocol.crf is not None:
                 scales = views["scales"]
-                predictions = masks_with_crf(segmenter, sample.image, protocol.crf, scales=scales, flip=protocol.flip)
+                predictions = masks_with_crf(segmenter, sample, protocol.crf, scales=scales, flip=protocol.flip)
             else:
-                predictions = [torch.cat(list(predict_bands(segmenter, look_at(sample.image), **views)))]
+                predictions = [torch.cat(list(predict_bands(segmenter, look_at(sample), **views)))]
             for tally, prediction in zip(tallies, predictions, strict=True):
                 tally.add(index, sample, prediction)
             if save_masks is not None:

@@ -130,7 +130,7 @@ def convert_deeplab(path: Path, options: Options) -> Segmenter | Weights:
     keys.fill(encoder.neck, "aspp.")
     stem = encoder.backbone.get_parameter(STEM)
     keys.set(stem, STEM, stem.detach().flip(1))
-    encoder.normalisation = Normalisation(tuple(m / 255 for m in CAFFE_MEAN), (1 / 255,) * 3)  # type: ignore[arg-type]
+    encoder.normalisation = Normalisation(tuple(m / 255 for m in CAFFE_MEAN), (1 / 255,) * 3)
     head = LinearHead(len(classifier), len(classifier))
     keys.set(head.weight, "classifier", torch.eye(len(classifier)))
     model = Segmenter(encoder, head, options.class_table(len(classifier)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segproto.data.base import label_dtype
+from segproto.data.pixels import FULL
 from segproto.errors import ConfigError
 from segproto.files import fresh, mark
 from segproto.interop.export_check import check_program
@@ -28,15 +29,21 @@ class Graph(nn.Module):
         model: in eval mode.
     """
 
+    low: Tensor
+    span: Tensor
     mean: Tensor
     std: Tensor
 
     def __init__(self, model: Segmenter) -> None:
         super().__init__()
         self.encoder, self.head = model.encoder, model.head
-        norm = model.encoder.normalisation
-        self.register_buffer("mean", torch.tensor(norm.mean).view(3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(norm.std).view(3, 1, 1) * 255)
+        norm, rule = model.encoder.normalisation, model.encoder.pixels
+        self.raw = bool(rule.value_range or rule.stored)
+        ranges = rule.value_range or (FULL.get(rule.stored, FULL["uint8"]),)
+        self.register_buffer("low", torch.tensor([low for low, _ in ranges]).float().view(-1, 1, 1))
+        self.register_buffer("span", torch.tensor([high - low for low, high in ranges]).float().view(-1, 1, 1))
+        self.register_buffer("mean", torch.tensor(norm.mean).view(-1, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(norm.std).view(-1, 1, 1) * 255)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -46,14 +53,28 @@ class Graph(nn.Module):
             return ("logits", "mask")
         return ("logits", "mask", "activations", *(["distances"] if bank.compares == "distance" else []))
 
+    @property
+    def bands(self) -> int:
+        """How many the picture has."""
+        return len(self.mean)
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """The picture on the scale of 8 bits, 0..255; values beyond the model's range are clipped."""
+        if not self.raw:
+            return image.float()
+        return ((image - self.low) / self.span).clamp(0, 1) * 255
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """A picture uint8 (1, 3, H, W), RGB, to logits (1, C, H, W) and mask (1, H, W) uint8
         (int16 if there are more than 255 classes).
 
+        A model of other bands takes as many; one with a value range or of more than 8 bits takes float32: the values
+        of its bands, in its order, as files hold them.
+
         Models with prototypes also give activations (1, P, h, w): log activations with their squared distances, or
         cosines (nonparametric, primaps).
         """
-        features = self.encoder((image.float() - self.mean) / self.std)
+        features = self.encoder((self.pixels(image) - self.mean) / self.std)
         reading = self.head.read(features)
         logits = self.encoder.enlarged(reading.logits, (image.shape[-2], image.shape[-1]))
         maps = (output for output in (reading.activations, reading.distances) if output is not None)
@@ -102,13 +123,23 @@ def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | No
     return {
         "format": kind,
         "opset": OPSET if kind == "onnx" else None,
-        "input": {"image": ["uint8", 1, 3, *(size or ("height", "width"))], "colours": "RGB, 0..255"},
+        "input": input_card(model, graph, size),
         "size": {"fixed": size, "multiple_of": multiple, "at_least": least, "why_fixed": reason if size else None},
         "outputs": list(graph.outputs),
         "classes": model.classes.to_json(),
         "model": model.card,
         "check": checked,
     }
+
+
+def input_card(model: Segmenter, graph: Graph, size: tuple[int, int] | None) -> dict[str, Any]:
+    """What the graph takes."""
+    rule = model.encoder.pixels
+    shape = ["float32" if graph.raw else "uint8", 1, graph.bands, *(size or ("height", "width"))]
+    if rule.bands is None and not graph.raw:
+        return {"image": shape, "colours": "RGB, 0..255"}
+    bands = ", ".join(rule.name(band) for band in range(rule.count))
+    return {"image": shape, "bands": f"{bands}, values as files hold them"}
 
 
 def needs_size(model: Segmenter) -> str | None:
@@ -155,7 +186,7 @@ def trace_multiples(graph: Graph, size: tuple[int, int], sides: tuple[int, int] 
         units = [torch.export.Dim(name, min=-(-smallest // multiple), max=LARGEST) for name in ("rows", "columns")]
         rows, columns = [unit if multiple == 1 else multiple * unit for unit in units]
         shapes = {"image": {2: rows, 3: columns}}
-    image = torch.zeros(1, 3, *size, dtype=torch.uint8)
+    image = torch.zeros(1, graph.bands, *size, dtype=torch.float32 if graph.raw else torch.uint8)
     with torch.no_grad():
         return torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
 

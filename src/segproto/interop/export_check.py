@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO, TypedDict, cast
+from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from segproto.errors import ConfigError, WeightsError
 from segproto.model.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from segproto.interop.export import Graph
 
 DISTANCE_TOLERANCE = 1e-4  # also of cosines
 LOGIT_TOLERANCE = 1e-4  # of the sum of absolute contributions
@@ -38,7 +41,7 @@ class ProgramCheck(TypedDict):
 
 def check_program(
     model: Segmenter,
-    graph: nn.Module,
+    graph: Graph,
     out: Path,
     kind: str,
     sizes: list[tuple[int, int]],
@@ -62,14 +65,15 @@ def check_program(
     """
     with nullcontext(file) if file is not None else out.open("rb") as program:
         answer, runtime = open_program(program, kind)
-    names = cast(tuple[str, ...], graph.outputs)
+    names = graph.outputs
     worst = {"logits": 0.0, "distances": 0.0, "activations": 0.0}
     equal = total = 0
     for number, size in enumerate(sizes):
-        image = picture(size, number)
+        pixels = picture(size, number, graph.bands)
+        image = graph.low + pixels / 255 * graph.span if graph.raw else pixels
         with torch.no_grad():
             wanted = dict(zip(names, graph(image), strict=True))
-            room, clear = logit_room(model, image, wanted.get("distances"))
+            room, clear = logit_room(model, graph.pixels(image), wanted.get("distances"))
         outputs = dict(zip(names, answer(image), strict=True))
         error = (outputs["logits"] - wanted["logits"]).abs() / room
         worst["logits"] = max(worst["logits"], float((error * clear).max()))
@@ -121,12 +125,12 @@ def open_program(file: BinaryIO, kind: str) -> tuple[Callable[[Tensor], list[Ten
     return run_onnx, f"onnxruntime {onnxruntime.__version__}"
 
 
-def picture(size: tuple[int, int], seed: int) -> Tensor:
-    """Smooth colours with some noise, uint8 (1, 3, H, W)."""
+def picture(size: tuple[int, int], seed: int, bands: int = 3) -> Tensor:
+    """Smooth colours with some noise, uint8 (1, bands, H, W)."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 6, 6, generator=generator)
+    coarse = torch.rand(1, bands, 6, 6, generator=generator)
     smooth = F.interpolate(coarse, size=size, mode="bicubic", align_corners=False) * 255
-    noise = torch.randn(1, 3, *size, generator=generator) * 8
+    noise = torch.randn(1, bands, *size, generator=generator) * 8
     return (smooth + noise).clamp(0, 255).to(torch.uint8)
 
 

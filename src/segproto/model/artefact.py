@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segproto.data.base import ClassTable
+from segproto.data.pixels import PLAIN, PixelRule
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import DataError, WeightsError
@@ -43,6 +44,7 @@ def describe(model: Segmenter) -> dict[str, Any]:
         "version": VERSION,
         "encoder": encoder,
         "preprocessing": norm,
+        **({} if model.encoder.pixels == PLAIN else {"pixels": model.encoder.pixels.to_json()}),
         "head": model.head.describe(),
         "classes": model.classes.to_json(),
         "card": model.card,
@@ -134,6 +136,7 @@ def build(file: Path, description: Description) -> Segmenter:
     norm = description.preprocessing.mean, description.preprocessing.std
     if encoder.normalisation != norm:
         encoder.normalisation = type(encoder.normalisation)(*norm)
+    encoder.pixels = PixelRule(**description.pixels.model_dump())
     classes = ClassTable.from_json(description.classes.model_dump())
     return Segmenter(encoder, described_head(file, description.head), classes, card=description.card)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segproto.data.base import label_dtype
 from segproto.data.picture import ImageLike, MaskWriter, look_at
+from segproto.data.pixels import to_colours
 from segproto.errors import ConfigError
 from segproto.model.predict import WHOLE_PIXELS, predict_logits
 from segproto.model.segmenter import Segmenter
@@ -52,8 +53,9 @@ def masks_with_crf(
     Raises:
         DataError: the image has more than ``WHOLE_PIXELS`` pixels.
     """
-    picture = look_at(image, WHOLE_PIXELS)
-    pixels = picture.read(0, 0, picture.height, picture.width).cpu()
+    rule = segmenter.encoder.pixels
+    picture = look_at(image, WHOLE_PIXELS, rule)
+    pixels = to_colours(picture.read(0, 0, picture.height, picture.width).cpu(), rule.show)
     logits = predict_logits(segmenter, image, scales=scales, flip=flip)
     after = dense_crf(pixels[None], unary_from_probabilities(logits.softmax(0)[None]), settings, labels=True)[0]
     dtype = label_dtype(len(logits))

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Byte = Annotated[int, Field(ge=0, le=255)]
+Shown = Annotated[int, Field(ge=0)]
 Place = Annotated[int, Field(ge=-(2**31), le=2**31)]
 
 
 class Preprocessing(BaseModel):
-    """Mean and standard deviation of each channel, of values in 0..1."""
+    """Mean and standard deviation of each band, of values in 0..1."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Pixels(BaseModel):
+    """How image files become pixels; the fields of :class:`segproto.data.pixels.PixelRule`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bands: Annotated[tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=1)] | None = None
+    names: tuple[str, ...] = ()
+    value_range: tuple[tuple[float, float], ...] = ()
+    nodata: Literal["auto", "none"] | float = "auto"
+    alpha: Literal["void", "ignore"] | None = None
+    page: Annotated[int, Field(ge=1)] | None = None
+    show: tuple[Shown, Shown, Shown] = (0, 1, 2)
+    stored: str = ""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Pixels:
+        count = 3 if self.bands is None else len(self.bands)
+        ordered = all(math.isfinite(high - low) and low < high for low, high in self.value_range)
+        if len(self.names) not in (0, count) or len(self.value_range) not in (0, 1, count) or not ordered:
+            raise ValueError(f"names and value ranges do not fit {count} bands")
+        if max(self.show) >= count:
+            raise ValueError(f"shows band {max(self.show)} of {count}")
+        return self
 
 
 class Classes(BaseModel):
@@ -43,6 +70,7 @@ class Description(BaseModel):
 
     encoder: dict[str, Any]
     preprocessing: Preprocessing
+    pixels: Pixels = Pixels()
     head: dict[str, Any]
     classes: Classes
     card: dict[str, Any] = {}

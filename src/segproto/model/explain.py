@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import ImageLike, look_at
+from segproto.data.pixels import to_colours
 from segproto.errors import ConfigError, DataError
 from segproto.model.evidence import Evidence, PixelEvidence, list_evidence, mix
 from segproto.model.field import Field
@@ -46,7 +47,7 @@ def explain(
         ConfigError: for a region outside the image.
         DataError: if the image cannot be read, or is too large to be explained without a (smaller) region.
     """
-    picture = look_at(image, max_pixels)
+    picture = look_at(image, max_pixels, segmenter.encoder.pixels)
     height, width = picture.height, picture.width
     whole = (0, 0, height, width)
     y0, x0, y1, x1 = _check_region(region, height, width) if region is not None else whole
@@ -68,6 +69,7 @@ def explain(
     size = (seen[2] - seen[0], seen[3] - seen[1])
     field = Field.over(grid, segmenter.encoder, size, size)
     shown = pixels[:, y0 - seen[0] : y1 - seen[0], x0 - seen[1] : x1 - seen[1]]
+    shown = to_colours(shown, segmenter.encoder.pixels.show)
     return Explanation(segmenter, picture.name, shown, (y0, x0, y1, x1), (seen[0], seen[1]), features, field)
 
 
@@ -91,7 +93,7 @@ class Explanation:
     Attributes:
         segmenter: the model that explains itself.
         name: the image's file name, or ``image``.
-        image: uint8 (3, h, w), the region's pixels.
+        image: uint8 (3, h, w), the region as a picture.
         region: (y0, x0, y1, x1) in the image.
         origin: (y, x) in the image of the window that the model saw.
         features: (1, F, gh, gw) of that window, as the head's ``contributions`` take them.

@@ -18,8 +18,9 @@ NOT_FEATURES = {"weights", "pretrained", "frozen", "enlarge"}
 LATER = {
     "convs": 1, "projection": False, "auxiliary": None, "code_dropout": "off", "reduce": None, "layer_norm": False,
     "pad": None,
+    "bands": 3,
 }  # fmt: skip
-BACKBONE = {"name", "backbone", "output_stride", "layers", "input_scale", "width"}
+BACKBONE = {"name", "backbone", "output_stride", "layers", "input_scale", "width", "bands"}
 
 
 def encoder_hash(encoder: Encoder) -> str:
@@ -28,19 +29,21 @@ def encoder_hash(encoder: Encoder) -> str:
     That is the settings without paths, the normalisation, and all tensors in the order of their names; the
     device does not matter.
     """
-    settings = encoder.config.model_dump(mode="json", exclude=NOT_FEATURES)
-    for key, value in LATER.items():
-        if settings[key] == value:
-            del settings[key]
+    settings = as_before(encoder.config.model_dump(mode="json", exclude=NOT_FEATURES))
     return digest(encoder, settings, encoder.state_dict())
 
 
 def backbone_hash(encoder: Encoder) -> str:
     """The same for the backbone alone: equal for all necks and squashings on the same frozen backbone."""
-    settings = encoder.config.model_dump(mode="json", include=BACKBONE)
+    settings = as_before(encoder.config.model_dump(mode="json", include=BACKBONE))
     if encoder.config.pad is False:
         settings["pad"] = False
     return digest(encoder, settings, encoder.backbone.state_dict())
+
+
+def as_before(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that came later and say nothing new."""
+    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
 
 
 def digest(encoder: Encoder, settings: dict[str, Any], state: Mapping[str, Tensor]) -> str:

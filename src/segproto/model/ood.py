@@ -48,7 +48,7 @@ def predict_scored(
     Raises:
         ConfigError: the model's head has no such score.
     """
-    picture = look_at(image, max_pixels)
+    picture = look_at(image, max_pixels, segmenter.encoder.pixels)
     masks, scores = [], []
     with evaluating(segmenter):
         for maps in logit_bands(segmenter, picture, maps=lambda x: scored_maps(segmenter, x), **views):

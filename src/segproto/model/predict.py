@@ -66,13 +66,14 @@ def predict(
         views: ``window``, ``overlap``, ``scales``, ``flip``: see :class:`Views`.
 
     Returns:
-        (H, W) on the CPU, classes 0..C-1: uint8; int16 if there are more than 255.
+        (H, W) on the CPU, classes 0..C-1: uint8; int16 if there are more than 255. Pixels that hold no image (nodata,
+        a mask of the file's own, a transparent one of a TIFF) are 255.
 
     Raises:
         DataError: if the image cannot be read or is too large (naming ``--max-pixels``).
         ConfigError: if an option is out of range.
     """
-    picture = look_at(image, max_pixels)
+    picture = look_at(image, max_pixels, segmenter.encoder.pixels)
     mask = torch.empty(picture.height, picture.width, dtype=label_dtype(segmenter.head.num_classes))
     done = 0
     with evaluating(segmenter):
@@ -91,7 +92,7 @@ def predict_to_png(
     **views: Unpack[Views],
 ) -> None:
     """Writes :func:`predict`'s mask as a gray PNG (16 bits if need be), band by band: it is never held whole."""
-    picture, wide = look_at(image, max_pixels), segmenter.head.num_classes > IGNORE_INDEX
+    picture, wide = look_at(image, max_pixels, segmenter.encoder.pixels), segmenter.head.num_classes > IGNORE_INDEX
     with evaluating(segmenter), MaskWriter(out, picture.height, picture.width, wide) as writer:
         for band in predict_bands(segmenter, picture, **views):
             writer.write(band)
@@ -105,7 +106,7 @@ def predict_logits(
     Raises:
         DataError: if it has more than ``WHOLE_PIXELS`` pixels.
     """
-    picture = look_at(image, WHOLE_PIXELS)
+    picture = look_at(image, WHOLE_PIXELS, segmenter.encoder.pixels)
     _check_scales(scales)
     with evaluating(segmenter):
         pixels = picture.read(0, 0, picture.height, picture.width).to(next(segmenter.parameters()).device)
@@ -118,8 +119,13 @@ def predict_bands(segmenter: Segmenter, picture: Picture, **views: Unpack[Views]
 
     Call it under :func:`segproto.model.windows.evaluating`: a generator cannot hold that state itself.
     """
+    done = 0
     for logits in logit_bands(segmenter, picture, **views):
-        yield logits.max(0)[1].to(label_dtype(len(logits))).cpu()
+        rows = logits.max(0)[1].to(label_dtype(len(logits))).cpu()
+        if picture.inside is not None:
+            rows[~picture.inside(done, 0, done + len(rows), picture.width)] = IGNORE_INDEX
+        done += len(rows)
+        yield rows
 
 
 def logit_bands(

@@ -29,12 +29,14 @@ def require_sound(model: Segmenter, tensors: Mapping[str, Tensor], folder: Path)
             zero, outputs without a class name, prototypes of other classes or places than there are.
     """
     require_numbers(tensors, folder)
-    mean, std = model.encoder.normalisation
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+    (mean, std), bands = model.encoder.normalisation, model.encoder.config.bands
+    if len(mean) != bands or len(std) != bands or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise WeightsError(
-            f"{folder}/model.json: preprocessing has mean {list(mean)} and std {list(std)}; expected three numbers "
-            "each, the second above 0"
+            f"{folder}/model.json: preprocessing has mean {list(mean)} and std {list(std)}; expected "
+            f"{'three' if bands == 3 else bands} numbers each, the second above 0"
         )
+    if model.encoder.pixels.count != bands:
+        raise WeightsError(f"{folder}/model.json: pixels have {model.encoder.pixels.count} bands, the encoder {bands}")
     names, colours, outputs = model.classes.names, model.classes.colours, model.head.num_classes
     if len(names) != outputs or len(colours) != outputs:
         raise WeightsError(

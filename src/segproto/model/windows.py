@@ -59,7 +59,7 @@ def view_fields(
 
     Args:
         segmenter: in eval mode.
-        image: uint8 (3, H, W), on the model's device.
+        image: pixels (N, H, W), on the model's device.
         scales: factors the normalised image is resized by, or sizes it is stretched to (bilinear).
         flip: also mirrored left to right.
         maps: normalised images to maps on the grid, in the place of ``segmenter.grid_logits``.

@@ -162,7 +162,7 @@ def shares_decided(
     chosen = spread(len(dataset), USAGE_IMAGES)
     for done, index in enumerate(chosen, 1):
         sample = dataset[index]
-        explanation = explain(model, sample.image)
+        explanation = explain(model, sample)
         best, winner = winners(explanation)
         wins += torch.bincount(winner, minlength=bank.num_prototypes)
         pixels += torch.bincount(best, minlength=bank.num_classes)

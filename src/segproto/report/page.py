@@ -70,7 +70,7 @@ def report_page(
         for done, index in enumerate(chosen, 1):
             sample = dataset[index]
             known = bool((sample.mask != IGNORE_INDEX).any())
-            probe = probe_image(explain(model, sample.image), sample.mask if known else None)
+            probe = probe_image(explain(model, sample), sample.mask if known else None)
             probes.append({**probe, "name": sample.name})
             bar.part("explain", done, len(chosen))
     cards = gallery.cards(model, decided, gallery.named_in(probes))

@@ -40,10 +40,10 @@ def single_image(encoder: Encoder, dataset: SegmentationDataset, config: Propose
     mask, picture = out / "masks" / f"{sample.name}.png", out / "overlays" / f"{sample.name}.jpg"
     with fresh(mask, "proposals") as file:
         save_index({"mask": proposals.mask}, file)
-    save_overlay(picture, overlay(sample.image, proposals.mask))
+    save_overlay(picture, overlay(sample.colours, proposals.mask))
     page = out / "index.html"
     rounds_page(
-        sample.name, sample.image, proposals, rounds, config, page, encoder.padded_size(*proposals.image.shape[-2:])
+        sample.name, sample.colours, proposals, rounds, config, page, encoder.padded_size(*proposals.image.shape[-2:])
     )
     return {"images": 1, "proposals": proposals.number, "masks": str(mask), "overlays": str(picture), "page": str(page)}
 

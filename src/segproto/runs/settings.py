@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from segproto.data.config import DataConfig
+from segproto.data.pixel_config import settings_of
+from segproto.data.pixels import PixelRule
 from segproto.errors import ConfigError, DataError, WeightsError
 from segproto.files.documents import read_checked
 from segproto.files.keys import explain_error
@@ -58,6 +60,17 @@ def encoder_of(start: Path) -> dict[str, Any]:
     return read_checked(find_model(start) / "model.json", Description, WeightsError).encoder
 
 
+def pixel_settings(target: Path | None) -> dict[str, Any]:
+    """How a model folder that is in no run reads images, as settings; none where it says nothing."""
+    from segproto.model.artefact import find_model
+    from segproto.model.description import Description
+
+    if target is None or not (target / "model.json").exists():
+        return {}
+    description = read_checked(find_model(target) / "model.json", Description, WeightsError)
+    return settings_of(PixelRule(**description.pixels.model_dump()))
+
+
 class DataSection(BaseModel):
     """A recipe's ``data`` section alone: gives errors the names of keys that a user types."""
 
@@ -94,7 +107,7 @@ def data_config(target: Path | None, data: Mapping[str, Any], overrides: Sequenc
     run = None if target is None else edited_run_of(target)
     if run is None and not data and not overrides:
         raise DataError(f"{target} is no run folder, so its data are unknown; name them: data.root=DIR")
-    value = load_recipe_dict(run / "recipe.yaml").get("data", {}) if run is not None else {}
+    value = load_recipe_dict(run / "recipe.yaml").get("data", {}) if run is not None else pixel_settings(target)
     settings = [item.removeprefix("data.") for item in overrides]
     value = apply_overrides(merge(value, dict(data)), settings, DataConfig)
     try:

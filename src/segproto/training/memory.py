@@ -71,7 +71,7 @@ def estimate_bytes(
     """
     model = copy.deepcopy(segmenter)
     side = model.encoder.padded_size(PROBE_SIDE, PROBE_SIDE)
-    images = torch.zeros(PROBE_BATCH, 3, *side)
+    images = torch.zeros(PROBE_BATCH, model.encoder.config.bands, *side)
     batch = Batch(masks=torch.zeros(PROBE_BATCH, *side, dtype=torch.int64), images=images)
     bytes_of_storage: dict[int, int] = {}
 

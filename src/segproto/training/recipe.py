@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from segproto.data.config import DataConfig
 from segproto.encoders.config import EncoderConfig
@@ -42,6 +42,15 @@ class Recipe(BaseModel):
     train: TrainConfig = TrainConfig()
     then: str | None = None
     compare: Path | None = None
+
+    @model_validator(mode="after")
+    def _as_many_bands(self) -> Self:
+        """The encoder takes as many bands as the data have; a number of its own may only say the same."""
+        if "bands" not in self.encoder.model_fields_set and self.encoder.bands != self.data.num_bands:
+            self.encoder = self.encoder.model_copy(update={"bands": self.data.num_bands})
+        if self.encoder.bands != self.data.num_bands:
+            raise ValueError(f"encoder.bands = {self.encoder.bands}: the data have {self.data.num_bands} (data.bands)")
+        return self
 
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ import torch
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
+from segproto.data.measure import start_notes, with_measured_range
+from segproto.data.pixels import PixelRule
 from segproto.data.subset import keep_only, readable
 from segproto.errors import ConfigError
 from segproto.files import hold, remove_folder, sync_file, write_json
@@ -33,7 +35,7 @@ from segproto.training.memory import memory_errors
 from segproto.training.method import Method
 from segproto.training.precision import settle
 from segproto.training.progress import Reporter, reporting
-from segproto.training.recipe import RecipeT, resolved
+from segproto.training.recipe import Recipe, RecipeT, resolved
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 from segproto.training.start import chosen_stages, first_model
 
@@ -136,6 +138,7 @@ def prepare(
 
     Args: as in :func:`run`; ``note`` goes to the head of ``recipe.yaml``.
     """
+    recipe = measured(recipe, fabric, reporter)
     train_set = build_dataset(recipe.data, "train")
     if recipe.data.labels is None and method.supervision != "image-level labels":
         other = "data.name=images for images alone" if method.supervision == "none" else "data.labels to their folder"
@@ -149,6 +152,7 @@ def prepare(
     path = checkpoint.latest(out / "checkpoints")
     state = checkpoint.read_state(path, stages) if path is not None else State()
     segmenter = first_model(method, recipe, train_set.classes, path)
+    segmenter.encoder.pixels = pixels_of(recipe, train_set, reporter)
     arrange(segmenter, fabric.device)
     first = fabric.global_rank == 0
 
@@ -163,6 +167,33 @@ def prepare(
     journal = Journal(out / "metrics.jsonl", loggers, active=first)
     journal.truncate(state.journal)
     return Job(recipe, out, fabric, segmenter, train_set, val_set, stages, state, journal, reporter)
+
+
+def measured(recipe: RecipeT, fabric: Fabric, reporter: Reporter) -> RecipeT:
+    """The recipe with the value range of its images in numbers, see :mod:`segproto.data.measure`."""
+    if recipe.data.to_measure is None:
+        return recipe
+    found = []
+
+    def look() -> None:
+        with reporter.bar("measure the values of the training images", 1) as bar:
+            found.append(with_measured_range(recipe.data, bar))
+
+    on_first(fabric, look)
+    data = fabric.broadcast(found)[0] if fabric.world_size > 1 else found[0]
+    reporter.line(f"data.value_range as measured: {data.value_range}")
+    return recipe.model_copy(update={"data": data})
+
+
+def pixels_of(recipe: Recipe, train_set: SegmentationDataset, reporter: Reporter) -> PixelRule:
+    """How the images of a run are read, for its model; what a person should know of them is said."""
+    rule = recipe.data.pixel_rule
+    notes, stored = start_notes(train_set, rule, recipe.data.kind.own)
+    for line in notes:
+        reporter.line(f"note: {line}")
+    if rule.words:
+        reporter.line(f"pictures show {rule.words}")
+    return replace(rule, stored=stored)
 
 
 def screened(train_set: SegmentationDataset, fabric: Fabric, reporter: Reporter) -> SegmentationDataset:

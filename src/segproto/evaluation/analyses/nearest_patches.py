@@ -86,7 +86,7 @@ class NearestPatches:
         bank, used = require_bank(self.model), used_prototypes(self.model)
         pictures: dict[tuple[int, int], Tile] = {}
         for index in sorted(set(self.image.flatten().tolist()) - {-1}):
-            image = self.dataset[index].image
+            image = self.dataset[index].colours
             for p, n in (self.image == index).nonzero().tolist():
                 pictures[p, n] = self._tile(image, p, n)
         for c, name in enumerate(self.model.classes.names):

@@ -12,6 +12,7 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from segproto.data.picture import ImageLike, look_at
+from segproto.data.pixels import to_colours
 from segproto.errors import ConfigError
 from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, to_picture, write_result
 from segproto.evaluation.analyses.units import (
@@ -103,7 +104,7 @@ def nearest_prototypes(
         ConfigError: a pixel outside the image, or no prototype in use.
     """
     require_bank(model)
-    picture = look_at(image)
+    picture = look_at(image, rule=model.encoder.pixels)
     pixels = picture.read(0, 0, picture.height, picture.width)
     if points is None:
         generator = torch.Generator().manual_seed(seed)
@@ -130,4 +131,5 @@ def nearest_prototypes(
     nearest = at_cells.topk(min(k, int(used.sum())), dim=1, largest=False)
     size = (picture.height, picture.width)
     boxes = [cell_box(model, size, cell, grid) for cell in cells.tolist()]
-    return NearestPrototypes(model, pixels, picture.name, where, boxes, nearest.indices, nearest.values)
+    seen = to_colours(pixels, model.encoder.pixels.show)
+    return NearestPrototypes(model, seen, picture.name, where, boxes, nearest.indices, nearest.values)

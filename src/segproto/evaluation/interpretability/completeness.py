@@ -37,7 +37,7 @@ class CompletenessSuite(Suite):
         height, width = view.size
         field = Field.over(view.logits, view.model.encoder, view.size, view.size)
         region = (0, 0, height, width)
-        why = Explanation(view.model, view.sample.name, view.sample.image, region, (0, 0), view.cell_features, field)
+        why = Explanation(view.model, view.sample.name, view.sample.colours, region, (0, 0), view.cell_features, field)
         random = generator(self.subject.config.seed, STREAM, view.index)
         pixels = torch.randint(height * width, (self.subject.config.pixels,), generator=random)
         ys, xs = pixels // width, pixels % width

@@ -83,7 +83,7 @@ def make_masks(context: StageContext, rule: MaskRule, given: Path | None) -> Fig
     cams = context.run / CAMS
 
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
-        add_image(root, dataset, index, sample.image)
+        add_image(root, dataset, index, sample.colours)
         if given is not None:
             return {"mask": published_mask(given, sample, classes.num_classes)}
         return {"mask": image_mask(context.segmenter, sample.image, read_maps(cams, sample), rule)}

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
-from segproto.data.images import read_image, read_indices
+from segproto.data.images import read_indices
+from segproto.data.picture import read_image
+from segproto.data.pixels import levels
 from segproto.data.tags import read_tags, tags_of_masks
 from segproto.errors import DataError
 from segproto.methods.pixelcontrast.products import NPZ, read_scores
@@ -78,7 +80,7 @@ def without_masks(dataset: SegmentationDataset, saliency: Path | None, *, bicubi
         if saliency is None:
             return torch.full(sample.image.shape[1:], IGNORE_INDEX, dtype=torch.uint8)
         path = saliency / f"{sample.name}{PNG}"
-        return (read_image(path).float().mean(0) * (LEVELS / 255)).round().to(torch.uint8)
+        return (levels(read_image(path)).mean(0) * (LEVELS / 255)).round().to(torch.uint8)
 
     unmasked = OtherMasks(dataset, mask)
     unmasked.levels = bicubic and saliency is not None

@@ -106,7 +106,7 @@ def trace_categories(context: StageContext, best: Best) -> tuple[Provenance, dic
         if not torch.isfinite(row[index]):
             sources.append(None)
             continue
-        image = dataset[index].image
+        image = dataset[index].colours
         y, x, h, w = best.cell[k, index].tolist()
         box = cell_box(model, (image.shape[-2], image.shape[-1]), [y, x], [h, w])
         name = f"prototypes/{k:04d}.png"
@@ -124,11 +124,11 @@ def write_masks(context: StageContext, config: FoundConfig, root: Path) -> None:
     labels = root / "labels"
 
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
-        add_image(root, dataset, index, sample.image)
+        add_image(root, dataset, index, sample.colours)
         size = (sample.image.shape[-2], sample.image.shape[-1])
         logits = model.upsample(model.head(image_features(model, dataset, index, cache)), size)
         if config.crf:
-            image = sample.image[None].to(logits.device)
+            image = sample.colours[None].to(logits.device)
             return {"mask": dense_crf(image, -logits.log_softmax(1), SETTINGS, labels=True)[0].to(torch.uint8)}
         return {"mask": logits[0].argmax(0).to(torch.uint8)}
 

@@ -63,7 +63,7 @@ def write_gallery(page: Path, model: Segmenter, dataset: SegmentationDataset, be
 
 def picture(model: Segmenter, dataset: SegmentationDataset, index: int, cell: list[int]) -> dict[str, str]:
     """A patch with its surroundings as a data URI, and its image's name."""
-    image = dataset[index].image
+    image = dataset[index].colours
     box = cell_box(model, (image.shape[-2], image.shape[-1]), cell[:2], cell[2:])
     buffer = io.BytesIO()
     patch_picture(image, box, PIXELS).convert("RGB").save(buffer, "JPEG", quality=85)

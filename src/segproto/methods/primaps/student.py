@@ -32,8 +32,8 @@ def changed(images: Tensor, keys: Sequence[str], config: StudentConfig, normalis
     """
     device = images.device
     draws = torch.stack([draw(key) for key in keys]).to(device, images.dtype)
-    mean = torch.tensor(normalisation.mean, device=device).view(3, 1, 1)
-    std = torch.tensor(normalisation.std, device=device).view(3, 1, 1)
+    mean = torch.tensor(normalisation.mean, device=device).view(-1, 1, 1)
+    std = torch.tensor(normalisation.std, device=device).view(-1, 1, 1)
     x = images if config.order == "published" else images * std + mean
     if config.blur:
         x = blurred(x, SIGMA[0] + (SIGMA[1] - SIGMA[0]) * draws[:, 0])
@@ -80,7 +80,7 @@ def recoloured(images: Tensor, factors: Tensor, hue: Tensor) -> Tensor:
 
 def gray(images: Tensor) -> Tensor:
     """Luma (B, 1, H, W)."""
-    weights = torch.tensor(GRAY, device=images.device, dtype=images.dtype).view(3, 1, 1)
+    weights = torch.tensor(GRAY, device=images.device, dtype=images.dtype).view(-1, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 

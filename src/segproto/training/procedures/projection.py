@@ -171,7 +171,7 @@ def trace(
     sources: list[PrototypeSource | None] = [None] * len(images)
     patches: dict[str, bytes] = {}
     for index in sorted(set(images) - {-1}):
-        image = dataset[index].image
+        image = dataset[index].colours
         size = (image.shape[-2], image.shape[-1])
         for p in (p for p, i in enumerate(images) if i == index):
             box = cell_box(model, size, cells[p], grids[p])

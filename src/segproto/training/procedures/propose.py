@@ -17,6 +17,7 @@ from torch import Tensor
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.palette import default_colours
 from segproto.data.picture import to_pil
+from segproto.data.pixels import levels, like, to_colours
 from segproto.encoders.base import Encoder
 from segproto.files import stamped, write_picture
 from segproto.prototypes.labels import IGNORE_INDEX, borders
@@ -54,7 +55,7 @@ class ImageProposals(NamedTuple):
 
     Attributes:
         mask: uint8 (H, W) at the image's own size, 1..M, 255 = none.
-        image: uint8 (3, h', w'), the image as the encoder and the CRF saw it.
+        image: uint8 (3, h', w'), the image as the CRF saw it.
         coarse: int64 (h', w'), the numbers before the CRF, 0 = none.
         grid: what :func:`segproto.refine.proposals.propose` found, a batch of one.
     """
@@ -79,7 +80,7 @@ def image_proposals(
 
     Args:
         encoder: in eval mode, on any device.
-        image: uint8 (3, H, W).
+        image: pixels (N, H, W).
         config: the settings.
         watch: sees every round of the extraction.
     """
@@ -93,6 +94,8 @@ def image_proposals(
         inputs = F.pad(inputs, (0, padded[1] - seen[1], 0, padded[0] - seen[0]), mode="replicate")
     features = encoder.backbone_features(inputs)
     proposals = propose(features.float(), threshold=config.threshold, sign=config.sign, watch=watch)
+    small = to_colours(small, encoder.pixels.show)
+    batch = small[None].to(device)
     coarse = refine_regions(batch, proposals.regions, proposals.counts, padded=padded, settings=None)
     fine = refine_regions(batch, proposals.regions, proposals.counts, padded=padded) if config.crf else coarse
     own = F.interpolate(fine[None].double(), size=size, mode="nearest-exact")[0, 0].to(torch.uint8)
@@ -100,14 +103,14 @@ def image_proposals(
 
 
 def shorter_side(image: Tensor, side: int) -> Tensor:
-    """A uint8 image (3, H, W) resized to that shorter side: bilinear, antialiased, rounded."""
+    """Pixels (N, H, W) resized to that shorter side: bilinear, antialiased, rounded."""
     height, width = image.shape[-2:]
     factor = side / min(height, width)
     if factor == 1:
         return image
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    resized = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True, align_corners=False)
-    return resized[0].round().clamp(0, 255).to(torch.uint8)
+    resized = F.interpolate(levels(image)[None], size=size, mode="bilinear", antialias=True, align_corners=False)
+    return like(resized[0], image)
 
 
 def propose_files(
@@ -138,7 +141,7 @@ def propose_files(
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
         mask = image_proposals(encoder, sample.image, config).mask
         if overlays is not None:  # before the mask, whose file tells that an image is done
-            save_overlay(overlays / f"{dataset.names[index]}.jpg", overlay(sample.image, mask))
+            save_overlay(overlays / f"{dataset.names[index]}.jpg", overlay(sample.colours, mask))
         return {"mask": mask}
 
     return map_images(dataset, one, out, rank=rank, world=world, title="propose", suffix=PNG, save=save_index)

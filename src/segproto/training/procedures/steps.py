@@ -62,7 +62,7 @@ def chosen_images(names: Sequence[str], shown: int | list[str]) -> list[int]:
 
 def write_steps(folder: Path, sample: Sample, values: Mapping[str, Tensor]) -> None:
     """One image with its mask and the pictures by the keys of the steps, as ``folder/NAME.npz``."""
-    arrays = {"image": sample.image, "truth": sample.mask, **values}
+    arrays = {"image": sample.colours, "truth": sample.mask, **values}
     path = folder / f"{sample.name.replace('/', '__')}.npz"
     plain = {
         key: (value.half() if value.is_floating_point() else value.to(torch.uint8)).cpu().numpy()
