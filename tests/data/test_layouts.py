@@ -11,9 +11,11 @@ from command_line import Cli
 from tiny_layouts import COUNT, EXPORTS, PICTURES, VAL, Export, anti_aliased, image_of, mask_of, save
 
 from segproto.data.build import build_dataset
+from segproto.data.classes import find_classes
 from segproto.data.config import DataConfig
 from segproto.data.layouts.pairing import rules
 from segproto.data.layouts.recognise import recognise
+from segproto.data.look import look_at_folder
 from segproto.data.verify import verify
 from segproto.errors import DataError
 
@@ -174,3 +176,13 @@ def test_names_go_together(images: list[str], masks: list[str], affixes: tuple[s
 
 def test_names_that_share_only_letters_do_not(tmp_path: Path) -> None:
     assert rules(["animated"], ["mask_cmyk"]) == []
+
+
+def test_a_shipped_table_splits_by_the_list_beside_it(tmp_path: Path) -> None:
+    listed = find_classes(Path("msrc21"), tmp_path).with_name("msrc21_val.txt").read_text().splitlines()
+    held_out = [name for name in listed if name and not name.startswith("#")]
+    for name in (*held_out, "1_1_s"):
+        for kind in ("images", "labels"):
+            save(tmp_path / kind / f"{name}.png", np.full((8, 8), 2, np.uint8))
+    finding = look_at_folder(DataConfig(root=tmp_path, classes=Path("msrc21")))
+    assert {item.name: item.split for item in finding.items} == {"1_1_s": "train", **dict.fromkeys(held_out, "val")}

@@ -56,15 +56,15 @@ def _as_set(config: DataConfig, root: Path) -> Finding:
     items: list[Item] = []
     for split in ("train", "val"):
         pairs = split_pairs(config, root, rule, split)
-        places = (usual_classes(root).parent if config.classes is None else config.classes.parent, root)
-        names = split_names(rule, list(pairs.images), split, places)
-        told = None if rule.val_fraction is not None else split
+        list_folders = (find_classes(config.classes, root).parent, root)  # a shipped table's lists lie beside it
+        names = split_names(rule, list(pairs.images), split, list_folders)
+        known_split = None if rule.val_fraction is not None else split
         folder = rule.train_folder if split == "train" else rule.val_folder
-        items += [_item(pairs, name, told, folder) for name in names if name in pairs.images]
-    told_names, names_from = read_names(list_files(root))
+        items += [_item(pairs, name, known_split, folder) for name in names if name in pairs.images]
+    class_names, names_from = read_names(list_files(root))
     words = f"{config.images} with {config.labels}"
     settings = {"data.images": config.images, "data.labels": str(config.labels)}
-    return Finding("folder", words, items, settings, names=told_names, names_from=names_from)
+    return Finding("folder", words, items, settings, names=class_names, names_from=names_from)
 
 
 def _item(pairs: Pairs, name: str, split: str | None, folder: str | None) -> Item:
