@@ -38,8 +38,9 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
             folders of one name but ``seedN``, form a row.
 
     Returns:
-        ``rows``: name, method, runs (count), seeds, precisions, folders, and for each figure ``mean``, ``std`` (None
-        for one run) and ``values``.
+        ``rows``: name, method, runs (count), seeds, precisions, folders, ``absent`` (words about classes that the
+        validation images do not show; empty if all do), and for each figure ``mean``, ``std`` (None for one run) and
+        ``values``.
 
     Raises:
         DataError: a folder without a run, or a run that was never validated.
@@ -76,6 +77,7 @@ def row(name: str, runs: list[Run]) -> dict[str, Any]:
         "seeds": [run.recipe.get("train", {}).get("seed") for run in runs],
         "precisions": [run.recipe.get("train", {}).get("precision") for run in runs],
         "folders": [str(run.path) for run in runs],
+        "absent": runs[0].absent,
         **{key: mean_and_spread([values[key] for values in figures]) for key in FIGURES},
     }
 

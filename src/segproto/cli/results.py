@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,6 +129,7 @@ def print_figures(figures: dict[str, Any]) -> None:
         blanks = ["" for _ in columns[1:]]
         rows.append(("void pixels", percent(figures["void"]), *blanks))
     print_table(head, rows)
+    tell_absent("mIoU", figures["per_class"])
     if figures.get("labels"):
         say(f"labels: {figures['labels']}")
     if figures.get("trained_in"):
@@ -138,6 +140,14 @@ def print_figures(figures: dict[str, Any]) -> None:
         print_metrics(figures["interpretability"])
     if figures.get("file"):
         say(f"written to {figures['file']}")
+
+
+def tell_absent(what: str, per_class: Sequence[Mapping[str, Any]]) -> None:
+    """A line about classes that the data do not show, if there are some."""
+    from segproto.evaluation.absent import absent_words
+
+    if over := absent_words(per_class):
+        say(f"{what}{over}", err=True)
 
 
 def print_metrics(figures: dict[str, Any]) -> None:
@@ -289,6 +299,9 @@ def compare(
         for row in result["rows"]
     ]
     print_table(["recipe", "runs", "mIoU %", "accuracy %", "prototypes", "used", "in a group"], rows)
+    for row in result["rows"]:
+        if row["absent"]:
+            say(f"{row['name']}: mIoU{row['absent']}", err=True)
     say("± is the sample standard deviation over runs.")
     trained = {row["name"]: "/".join(sorted({str(p) for p in row["precisions"]})) for row in result["rows"]}
     if len({*trained.values()}) > 1:

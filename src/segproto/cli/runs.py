@@ -10,6 +10,7 @@ import typer
 
 from segproto.cli.arguments import Json, Quiet, Values
 from segproto.cli.options import numbers, settings
+from segproto.cli.results import tell_absent
 from segproto.cli.show import percent, print_json, print_table, say
 from segproto.errors import ConfigError
 
@@ -61,6 +62,8 @@ def train(
         for r, f in zip(results, figures, strict=True)
     ]
     print_table(["run", *headings, "seconds"], rows)
+    for result in results:
+        tell_absent(f"{result.out}: mIoU", result.figures.get("per_class", ()))
 
 
 def results_of(last: dict[str, Any], stages: dict[str, dict[str, Any]]) -> dict[str, float | None]:

@@ -146,6 +146,11 @@ class SegmentationDataset(ABC):
         return {}
 
     @property
+    def assumes_void(self) -> bool:
+        """Whether 255 in the mask files is void by convention alone: nothing that a person wrote says so."""
+        return False
+
+    @property
     def label_source(self) -> str | None:
         """The folder (or archive) that the masks are read from; None where they are no files."""
         return None

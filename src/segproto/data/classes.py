@@ -136,10 +136,12 @@ class ClassesFile(BaseModel):
             colours.append(entry.colour or stored)
         names = tuple(e.name for e in self.classes)
         rest = {None: None, NEAREST: None, VOID: IGNORE_INDEX}.get(self.rest, -1)
+        by_convention = not self.void and self.rest is None and lookup.get(IGNORE_INDEX) == IGNORE_INDEX
         return LabelMap(
             ClassTable(names, tuple(colours)),
             lookup,
             coloured,
+            assumes_void=by_convention and not coloured,
             rest=names.index(str(self.rest)) if rest == -1 else rest,
             nearest=self.rest == NEAREST,
             words={number: name for name, number in (numbers or {}).items()},

@@ -45,5 +45,9 @@ class Derived(SegmentationDataset):
         return self.whole.instance_sizes
 
     @property
+    def assumes_void(self) -> bool:
+        return self.whole.assumes_void
+
+    @property
     def label_source(self) -> str | None:
         return self.whole.label_source

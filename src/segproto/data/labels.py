@@ -27,6 +27,7 @@ class LabelMap:
         table: names and display colours.
         lookup: stored value (or ``0xRRGGBB`` colour) to class, 255 = void.
         coloured: the masks hold colours, not numbers.
+        assumes_void: that 255 is void, and no other value, is a convention that a ``classes.yaml`` does not mention.
         reader: of the stored values (H, W) of a file, where they are neither.
         rest: class (255 = void) of all values that are not listed; None: they are refused.
         nearest: a value that is not listed counts as the nearest that is (numbers: by difference, colours: by their
@@ -37,6 +38,7 @@ class LabelMap:
     table: ClassTable
     lookup: dict[int, int]
     coloured: bool = False
+    assumes_void: bool = False
     reader: Callable[[Path], NDArray[np.int64]] | None = None
     rest: int | None = None
     nearest: bool = False

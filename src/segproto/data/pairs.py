@@ -288,6 +288,10 @@ class PairDataset(SegmentationDataset):
         return CITYSCAPES_SIZES if self._masks and self._masks[0].name.endswith(LABELS) else {}
 
     @property
+    def assumes_void(self) -> bool:
+        return self.labels.assumes_void
+
+    @property
     def label_source(self) -> str | None:
         return os.path.commonpath([os.path.dirname(str(path)) for path in self._masks]) if self._masks else None
 

@@ -83,6 +83,7 @@ def report_page(
             masked=config.labels is not None,
             figures=run.figures(),
             made=run.made(),
+            absent=run.absent,
             other=None if other is None else {"name": other.method, **other.figures()},
             facts=facts(run, model),
             classes=class_rows(run, other, model),

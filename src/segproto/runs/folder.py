@@ -189,6 +189,13 @@ class Run:
         return scored[-1] if scored else {}
 
     @property
+    def absent(self) -> str:
+        """What the mIoU leaves out, in words, see :func:`segproto.evaluation.absent.absent_words`."""
+        from segproto.evaluation.absent import absent_words
+
+        return absent_words(self.evaluation.get("per_class", ()))
+
+    @property
     def seconds(self) -> float | None:
         """Time the run took, interruptions not counted; None before its end."""
         from segproto.runs.records import Finished

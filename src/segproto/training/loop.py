@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segproto.data.batch import Batch
 from segproto.errors import ConfigError, SegprotoError
+from segproto.evaluation.absent import absent_words
 from segproto.model.segmenter import Segmenter
 from segproto.training import checkpoint
 from segproto.training.agreement import average_statistics, mean_terms
@@ -231,7 +232,8 @@ class Loop:
             return
         values = {"val_miou": figures["miou"], "val_accuracy": figures["accuracy"]}
         job.journal.write(self.stage.name, state.step, self.done + state.step, values)
-        job.reporter.line(f"{self._title()}, step {state.step}: validation mIoU {figures['miou']:.4f}")
+        over = absent_words(figures["per_class"])
+        job.reporter.line(f"{self._title()}, step {state.step}: validation mIoU {figures['miou']:.4f}{over}")
         if state.best_accuracy is None or figures["accuracy"] > state.best_accuracy:
             state.best_accuracy, state.stale = figures["accuracy"], 0
         else:

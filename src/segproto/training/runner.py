@@ -16,6 +16,7 @@ from segproto.data.measure import start_notes, with_measured_range
 from segproto.data.pixels import PixelRule
 from segproto.data.subset import keep_only, readable
 from segproto.errors import ConfigError
+from segproto.evaluation.absent import absent_words
 from segproto.files import hold, remove_folder, sync_file, write_json
 from segproto.files.documents import checked, read_json
 from segproto.model.cache import FeatureCache
@@ -27,6 +28,7 @@ from segproto.training.checkpoint import State
 from segproto.training.data_record import DataRecord, keep_record
 from segproto.training.devices import arrange, make_fabric, on_first, seed_all
 from segproto.training.figures import Figures, FiguresRecord
+from segproto.training.first_look import check_procedures, first_look
 from segproto.training.folder import FINISHED, Finished, check_resumable, finished, refuse_taken, take_folder
 from segproto.training.job import Job
 from segproto.training.journal import Journal, build_loggers
@@ -155,6 +157,10 @@ def prepare(
     segmenter.encoder.pixels = pixels_of(recipe, train_set, reporter)
     arrange(segmenter, fabric.device)
     first = fabric.global_rank == 0
+    if path is None and method.supervision == "pixel masks" and val_set is not None:
+        on_first(fabric, lambda: first_look(recipe, train_set, reporter))
+        context = StageContext(segmenter, fabric, recipe, out, train_set, val_set)
+        on_first(fabric, lambda: check_procedures(stages, context))
 
     def take_new_folder() -> None:
         if not (out / "recipe.yaml").exists():
@@ -296,7 +302,9 @@ def finish_stage(job: Job, stage: Stage, figures: Figures, keep_best: bool) -> F
     state.precision, state.terms = {}, {}
     job.save_checkpoint()
     words = f"stage {index + 1}/{len(job.stages)} {stage.name}: {seconds:.1f} s"
-    job.reporter.line(words + (f", validation mIoU {validation['miou']:.4f}" if validation else ""))
+    if validation:
+        words += f", validation mIoU {validation['miou']:.4f}{absent_words(validation['per_class'])}"
+    job.reporter.line(words)
     return result
 
 

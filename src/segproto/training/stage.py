@@ -112,11 +112,14 @@ class Procedure:
 
     ``run`` changes ``context.segmenter`` in place and returns figures for ``stages/<name>/result.json``.
     The runner then validates and saves the artefact ``stages/<name>/model``. ``words`` as of :class:`Optimise`.
+    ``check`` is called before the first stage of a new run, with the model as it begins: it raises what would stop
+    ``run`` later, so that nothing is trained in vain.
     """
 
     name: str
     run: Callable[[StageContext], Figures]
     words: str = ""
+    check: Callable[[StageContext], None] | None = None
 
 
 Stage = Optimise | Procedure

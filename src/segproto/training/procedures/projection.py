@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.build import list_folder
-from segproto.data.subset import Subset
+from segproto.data.subset import Subset, spread
 from segproto.errors import DataError
 from segproto.model.edit import keep_prototypes
 from segproto.model.features import BackboneFeatures, image_features
@@ -22,6 +24,7 @@ from segproto.prototypes.bank import Bank
 from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.figures import Figures
+from segproto.training.first_look import LOOKED_AT
 from segproto.training.procedures.config import ProjectConfig
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.require import require_prototypes
@@ -32,7 +35,8 @@ from segproto.training.stage import Procedure, StageContext
 def projection_stage(name: str, config: ProjectConfig) -> Procedure:
     """Porta et al. 2025, section 3.1; the membership rule of Sacha et al. 2023 is an option."""
     words = "each prototype becomes its nearest training patch"
-    return Procedure(name, lambda context: project(context, config), words)
+    check = None if config.absent == "drop" else partial(require_cells, name, config)
+    return Procedure(name, lambda context: project(context, config), words, check)
 
 
 def project(context: StageContext, config: ProjectConfig) -> Figures:
@@ -135,6 +139,37 @@ def of_others(context: StageContext, state: dict[str, Tensor]) -> list[dict[str,
     stacked = {key: fabric.all_gather(value) for key, value in state.items()}
     others = (rank for rank in range(fabric.world_size) if rank != fabric.global_rank)
     return [{key: value[rank] for key, value in stacked.items()} for rank in others]
+
+
+def require_cells(stage: str, config: ProjectConfig, context: StageContext) -> None:
+    """Refuses, before anything is trained, classes without a single cell in the training images.
+
+    Images are looked at until every class was seen; of more than ``LOOKED_AT`` without, the projection will tell.
+
+    Raises:
+        DataError: naming the classes.
+    """
+    model, dataset = context.segmenter, searched_images(context, config.images)[0]
+    rule = nearest_label if config.membership == "nearest_label" else any_pixel
+    missing, grids = set(range(model.classes.num_classes)), dict[tuple[int, ...], tuple[int, int]]()
+    for index in spread(len(dataset), LOOKED_AT):
+        mask = covered_mask(model, dataset[index].mask)
+        if not missing & set(np.unique(mask.numpy()).tolist()):
+            continue
+        if mask.shape not in grids:
+            features = image_features(model, dataset, index)
+            grids[mask.shape] = features.shape[-2], features.shape[-1]
+        cells = rule(mask, grids[mask.shape], model.classes.num_classes)
+        missing -= set(cells.flatten(1).any(1).nonzero()[:, 0].tolist())
+        if not missing:
+            return
+    if len(dataset) <= LOOKED_AT:
+        names = ", ".join(model.classes.names[c] for c in sorted(missing))
+        raise DataError(
+            f"no cell of class {names} in the {len(dataset)} training images: its prototypes could not be projected, "
+            f"nothing was trained; add images with it, or remove or merge it in classes.yaml; or do without its "
+            f"prototypes: stages.{stage}.absent=drop"
+        )
 
 
 def require_found(model: Segmenter, nearest: RunningNearest) -> None:

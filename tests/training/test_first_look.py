@@ -1,0 +1,79 @@
+"""What is said and refused before the first step, about classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import segproto
+from segproto.errors import DataError
+from segproto.evaluation.absent import absent_words
+
+UNET = ["data.name=folder", "encoder.width=4", "encoder.dim=8", "encoder.rates=[1,2]"]
+SHORT = ["train.batch_size=2", "train.precision=32-true", "data.augment.crop=32", "data.augment.scale=[1,1]"]
+
+
+def folder(root: Path, value: int, classes: str, count: int = 5, side: int = 16) -> Path:
+    """Images with a square of ``value`` on 0."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (root / kind).mkdir(parents=True)
+    for i in range(count):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[:side, :side] = value
+        pixels = rng.integers(0, 80, (32, 32, 3), dtype=np.uint8) + (mask[..., None] > 0) * np.uint8(120)
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+        Image.fromarray(mask).save(root / "labels" / f"{i}.png")
+    (root / "classes.yaml").write_text(classes)
+    return root
+
+
+def train(recipe: str, root: Path, out: Path, *more: str) -> dict[str, object]:
+    settings = [f"data.root={root}", *UNET, *SHORT, *more]
+    return segproto.train(recipe, out=out, overrides=settings, quiet=True).figures
+
+
+def test_masks_of_0_and_255_are_refused_with_the_line_that_mends_them(tmp_path: Path) -> None:
+    root = folder(tmp_path / "data", 255, "classes: [background, object]\n")
+    with pytest.raises(DataError, match=r"If 255 is object, write in classes.yaml `- name: object` with `values: 255`"):
+        train("blackbox/scenes", root, tmp_path / "run", "stages.joint.steps=1")
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+    (root / "classes.yaml").write_text("classes: [{name: background, values: 0}, {name: object, values: 255}]\n")
+    figures = train("blackbox/scenes", root, tmp_path / "run", "stages.joint.steps=1")
+    assert absent_words(figures["per_class"]) == ""
+
+
+def test_void_that_is_written_down_is_void_and_the_missing_class_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(tmp_path / "data", 255, "classes: [background, object]\nvoid: [255]\n")
+    settings = [f"data.root={root}", *UNET, *SHORT, "stages.joint.steps=1"]
+    result = segproto.train("blackbox/scenes", out=tmp_path / "run", overrides=settings)
+    told = capsys.readouterr().err
+    assert "1 of 2 classes in none of the 4 training images: object" in told
+    assert "over 1 of 2 classes (not in these images: object)" in told or result.figures["miou"] < 1
+    rows = segproto.compare([tmp_path / "run"])["rows"]
+    assert "of 2 classes (not in these images: object)" in rows[0]["absent"]
+
+
+def test_a_class_without_a_cell_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    classes = "classes: [background, object, dog]\n"
+    root = folder(tmp_path / "data", 1, classes)
+    with pytest.raises(DataError, match=r"no cell of class dog in the 4 training images.*stages.project.absent=drop"):
+        train("scaleproto/scenes", root, tmp_path / "run")
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_one_pixel_that_no_cell_takes_is_found_too(tmp_path: Path) -> None:
+    root = folder(tmp_path / "data", 1, "classes: [background, dot]\n", side=1)
+    with pytest.raises(DataError, match="no cell of class dot"):
+        train("scaleproto/scenes", root, tmp_path / "run")
+
+
+def test_words_about_absent_classes() -> None:
+    rows = [{"name": "a", "iou": 1.0, "pixels": 4}, {"name": "b", "iou": None, "pixels": 0}]
+    assert absent_words(rows) == " over 1 of 2 classes (not in these images: b)"
+    assert absent_words(rows[:1]) == ""
