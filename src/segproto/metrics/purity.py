@@ -22,7 +22,7 @@ def cell_parts(parts: Tensor, mask: Tensor, cells: Tensor, num_cells: int, num_p
         num_parts: K, ids 0..K-1.
         classes: int64 (n,) those asked for.
     """
-    row_of = torch.full((256,), len(classes), dtype=torch.int64)
+    row_of = torch.full((max(256, 1 + int(mask.max())),), len(classes), dtype=torch.int64)
     row_of[classes] = torch.arange(len(classes))
     keys = (row_of[mask.to(torch.int64)] * num_cells + cells) * num_parts + parts
     counts = torch.bincount(keys.flatten(), minlength=(len(classes) + 1) * num_cells * num_parts)

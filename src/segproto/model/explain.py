@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.data.base import label_dtype
 from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import ImageLike, look_at
 from segproto.data.pixels import to_colours
@@ -121,24 +122,24 @@ class Explanation:
     @cached_property
     def _top_two(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Prediction, runner-up, margin and confidence, on the CPU."""
-        parts = []
+        parts, dtype = [], label_dtype(self.segmenter.head.num_classes)
         for logits in self._region_rows(self.field):
             first, best = logits.max(0)
             others = logits.scatter(0, best[None], -torch.inf)
             second, next_best = others.max(0)
             confidence = torch.exp(first - logits.logsumexp(0))
-            parts.append((best.to(torch.uint8), next_best.to(torch.uint8), first - second, confidence))
+            parts.append((best.to(dtype), next_best.to(dtype), first - second, confidence))
         best, next_best, margin, confidence = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
         return best, next_best, margin, confidence
 
     @property
     def prediction(self) -> Tensor:
-        """uint8 (h, w): the class of the largest logit."""
+        """(h, w): the class of the largest logit, in the integers of :func:`segproto.data.base.label_dtype`."""
         return self._top_two[0]
 
     @property
     def runner_up(self) -> Tensor:
-        """uint8 (h, w): the class of the second largest logit."""
+        """(h, w): the class of the second largest logit, in the same integers."""
         return self._top_two[1]
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from segproto.data.base import SegmentationDataset
+from segproto.data.base import SegmentationDataset, label_dtype
 from segproto.data.relabelled import Relabelled
 from segproto.evaluation.same_classes import require_same_classes
 from segproto.model.segmenter import Segmenter
@@ -35,7 +35,8 @@ class InCategories(Relabelled):
 
     def __init__(self, dataset: SegmentationDataset, run: Run, model: Segmenter) -> None:
         class_ids = {name: index for index, name in enumerate(dataset.classes.names)}
-        table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
+        size = max(256, dataset.classes.num_classes)
+        table = torch.full((size,), IGNORE_INDEX, dtype=label_dtype(model.classes.num_classes))
         for category, row in enumerate(run.evaluation.get("matching", [])):
             if row["class"] in class_ids:
                 table[class_ids[row["class"]]] = category

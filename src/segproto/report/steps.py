@@ -69,8 +69,9 @@ def image_iou(mask: Tensor, truth: Tensor, num_classes: int) -> float | None:
 
 def tinted(image: Tensor, mask: Tensor, classes: ClassTable) -> Tensor:
     """A photo (3, h, w) in the colours of a mask (h, w); undecided pixels are dark."""
-    table = torch.zeros(256, 3)
+    table = torch.zeros(max(256, classes.num_classes), 3)
     table[: classes.num_classes] = torch.tensor(classes.colours, dtype=torch.float32)
+    table[IGNORE_INDEX] = 0
     colour = table[mask].permute(2, 0, 1)
     return ((1 - SHADE) * image.float() + SHADE * colour).round().to(torch.uint8)
 

@@ -15,6 +15,7 @@ from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, write_resu
 from segproto.evaluation.analyses.units import require_bank, stretched
 from segproto.model.explain import Explanation
 from segproto.model.overlays import colour_labels, heat_overlay
+from segproto.prototypes.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def sample_maps(explanation: Explanation, mask: Tensor | None = None) -> list[Cl
     model = explanation.segmenter
     bank, head = require_bank(model), model.head
     labels = explanation.prediction if mask is None else mask
-    pixels = torch.bincount(labels.flatten().long(), minlength=256)[: head.num_classes]
+    pixels = torch.bincount(labels.flatten().long(), minlength=256)
+    pixels[IGNORE_INDEX] = 0
+    pixels = pixels[: head.num_classes]
     order = [c for c in pixels.argsort(descending=True).tolist() if pixels[c] > 0]
     out = []
     for c in order:

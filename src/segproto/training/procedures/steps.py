@@ -18,6 +18,7 @@ from segproto.data.subset import spread
 from segproto.errors import ConfigError, DataError
 from segproto.files import fresh, write_json
 from segproto.files.documents import read_checked
+from segproto.prototypes.labels import IGNORE_INDEX
 
 INDEX = "steps.json"
 
@@ -30,7 +31,7 @@ class Step:
         key: of its picture in the files; not ``image`` or ``truth``.
         title: for people, in a few words.
         words: one sentence about what is done.
-        kind: ``classes`` (uint8, 255 = undecided) or ``heat`` (0..1).
+        kind: ``classes`` (uint8 or int16, 255 = undecided) or ``heat`` (0..1).
     """
 
     key: str
@@ -65,11 +66,16 @@ def write_steps(folder: Path, sample: Sample, values: Mapping[str, Tensor]) -> N
     arrays = {"image": sample.colours, "truth": sample.mask, **values}
     path = folder / f"{sample.name.replace('/', '__')}.npz"
     plain = {
-        key: (value.half() if value.is_floating_point() else value.to(torch.uint8)).cpu().numpy()
+        key: (value.half() if value.is_floating_point() else narrow(value)).cpu().numpy()
         for key, value in arrays.items()
     }
     with fresh(path, None) as file:
         np.savez_compressed(file, allow_pickle=False, **plain)
+
+
+def narrow(values: Tensor) -> Tensor:
+    """Classes in 8 bits where these hold them, else in 16: see :func:`segproto.data.base.label_dtype`."""
+    return values.to(torch.uint8 if not values.numel() or int(values.max()) <= IGNORE_INDEX else torch.int16)
 
 
 def write_index(folder: Path, steps: Sequence[Step], names: Sequence[str]) -> None:
@@ -103,6 +109,6 @@ def read_pictures(folder: Path, name: str, steps: Sequence[Step]) -> dict[str, T
         if value is None or len(size) != 2 or tuple(value.shape) != shape:
             what = "is not there" if value is None else f"has shape {tuple(value.shape)}"
             raise DataError(f"{path}: its array {key!r} {what}, expected {shape}; remove {folder}")
-        if (key in classes) != (value.dtype == torch.uint8) or not bool(value.float().isfinite().all()):
+        if (key in classes) == value.is_floating_point() or not bool(value.float().isfinite().all()):
             raise DataError(f"{path}: its array {key!r} of {value.dtype} is no picture of its kind; remove {folder}")
     return found
