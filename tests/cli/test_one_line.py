@@ -49,10 +49,10 @@ def test_a_report_without_images(cli: Cli, blackbox_run: Path, tmp_path: Path) -
 
 def test_a_recipe_to_follow_is_looked_at_first(cli: Cli, tmp_path: Path) -> None:
     train = ("train", "pixelcontrast/scenes-few", "-q", "--out", tmp_path / "out")
-    refused(cli(*train, f"then={tmp_path}/missing.yaml"), "missing.yaml: no such recipe file")
+    refused(cli(*train, f"then={tmp_path}/missing.yaml"), "missing.yaml: no such file")
     (tmp_path / "wrong.yaml").write_text("base: blackbox/scenes\ntrain: {sed: 1}\n")
     refused(cli(*train, f"then={tmp_path}/wrong.yaml"), "train.sed: unknown key; did you mean train.seed?")
-    (loop := tmp_path / "loop.yaml").write_text(f"base: blackbox/scenes\nthen: {loop}\n")
+    (loop := tmp_path / "loop.yaml").write_text(f"base: pixelcontrast/scenes\nthen: {loop}\n")
     refused(cli(*train, f"then={loop}"), "does it name itself?")
     assert not (tmp_path / "out").exists()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from segproto.data.base import ClassTable, Sample
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig, ScenesConfig
+from segproto.data.merged import MergedClasses
+from segproto.data.subset import Subset
 from segproto.data.tags import read_tags, tags_of_masks
 from segproto.errors import DataError
 
@@ -108,3 +111,31 @@ def test_merged_classes() -> None:
 def test_bad_merges_are_named(merge: dict[str, list[str]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         build_dataset(scenes(**merge), "train")
+
+
+def test_tags_of_classes_that_were_merged_or_renamed(tmp_path: Path) -> None:
+    """In a CSV, label vectors and annotations: old names, old places, and the new names."""
+    whole = build_dataset(
+        DataConfig(name="scenes", scenes=ScenesConfig(size=32, num_train=2), merge={}, rename={"house": "home"}),
+        "train",
+    )
+    old = whole.former_classes
+    data = MergedClasses(whole, {"background": ["sky", "ground"], "building": ["home", "tree"]})
+    former = data.former_classes
+    assert list(former) == list(old)  # the names of the masks, in their order
+    assert former["sky"] == former["ground"] == 0
+    assert former["house"] == former["tree"] == 1
+    one, two = whole.names
+    rest = next(name for name in data.classes.names if name not in ("background", "building"))
+    for tags in (f"{one},house;sky\n{two},{rest}|building\n", f"{one},building\n{two},{rest},tree\n"):
+        found = read_tags(write(tmp_path / "t.csv", tags), data.classes, [one, two], former)
+        assert [row.nonzero().flatten().tolist() for row in found] == [[0, 1], [0, 1, former[rest]]]
+    with pytest.raises(DataError, match="'hous' is no class; did you mean 'house'"):
+        read_tags(write(tmp_path / "t.csv", f"{one},hous\n"), data.classes, [one], former)
+    vector = np.zeros(len(former) - 1, np.float32)
+    vector[[list(former).index("house") - 1, list(former).index("ground") - 1]] = 1
+    np.save(tmp_path / "l.npy", {one: vector}, allow_pickle=True)  # type: ignore[arg-type]
+    found = read_tags(tmp_path / "l.npy", data.classes, [one], former)
+    assert found.nonzero()[:, 1].tolist() == [0, 1]
+    alone = Subset(data, [1])
+    assert alone.former_classes == former

@@ -600,3 +600,37 @@ def test_from_tags_to_scored_masks(tmp_path: Path) -> None:
     more = "{steps: 20, contrast: 0.1, er: 1, ecr: 1, lr: {backbone: 5e-4, neck: 5e-4, head: 1e-3}}"
     masks = stages("masks", *start, f"stages.contrast={more}")["masks"]["mask_miou"]
     assert masks >= baseline + 0.05, (baseline, masks)
+
+
+def test_later_settings_from_the_products_of_an_earlier_run(finished: Path, tmp_path: Path) -> None:
+    """The same masks, bit for bit, though no map is made; and the same scores to learn affinities from."""
+    given = [f"stages.cams.given={finished / CAMS}", f"train.start={finished}/stages/affinity/model"]
+    run(METHOD, recipe(*given, "train.stages=[cams,masks]", "stages.masks.shown=0"), tmp_path / "a", quiet=True)
+    for file in sorted((finished / "masks/labels").iterdir()):
+        assert (tmp_path / "a/masks/labels" / file.name).read_bytes() == file.read_bytes()
+    scores = finished / "stages/crf/scores"
+    given = [
+        f"stages.cams.given={finished / CAMS}",
+        f"stages.crf.given_low={scores}",
+        f"stages.crf.given_high={scores}",
+    ]
+    start = [f"train.start={finished}/stages/contrast/model", "train.stages=[cams,crf]"]
+    run(METHOD, recipe(*given, *start), tmp_path / "b", quiet=True)
+    for file in sorted(scores.iterdir()):
+        first, second = read_scores(file), read_scores(tmp_path / "b/stages/crf/scores" / file.name)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    with pytest.raises(DataError, match="holds classes, low, high; expected maps"):
+        run(METHOD, recipe(f"stages.cams.given={scores}", *start), tmp_path / "c", quiet=True)
+    assert not (tmp_path / "c" / "recipe.yaml").exists()
+
+
+def test_a_refused_run_leaves_its_folder_free(tmp_path: Path) -> None:
+    names, out, tags = build_dataset(recipe().data, "train").names, tmp_path / "out", tmp_path / "tags.csv"
+    settings = [f"tags={tags}", "train.stages=[contrast]", "stages.contrast.steps=1"]
+    tags.write_text("\n".join(f"{name},hose" for name in names))
+    with pytest.raises(DataError, match="'hose' is no class"):
+        run(METHOD, recipe(*settings), out, quiet=True)
+    assert not out.exists()
+    tags.write_text("\n".join(f"{name},sky;{'house' if i else 'ground'}" for i, name in enumerate(names)))
+    run(METHOD, recipe(*settings, "train.stages=[contrast,cams]"), out, quiet=True)  # one shows the background alone
+    assert len(read_scores(out / CAMS / f"{names[0]}.npz")["classes"]) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -184,18 +183,18 @@ def test_resume_takes_only_settings_that_change_nothing(run: Path) -> None:
 
 
 def test_a_resumed_run_goes_on_to_its_second_recipe(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (run / "recipe.yaml").read_text()
-    calls: list[Path] = []
-    verb = importlib.import_module("segproto.api.train")  # by its name: the verb of the same name hides it
-    monkeypatch.setattr(verb, "train_on_masks", lambda recipe, first, quiet: calls.append(first))
-    import yaml
+    from segproto.runs import following
+    from segproto.training import runner
 
-    try:
-        (run / "recipe.yaml").write_text(yaml.safe_dump(yaml.safe_load(text) | {"then": "blackbox/folder"}))
-        api.train(resume=run, quiet=True)
-    finally:
-        (run / "recipe.yaml").write_text(text)
-    assert calls == [run]
+    first, calls = runner.run, list[Path]()
+
+    def spy(method: Any, recipe: Any, out: Path, **options: Any) -> Any:
+        return first(method, recipe, out, **options) if out == run else calls.append(out)
+
+    monkeypatch.setattr(runner, "run", spy)
+    monkeypatch.setattr(following, "following", lambda _name, method, recipe, _out: following.Following(method, recipe))
+    api.train(resume=run, quiet=True)
+    assert calls == [run / "then"]
 
 
 def test_resume_on_the_command_line_takes_settings(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from segproto.training.runner import RunResult
 
 PathLike = str | Path
-MOST_RUNS = 8  # one after another
 
 
 def train(
@@ -38,7 +37,8 @@ def train(
         start: a run or model whose weights the run begins from.
         devices: processes on this machine.
         data_changed: with ``resume``: go on although the data are not those the run began with.
-        overrides: ``key=value`` settings, applied last.
+        overrides: ``key=value`` settings, applied last; ``then.key=value`` are those of the run that follows, which is
+            completed and checked (:mod:`segproto.runs.following`) before this one begins.
         quiet: no progress.
         **sections: parts of the recipe, as in ``data={"root": "data/em"}, train={"seed": 1}``.
 
@@ -46,14 +46,18 @@ def train(
         ConfigError: unknown recipe or key (the nearest is named), or a value out of range.
     """
     from segproto.api.edit import record_of_resumed
+    from segproto.runs.following import following
     from segproto.runs.settings import resolve
+    from segproto.training.recipe import resolved
     from segproto.training.runner import run
 
     if resume is not None:
         if recipe is not None or out is not None or start is not None or devices is not None or sections:
             raise ConfigError("resume takes the run folder only; its recipe.yaml holds everything else")
         folder = place(resume, "--resume")
-        method, config = resolve(folder / "recipe.yaml", {}, overrides)
+        recipe = folder / "recipe.yaml"
+        method, config = resolve(recipe, {}, overrides)
+        next_run = None if (folder / "then" / "recipe.yaml").is_file() else following(recipe, method, config, folder)
     else:
         if data_changed:
             raise ConfigError("data_changed is for resume: a new run takes the data as they are")
@@ -64,42 +68,18 @@ def train(
         given = {key: value for key, value in chosen.items() if value is not None}
         sections = {**sections, "train": {**sections.get("train", {}), **given}}
         method, config = resolve(recipe, sections, overrides)
-    if config.then is not None:
-        refuse_then(config.then, folder)
+        next_run = following(recipe, method, config, folder)
+        if next_run is not None:
+            config = config.model_copy(update={"then": resolved(next_run.recipe)})
     result = run(method, config, folder, resume=resume is not None, data_changed=data_changed, quiet=quiet)
     if resume is not None:
         record_of_resumed(folder, config, result.seconds, quiet)
-    return result if config.then is None else train_on_masks(config.then, folder, quiet)
-
-
-def train_on_masks(recipe: str, first: Path, quiet: bool) -> RunResult:
-    """The recipe ``then`` names, on the masks the run ``first`` left, in its folder ``then``."""
-    if not (first / "masks").is_dir():
-        raise ConfigError(f"then: {recipe}: the run left no {first / 'masks'} to train on; its method makes no masks")
-    if (first / "then" / "recipe.yaml").is_file():  # only a resumed run gets here with one
-        return train(resume=first / "then", quiet=quiet)
-    return train(recipe, out=first / "then", quiet=quiet, data=masks_of(first))
-
-
-def masks_of(run: Path) -> dict[str, str]:
-    """The data that the masks of a run are."""
-    return {"name": "folder", "root": str(run / "masks")}
-
-
-def refuse_then(recipe: str, first: Path) -> None:
-    """Refuses a recipe to follow that could not be run, before the hours that the run ``first`` takes.
-
-    Raises:
-        ConfigError: there is no such recipe, or it is wrong; or it names one to follow that is.
-    """
-    from segproto.runs.settings import resolve
-
-    for _ in range(MOST_RUNS):
-        following = resolve(recipe, {"data": masks_of(first)}, [])[1].then
-        if following is None:
-            return
-        recipe, first = following, first / "then"
-    raise ConfigError(f"then: {recipe}: leads to more than {MOST_RUNS} runs; does it name itself?")
+    if next_run is None and config.then is not None and (folder / "then" / "recipe.yaml").is_file():
+        return train(resume=folder / "then", quiet=quiet)  # only a resumed run gets here
+    while next_run is not None:
+        folder = folder / "then"
+        result, next_run = run(next_run.method, next_run.recipe, folder, quiet=quiet), next_run.then
+    return result
 
 
 def train_seeds(

@@ -151,6 +151,11 @@ class SegmentationDataset(ABC):
         return False
 
     @property
+    def former_classes(self) -> dict[str, int]:
+        """Where classes were merged or renamed: their names before, in order, and the number each has now."""
+        return {}
+
+    @property
     def label_source(self) -> str | None:
         """The folder (or archive) that the masks are read from; None where they are no files."""
         return None

@@ -49,5 +49,9 @@ class Derived(SegmentationDataset):
         return self.whole.assumes_void
 
     @property
+    def former_classes(self) -> dict[str, int]:
+        return self.whole.former_classes
+
+    @property
     def label_source(self) -> str | None:
         return self.whole.label_source

@@ -11,28 +11,27 @@ from xml.etree import ElementTree
 import numpy as np
 
 from segproto import foreign
-from segproto.data.base import ClassTable
 from segproto.errors import DataError, WeightsError
 from segproto.files.reading import read_text
 
 VOC_NAME = re.compile(r"(\d{4})_(\d{6})")
 
 
-def read_label_vectors(path: Path, classes: ClassTable, names: Sequence[str]) -> list[list[int]]:
+def read_label_vectors(path: Path, numbers: Sequence[int], names: Sequence[str]) -> list[list[int]]:
     """``cls_labels.npy``: a dict of image name (or IRN's number: 2007000032) to a 0/1 vector of the foreground classes.
 
     Nothing in the file is run.
 
     Args:
         path: the file.
-        classes: class 0 is the background, which the vectors leave out.
+        numbers: of the class that each place in a vector stands for; the background has none.
         names: the images wanted; of a path in a folder the last part counts.
 
     Returns:
-        The classes (1..C-1) of each image.
+        The classes of each image; none of one that shows the background alone.
 
     Raises:
-        DataError: no such file or another kind; an image without an entry or a label; a vector of another length.
+        DataError: no such file or another kind; an image without an entry; a vector of another length.
     """
     try:
         table = foreign.read_npy_dict(path)
@@ -41,7 +40,7 @@ def read_label_vectors(path: Path, classes: ClassTable, names: Sequence[str]) ->
     missing = [name for name in names if _entry(table, name) is None]
     if missing:
         raise DataError(f"{path}: {len(missing)} of {len(names)} images have no entry, first {missing[0]!r}")
-    return [_classes(path, name, _entry(table, name), classes.num_classes - 1) for name in names]
+    return [_classes(path, name, _entry(table, name), numbers) for name in names]
 
 
 def _entry(table: Mapping[Any, Any], name: str) -> Any:
@@ -52,39 +51,35 @@ def _entry(table: Mapping[Any, Any], name: str) -> Any:
     return table.get(int(match[1] + match[2])) if match else None
 
 
-def _classes(path: Path, name: str, vector: Any, count: int) -> list[int]:
+def _classes(path: Path, name: str, vector: Any, numbers: Sequence[int]) -> list[int]:
+    count = len(numbers)
     if not isinstance(vector, np.ndarray) or vector.shape != (count,) or not np.isin(vector, (0, 1)).all():
         kind = f"shape {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
         raise DataError(f"{path}: the entry of {name!r} has {kind}; expected {count} numbers 0 or 1, one per class")
-    if not vector.any():
-        raise DataError(f"{path}: {name!r} has no label; leave the image out of the data")
-    return [int(c) + 1 for c in np.flatnonzero(vector)]
+    return [numbers[int(c)] for c in np.flatnonzero(vector)]
 
 
-def read_annotations(folder: Path, classes: ClassTable, names: Sequence[str]) -> list[list[int]]:
+def read_annotations(folder: Path, numbers: Mapping[str, int], names: Sequence[str]) -> list[list[int]]:
     """VOC's ``Annotations``: the classes of all objects of ``NAME.xml``, those marked difficult too, as published.
 
     Args:
         folder: with one file per image.
-        classes: what an object may be.
+        numbers: what an object may be, and the number of its class.
         names: the images wanted; of a path in a folder the last part counts.
 
     Returns:
-        The classes of each image, ascending.
+        The classes of each image, ascending; none of one without an object, which shows the background alone.
 
     Raises:
-        DataError: a file is missing or damaged, an object is of no class, or an image has no object.
+        DataError: a file is missing or damaged, or an object is of no class.
     """
-    numbers = {name: number for number, name in enumerate(classes.names)}
     rows = []
     for name in names:
         path = folder / f"{PurePosixPath(name).name}.xml"
         objects = _object_names(path)
         unknown = [o for o in objects if o not in numbers]
         if unknown:
-            raise DataError(f"{path}: the object {unknown[0]!r} is no class (classes: {', '.join(classes.names)})")
-        if not objects:
-            raise DataError(f"{path}: no object; leave the image out of the data")
+            raise DataError(f"{path}: the object {unknown[0]!r} is no class (classes: {', '.join(numbers)})")
         rows.append(sorted({numbers[o] for o in objects}))
     return rows
 

@@ -24,3 +24,8 @@ class Relabelled(Derived):
     def __getitem__(self, index: int) -> Sample:
         sample = self.whole[index]
         return sample._replace(mask=self._table[sample.mask.long()])
+
+    @property
+    def former_classes(self) -> dict[str, int]:
+        before = self.whole.former_classes or {name: number for number, name in enumerate(self.whole.classes.names)}
+        return {name: int(self._table[number]) for name, number in before.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +22,7 @@ from segproto.prototypes.labels import IGNORE_INDEX
 BACKGROUND = 0
 
 
-def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
+def read_tags(path: Path, classes: ClassTable, names: Sequence[str], former: Mapping[str, int] | None = None) -> Tensor:
     """Tags of images from a CSV, a published ``cls_labels.npy``, or a folder of VOC's XML annotations.
 
     A line of the CSV: the image's name (its suffix may be left out), then tags, by commas, ``;`` or ``|``.
@@ -35,6 +35,9 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
             :func:`~segproto.data.published_tags.read_annotations`.
         classes: what a tag may be.
         names: the images whose tags are wanted.
+        former: classes before they were merged or renamed, in order, and the number each has now
+            (:attr:`~segproto.data.base.SegmentationDataset.former_classes`): tags may name these, too, and label
+            vectors are as long as they are many.
 
     Returns:
         (N, C) float32, 1 for each class an image shows; the background's column is 1.
@@ -42,10 +45,12 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
     Raises:
         DataError: the file cannot be read, a tag is no class, an image has two lines, no line or no tag.
     """
+    numbers = {**(former or {}), **{name: number for number, name in enumerate(classes.names)}}
     if path.is_dir():
-        return _table(read_annotations(path, classes, names), classes.num_classes)
+        return _table(read_annotations(path, numbers, names), classes.num_classes)
     if path.suffix == ".npy":
-        return _table(read_label_vectors(path, classes, names), classes.num_classes)
+        order = list((former or numbers).values())
+        return _table(read_label_vectors(path, order[1:], names), classes.num_classes)
     try:
         text = io.StringIO(read_text(path, what="CSV of tags"), newline="")
         lines = [(n, row) for n, row in enumerate(csv.reader(text), 1) if any(cell.strip() for cell in row)]
@@ -60,7 +65,7 @@ def read_tags(path: Path, classes: ClassTable, names: Sequence[str]) -> Tensor:
         for name in {image, _stem(image)} if image else set():
             if name in tags:
                 raise DataError(f"{path}, line {number}: {image!r} has tags twice; keep one line per image")
-            tags[name] = [_class_of(tag, classes, path, number) for tag in _split(row[1:], classes)]
+            tags[name] = [_class_of(tag, numbers, path, number) for tag in _split(row[1:], numbers)]
             if not tags[name] and name in expected:
                 raise DataError(
                     f"{path}, line {number}: {image!r} has no tag; give it one ({classes.names[BACKGROUND]!r} if it "
@@ -106,15 +111,15 @@ def _table(rows: list[list[int]], count: int) -> Tensor:
     return table
 
 
-def _split(cells: list[str], classes: ClassTable) -> list[str]:
+def _split(cells: list[str], known: Mapping[str, int]) -> list[str]:
     """The tags in the cells of a line; a quoted cell may hold commas, between tags or in the name of a class."""
-    parts = [[cell] if cell.strip() in classes.names else re.split(r"[;|,]", cell) for cell in cells]
+    parts = [[cell] if cell.strip() in known else re.split(r"[;|,]", cell) for cell in cells]
     return [tag.strip() for part in parts for tag in part if tag.strip()]
 
 
-def _class_of(tag: str, classes: ClassTable, path: Path, number: int) -> int:
-    if tag in classes.names:
-        return classes.names.index(tag)
-    near = [n for n in classes.names if n.lower() == tag.lower()] or get_close_matches(tag, classes.names, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f" (classes: {', '.join(classes.names)})"
+def _class_of(tag: str, known: Mapping[str, int], path: Path, number: int) -> int:
+    if tag in known:
+        return known[tag]
+    near = [n for n in known if n.lower() == tag.lower()] or get_close_matches(tag, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f" (classes: {', '.join(known)})"
     raise DataError(f"{path}, line {number}: the tag {tag!r} is no class{hint}")

@@ -92,6 +92,11 @@ class EncoderConfig(BaseModel):
         return BACKBONES.find(self.name)
 
     @property
+    def weights_for(self) -> tuple[str, str | None]:
+        """What weights files fit it: the network, and which of its sizes."""
+        return self.backbone_kind.weights_of or self.name, self.backbone
+
+    @property
     def neck_kind(self) -> NeckKind:
         """What ``neck`` means."""
         return NECKS.find(self.neck)

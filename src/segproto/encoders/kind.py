@@ -25,6 +25,8 @@ class BackboneKind:
         reads: those of the settings ``backbone``, ``layers``, ``pretrained`` and ``input_scale`` that it reads; the
             others are refused.
         bands: it takes images of any number of bands, not only of three.
+        weights_of: the kind whose weights files it reads, if not its own.
+        from_scratch: small enough to learn from random weights; the others want weights to begin from.
     """
 
     name: str
@@ -32,6 +34,8 @@ class BackboneKind:
     build: Callable[[EncoderConfig, bool], Backbone]
     reads: tuple[str, ...] = ()
     bands: bool = False
+    weights_of: str = ""
+    from_scratch: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,4 +219,5 @@ RESNET38D_TAPS = BackboneKind(
     name="resnet38d_taps",
     title="the same, with the image and the inner maps that the heads of these systems read",
     build=build_resnet38d,
+    weights_of=RESNET38D.name,
 )

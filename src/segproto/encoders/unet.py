@@ -131,4 +131,10 @@ def build_unet(config: EncoderConfig, load_weights: bool) -> UNet:
     return unet
 
 
-UNET = BackboneKind(name="unet", title="the U-Net of the electron-microscopy experiments", build=build_unet, bands=True)
+UNET = BackboneKind(
+    name="unet",
+    title="the U-Net of the electron-microscopy experiments",
+    build=build_unet,
+    bands=True,
+    from_scratch=True,
+)

@@ -10,7 +10,7 @@ What others wrote is opened by :mod:`segproto.files.reading`, and parsed by :mod
 a schema) and :mod:`~segproto.files.yaml_text`.
 """
 
-from segproto.files.holding import hold
+from segproto.files.holding import LOCK, hold
 from segproto.files.marks import (
     identities,
     in_own_folder,
@@ -35,6 +35,7 @@ from segproto.files.writing import (
     scratch,
     sync_file,
     tag_cache,
+    take_back,
     write,
     write_json,
     write_picture,
@@ -42,6 +43,7 @@ from segproto.files.writing import (
 )
 
 __all__ = [
+    "LOCK",
     "disk_errors",
     "fill",
     "fill_tensors",
@@ -64,6 +66,7 @@ __all__ = [
     "stamped",
     "sync_file",
     "tag_cache",
+    "take_back",
     "write",
     "write_json",
     "write_picture",

@@ -167,6 +167,29 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def take_back(folder: Path, begun: Sequence[str], beside: Sequence[str] = ()) -> bool:
+    """Removes what was written into a folder of our own before any work was done there.
+
+    Args:
+        folder: stays, empty.
+        begun: its files that go, in this order, with all empty folders.
+        beside: its files that may stay.
+
+    Returns:
+        False if there is any other file: then everything stays.
+    """
+    below = sorted(folder.rglob("*"), reverse=True)
+    files = {path.relative_to(folder).as_posix() for path in below if not path.is_dir() or path.is_symlink()}
+    if not files <= {*begun, *beside}:
+        return False
+    for name in begun:
+        (folder / name).unlink(missing_ok=True)
+    for path in below:
+        if path.is_dir():
+            path.rmdir()
+    return True
+
+
 def _open_part(parent: Path, *, folder: bool) -> tuple[Path, int]:
     """What is being written, under its temporary name, open and locked; with the rights that new files have here."""
     parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segproto.encoders.words import vit_words
 from segproto.errors import ConfigError
@@ -34,15 +34,33 @@ def shared() -> dict[str, Path]:
     return {f"bases/{file.stem}": file for file in sorted(root.glob("bases/*.yaml"))} | own
 
 
-def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """A shipped recipe or a YAML file, merged over its bases, unchecked.
+def read_recipe(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """A shipped recipe, a YAML file or what one would hold, merged over its bases, unchecked.
 
     Raises:
         ConfigError: no such recipe or base, or no YAML.
     """
     from segproto.training.recipe_files import load_recipe_dict
 
-    return load_recipe_dict(find_recipe(recipe), shipped() | shared())
+    source = recipe if isinstance(recipe, Mapping) else find_recipe(recipe)
+    return load_recipe_dict(source, shipped() | shared())
+
+
+def own_part(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says beyond the shipped ones it is based on; nothing for a shipped one."""
+    return _part(recipe, "own")
+
+
+def shipped_part(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe takes from shipped ones, before it says anything itself."""
+    return _part(recipe, "shipped")
+
+
+def _part(recipe: str | Path | Mapping[str, Any], of: Literal["shipped", "own"]) -> dict[str, Any]:
+    from segproto.training.recipe_files import load_recipe_dict
+
+    source = recipe if isinstance(recipe, Mapping) else find_recipe(recipe)
+    return load_recipe_dict(source, shipped() | shared(), of=of)
 
 
 def recipe_text(name: str) -> str:

@@ -20,9 +20,10 @@ from segproto.runs.folder import run_of
 from segproto.table import nearest
 from segproto.training.method import Method
 from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
-from segproto.training.recipe_files import load_recipe_dict, merge
+from segproto.training.recipe_files import RecipeDict, load_recipe_dict, merge
 
 MOST_EDITS = 1000  # of edits of edits that are followed back to their run
+THEN = "then."  # begins the settings of the run that follows
 
 
 def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Method[Any], Recipe]:
@@ -31,12 +32,51 @@ def resolve(recipe: str | Path, sections: Mapping[str, Any], overrides: Sequence
     Args:
         recipe: a shipped recipe's name or a YAML file.
         sections: merged over the file, at any depth.
-        overrides: ``key=value`` settings, applied last.
+        overrides: ``key=value`` settings, applied last; ``then.key=value`` are those of the run that follows.
 
     Raises:
-        ConfigError: unknown recipe, method or key.
+        ConfigError: unknown recipe, method or key; settings of a run that follows where none does.
     """
     given = merge(read_recipe(recipe), dict(sections))
+    own = [item for item in overrides if not item.startswith(THEN)]
+    if later := [item.removeprefix(THEN) for item in overrides if item.startswith(THEN)]:
+        given["then"] = followed_by(given, own, later)
+        own = [item for item in own if not item.startswith("then=")]
+    return checked(given, recipe, own)
+
+
+def followed_by(given: RecipeDict, overrides: Sequence[str], later: Sequence[str]) -> RecipeDict:
+    """The recipe of the run that follows, in place, with its settings ``later``.
+
+    Raises:
+        ConfigError: no run follows, or an unknown recipe.
+    """
+    then = apply_overrides(given, [item for item in overrides if item.startswith("then=")]).get("then")
+    if then is None:
+        raise ConfigError(f"{THEN}{later[0]}: no run follows; name its recipe, as in then=scaleproto/folder")
+    try:
+        method = METHODS.get(str(read_recipe(in_place(then)).get("method")))
+    except ConfigError as error:
+        raise ConfigError(*(f"then: {line}" for line in error.args)) from error
+    return apply_overrides(in_place(then), later, None if method is None else method.recipe)
+
+
+def in_place(then: str | RecipeDict) -> RecipeDict:
+    """A recipe's ``then`` as a recipe in place."""
+    return {"base": then} if isinstance(then, str) else then
+
+
+def checked(given: RecipeDict, recipe: object, overrides: Sequence[str] = ()) -> tuple[Method[Any], Recipe]:
+    """The method that a recipe names, and the recipe, checked.
+
+    Args:
+        given: what it holds, its bases included.
+        recipe: its name, for messages.
+        overrides: ``key=value`` settings, applied to it.
+
+    Raises:
+        ConfigError: an unknown method or key, or a value out of range.
+    """
     name = str(apply_overrides(given, [item for item in overrides if item.startswith("method=")]).get("method"))
     if name not in METHODS:
         raise ConfigError(f"method = {name!r} in {recipe} is unknown; {nearest(name, METHODS)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from segproto.errors import ConfigError, SegprotoError
-from segproto.files import fresh
+from segproto.files import LOCK, fresh, take_back
 from segproto.files.documents import Record, checked, read_json
 from segproto.training.figures import Figures, FiguresRecord
 from segproto.training.recipe import Recipe, dump_recipe, resolved, validate_recipe
@@ -40,6 +40,11 @@ def take_folder(out: Path, recipe: Recipe, note: str = "") -> None:
     """Makes the folder of a new run and writes ``recipe.yaml``, under a line that says what was chosen for it."""
     with fresh(out / "recipe.yaml", "recipe") as file:
         file.write(((f"# {note}\n" if note else "") + dump_recipe(recipe)).encode())
+
+
+def release_folder(out: Path) -> None:
+    """Gives the folder of a run that was refused before it did anything back, so that the corrected command works."""
+    take_back(out, ("data.json", "recipe.yaml"), beside=(LOCK,))
 
 
 def check_resumable(out: Path, recipe: Recipe) -> None:

@@ -1,9 +1,10 @@
-"""What a person sees while a run works: a bar with ETA and loss on a terminal, one line per stage elsewhere."""
+"""What a person sees while a run works: a bar with ETA and loss; without a terminal a line per stage and minute."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from segproto.errors import plain
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+
+EVERY = 60.0  # seconds between two lines of the same work
 
 _CURRENT: ContextVar[Reporter | None] = ContextVar("segproto_reporter", default=None)
 
@@ -38,6 +41,45 @@ class Bar:
             self._progress.update(self._task, note=plain(text))
 
 
+class LineBar(Bar):
+    """Where there is no terminal: a line a minute with the time left, of work that takes longer.
+
+    Args:
+        say: prints a line.
+        title: of the work.
+        done: how much of it is done at the start.
+    """
+
+    def __init__(self, say: Callable[[str], None], title: str, done: int) -> None:
+        super().__init__(None, None)
+        self._say, self._title, self._note = say, title, ""
+        self._last = (time.monotonic(), done)
+
+    def __call__(self, done: int, total: int) -> None:
+        since, before = self._last
+        seconds = time.monotonic() - since
+        if seconds < EVERY or done >= total:
+            return
+        # by the speed since the last line: what an interrupted run had done is passed over at once
+        left = f", about {in_words((total - done) * seconds / (done - before))} left" if done > before else ""
+        self._say(f"{self._title}: {done} of {total}{left}{self._note}")
+        self._last = (time.monotonic(), done)
+
+    def part(self, title: str, done: int, total: int) -> None:
+        self._note = f" ({title})"
+        self(done, total)
+
+    def note(self, text: str) -> None:
+        self._note = f", {text}"
+
+
+def in_words(seconds: float) -> str:
+    """``40 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Reporter:
     """Bars and lines of one run.
 
@@ -52,9 +94,15 @@ class Reporter:
 
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
-        """A bar with time left, shown while the block runs; bars of inner blocks stand below it."""
-        if not (self.active and sys.stderr.isatty()):
+        """A bar with time left, shown while the block runs; bars of inner blocks stand below it.
+
+        Without a terminal it is a line a minute (:class:`LineBar`).
+        """
+        if not self.active:
             yield Bar(None, None)
+            return
+        if not sys.stderr.isatty():
+            yield LineBar(self.line, title, done)
             return
         outer = self._progress
         progress = outer or self._start()

@@ -30,7 +30,9 @@ class Recipe(BaseModel):
         data: the data set.
         encoder: backbone and neck.
         train: how it is run.
-        then: a recipe to run on the masks this run leaves.
+        then: a recipe to run on the masks this run leaves: its name or file, or a recipe in place (a mapping, whose
+            ``base`` may name one). It takes the backbone, its weights and how it is run from this one, unless it says
+            otherwise (:mod:`segproto.runs.following`).
         compare: a run to stand beside in the report.
     """
 
@@ -40,7 +42,7 @@ class Recipe(BaseModel):
     data: DataConfig
     encoder: EncoderConfig = EncoderConfig()
     train: TrainConfig = TrainConfig()
-    then: str | None = None
+    then: str | dict[str, Any] | None = None
     compare: Path | None = None
 
     @model_validator(mode="after")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segproto.errors import ConfigError
 from segproto.files.yaml_text import parse_yaml, read_yaml
@@ -18,36 +18,53 @@ SUFFIXES = (".yaml", ".yml")
 RENAMED = {"optimiser": "optimizer"}  # keys of older recipes, still read
 
 
-def load_recipe_dict(source: Path | str, bases: Mapping[str, Path] | None = None) -> RecipeDict:
+Source = Path | str | Mapping[str, Any]
+
+
+def load_recipe_dict(
+    source: Source, bases: Mapping[str, Path] | None = None, *, of: Literal["all", "shipped", "own"] = "all"
+) -> RecipeDict:
     """Reads a recipe, merged over what its ``base`` names, if it names any: one or a list, the last one counts most.
 
     Args:
-        source: a file, or the text of a recipe (recognised by a line break or a colon and space).
+        source: a file, the text of a recipe (recognised by a line break or a colon and space), or what such a text
+            holds.
         bases: files that ``base`` may name as ``METHOD/NAME``; else it is a file, relative to the recipe.
+        of: everything; or what the files of ``bases`` say, or what it says itself and in files of one's own, alone.
 
     Raises:
         ConfigError: no such file, not YAML, or not a mapping.
     """
-    return _load(source, bases or {}, MAX_BASES)
+    known = {} if bases is None else bases
+    shipped = frozenset(known.values())
+    return _load(source, known, lambda file: of == "all" or (file in shipped) == (of == "shipped"), MAX_BASES)
 
 
-def _load(source: Path | str, bases: Mapping[str, Path], depth: int) -> RecipeDict:
+def _load(
+    source: Source, bases: Mapping[str, Path], counts: Callable[[Path | str | None], bool], depth: int
+) -> RecipeDict:
+    name, folder, value = _read(source)
+    named = value.pop("base", None)
+    if named is not None and depth == 0:
+        raise ConfigError(f"{name}: base {named!r} leads back to itself")
+    result: RecipeDict = {}
+    for base in [] if named is None else named if isinstance(named, list) else [named]:
+        result = merge(result, _load(base_file(base, folder, bases, name), bases, counts, depth - 1))
+    return merge(result, value) if counts(None if isinstance(source, Mapping) else source) else result
+
+
+def _read(source: Source) -> tuple[str, Path, RecipeDict]:
+    """A recipe's name in messages, the folder that its ``base`` may be relative to, and what it says."""
     is_text = isinstance(source, str) and ("\n" in source or ": " in source)
-    name = "recipe" if is_text else str(source)
-    value = parse_yaml(str(source), name) if is_text else read_yaml(Path(source), ConfigError)
+    if isinstance(source, Mapping):
+        name, folder, value = "recipe", Path(), dict(source)
+    elif is_text:
+        name, folder, value = "recipe", Path(), parse_yaml(str(source), "recipe")
+    else:
+        name, folder, value = str(source), Path(source).parent, read_yaml(Path(source), ConfigError)
     if not isinstance(value, dict):
         raise ConfigError(f"{name}: expected a mapping of sections (method, data, encoder, train ...)")
-    value = {RENAMED.get(key, key): with_present_keys(item) for key, item in value.items()}
-    bases_named = value.pop("base", None)
-    if bases_named is None:
-        return value
-    if depth == 0:
-        raise ConfigError(f"{name}: base {bases_named!r} leads back to itself")
-    result: RecipeDict = {}
-    for base in bases_named if isinstance(bases_named, list) else [bases_named]:
-        file = base_file(base, Path() if is_text else Path(source).parent, bases, name)
-        result = merge(result, _load(file, bases, depth - 1))
-    return merge(result, value)
+    return name, folder, {RENAMED.get(key, key): with_present_keys(item) for key, item in value.items()}
 
 
 def base_file(base: Any, folder: Path, bases: Mapping[str, Path], recipe: str) -> Path:

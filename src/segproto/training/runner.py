@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from segproto.data.build import build_dataset
 from segproto.data.measure import start_notes, with_measured_range
 from segproto.data.pixels import PixelRule
 from segproto.data.subset import keep_only, readable
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, SegprotoError
 from segproto.evaluation.absent import absent_words
 from segproto.files import hold, remove_folder, sync_file, write_json
 from segproto.files.documents import checked, read_json
@@ -29,7 +30,15 @@ from segproto.training.data_record import DataRecord, keep_record
 from segproto.training.devices import arrange, make_fabric, on_first, seed_all
 from segproto.training.figures import Figures, FiguresRecord
 from segproto.training.first_look import check_procedures, first_look
-from segproto.training.folder import FINISHED, Finished, check_resumable, finished, refuse_taken, take_folder
+from segproto.training.folder import (
+    FINISHED,
+    Finished,
+    check_resumable,
+    finished,
+    refuse_taken,
+    release_folder,
+    take_folder,
+)
 from segproto.training.job import Job
 from segproto.training.journal import Journal, build_loggers
 from segproto.training.loop import Loop
@@ -117,6 +126,8 @@ def run(
         job = prepare(method, recipe, out, stages, fabric, reporter, choice.words, data_changed)
         if choice.words:
             reporter.line(choice.words)
+        if not resume:
+            resources.enter_context(free_if_refused(out, fabric))
         try:
             if recipe.train.cache_features:
                 job.train_cache = open_cache(job, job.train_set, flips=recipe.data.augment.flip)
@@ -124,6 +135,17 @@ def run(
             return run_stages(method.name, job)
         finally:
             job.journal.close()
+
+
+@contextmanager
+def free_if_refused(out: Path, fabric: Fabric) -> Iterator[None]:
+    """A run that is refused before it makes anything (by its tags, for example) leaves nothing in its folder."""
+    try:
+        yield
+    except SegprotoError:
+        if fabric.global_rank == 0:
+            release_folder(out)
+        raise
 
 
 def prepare(

@@ -111,7 +111,8 @@ class Procedure:
     """A stage without an optimizer (projection, pruning, thresholding, proposals ...).
 
     ``run`` changes ``context.segmenter`` in place and returns figures for ``stages/<name>/result.json``.
-    The runner then validates and saves the artefact ``stages/<name>/model``. ``words`` as of :class:`Optimise`.
+    The runner then validates and saves the artefact ``stages/<name>/model``. ``words`` as of :class:`Optimise`;
+    ``leaves_masks``: it fills the run's ``masks``, on which another method can train.
     ``check`` is called before the first stage of a new run, with the model as it begins: it raises what would stop
     ``run`` later, so that nothing is trained in vain.
     """
@@ -120,6 +121,7 @@ class Procedure:
     run: Callable[[StageContext], Figures]
     words: str = ""
     check: Callable[[StageContext], None] | None = None
+    leaves_masks: bool = False
 
 
 Stage = Optimise | Procedure

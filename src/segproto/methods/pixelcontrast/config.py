@@ -112,7 +112,8 @@ class CamsConfig(BaseModel):
         enlarge: of the maps by ``half_pixel`` centres, to the resized image and then to the image; the first step with
             ``align_corners`` (SEAM and wseg, published); or ``direct`` from grid to image (EPS, published).
         pad: images whose sides are no multiples of the stride are padded (published: false).
-        given: folder of published maps (``NAME.npy``) to take instead of the network's.
+        given: folder of published maps (``NAME.npy``), or of an earlier run's (``stages/cams/maps``), to take
+            instead of the network's.
 
     ``resize``, ``enlarge`` and ``pad`` = None: as the model's head says (:class:`~segproto.model.cam_head.CamViews`):
     ``float``, ``half_pixel``, true; as released with converted networks.
@@ -160,8 +161,9 @@ class CrfConfig(BaseModel):
         low: alpha of the strong background ``(1 - max)^alpha``.
         high: alpha of the weak one.
         crf: its parameters.
-        given_low: folder of published scores (``la_crf``, ``NAME.npy``) to take instead of computing them.
-        given_high: the same with weak background (``ha_crf``).
+        given_low: folder of published scores (``la_crf``, ``NAME.npy``), or of an earlier run's
+            (``stages/crf/scores``), to take instead of computing them.
+        given_high: the same with weak background (``ha_crf``; of an earlier run the same folder).
     """
 
     model_config = ConfigDict(extra="forbid")

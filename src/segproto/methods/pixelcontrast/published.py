@@ -1,4 +1,6 @@
-"""Products of published runs, from which any stage can start: maps, scores after a CRF, masks. Nothing in them is run.
+"""Products of published runs or earlier ones, from which any stage can start: maps, scores after a CRF, masks.
+
+Nothing in them is run.
 
 PSA, SEAM, wseg and EPS store a pickled dict per image (``NAME.npy``) or a plain array; masks are PNG files.
 """
@@ -16,6 +18,7 @@ from segproto.data.base import Sample
 from segproto.data.cams import require_range
 from segproto.data.images import read_indices
 from segproto.errors import DataError, WeightsError
+from segproto.methods.pixelcontrast.products import NPZ, read_scores
 from segproto.prototypes.labels import IGNORE_INDEX
 
 
@@ -33,13 +36,30 @@ def published_file(folder: Path, name: str, *suffixes: str) -> Path:
     raise DataError(f"{folder / name}{suffixes[0]}: the published file of {name!r} is missing")
 
 
-def read_published(path: Path, num_classes: int, *, first: int) -> dict[int, Tensor]:
+def read_own(path: Path, key: str, num_classes: int) -> dict[int, Tensor]:
+    """Maps by class of one image, from an npz that a stage of another run wrote under ``key``.
+
+    Raises:
+        DataError: damaged, something else, or a class that is none.
+    """
+    values = read_scores(path)
+    maps, classes = values.get(key), values["classes"].tolist()
+    if maps is None or maps.ndim != 3 or len(maps) != len(classes):
+        raise DataError(f"{path}: holds {', '.join(values)}; expected {key}, a map per class")
+    if any(not 0 <= number < num_classes for number in classes):
+        raise DataError(f"{path}: the classes {classes}; expected 0..{num_classes - 1}")
+    return dict(zip(classes, maps.float(), strict=True))
+
+
+def read_published(path: Path, num_classes: int, *, first: int, own: str) -> dict[int, Tensor]:
     """Maps by class of one image.
 
     Args:
-        path: an npy file with a pickled dict ``{class: (H, W)}``, or with an array (K, H, W) of all classes.
+        path: an npy file with a pickled dict ``{class: (H, W)}``, or with an array (K, H, W) of all classes; or an npz
+            of a run.
         num_classes: C; class 0 is the background.
         first: which class the dict's key 0 is: 1 for CAMs, which leave the background out, 0 for scores after a CRF.
+        own: what the maps are called in an npz of a run.
 
     Returns:
         float32 (H, W) by class, ascending.
@@ -47,6 +67,8 @@ def read_published(path: Path, num_classes: int, *, first: int) -> dict[int, Ten
     Raises:
         DataError: damaged, something else, a class that is none, maps of several sizes or not finite.
     """
+    if path.suffix == NPZ:
+        return read_own(path, own, num_classes)
     try:
         value = foreign.read(path)
     except WeightsError as error:
@@ -84,12 +106,12 @@ def published_cams(folder: Path, sample: Sample, tags: list[int], num_classes: i
         DataError: as :func:`read_published`; other classes than the tags', another size than the image's, or
             values above 1.
     """
-    path = published_file(folder, sample.name, ".npy")
-    map_of = read_published(path, num_classes, first=1)
+    if not tags:  # of the background alone there is no map, and perhaps no file
+        return {"classes": torch.zeros(0, dtype=torch.uint8), "maps": torch.zeros(0, *sample.image.shape[1:])}
+    path = published_file(folder, sample.name, ".npy", NPZ)
+    map_of = read_published(path, num_classes, first=1, own="maps")
     if missing := [c for c in tags if c not in map_of]:
         raise DataError(f"{path}: has the classes {list(map_of)}, the image's tags are {tags}; {missing[0]} is missing")
-    if not tags:
-        return {"classes": torch.zeros(0, dtype=torch.uint8), "maps": torch.zeros(0, *sample.image.shape[1:])}
     maps = torch.stack([map_of[c] for c in tags])
     require_size(path, maps, sample)
     require_range(path, maps)
@@ -100,8 +122,8 @@ def published_scores(low: Path, high: Path, sample: Sample, classes: list[int], 
     """Published scores after a CRF with a strong (``la``) and a weak (``ha``) background, as our own.
 
     Args:
-        low: folder of the first.
-        high: of the second.
+        low: folder of the first; or of a run's own scores, which hold both.
+        high: of the second, or the same.
         sample: the image.
         classes: its classes, 1..C-1.
         num_classes: C.
@@ -113,9 +135,9 @@ def published_scores(low: Path, high: Path, sample: Sample, classes: list[int], 
         DataError: as :func:`published_cams`.
     """
     wanted, maps = [0, *classes], []
-    for folder in (low, high):
-        path = published_file(folder, sample.name, ".npy")
-        map_of = read_published(path, num_classes, first=0)
+    for folder, key in ((low, "low"), (high, "high")):
+        path = published_file(folder, sample.name, ".npy", NPZ)
+        map_of = read_published(path, num_classes, first=0, own=key)
         if missing := [c for c in wanted if c not in map_of]:
             raise DataError(f"{path}: has the classes {list(map_of)}, of {wanted} the class {missing[0]} is missing")
         maps.append(torch.stack([map_of[c] for c in wanted]))
@@ -132,7 +154,7 @@ def published_mask(folder: Path, sample: Sample, num_classes: int) -> Tensor:
     """
     path = published_file(folder, sample.name, ".png", ".npy")
     if path.suffix == ".npy":
-        map_of = read_published(path, num_classes, first=0)
+        map_of = read_published(path, num_classes, first=0, own="low")
         mask = torch.tensor(list(map_of))[torch.stack(list(map_of.values())).argmax(0)]
     else:
         mask = torch.from_numpy(read_indices(path))

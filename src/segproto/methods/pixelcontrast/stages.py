@@ -43,7 +43,8 @@ def stages(recipe: PixelcontrastRecipe) -> list[Stage]:
         )
         chosen.append(Procedure("crf", lambda context: make_scores(context, s.crf), words))
         chosen.append(affinity_stage(recipe))
-    chosen.append(Procedure("masks", lambda context: masks_of_walk(context, recipe), words_of_masks(s.masks)))
+    words = words_of_masks(s.masks)
+    chosen.append(Procedure("masks", lambda context: masks_of_walk(context, recipe), words, leaves_masks=True))
     chosen.append(segment_stage(recipe))
     return chosen
 

@@ -54,7 +54,10 @@ def image_tags(source: Path | None, dataset: SegmentationDataset) -> Tensor:
     Raises:
         DataError: a tag that is no class, an image without a line, or no tagged image at all.
     """
-    tags = tags_of_masks(dataset) if source is None else read_tags(source, dataset.classes, dataset.names)
+    if source is None:
+        tags = tags_of_masks(dataset)
+    else:
+        tags = read_tags(source, dataset.classes, dataset.names, dataset.former_classes)
     if not bool(tags[:, 1:].any()):
         raise DataError("no training image has a tag; check tags and the classes of the data (class 0 = background)")
     return tags

@@ -28,7 +28,8 @@ def stages(recipe: PrimapsRecipe) -> list[Stage]:
     chosen.append(kmeans_stage(s.kmeans))
     chosen.append(em_stage(recipe))
     words = "a gallery of the categories is written" + (", and masks of the training images" if s.found.masks else "")
-    chosen.append(Procedure("found", lambda context: report_categories(context, s.found), words))
+    making = s.found.masks
+    chosen.append(Procedure("found", lambda context: report_categories(context, s.found), words, leaves_masks=making))
     return chosen
 
 
