@@ -86,7 +86,7 @@ def make_photos(root: Path) -> None:
 
 def test_every_marked_block_belongs_to_a_test() -> None:
     marked = {name for page in PAGES for name, _, _ in BLOCK.findall(page.read_text())}
-    assert marked == {"plain", "unlabelled", "photos", "scenes", "quickstart", "python", "whatif"}
+    assert marked == {"plain", "layout", "unlabelled", "photos", "scenes", "quickstart", "python", "whatif"}
     for page in PAGES:
         if page.name == "lab-notebook.md":  # figures with the commands that made them: hours, not tests
             continue
@@ -111,6 +111,14 @@ def test_own_images(page: str, tmp_path: Path) -> None:
             run_page(commands, tmp_path)
     assert (tmp_path / "why" / "index.html").is_file()
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 26
+
+
+def test_a_classes_file_from_what_is_there(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos")
+    (tmp_path / "photos/classes.yaml").unlink()
+    for _, commands in blocks("layout"):
+        run_page(commands, tmp_path)
+    assert "name: class 0" in (tmp_path / "photos/classes.yaml").read_text()
 
 
 @pytest.mark.slow

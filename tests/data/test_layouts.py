@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Cli
+from tiny_annotations import ANNOTATIONS
 from tiny_layouts import COUNT, EXPORTS, PICTURES, VAL, Export, anti_aliased, image_of, mask_of, save
 
 from segproto.data.build import build_dataset
@@ -15,9 +16,17 @@ from segproto.data.classes import find_classes
 from segproto.data.config import DataConfig
 from segproto.data.layouts.pairing import rules
 from segproto.data.layouts.recognise import recognise
+from segproto.data.layouts.table import LAYOUTS
 from segproto.data.look import look_at_folder
 from segproto.data.verify import verify
 from segproto.errors import DataError
+
+TINY = [
+    *("encoder.name=unet", "encoder.backbone=null", "encoder.layers=null", "encoder.layer_norm=false"),
+    *("encoder.frozen=false", "encoder.width=4", "encoder.dim=8", "encoder.output_stride=4", "data.augment.crop=32"),
+    *("train.cache_features=false", "train.batch_size=2", "train.precision=32-true", "train.accelerator=cpu"),
+    "stages.joint.steps=1",
+]
 
 
 def made(export: Export, folder: Path) -> Path:
@@ -33,7 +42,7 @@ def index_of(name: str) -> int:
     return int(re.findall(r"\d+", name.replace("_000019", "").replace("_jpg.rf.00", "_"))[-1])
 
 
-@pytest.mark.parametrize("name", EXPORTS)
+@pytest.mark.parametrize("name", [*PICTURES, *ANNOTATIONS])
 def test_a_layout_is_read_as_it_is(name: str, tmp_path: Path, cli: Cli) -> None:
     export = EXPORTS[name]
     root = made(export, tmp_path)
@@ -56,9 +65,35 @@ def test_a_layout_is_read_as_it_is(name: str, tmp_path: Path, cli: Cli) -> None:
             np.testing.assert_array_equal(sample.mask.numpy(), expected, err_msg=sample.name)
             image = sample.image.permute(1, 2, 0).numpy().astype(int)
             assert np.abs(image - image_of(index_of(sample.name))).mean() < 25  # JPEG with chroma at half size
-    again = cli("data", "init", root)
-    assert again.code == 2
-    assert "is there already and is left as it is" in again.err
+    assert trains(root, tmp_path / "run", cli)
+
+
+def trains(root: Path, out: Path, cli: Cli) -> bool:
+    """Whether one command trains from it, whose first line says how it is read."""
+    answer = cli("train", "blackbox/folder", f"data.root={root}", *TINY, "--out", out)
+    assert answer.code == 0, answer.err
+    assert "data: read as " in answer.err
+    return (out / "model" / "model.json").is_file()
+
+
+def test_a_classes_file_is_never_written_over(tmp_path: Path, cli: Cli) -> None:
+    root = made(EXPORTS["prefixes"], tmp_path)
+    (root / "classes.yaml").write_text("classes: [a]\n")
+    answer = cli("data", "init", root)
+    assert answer.code == 2
+    assert "is there already and is left as it is" in answer.err
+    assert (root / "classes.yaml").read_text() == "classes: [a]\n"
+    assert cli("data", "init", root, "--out", tmp_path / "other.yaml").code == 0
+    assert f"data.classes={tmp_path / 'other.yaml'}" in cli(
+        "data", "init", root, "--out", tmp_path / "more.yaml"
+    ).out.replace("more", "other")
+
+
+def test_the_page_lists_every_layout_that_is_tested() -> None:
+    page = (Path(__file__).parents[2] / "docs/own-data.md").read_text()
+    rows = re.findall(rf"^\| ([^|]+?) \| [^|]+ \| (?:{'|'.join(LAYOUTS)}) \|$", page, re.M)
+    assert rows == [*PICTURES, *ANNOTATIONS]
+    assert len(rows) >= 18
 
 
 @pytest.mark.parametrize("name", PICTURES)

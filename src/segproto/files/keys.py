@@ -82,7 +82,8 @@ def key_path(loc: Sequence[int | str], value: Any, model: type[BaseModel]) -> li
         else:
             continue
         path.append(part)
-        models = [sub for m in fields for sub in nested_models(m.model_fields[str(part)].annotation)]
+        if not isinstance(part, int):  # an item of a list is of the list's own models
+            models = [sub for m in fields for sub in nested_models(m.model_fields[str(part)].annotation)]
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,8 @@ from segproto.files.reading import read_text
 from segproto.files.walking import files_below
 
 File = Path | ZipMember
+# Keys by which JSON of one tool is told from that of another.
+TELLING = ("images", "annotations", "categories", "shapes", "imagePath", "result", "objects", "classTitle", "classes")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,19 @@ class Listing:
     def ending(self, *endings: str) -> list[str]:
         """The paths that end so, in any case."""
         return [name for name in self.files if name.lower().endswith(endings)]
+
+    def json_with(self, *keys: str) -> list[str]:
+        """The JSON files in which all of these keys stand somewhere: a look before they are parsed."""
+        return [name for name, known in self._keys.items() if known >= {*keys}]
+
+    @cached_property
+    def _keys(self) -> dict[str, set[str]]:
+        """The keys of ``TELLING`` that each JSON file holds."""
+        found = {}
+        for name in self.ending(".json"):
+            text = self.text(name)
+            found[name] = {key for key in TELLING if f'"{key}"' in text}
+        return found
 
     def text(self, name: str) -> str:
         """The content of a text file.

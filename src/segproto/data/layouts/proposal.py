@@ -18,7 +18,7 @@ FEW, APART = 8, 16  # solid gray values of blurred masks, and the steps between 
 CLOSE = 40  # steps of a channel within which a value of a JPEG is a blurred neighbour
 SLIGHT = 24  # the same for borders that are blurred without JPEG
 COMMON = 0.005  # share of pixels from which a colour is a class even if it fills no square
-VOID_NAMES = frozenset({"void", "ignore", "ignored"})
+VOID_NAMES = frozenset({"void", "ignore", "ignored", "__ignore__"})
 BY_CONVENTION = (
     "255 is void by convention (it does not count); if it is a class here, take it out of void and list it:"
     " - {name: foreground, values: 255}"

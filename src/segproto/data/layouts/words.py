@@ -31,8 +31,8 @@ _JOINED = re.compile(r"(train|val|valid|test)(annot|annotations?|masks?|labels?|
 
 
 def split_of(word: str) -> str | None:
-    """``train``, ``val`` or ``test`` for one of their usual names, as in ``validation``."""
-    return _SPLIT_OF.get(word.lower())
+    """``train``, ``val`` or ``test`` for one of their usual names, as in ``validation`` or ``train2017``."""
+    return _SPLIT_OF.get(word.lower().rstrip("0123456789"))
 
 
 def parts_of(component: str) -> list[str]:
