@@ -13,7 +13,8 @@ from tiny_layouts import image_of, mask_of, save
 
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
-from segproto.data.layouts.shapes import Runs, ellipse, fill, paint, unpack_brush, unpack_coco
+from segproto.data.layouts.run_lengths import unpack_brush, unpack_coco
+from segproto.data.layouts.shapes import Runs, ellipse, fill, paint
 from segproto.data.verify import verify
 from segproto.errors import DataError
 

@@ -19,7 +19,8 @@ from segproto.data.layouts.annotated import (
 )
 from segproto.data.layouts.finding import Finding, Layout
 from segproto.data.layouts.listing import Listing
-from segproto.data.layouts.shapes import Polygon, Runs, Shape, unpack_coco
+from segproto.data.layouts.run_lengths import unpack_coco
+from segproto.data.layouts.shapes import Polygon, Runs, Shape
 from segproto.errors import DataError
 from segproto.files.documents import checked
 
