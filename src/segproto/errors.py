@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 # Control characters, halves of surrogate pairs (bytes of a file's name that are no text), line and paragraph ends.
 UNSHOWN = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -35,6 +37,20 @@ class DataError(SegprotoError):
 
 class WeightsError(SegprotoError):
     """A weights file or a model artefact is wrong or missing."""
+
+
+class UnreadableImages(DataError):
+    """Some images of a folder cannot be read; whatever could be made of the others was made.
+
+    Args:
+        broken: each of them, and why.
+        written: what was made.
+    """
+
+    def __init__(self, broken: Mapping[Path, str], written: Sequence[Path]) -> None:
+        total = len(broken) + len(written)
+        super().__init__(f"{len(broken)} of {total} images cannot be read, the others are done:", *broken.values())
+        self.broken, self.written = broken, written
 
 
 def plain(text: object) -> str:

@@ -14,8 +14,9 @@ from command_line import Answer, Cli
 from PIL import Image
 from published_modules import Published
 
+import segproto
 from segproto.data.unlabelled import ImageFolder
-from segproto.errors import ConfigError, DataError
+from segproto.errors import ConfigError, DataError, UnreadableImages
 from segproto.runs.models import chosen_device
 
 
@@ -65,11 +66,12 @@ def test_names_that_are_no_utf8(cli: Cli, blackbox_run: Path, tmp_path: Path) ->
     assert "caf\\udce9.png" in (tmp_path / "why" / "index.html").read_text()
     for out in (os.fsdecode(b"out\xe9"), tmp_path / odd.name):
         refused(cli("train", "blackbox/scenes", "--out", out, "-q"), "udce9", "its name is not UTF-8; rename it")
-    photo(tmp_path / "in/labels/a.png")
     with pytest.raises(DataError, match=r"its name is not UTF-8; rename it"):
-        ImageFolder(tmp_path / "in")
-    (tmp_path / "in/classes.yaml").write_text("classes: [a]\n")
-    answer = cli("data", "verify", f"data.root={tmp_path}/in", "data.name=folder", "data.images=.")
+        ImageFolder(odd.parent)
+    for folder in ("images", "labels"):
+        photo(tmp_path / "data" / folder / odd.name)
+    (tmp_path / "data/classes.yaml").write_text("classes: [a]\n")
+    answer = cli("data", "verify", f"data.root={tmp_path}/data", "data.name=folder")
     assert "its name is not UTF-8; rename it" in answer.err
 
 
@@ -111,3 +113,27 @@ def test_files_of_a_run_that_are_damaged(cli: Cli, blackbox_run: Path, tmp_path:
         answer = cli("report", blackbox_run, "--images", 0, "--out", tmp_path / "a.html", "-q")
         refused(answer, name, words, "write it again by running its command")
         file.unlink()
+
+
+def test_predict_skips_and_goes_on(cli: Cli, blackbox_run: Path, tmp_path: Path) -> None:
+    """Hidden files and its own masks are left out and told; broken images are listed at the end."""
+    folder = tmp_path / "photos"
+    for name in ("a.png", "z.png/b.png", "._a.png", ".trash/c.png"):
+        photo(folder / name)
+    command = ("predict", blackbox_run, folder, "--out", folder / "masks", "--json")
+    answer = cli(*command)
+    masks = [str(folder / "masks" / name) for name in ("a.png", "z.png/b.png")]
+    assert (answer.code, json.loads(answer.out)) == (0, {"masks": masks, "broken": []})
+    assert f"images left out: 2 hidden ({folder}/._a.png)" in answer.err
+    (folder / "a.png").write_bytes(b"\x89PNG cut off")
+    photo(folder / "d.png")
+    answer = cli(*command)
+    broken = json.loads(answer.out)["broken"]
+    assert (answer.code, [row["image"] for row in broken]) == (1, [str(folder / "a.png")])
+    assert f"2 hidden ({folder}/._a.png), 2 made by segproto ({folder}/masks/a.png)" in answer.err
+    assert answer.err.splitlines()[-2:] == ["1 of 3 images cannot be read, the others are done:", broken[0]["reason"]]
+    assert (folder / "masks" / "d.png").is_file()
+    refused(cli("predict", blackbox_run, folder / "a.png", "--out", tmp_path / "one", "-q"), "a.png: is no picture")
+    refused(cli("explain", blackbox_run, folder, "--out", tmp_path / "why"), f"{folder}: is a folder; expected one")
+    with pytest.raises(UnreadableImages, match="1 of 3 images"):
+        segproto.predict(blackbox_run, folder, out=tmp_path / "again", quiet=True)

@@ -155,8 +155,9 @@ def masks_of_test(images: Path, out: Path, names: str | Path | None) -> dict[Pat
     """
     from segproto.data.pairs import read_list
     from segproto.runs.folder import images_and_masks
+    from segproto.training.progress import current
 
-    pairs = images_and_masks(images, out)
+    pairs = images_and_masks(images, out, current().line)
     if names is None:
         return dict(pairs)
     by_name = {mask.relative_to(out).with_suffix("").as_posix(): (file, mask) for file, mask in pairs}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, DataError, UnreadableImages
 from segproto.files import place, require_all
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def predict(
 
     Raises:
         ConfigError: a mask would take the place of an image, or of a file that is no mask of ours; nothing is written.
+        UnreadableImages: of a folder, at the end: images that are broken; all others have their mask.
     """
     from segproto.data.images import MAX_PIXELS
     from segproto.model.ood import predict_scored_to_png
@@ -50,18 +51,27 @@ def predict(
 
     out, scores = place(out), None if ood is None else place(ood, "--ood")
     model = ready(target, stage, device)
-    pairs = images_and_masks(Path(images), out)
+    reporter, broken = Reporter(active=not quiet), dict[Path, str]()
+    pairs = images_and_masks(Path(images), out, reporter.line)
     require_all((mask for _, mask in pairs), "mask", (file for file, _ in pairs))
     if scores is not None:
         require_all((scores / mask.relative_to(out) for _, mask in pairs), "scores", (file for file, _ in pairs))
         if scores.absolute() == out.absolute():
             raise ConfigError(f"--ood {scores}: is the folder of the masks (--out); name another one")
     options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "max_pixels": max_pixels or MAX_PIXELS}
-    with Reporter(active=not quiet).bar("predict", len(pairs)) as bar:
+    with reporter.bar("predict", len(pairs)) as bar:
         for done, (file, mask) in enumerate(pairs, 1):
-            if scores is None:
-                predict_to_png(model, file, mask, **options)
-            else:
-                predict_scored_to_png(model, file, mask, scores / mask.relative_to(out), **options)
+            try:
+                if scores is None:
+                    predict_to_png(model, file, mask, **options)
+                else:
+                    predict_scored_to_png(model, file, mask, scores / mask.relative_to(out), **options)
+            except DataError as error:
+                if Path(images).is_file():
+                    raise
+                broken[file] = str(error)
             bar(done, len(pairs))
-    return [mask for _, mask in pairs]
+    written = [mask for file, mask in pairs if file not in broken]
+    if broken:
+        raise UnreadableImages(broken, written)
+    return written

@@ -11,7 +11,7 @@ import typer
 from segproto.cli.arguments import DataValues, Device, Flip, Json, MaxPixels, Quiet, Scales, Stage, Target, Window
 from segproto.cli.options import factors, settings
 from segproto.cli.show import percent, print_json, print_table, say
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, UnreadableImages
 
 
 def evaluate(
@@ -184,23 +184,33 @@ def predict(
     """Write a mask for each image."""
     from segproto import api
 
-    written = api.predict(
-        target,
-        images,
-        out=out,
-        stage=stage,
-        window=window,
-        scales=factors(scales, "--scales"),
-        flip=flip,
-        max_pixels=max_pixels,
-        ood=ood,
-        device=device,
-        quiet=quiet,
-    )
+    unreadable: UnreadableImages | None = None
+    try:
+        written: Sequence[Path] = api.predict(
+            target,
+            images,
+            out=out,
+            stage=stage,
+            window=window,
+            scales=factors(scales, "--scales"),
+            flip=flip,
+            max_pixels=max_pixels,
+            ood=ood,
+            device=device,
+            quiet=quiet,
+        )
+    except UnreadableImages as error:
+        unreadable, written = error, error.written
     if as_json:
-        print_json([str(path) for path in written])
+        broken = {} if unreadable is None else unreadable.broken
+        rows = [{"image": str(path), "reason": reason} for path, reason in broken.items()]
+        print_json({"masks": [str(path) for path in written], "broken": rows})
     else:
         say(f"{len(written)} mask{'s' if len(written) != 1 else ''} in {out}")
+    if unreadable is not None:
+        for line in unreadable.args:
+            say(line, err=True)
+        raise typer.Exit(1)
 
 
 def explain(
