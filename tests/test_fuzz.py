@@ -301,7 +301,9 @@ def test_names(tmp_path: Path, amount: dict[str, int]) -> None:
         name = "".join(generator.choices(signs, k=generator.randint(1, 6))) + ".png"
         picture.save(folder / name, "PNG")
         before = (folder / name).read_bytes()
-        line = attempt(lambda folder=folder: [read_image(image) for image, _ in images_and_masks(folder, folder / "o", str)])
+        line = attempt(
+            lambda folder=folder: [read_image(image) for image, _ in images_and_masks(folder, folder / "o", str)]
+        )
         assert not line or name.startswith(".") or "no image there" not in line
         (folder / name).write_bytes(b"broken")
         attempt(lambda folder=folder, name=name: read_image(folder / name))

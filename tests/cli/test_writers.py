@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, get_args, get_type_hints
 
@@ -264,6 +267,9 @@ def test_a_command_writes_over_its_own_files_and_no_others(
         full.setattr(os, "fsync", refuse)
         refused(cli(*args), "the disk is full")
     assert tree(tmp_path) == {}
+    with no_room():
+        refused(cli(*args), "the disk is full")
+    assert tree(tmp_path) == {}
     answer = cli(*args)
     assert answer.code == 0, answer.err
     first = tree(tmp_path)
@@ -287,6 +293,17 @@ def test_a_command_writes_over_its_own_files_and_no_others(
         refused(answer, "name a" if command.repeat else "is taken")
         assert before.items() <= tree(tmp_path).items()
         (tmp_path / name).unlink()
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file may grow beyond some bytes: the first write fails, of Python or of a library."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def refuse(descriptor: int) -> None:

@@ -17,7 +17,10 @@ from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, SegprotoError
 from segproto.files import write_json
+from segproto.files.documents import read_object
+from segproto.files.keys import shown
 from segproto.model.fingerprint import encoder_hash
+from segproto.orphans import end_with_parent
 from segproto.runs.models import chosen_device
 from segproto.training.procedures.propose import ProposeConfig, propose_files
 from segproto.training.progress import Bar, Reporter, reporting
@@ -94,14 +97,11 @@ def take(out: Path, settings: ProposeSettings, fingerprint: str) -> None:
     value = json.loads(json.dumps({**recorded, "encoder_hash": fingerprint}))
     file = out / "propose.json"
     if file.is_file():
-        try:
-            earlier = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{file}: is damaged, or none of segproto's ({error}); name another --out") from error
+        earlier = read_object(file, ConfigError, "name another --out")
         for section, new in value.items():
             if earlier.get(section) != new:
                 raise ConfigError(
-                    f"{out}: holds proposals made with {section} = {earlier.get(section)}, now it is {new}; "
+                    f"{out}: holds proposals made with {section} = {shown(earlier.get(section))}, now it is {new}; "
                     "give another --out"
                 )
     elif out.exists() and any(out.iterdir()):
@@ -155,6 +155,7 @@ def work(
     rank: int, world: int, settings: ProposeSettings, images: Path, out: Path, device: str, done: Any, failures: Any
 ) -> None:
     """One process's share."""
+    end_with_parent()
     import torch
 
     if device == "cpu":

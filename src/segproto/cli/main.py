@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import os
 import sys
+import threading
 from typing import Any, NoReturn
 
 from segproto.cli.app import app
@@ -22,6 +24,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows what it can
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are for developers of torch
+    sys.unraisablehook = obey_interrupt
     try:
         refuse_empty(sys.argv[1:])
         code = app(prog_name="segproto", standalone_mode=False)
@@ -40,6 +44,14 @@ def main() -> None:
         if line is None:
             raise
         fail(line, 2)
+
+
+def obey_interrupt(ignored: sys.UnraisableHookArgs) -> None:
+    """A Ctrl-C that fell into code which cannot be interrupted (a compiler's callback) is given once more."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def refuse_empty(arguments: list[str]) -> None:

@@ -10,7 +10,8 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from itertools import starmap
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -19,6 +20,7 @@ from segproto.data.archives import BROKEN_ZIP, Tree
 from segproto.data.published import Archive, Published
 from segproto.errors import DataError
 from segproto.files import fresh
+from segproto.orphans import end_with_parent
 
 Tell = Callable[[str], None]
 CHUNK = 1 << 20
@@ -169,7 +171,7 @@ def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> Unpacke
     size = max(1, min(PROGRESS_EVERY, -(-len(members) // jobs)))
     parts = [(path, root, inner, members[i : i + size]) for i in range(0, len(members), size)]
     done = Unpacked()
-    with ProcessPoolExecutor(jobs) if min(jobs, len(parts)) > 1 else nullcontext() as pool:
+    with workers(path, jobs) if min(jobs, len(parts)) > 1 else nullcontext() as pool:
         results = (
             starmap(unpack_members, parts) if pool is None else pool.map(unpack_members, *zip(*parts, strict=True))
         )
@@ -179,6 +181,26 @@ def unpack(path: Path, root: Path, inner: str, jobs: int, tell: Tell) -> Unpacke
             if len(members) > PROGRESS_EVERY and count < len(members):
                 tell(f"{path.name}: {count:,} of {len(members):,} files")
     return done
+
+
+@contextmanager
+def workers(path: Path, jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that unpack an archive, gone at the end of the block and when this process is.
+
+    Raises:
+        DataError: one of them was killed.
+    """
+    pool = ProcessPoolExecutor(jobs, initializer=end_with_parent)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise DataError(f"{path}: a process was ended (out of memory?); run the command again to go on") from None
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def unpack_members(path: Path, root: Path, inner: str, members: list[str]) -> Unpacked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -203,7 +204,9 @@ def write(program: torch.export.ExportedProgram, graph: Graph, file: BinaryIO, k
         ConfigError: the extra ``onnx`` is missing.
     """
     if kind == "torch":
-        torch.export.save(program, file)
+        buffer = io.BytesIO()  # its writer ends the process when a disk is full
+        torch.export.save(program, buffer)
+        file.write(buffer.getbuffer())
         with zipfile.ZipFile(file, "a") as archive:
             archive.comment = mark("graph").encode()
         return

@@ -26,6 +26,7 @@ from segproto.places import cache_root
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
+from segproto.training.crew import together
 from segproto.training.data_record import DataRecord, keep_record
 from segproto.training.devices import arrange, make_fabric, on_first, seed_all
 from segproto.training.figures import Figures, FiguresRecord
@@ -111,6 +112,7 @@ def run(
     out = Path(out)
     reporter = Reporter(active=fabric.global_rank == 0 and not quiet)
     with ExitStack() as resources:
+        resources.enter_context(together(fabric, out))
         if not (resume and finished(out)):  # which only reads
             on_first(fabric, lambda: resources.enter_context(hold(out)))
         if resume:

@@ -1,0 +1,185 @@
+"""The processes of one run on one machine: they end together, and one of them says why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segproto.errors import SegprotoError, plain
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+OFTEN = 0.5  # seconds between two looks at the others
+PATIENCE = 3.0  # seconds that the first process gets to end by itself once another one is gone
+INTERRUPTED, LEFT_ALONE = 130, 3  # exit codes: Ctrl-C; another process is gone
+LOST = ("gloo", "nccl", "connection", "peer", "store", "socket")  # in what torch says when another process is gone
+_others: list[subprocess.Popen[bytes]] = []  # what the first process started, for as long as it lives
+
+
+@contextmanager
+def together(fabric: Fabric, out: Path) -> Iterator[None]:
+    """The block is a run's: when one of its processes dies or errs all others end within seconds, and one line is told.
+
+    The first process speaks; if it is the one that was killed, the second one does.
+
+    Args:
+        fabric: launched. Processes that something else started (torchrun) are its business.
+        out: the run's folder, for the line.
+
+    Raises:
+        SegprotoError: in the first process: another one ended, or the error that it ended with.
+    """
+    launcher: Any = getattr(fabric.strategy, "launcher", None)
+    _others.extend(process for process in getattr(launcher, "procs", []) if process not in _others)
+    if fabric.world_size == 1 or not (_others or _is_launched()):
+        yield
+    elif fabric.global_rank == 0:
+        yield from _first(out, fabric.world_size)
+    else:
+        yield from _another(out, fabric.global_rank, fabric.world_size)
+
+
+def _is_launched() -> bool:
+    """Whether a first process started this one with its own command."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0 and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def _first(out: Path, world: int) -> Iterator[None]:
+    _silence_lightning()
+    ended = threading.Event()
+    threading.Thread(target=_watch_others, args=(out, world, ended), daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        known = isinstance(error, SegprotoError | KeyboardInterrupt)
+        line = None if known or not _is_lost(error) else _wait_for_reason(out, world)
+        _end_others()
+        if line is not None:
+            raise SegprotoError(line) from None
+        raise
+    finally:
+        ended.set()
+
+
+def _another(out: Path, rank: int, world: int) -> Iterator[None]:
+    terminal = os.dup(2)
+    if "SEGPROTO_DEBUG" not in os.environ:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it warns of the first process warns of, too
+    parent = os.getppid()
+
+    def leave_if_alone() -> None:
+        if os.getppid() != parent:
+            if rank == 1:
+                os.write(terminal, f"segproto: {plain(_gone(out, 0, world, 'was ended'))}\n".encode())
+            os._exit(LEFT_ALONE)
+
+    def watch() -> None:
+        while True:
+            time.sleep(OFTEN)
+            leave_if_alone()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+    except SegprotoError as error:
+        _leave_words(rank, str(error))
+        os._exit(2)
+    except BaseException as error:
+        if _is_lost(error):
+            time.sleep(2 * OFTEN)  # the watch tells who it was
+            os._exit(LEFT_ALONE)
+        _leave_words(rank, traceback.format_exc())
+        os._exit(1)
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether torch says in its way that another process does not answer."""
+    return isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in LOST)
+
+
+def _watch_others(out: Path, world: int, ended: threading.Event) -> None:
+    """Ends the first process if another one is gone and it does not notice by itself, waiting for it."""
+    while not ended.wait(OFTEN):
+        codes = [process.poll() for process in _others]
+        if not any(codes):
+            continue
+        if ended.wait(PATIENCE):
+            return
+        interrupted = all(code in (None, 0, INTERRUPTED) for code in codes)
+        if not interrupted:
+            sys.stderr.write(f"segproto: {plain(_reason(out, world) or 'a process ended')}\n")
+        _end_others()
+        os._exit(INTERRUPTED if interrupted else 2)
+
+
+def _wait_for_reason(out: Path, world: int) -> str | None:
+    end = time.monotonic() + 4
+    while (line := _reason(out, world)) is None and time.monotonic() < end:
+        time.sleep(0.05)
+    return line
+
+
+def _reason(out: Path, world: int) -> str | None:
+    """Which process is gone and why; None if none is, or only those that were left alone."""
+    codes = {rank: process.poll() for rank, process in enumerate(_others, 1)}
+    for rank, code in codes.items():
+        if code in (1, 2) and (words := _last_words(rank)):
+            return words
+    for rank, code in codes.items():
+        if code not in (None, 0, LEFT_ALONE):
+            return _gone(out, rank, world, f"was ended by signal {-code}" if code < 0 else f"ended with code {code}")
+    return None
+
+
+def _gone(out: Path, rank: int, world: int, how: str) -> str:
+    return (
+        f"{out}: process {rank + 1} of {world} {how} (out of memory?), the others stopped; go on with: segproto train "
+        f"--resume {out}"
+    )
+
+
+def _end_others() -> None:
+    for process in _others:
+        process.kill()
+    for process in _others:
+        process.wait()
+
+
+def _store() -> Any:
+    """What the processes of a group tell each other through; it lives in the first one."""
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()
+
+
+def _leave_words(rank: int, words: str) -> None:
+    try:
+        _store().set(f"segproto/{rank}", words)
+    except Exception:  # the first process is gone
+        return
+
+
+def _last_words(rank: int) -> str:
+    try:
+        store, key = _store(), f"segproto/{rank}"
+        return bytes(store.get(key)).decode() if store.check([key]) else ""
+    except Exception:  # the group was never made
+        return ""
+
+
+def _silence_lightning() -> None:
+    """Its own observer kills every process, the first one too, without a word; ours is there instead."""
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._child_processes = []  # type: ignore[attr-defined]
