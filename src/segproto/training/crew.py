@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -79,7 +78,7 @@ def _another(out: Path, rank: int, world: int) -> Iterator[None]:
     def leave_if_alone() -> None:
         if os.getppid() != parent:
             if rank == 1:
-                os.write(terminal, f"segproto: {plain(_gone(out, 0, world, 'was ended'))}\n".encode())
+                _tell(terminal, _gone(out, 0, world, "was ended"))
             os._exit(LEFT_ALONE)
 
     def watch() -> None:
@@ -103,6 +102,11 @@ def _another(out: Path, rank: int, world: int) -> Iterator[None]:
         os._exit(1)
 
 
+def _tell(terminal: int, line: str) -> None:
+    """The line, where nothing else of this process can be shown any more."""
+    os.write(terminal, f"segproto: {plain(line)}\n".encode())
+
+
 def _is_lost(error: BaseException) -> bool:
     """Whether torch says in its way that another process does not answer."""
     return isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in LOST)
@@ -118,7 +122,7 @@ def _watch_others(out: Path, world: int, ended: threading.Event) -> None:
             return
         interrupted = all(code in (None, 0, INTERRUPTED) for code in codes)
         if not interrupted:
-            sys.stderr.write(f"segproto: {plain(_reason(out, world) or 'a process ended')}\n")
+            _tell(2, _reason(out, world) or f"{out}: a process ended")
         _end_others()
         os._exit(INTERRUPTED if interrupted else 2)
 
