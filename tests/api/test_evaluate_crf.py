@@ -119,7 +119,7 @@ def test_what_cannot_be_is_refused(run: Path, images: Path, tmp_path: Path) -> N
         segproto.evaluate(run, crf="X")
     with pytest.raises(ConfigError, match="take --save DIR --test IMAGES"):
         segproto.evaluate(run, test=images)
-    with pytest.raises(ConfigError, match="take --save DIR --test IMAGES"):
-        segproto.evaluate(run, save=tmp_path, names=tmp_path / "test.txt")
+    with pytest.raises(DataError, match="2 of its 2 images are not in the val images, the first 't0'"):
+        segproto.evaluate(run, save=tmp_path, names=tmp_path / "test.txt", device="cpu")
     with pytest.raises(DataError, match=r"1 of the images in .* are not there, the first 't9'"):
         segproto.evaluate(run, save=tmp_path, test=images, names=tmp_path / "test.txt", device="cpu")

@@ -52,7 +52,10 @@ def test_logits_are_the_published_ones(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits.double(), wanted, rtol=1e-5, atol=1e-5)
     model.float().save(tmp_path / "out")
     again = Segmenter.load(tmp_path / "out")
-    assert again.predict(torch.zeros(3, 40, 56, dtype=torch.uint8)).shape == (40, 56)
+    assert again.predict(torch.zeros(3, 40, 56, dtype=torch.uint8), scales=[1.0]).shape == (40, 56)
+    assert again.input_size == {21: (513, 513), 150: 512}.get(published.classes)
+    if published.classes == 2:
+        assert again.classes.names == ("membrane", "cell")
     card = again.card["converted"]
     assert (card["source"], card["file"]) == (source.name, "model.pth")
     assert card["tensors_used"] + sum(map(len, card["left_out"].values())) == len(published.state)

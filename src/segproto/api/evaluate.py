@@ -54,7 +54,7 @@ def evaluate(
         crf: also score the masks after a dense CRF of this published set, ``A`` .. ``E``; images are then seen whole.
         save: folder for the masks, in ``<split>`` and, after a CRF, ``<split>-crf``.
         test: images without labels whose masks are written too, seen the same way, to ``test`` and ``test-crf``.
-        names: a text file with the names of ``test`` to take, one per line.
+        names: a text file with the names of the images to score, one per line; with ``test`` those of it to write.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None = cuda if there is one.
         out: JSON file. Default, for a run's last model or a ``stage`` of it, on its own data and without window,
             scales, flip and CRF: ``RUN/evaluation/<split>[-<stage>].json``; in all other cases none.
@@ -90,7 +90,7 @@ def evaluate(
     from segproto.training.progress import Reporter, reporting
 
     target = Path(target)
-    if (test is not None and save is None) or (names is not None and test is None):
+    if test is not None and save is None:
         raise ConfigError("masks of a test part take --save DIR --test IMAGES, and --list FILE if not of all of them")
     after, saved = crf_settings(crf), None if save is None else place(save, "--save")
     folder, tested = (None, Path()) if saved is None else (saved / split, saved / "test")
@@ -104,12 +104,16 @@ def evaluate(
             "for example data.root=DIR data.labels=labels"
         )
     asked = Protocol(window=window, scales=tuple(scales), flip=flip, crf=after)
-    protocol = replace(asked, input_size=config.input_size)
-    own = not data and not changes_data(overrides)
+    own = not data and not changes_data(overrides) and (names is None or test is not None)
     kept = evaluation_file(target, split, stage) if own and asked.whole else None
     file = figures_file(out, kept)
     with reporting(Reporter(active=not quiet)) as reporter:
         model, dataset = ready(target, stage, device), build_dataset(config, split)
+        if names is not None and test is None:
+            dataset = listed(dataset, Path(names))
+        protocol = replace(asked, input_size=config.input_size)
+        if asked.plain and config.input_size is None and not says_input_size(data or {}, overrides):
+            protocol = replace(asked, input_size=model.input_size)
         if folder is not None:
             require_masks(folder, dataset, after)
         with reporter.bar("evaluate", len(dataset)) as bar:
@@ -124,6 +128,31 @@ def evaluate(
     if out is not None:
         return keep(figures | {"interpretability": measured}, file)
     return keep(figures, file) | {"interpretability": measured}
+
+
+def says_input_size(data: Mapping[str, Any], overrides: Sequence[str]) -> bool:
+    """Whether somebody said what the model is to see: null too is an answer."""
+    return "input_size" in data or any(text.partition("=")[0].strip() == "data.input_size" for text in overrides)
+
+
+def listed(dataset: SegmentationDataset, names: Path) -> SegmentationDataset:
+    """The images of a data set that a text file lists, in the file's order.
+
+    Raises:
+        DataError: a listed image is not there.
+    """
+    from segproto.data.pairs import read_list
+    from segproto.data.subset import keep_only
+
+    places = {name: index for index, name in enumerate(dataset.names)}
+    wanted = read_list(names)
+    missing = [name for name in wanted if name not in places]
+    if missing:
+        raise DataError(
+            f"{names}: {len(missing)} of its {len(wanted)} images are not in the {dataset.split} images, the first "
+            f"{missing[0]!r}; --split or data.split say which images are read"
+        )
+    return keep_only(dataset, [places[name] for name in wanted])
 
 
 def require_masks(folder: Path, dataset: SegmentationDataset, crf: CrfSettings | None) -> None:

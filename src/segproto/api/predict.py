@@ -22,7 +22,7 @@ def predict(
     out: PathLike,
     stage: str | None = None,
     window: int | None = None,
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] | None = None,
     flip: bool = False,
     max_pixels: int | None = None,
     ood: PathLike | None = None,
@@ -31,9 +31,10 @@ def predict(
 ) -> list[Path]:
     """Writes a mask (PNG, mode L, class indices) for an image, or for each image of a folder.
 
-    ``ood`` is a folder for out-of-distribution scores (:func:`segproto.model.ood.predict_scored_to_png`), of the same
-    names; ``device`` is as in :func:`evaluate`; a loaded model stays where it is unless one is named; ``quiet``
-    shows no progress.
+    ``scales`` None: images are seen at their own size, or as a converted model was published to see them. ``ood`` is a
+    folder for out-of-distribution scores (:func:`segproto.model.ood.predict_scored_to_png`), of the same names;
+    ``device`` is as in :func:`evaluate`; a loaded model stays where it is unless one is named; ``quiet`` shows no
+    progress.
 
     Returns:
         The files written, in order of the names.

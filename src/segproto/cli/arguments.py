@@ -15,6 +15,12 @@ Stage = Annotated[str | None, typer.Option(help="The model a stage left, as in p
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
 Window = Annotated[int | None, typer.Option(min=32, help="Side of the sliding window in pixels; bounds memory.")]
 Scales = Annotated[str, typer.Option(help="Input scales averaged, as in 0.75,1,1.25.")]
+SeenScales = Annotated[
+    str | None,
+    typer.Option(
+        "--scales", help="Input scales averaged; default: 1, or as a converted model was published to see images."
+    ),
+]
 Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")]
 MaxPixels = Annotated[int | None, typer.Option(help="Allow larger images than 2^28 pixels.")]
 Seeds = Annotated[str, typer.Option(help="One run a seed and variant, as in 1,2,3.")]

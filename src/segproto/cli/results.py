@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from segproto.cli.arguments import DataValues, Device, Flip, Json, MaxPixels, Quiet, Scales, Stage, Target, Window
+from segproto.cli.arguments import (
+    DataValues,
+    Device,
+    Flip,
+    Json,
+    MaxPixels,
+    Quiet,
+    Scales,
+    SeenScales,
+    Stage,
+    Target,
+    Window,
+)
 from segproto.cli.options import factors, settings
 from segproto.cli.show import percent, print_json, print_table, say
 from segproto.errors import ConfigError, UnreadableImages
@@ -171,7 +183,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the masks (PNG, mode L).")],
     stage: Stage = None,
     window: Window = None,
-    scales: Scales = "1",
+    scales: SeenScales = None,
     flip: Flip = False,
     device: Device = None,
     max_pixels: MaxPixels = None,
@@ -192,7 +204,7 @@ def predict(
             out=out,
             stage=stage,
             window=window,
-            scales=factors(scales, "--scales"),
+            scales=None if scales is None else factors(scales, "--scales"),
             flip=flip,
             max_pixels=max_pixels,
             ood=ood,

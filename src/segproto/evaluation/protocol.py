@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segproto.errors import ConfigError
-from segproto.model.predict import OVERLAP, Views
+from segproto.model.predict import OVERLAP, Views, seen_size
 from segproto.model.windows import Scale
 from segproto.refine.crf_settings import CrfSettings
 
@@ -36,7 +36,7 @@ class Protocol:
     crf: CrfSettings | None = None
 
     def __post_init__(self) -> None:
-        if self.input_size is not None and (self.window is not None or tuple(self.scales) != (1.0,)):
+        if self.input_size is not None and not self.plain:
             raise ConfigError(
                 "data.input_size fixes what the model sees: leave out window and scales, or set it to null"
             )
@@ -44,19 +44,16 @@ class Protocol:
             raise ConfigError("a CRF sees the image whole: leave out window or the CRF")
 
     @property
+    def plain(self) -> bool:
+        """Whether neither a window nor scales were asked for."""
+        return self.window is None and tuple(self.scales) == (1.0,)
+
+    @property
     def whole(self) -> bool:
         """Whether each image is seen once, whole and at its own size, with nothing after the network."""
-        own = self.window is None and tuple(self.scales) == (1.0,) and not self.flip
-        return own and self.input_size is None and self.crf is None
+        return self.plain and not self.flip and self.input_size is None and self.crf is None
 
     def views(self, height: int, width: int) -> Views:
         """How to look at an image of that many pixels."""
         scales = self.scales if self.input_size is None else [seen_size((height, width), self.input_size)]
         return {"window": self.window, "overlap": self.overlap, "scales": scales, "flip": self.flip}
-
-
-def seen_size(size: tuple[int, int], input_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) an image of ``size`` is resized to: a shorter side, aspect kept, or just these numbers."""
-    if isinstance(input_size, tuple):
-        return input_size
-    return input_size * size[0] // min(size), input_size * size[1] // min(size)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from segproto import foreign
+from segproto.data.em import LABELS
 from segproto.encoders.base import Encoder
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
@@ -25,6 +26,7 @@ from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.similarity import EPSILON
 
 RATES = [6, 12, 18, 24]
+INPUT_SIZES: dict[int, int | tuple[int, int]] = {21: (513, 513), 150: 512}  # VOC stretched, ADE20K's shorter side
 UNET_STEM = "inc.double_conv.0.weight"
 
 
@@ -50,9 +52,13 @@ def convert_pickled(path: Path, options: Options, source: Source, method: str, *
     head, notes = prototype_head(keys, bank)
     if head.num_classes != bank.num_classes:
         raise WeightsError(f"{path}: prototypes of {bank.num_classes} classes, logits of {head.num_classes}")
-    table = options.class_table(bank.num_classes)
+    em = bank.num_classes == 2 and encoder.config.name == "unet" and options.classes is None
+    table = LABELS.table if em else options.class_table(bank.num_classes)
     notes.append(eval_note(encoder))
-    return finished(Segmenter(encoder, head, table), keys, source, notes, method)
+    size = None if encoder.config.name == "unet" else INPUT_SIZES.get(bank.num_classes)
+    if size is not None:
+        notes.append(f"images are seen at the published input size, {size}, and scored at their own (input_size)")
+    return finished(Segmenter(encoder, head, table, input_size=size), keys, source, notes, method)
 
 
 def check_kind(record: Record, path: Path, multi_scale: bool) -> None:

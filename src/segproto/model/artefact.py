@@ -49,6 +49,8 @@ def describe(model: Segmenter) -> dict[str, Any]:
         "classes": model.classes.to_json(),
         "card": model.card,
     }
+    if model.input_size is not None:
+        value["input_size"] = model.input_size
     if model.forgotten:
         value["forgotten"] = [patch.to_json() for patch in model.forgotten]
     return value
@@ -138,7 +140,13 @@ def build(file: Path, description: Description) -> Segmenter:
         encoder.normalisation = type(encoder.normalisation)(*norm)
     encoder.pixels = PixelRule(**description.pixels.model_dump())
     classes = ClassTable.from_json(description.classes.model_dump())
-    return Segmenter(encoder, described_head(file, description.head), classes, card=description.card)
+    return Segmenter(
+        encoder,
+        described_head(file, description.head),
+        classes,
+        card=description.card,
+        input_size=description.input_size,
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -58,6 +58,7 @@ def edited(
         dict(model.patches),
         copy.deepcopy(model.card),
         model.forgotten,
+        model.input_size,
     )
     words = []
     if forbid:

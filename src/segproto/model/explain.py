@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import label_dtype
@@ -23,7 +24,7 @@ from segproto.errors import ConfigError, DataError
 from segproto.model.evidence import Evidence, PixelEvidence, list_evidence, mix
 from segproto.model.field import Field
 from segproto.model.head import Contributions
-from segproto.model.predict import WHOLE_PIXELS
+from segproto.model.predict import WHOLE_PIXELS, seen_size
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import ALIGN, evaluating
 
@@ -64,11 +65,16 @@ def explain(
     pixels = picture.read(*seen)
     device = next(segmenter.parameters()).device
     with evaluating(segmenter):
-        features = segmenter.features(segmenter.encoder.normalisation(pixels.to(device))[None])
+        inputs = segmenter.encoder.normalisation(pixels.to(device))[None]
+        if segmenter.input_size is not None and seen == whole:
+            published = seen_size((height, width), segmenter.input_size)
+            inputs = F.interpolate(inputs, size=published, mode="bilinear", align_corners=False)
+        features = segmenter.features(inputs)
         grid = segmenter.head(features)[0].float()
         features = segmenter.head.cell_features(features)
     size = (seen[2] - seen[0], seen[3] - seen[1])
-    field = Field.over(grid, segmenter.encoder, size, size)
+    looked_at = (inputs.shape[-2], inputs.shape[-1])
+    field = Field.over(grid, segmenter.encoder, size, looked_at)
     shown = pixels[:, y0 - seen[0] : y1 - seen[0], x0 - seen[1] : x1 - seen[1]]
     shown = to_colours(shown, segmenter.encoder.pixels.show)
     return Explanation(segmenter, picture.name, shown, (y0, x0, y1, x1), (seen[0], seen[1]), features, field)

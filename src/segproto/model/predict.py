@@ -37,13 +37,14 @@ class Views(TypedDict, total=False):
     Attributes:
         window: side of the sliding windows in pixels; None = the whole image at once, where it is not too large.
         overlap: share of a window that its neighbour sees too, 0..0.9.
-        scales: factors the image is resized by; **logits** are averaged over them, after upsampling.
+        scales: factors the image is resized by; **logits** are averaged over them, after upsampling. None: the image
+            is seen once, at its own size or as the model was published to see it (``Segmenter.input_size``).
         flip: also average with the mirrored image.
     """
 
     window: int | None
     overlap: float
-    scales: Sequence[Scale]
+    scales: Sequence[Scale] | None
     flip: bool
 
 
@@ -99,7 +100,7 @@ def predict_to_png(
 
 
 def predict_logits(
-    segmenter: Segmenter, image: ImageLike, *, scales: Sequence[Scale] = (1.0,), flip: bool = False
+    segmenter: Segmenter, image: ImageLike, *, scales: Sequence[Scale] | None = None, flip: bool = False
 ) -> Tensor:
     """Logits (C, H, W) on the CPU of an image small enough to be seen at once.
 
@@ -107,7 +108,7 @@ def predict_logits(
         DataError: if it has more than ``WHOLE_PIXELS`` pixels.
     """
     picture = look_at(image, WHOLE_PIXELS, segmenter.encoder.pixels)
-    _check_scales(scales)
+    scales = chosen_scales(segmenter, picture, None, scales)
     with evaluating(segmenter):
         pixels = picture.read(0, 0, picture.height, picture.width).to(next(segmenter.parameters()).device)
         fields = view_fields(segmenter, pixels, scales, flip)
@@ -134,7 +135,7 @@ def logit_bands(
     *,
     window: int | None = None,
     overlap: float = OVERLAP,
-    scales: Sequence[Scale] = (1.0,),
+    scales: Sequence[Scale] | None = None,
     flip: bool = False,
     maps: Maps | None = None,
 ) -> Iterator[Tensor]:
@@ -151,7 +152,7 @@ def logit_bands(
         flip: also mirrored.
         maps: normalised images (1, 3, H, W) to the maps (1, K, h, w) that take the place of the model's logits.
     """
-    _check_scales(scales)
+    scales = chosen_scales(segmenter, picture, window, scales)
     size = (picture.height, picture.width)
     sized = any(isinstance(scale, tuple) for scale in scales)
     if sized or (window is None and size[0] * size[1] <= WHOLE_PIXELS):
@@ -168,6 +169,24 @@ def logit_bands(
         done = until
 
 
-def _check_scales(scales: Sequence[Scale]) -> None:
+def chosen_scales(
+    segmenter: Segmenter, picture: Picture, window: int | None, scales: Sequence[Scale] | None
+) -> Sequence[Scale]:
+    """The scales asked for; if none and no window, how the model was published to see an image.
+
+    Raises:
+        ConfigError: scales out of range.
+    """
+    if scales is None:
+        own = segmenter.input_size if window is None else None
+        return (1.0,) if own is None else (seen_size((picture.height, picture.width), own),)
     if not scales or not all(isinstance(scale, tuple) or 0 < scale <= 8 for scale in scales):
         raise ConfigError(f"scales {list(scales)}: expected one or more factors in 0..8, such as 0.75,1,1.25")
+    return scales
+
+
+def seen_size(size: tuple[int, int], input_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) an image of ``size`` is resized to: a shorter side, aspect kept, or just these numbers."""
+    if isinstance(input_size, tuple):
+        return input_size
+    return input_size * size[0] // min(size), input_size * size[1] // min(size)

@@ -29,6 +29,8 @@ class Segmenter(nn.Module):
         patches: pictures of the patches, PNG bytes by file name.
         card: facts for people and reports (method, stage, data, edits), JSON-ready.
         forgotten: training patches the model was ever made to forget, oldest first.
+        input_size: what the model was published to see of an image instead of its own size: the shorter side in pixels,
+            or (height, width), stretched; None = the image's own size.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Segmenter(nn.Module):
         patches: dict[str, bytes] | None = None,
         card: dict[str, Any] | None = None,
         forgotten: tuple[ForgottenPatch, ...] = (),
+        input_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -50,6 +53,7 @@ class Segmenter(nn.Module):
         self.patches = patches or {}
         self.card = card or {}
         self.forgotten = forgotten
+        self.input_size = input_size
 
     @property
     def found_categories(self) -> bool:
