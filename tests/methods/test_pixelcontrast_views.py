@@ -6,23 +6,34 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_segmenters
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from segproto.data.augment import augment
 from segproto.data.base import ClassTable
+from segproto.data.batch import Batch
+from segproto.data.config import AugmentConfig
 from segproto.data.palette import default_colours
-from segproto.encoders.base import HALF, Encoder
+from segproto.encoders.aspp_pool import ASPPPool
+from segproto.encoders.base import HALF, IMAGENET, Encoder
+from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError
-from segproto.methods.pixelcontrast.config import CamsConfig
+from segproto.methods.pixelcontrast import contrast as contrast_module
+from segproto.methods.pixelcontrast.config import CamsConfig, ContrastConfig
+from segproto.methods.pixelcontrast.contrast import ContrastLoss
 from segproto.methods.pixelcontrast.infer import image_cams
 from segproto.model.cam_head import RELEASED, CamHead
 from segproto.model.heads import build_head
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import TapHead
+from segproto.refine.affinity import cell_pairs
 from segproto.runs.catalogue import read_recipe
+from segproto.training.procedures.config import OptimiseConfig
+from segproto.training.procedures.optimise import parameter_groups
 
 SIZE, CLASSES, PRESENT = (45, 62), 5, [1, 4]  # odd at every scale
 SCALES = [0.5, 1.0, 1.5]
@@ -149,3 +160,83 @@ def test_published_recipes_do_so(name: str, enlarge: str) -> None:
     cams = read_recipe(f"pixelcontrast/{name}-published")["stages"]["cams"]
     assert (cams["resize"], cams["enlarge"], cams["pad"]) == ("pil", enlarge, False)
     assert not {"resize", "enlarge", "pad"} & read_recipe(f"pixelcontrast/{name}")["stages"]["cams"].keys()
+
+
+def test_each_view_sees_its_own_saliency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bilinearly to the second view with corners aligned, then to the nearest cell in the loss, as EPS' release."""
+    seen: list[Tensor] = []
+
+    def record(cam: Tensor, saliency: Tensor, *_: Tensor, **__: float) -> Tensor:
+        seen.append(saliency)
+        return cam.sum()
+
+    monkeypatch.setattr(contrast_module, "saliency_loss", record)
+    monkeypatch.setattr(ContrastLoss, "_labels", lambda *_: torch.ones(2, CLASSES))
+    torch.manual_seed(0)
+    encoder = Encoder(Stride8(), nn.Identity(), (12,), HALF, EncoderConfig(neck="identity", squash="none"), 8)
+    model = Segmenter(encoder, CamHead(12, CLASSES), ClassTable(tuple("abcde"), default_colours(CLASSES)))
+    masks = torch.randint(0, 255, (2, 64, 64))
+    masks[:, :5] = 255  # outside the image
+    levels = torch.where(masks == 255, 0, masks)[:, None] / 254
+    batch = Batch(masks, images=torch.randn(2, 3, 64, 64), names=("a", "b"))
+    small = F.interpolate(levels, (32, 32), mode="bilinear", align_corners=True)
+    for views, second in (("first", levels), ("each", small)):
+        seen.clear()
+        config = {"er": 0, "ecr": 0, "contrast": 0, "second_view": 0.5, "saliency": "x", "saliency_views": views}
+        ContrastLoss(ContrastConfig.model_validate(config), None)(model, batch)
+        for found, wanted in zip(seen, (levels, second, levels, second), strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
+def test_crops_are_black_outside_the_image() -> None:
+    """As AffinityNet crops: bytes are padded with zeros, then normalised."""
+    image, mask = torch.randint(1, 256, (3, 5, 7), dtype=torch.uint8), torch.zeros(5, 7, dtype=torch.uint8)
+    for outside, value in (("black", 0.0), ("mean", None)):
+        config = AugmentConfig(crop=12, scale=(1, 1), flip=False, outside=outside)  # type: ignore[arg-type]
+        part, labels = augment(image, mask, config, torch.Generator().manual_seed(0), IMAGENET)
+        bytes_ = torch.zeros(3, 12, 12, dtype=torch.uint8)
+        bytes_[:, :5, :7] = image
+        wanted = IMAGENET(bytes_)
+        if value is None:
+            wanted[:, labels == 255] = 0
+        torch.testing.assert_close(part, wanted)
+
+
+def test_the_readouts_weights_decay_and_its_bias_does_not() -> None:
+    model = tiny_segmenters.segmenter("linear")
+    rates = {"lr": {"backbone": 0, "neck": 0, "readout": 1e-2}, "steps": 1}
+    own = {id(model.head.weight): "weight", id(model.head.bias): "bias"}  # type: ignore[union-attr]
+    for decay, wanted in ((0.0, {"weight": 0.0, "bias": 0.0}), (5e-4, {"weight": 5e-4, "bias": 0.0})):
+        groups = parameter_groups(model, OptimiseConfig.model_validate({**rates, "readout_decay": decay}))
+        assert {own[id(p)]: group.weight_decay for group in groups for p in group.params} == wanted
+        assert {group.lr for group in groups} == {1e-2}
+
+
+def test_the_necks_norms_follow_as_slowly_as_published() -> None:
+    config = read_recipe("blackbox/deeplabv2-resnet101-published")["encoder"]
+    assert config["neck_momentum"] == 3e-4
+    momenta = {m.momentum for m in ASPPPool(4, 2, momentum=3e-4).modules() if isinstance(m, nn.BatchNorm2d)}
+    assert momenta == {3e-4}
+    assert {m.momentum for m in ASPPPool(4, 2).modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+    with pytest.raises(ConfigError, match="only aspp_pool reads it"):
+        build_encoder(EncoderConfig(name="unet", width=2, neck_momentum=0.1))
+
+
+def test_published_twins_have_the_last_details() -> None:
+    eps, seam = (read_recipe(f"pixelcontrast/voc-{name}-published")["stages"] for name in ("eps", "seam"))
+    assert eps["contrast"]["saliency_views"] == "each"
+    assert seam["affinity"]["augment"]["outside"] == "black"
+    for name in ("deeplabv1-resnet38", "deeplabv1-resnet101", "deeplabv2-resnet101"):
+        assert read_recipe(f"blackbox/{name}-published")["stages"]["joint"]["readout_decay"] == 5e-4
+        assert "readout_decay" not in read_recipe(f"blackbox/{name}")["stages"]["joint"]
+
+
+@pytest.mark.parametrize("edge", [5, 8, 10, 11])
+def test_psas_radius_on_small_grids(edge: int) -> None:
+    """``radius = (min_edge - 1) // 2 if min_edge < radius * 2 + 1 else radius`` (network/resnet38_aff.py)."""
+    radius = (edge - 1) // 2 if edge < 5 * 2 + 1 else 5
+    pairs = cell_pairs(edge, edge + 4, 5, complete=False)
+    first, second = pairs.indices()
+    rows, columns = (second - first + 4 * (edge + 4)) // (edge + 4) - 4, second % (edge + 4) - first % (edge + 4)
+    assert int((rows**2 + columns**2).max()) < radius**2
+    assert int((rows**2 + columns**2).max()) >= (radius - 1) ** 2

@@ -124,7 +124,12 @@ def augment(
     above, before = (int(d * (room + 1)) if free else 0 for d, room in zip(draw[1:3], (room_y, room_x), strict=True))
     padding = (before, room_x - before, above, room_y - above)
     if any(padding):
-        part, labels = F.pad(part, padding), F.pad(labels, padding, value=IGNORE_INDEX)
+        labels = F.pad(labels, padding, value=IGNORE_INDEX)
+        if config.outside == "black":
+            black = normalisation(torch.zeros(3, 1, 1, dtype=torch.uint8))
+            part = F.pad(part - black, padding) + black
+        else:
+            part = F.pad(part, padding)
     axes = []
     if config.flip and draw[3] < 0.5:
         axes.append(-1)

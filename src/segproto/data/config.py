@@ -34,6 +34,8 @@ class AugmentConfig(BaseModel):
         jitter: ColorJitter's brightness, contrast, saturation (0..1) and hue (0..0.5), of the part that is seen.
         hsv: hue, saturation and value of OpenCV's 8-bit HSV move by a random number of at most this size.
         padding: where images smaller than the crop lie in it: at its ``start``, or ``anywhere``.
+        outside: colour of what lies outside the image: the ``mean`` colour (0 after the normalisation), or ``black``
+            (AffinityNet as published, which pads before it).
         flip: mirror left-right with probability 0.5.
         vertical_flip: mirror top-bottom with probability 0.5.
         rotate90: turn by a random multiple of 90 degrees.
@@ -49,6 +51,7 @@ class AugmentConfig(BaseModel):
     jitter: tuple[float, float, float, float] = (0, 0, 0, 0)
     hsv: int = Field(default=0, ge=0, le=255)
     padding: Literal["start", "anywhere"] = "start"
+    outside: Literal["mean", "black"] = "mean"
     flip: bool = True
     vertical_flip: bool = False
     rotate90: bool = False

@@ -29,12 +29,15 @@ class ASPPPool(nn.Module):
         channels: of the backbone's map.
         dim: channels of each branch and of the output (published: 256).
         rates: four dilation rates.
+        momentum: of the batch norms' statistics (published: 3e-4); None = torch's.
 
     Raises:
         ValueError: another number of rates.
     """
 
-    def __init__(self, channels: int, dim: int = 256, rates: Sequence[int] = (6, 12, 18, 24)) -> None:
+    def __init__(
+        self, channels: int, dim: int = 256, rates: Sequence[int] = (6, 12, 18, 24), momentum: float | None = None
+    ) -> None:
         super().__init__()
         if len(rates) != 4:
             raise ValueError(f"{len(rates)} rates; expected 4")
@@ -48,6 +51,8 @@ class ASPPPool(nn.Module):
         self.conv_cat = nn.Sequential(join, nn.BatchNorm2d(dim), nn.ReLU(), nn.Dropout(DROPOUT))
         self.dropout = nn.Dropout(DROPOUT)
         for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d) and momentum is not None:
+                layer.momentum = momentum
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
@@ -68,10 +73,13 @@ def build_aspp_pool(config: EncoderConfig, backbone: Backbone) -> tuple[ASPPPool
     """
     if len(config.rates) != 4:
         raise ConfigError(f"encoder.rates={config.rates}: aspp_pool takes four")
-    neck = ASPPPool(backbone.num_features, config.dim, config.rates)
+    neck = ASPPPool(backbone.num_features, config.dim, config.rates, config.neck_momentum)
     return neck, neck.scale_dims
 
 
 ASPP_POOL = NeckKind(
-    name="aspp_pool", title="the ASPP of pixelcontrast's DeepLabv2, with image pooling", build=build_aspp_pool
+    name="aspp_pool",
+    title="the ASPP of pixelcontrast's DeepLabv2, with image pooling",
+    build=build_aspp_pool,
+    reads=("neck_momentum",),
 )

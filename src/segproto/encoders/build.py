@@ -83,7 +83,7 @@ def refuse_unread(config: EncoderConfig) -> None:
         ConfigError: naming the setting, and who reads it.
     """
     backbone = (BACKBONES, config.backbone_kind, ("backbone", "layers", "pretrained", "input_scale"))
-    neck = (NECKS, config.neck_kind, ("reduce", "layer_norm", "auxiliary", "projection"))
+    neck = (NECKS, config.neck_kind, ("reduce", "layer_norm", "auxiliary", "projection", "neck_momentum"))
     for table, own, settings in (backbone, neck):
         for setting in settings:
             value, start = getattr(config, setting), type(config).model_fields[setting].default

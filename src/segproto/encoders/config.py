@@ -37,6 +37,8 @@ class EncoderConfig(BaseModel):
         code_dropout: of ``codes``: ``off``, in ``training``, or ``always``, as PriMaPs' release left it on.
         reduce: channels of a 1x1 convolution with ReLU before ``aspp``: a neck of many channels gets several times
             cheaper; None = none, as published.
+        neck_momentum: by how much the statistics of ``aspp_pool``'s batch norms follow each batch (published: 3e-4);
+            None = torch's 0.1.
         layer_norm: before ``aspp`` every cell's features get mean 0 and variance 1 over the channels. For ViTs, whose
             blocks give values of any size: without it the sigmoid of a short training saturates.
         rates: ASPP dilation rates, one per scale.
@@ -70,6 +72,7 @@ class EncoderConfig(BaseModel):
     projection: bool = False
     auxiliary: int | None = Field(default=None, ge=0, le=64)
     reduce: int | None = Field(default=None, ge=1, le=65_536)
+    neck_momentum: float | None = Field(default=None, gt=0, le=1)
     layer_norm: bool = False
     rates: list[Annotated[int, Field(ge=1, le=1024)]] = Field([6, 12, 18, 24], min_length=1, max_length=64)
     dim: int = Field(64, ge=1, le=65_536)

@@ -47,8 +47,8 @@ class NeckKind:
         title: one line for people.
         build: from the settings and the backbone to the neck and the channels of each of its scales. It takes
             (B, Db, h, w), or a list of maps, to (B, sum(scales), h, w).
-        reads: those of the settings ``reduce``, ``layer_norm``, ``auxiliary`` and ``projection`` that it reads; the
-            others are refused.
+        reads: those of the settings ``reduce``, ``layer_norm``, ``auxiliary``, ``projection`` and ``neck_momentum``
+            that it reads; the others are refused.
         maps: it takes the list of the backbone's maps, not its one joined map.
         several: and reads more than the last of them, so that a cache of one map per image cannot feed it.
         branches: its scales are parallel branches, one per dilation rate.

@@ -13,7 +13,7 @@ from torch import Tensor
 from segproto.encoders.base import Encoder
 
 # where tensors came from, who trains them, and what is done with features: not what an encoder computes
-NOT_FEATURES = {"weights", "pretrained", "frozen", "enlarge"}
+NOT_FEATURES = {"weights", "pretrained", "frozen", "enlarge", "neck_momentum"}
 # Settings that came later: at these values a hash is as before there were such.
 LATER = {
     "convs": 1, "projection": False, "auxiliary": None, "code_dropout": "off", "reduce": None, "layer_norm": False,

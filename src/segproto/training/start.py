@@ -57,7 +57,7 @@ def require_fit(path: Path, segmenter: Segmenter, encoder: EncoderConfig, classe
         WeightsError: naming the first setting that differs and both values.
     """
     # where tensors came from, who trains them, and what training may switch
-    elsewhere = {"weights", "pretrained", "frozen", "code_dropout", *GRID}
+    elsewhere = {"weights", "pretrained", "frozen", "code_dropout", "neck_momentum", *GRID}
     has = segmenter.encoder.config.model_dump(mode="json", exclude=elsewhere)
     wants = encoder.model_dump(mode="json", exclude=elsewhere)
     for key, value in wants.items():

@@ -75,6 +75,8 @@ class ContrastConfig(TrainedStage):
             published.
         saliency: folder of saliency maps, one per image by its name (EPS); None = without.
         saliency_resize: to the ``nearest`` pixel, or ``bicubic`` (published), where the image is resized.
+        saliency_views: the second view's maps see the saliency of the ``first`` view, or ``each`` view its own, resized
+            bilinearly with it and then to the nearest pixel (published).
         overlap: with saliency, a class counts as salient if more of its cells than this are.
     """
 
@@ -90,6 +92,7 @@ class ContrastConfig(TrainedStage):
     masked: bool = True
     saliency: ExpandedPath | None = None
     saliency_resize: Literal["nearest", "bicubic"] = "nearest"
+    saliency_views: Literal["first", "each"] = "first"
     overlap: float = Field(0.4, ge=0, le=1)
 
     @model_validator(mode="after")

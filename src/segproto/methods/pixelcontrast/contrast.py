@@ -140,8 +140,10 @@ class ContrastLoss:
             terms |= contrasts
             loss = loss + config.contrast * torch.stack(list(contrasts.values())).sum()
         if config.saliency is not None:
-            maps = [first.cam, second.cam, first.refined, second.refined]
-            terms["saliency"] = self._saliency(maps, batch, labels) / 2
+            levels = saliency_levels(batch)
+            own = to_size(levels, (small.shape[2], small.shape[3])) if config.saliency_views == "each" else levels
+            pairs = [(first.cam, levels), (second.cam, own), (first.refined, levels), (second.refined, own)]
+            terms["saliency"] = self._saliency(pairs, labels) / 2
             loss = loss + terms["saliency"]
         return {"loss": loss, **terms}
 
@@ -149,7 +151,7 @@ class ContrastLoss:
         """Tags and saliency of raw maps alone (Lee et al. 2021, eq. 6)."""
         terms = {"tags": tag_loss(cam, labels)}
         if self.config.saliency is not None:
-            terms["saliency"] = self._saliency([cam], batch, labels)
+            terms["saliency"] = self._saliency([(cam, saliency_levels(batch))], labels)
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
     def _compared(self, maps: CamMaps, view: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,10 +184,16 @@ class ContrastLoss:
         ]
         return contrast_losses(views[0], views[1], temperature=config.temperature)
 
-    def _saliency(self, maps: Sequence[Tensor], batch: Batch, labels: Tensor) -> Tensor:
-        levels = torch.where(batch.masks == IGNORE_INDEX, 0, batch.masks)[:, None].float() / LEVELS
-        terms = [saliency_loss(m, levels, labels, background=0, overlap=self.config.overlap) for m in maps]
+    def _saliency(self, pairs: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
+        """Of maps, each with its saliency."""
+        overlap = self.config.overlap
+        terms = [saliency_loss(m, levels, labels, background=0, overlap=overlap) for m, levels in pairs]
         return torch.stack(terms).sum()
+
+
+def saliency_levels(batch: Batch) -> Tensor:
+    """The saliency that the masks hold, (B, 1, H, W) in 0..1; 0 outside the image."""
+    return torch.where(batch.masks == IGNORE_INDEX, 0, batch.masks)[:, None].float() / LEVELS
 
 
 class PairLoss:

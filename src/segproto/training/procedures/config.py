@@ -29,6 +29,7 @@ class OptimiseConfig(BaseModel):
         steps: batches; optimizer steps are ``steps // accumulate``. 0 skips the stage.
         lr: learning rates; parts at 0 stay frozen.
         weight_decay: on backbone and neck only (L2 coupled with adam, decoupled with adamw).
+        readout_decay: weight decay of the readout's weights, not of its bias (DeepLab of wseg: 5e-4).
         decay: weight decay falls on ``all`` tensors, or on ``weights`` alone, not on vectors (norms, biases).
         schedule: ``constant``, ``poly`` (to zero, power 0.9) or ``linear``.
         warmup_steps: optimizer steps of linear warm-up.
@@ -54,6 +55,7 @@ class OptimiseConfig(BaseModel):
     lr: LearningRates = LearningRates()
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(5e-4, ge=0)
+    readout_decay: float = Field(0.0, ge=0)
     decay: Literal["all", "weights"] = "all"
     schedule: Literal["constant", "poly", "linear"] = "constant"
     warmup_steps: int = Field(0, ge=0)

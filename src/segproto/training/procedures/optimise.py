@@ -59,12 +59,22 @@ def optimise_stage(
 
 
 def parameter_groups(model: Segmenter, config: OptimiseConfig) -> list[ParamGroup]:
-    """The trained parts with their learning rates; decay falls on backbone and neck only."""
+    """The trained parts with their learning rates; decay falls on backbone, neck and, if asked for, readout."""
     lr, parts = config.lr, model.head.parts()
     groups = encoder_groups(model, config)
-    rated = ((parts.prototypes, lr.prototypes), (parts.groups, lr.groups), (parts.readout, lr.readout))
+    rated = ((parts.prototypes, lr.prototypes), (parts.groups, lr.groups))
     groups += [ParamGroup(parameters, rate) for parameters, rate in rated if rate > 0]
+    if lr.readout > 0:
+        groups += readout_groups(parts.readout, lr.readout, config.readout_decay)
     return [group for group in groups if group.params]
+
+
+def readout_groups(parameters: list[nn.Parameter], lr: float, decay: float) -> list[ParamGroup]:
+    """The readout in one group; with a weight decay in two, since it falls on no bias."""
+    if decay == 0:
+        return [ParamGroup(parameters, lr)]
+    weights, biases = ([p for p in parameters if (p.ndim < 2) is flat] for flat in (False, True))
+    return [ParamGroup(weights, lr, decay), ParamGroup(biases, lr)]
 
 
 def encoder_groups(model: Segmenter, config: OptimiseConfig) -> list[ParamGroup]:
