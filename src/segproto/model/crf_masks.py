@@ -35,7 +35,7 @@ def masks_with_crf(
     image: ImageLike,
     settings: CrfSettings,
     *,
-    scales: Sequence[Scale] = (1.0,),
+    scales: Sequence[Scale] | None = None,
     flip: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The class of every pixel, and that after a dense CRF on the probabilities of the mean logits.
@@ -44,7 +44,7 @@ def masks_with_crf(
         segmenter: the model.
         image: small enough to be seen at once.
         settings: of the CRF.
-        scales: logits are averaged over them.
+        scales: logits are averaged over them; None as in :class:`segproto.model.predict.Views`.
         flip: also over the mirrored image.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Byte = Annotated[int, Field(ge=0, le=255)]
-Pixels = Annotated[int, Field(ge=16, le=65_536)]
+SeenSide = Annotated[int, Field(ge=16, le=65_536)]
 Shown = Annotated[int, Field(ge=0)]
 Place = Annotated[int, Field(ge=-(2**31), le=2**31)]
 
@@ -76,7 +76,7 @@ class Description(BaseModel):
     classes: Classes
     card: dict[str, Any] = {}
     forgotten: list[Patch] = []
-    input_size: Pixels | tuple[Pixels, Pixels] | None = None
+    input_size: SeenSide | tuple[SeenSide, SeenSide] | None = None
     resting: list[Source | None] | None = None  # of older models alone
 
 
