@@ -45,6 +45,8 @@ def test_predictions_and_explanations_align_corners(kind: str, multiple: int) ->
     model, pixels = aligned(kind, multiple), image(37, 51)
     expected = wanted(model, pixels, multiple)
     torch.testing.assert_close(predict_logits(model, pixels), expected, rtol=1e-4, atol=1e-4)
+    forward = model(model.encoder.normalisation(pixels)[None])[0].detach()
+    torch.testing.assert_close(forward, expected, rtol=1e-4, atol=1e-4)
     assert (predict(model, pixels) == expected.argmax(0)).float().mean() > 0.999
     why = model.explain(pixels)
     ys, xs = (v.flatten() for v in torch.meshgrid(torch.arange(37), torch.arange(51), indexing="ij"))
