@@ -221,3 +221,23 @@ def test_a_shipped_table_splits_by_the_list_beside_it(tmp_path: Path) -> None:
             save(tmp_path / kind / f"{name}.png", np.full((8, 8), 2, np.uint8))
     finding = look_at_folder(DataConfig(root=tmp_path, classes=Path("msrc21")))
     assert {item.name: item.split for item in finding.items} == {"1_1_s": "train", **dict.fromkeys(held_out, "val")}
+
+
+def test_the_rule_that_is_given_is_the_one_that_is_said(tmp_path: Path) -> None:
+    root = made(EXPORTS["prefixes"], tmp_path)
+    for rule, words in (
+        ("{val_fraction: 0.5}", "validation is 50% of the images, drawn at random"),
+        ('{val_pattern: "[45]"}', "split by train (4 train) and val (2 val)"),
+    ):
+        (root / "classes.yaml").write_text(f"classes: [a, b, c]\nsplit: {rule}\n")
+        report = verify(DataConfig(root=root))
+        assert words in report.layout
+        assert len(build_dataset(DataConfig(root=root), "val")) == (3 if "fraction" in rule else 2)
+
+
+def test_settings_that_fit_no_file_are_answered_with_those_that_do(tmp_path: Path) -> None:
+    root = made(EXPORTS["suffix and 0/255"], tmp_path)
+    (root / "classes.yaml").write_text("classes: [a, b]\n")
+    words = r"p0\.jpg: has no mask; expected .*p0\.png.* none of 6 images has one; what is there can be read with "
+    with pytest.raises(DataError, match=words + r"data\.images='images/\*\.jpg' data\.labels='masks/\*_mask\.png'"):
+        build_dataset(DataConfig(root=root, labels="masks"), "train")

@@ -235,7 +235,7 @@ PICTURES = {
     "nnU-Net": Export(nnunet, LABELS, words="imagesTr/*_0000.png with labelsTr/*.png"),
     "a folder per split": Export(folder_per_split, NUMBERED, split=True, words="{Train,Validation}/images"),
     "CamVid, colours": Export(camvid_kaggle, LABELS, split=True, words="{train,val}_labels/*_L.png"),
-    "a list of one split": Export(one_list, NUMBERED, split=True, words="val.txt/ (2 val), all others train"),
+    "a list of one split": Export(one_list, NUMBERED, split=True, words="val.txt (2 val), all others train"),
     "zip": Export(zipped(cvat_masks), LABELS, words="SegmentationClass/*.png"),
 }
 EXPORTS = dict(PICTURES)

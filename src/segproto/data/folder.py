@@ -11,8 +11,8 @@ import numpy as np
 from segproto.data.base import SegmentationDataset
 from segproto.data.classes import Classes, find_classes, read_classes
 from segproto.data.coarse import refuse_names
-from segproto.data.layouts.finding import Finding
-from segproto.data.layouts.recognise import recognise
+from segproto.data.layouts.finding import FRACTION, Finding
+from segproto.data.layouts.recognise import recognise, suggestion
 from segproto.data.layouts.words import SPLIT_WORDS, TEST, TRAIN, VAL
 from segproto.data.layouts.words import split_of as split_of_word
 from segproto.data.pairs import PairDataset, Pairs, find_pairs, find_part_maps, named_by, read_list
@@ -25,8 +25,6 @@ from segproto.errors import DataError
 
 if TYPE_CHECKING:
     from segproto.data.config import DataConfig
-
-_DEFAULT_FRACTION = 0.2
 
 
 def open_folder(config: DataConfig, split: str) -> SegmentationDataset:
@@ -63,6 +61,9 @@ def split_of_folder(
         return split_of_finding(finding, config.split or classes.split, split, places)
     rule = split_rule(config, root, classes.split)
     pairs = split_pairs(config, root, rule, split)
+    if pairs.masks.keys().isdisjoint(pairs.images) and not pairs.doubles:
+        first, count = next(iter(pairs.images)), len(pairs.images)
+        raise DataError(f"{pairs.without_mask(first)}; none of {count} images has one{suggestion(root)}")
     return pairs, split_names(rule, list(pairs.images), split, places)
 
 
@@ -89,7 +90,7 @@ def split_of_finding(
         items = list(finding.items)
         if rule is None:
             items = finding.of("train") or [item for item in items if item.split != "test"]
-            rule = SplitConfig(val_fraction=_DEFAULT_FRACTION, seed=given.seed if given is not None else 0)
+            rule = SplitConfig(val_fraction=FRACTION, seed=given.seed if given is not None else 0)
         names = split_names(rule, [item.name for item in items], split, places)
     # members of archives and drawn masks stand where paths are expected
     images: dict[str, Any] = {item.name: item.image for item in items}
@@ -164,7 +165,7 @@ def split_rule(config: DataConfig, root: Path, of_classes: SplitConfig | None) -
     if any(lists.values()):  # one list alone: the other split is all the rest
         found = {f"{name}_list": root / f"{word}.txt" for name, word in lists.items() if word is not None}
         return SplitConfig.model_validate(found)
-    return SplitConfig(val_fraction=_DEFAULT_FRACTION, seed=seed)
+    return SplitConfig(val_fraction=FRACTION, seed=seed)
 
 
 def _usual_word(split: str, there: Callable[[str], bool]) -> str | None:
@@ -247,7 +248,7 @@ def _by_lists(rule: SplitConfig, names: list[str], split: str, list_folders: tup
 def _is_val(rule: SplitConfig, names: list[str]) -> list[bool]:
     if rule.val_pattern is not None:
         return found_in(rule.val_pattern, names)
-    fraction = rule.val_fraction or _DEFAULT_FRACTION
+    fraction = rule.val_fraction or FRACTION
     count = min(max(round(fraction * len(names)), 1), len(names) - 1) if len(names) > 1 else 0
     drawn = np.random.Generator(np.random.PCG64(rule.seed)).permutation(len(names))[:count]
     val = set(drawn.tolist())

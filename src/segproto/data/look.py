@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from segproto.data.classes import find_classes, read_classes, usual_classes
 from segproto.data.folder import check_folder, open_folder, split_names, split_pairs, split_rule
 from segproto.data.kind import DataKind
-from segproto.data.layouts.finding import Finding, Item
+from segproto.data.layouts.finding import FRACTION, Finding, Item
 from segproto.data.layouts.listing import list_files
 from segproto.data.layouts.names import read_names
 from segproto.data.layouts.recognise import recognise
@@ -31,8 +31,14 @@ def look_at_folder(config: DataConfig) -> Finding:
     finding = recognise(config, root)
     if finding is not None:
         given = given_split(config, root)
-        return finding if given is None else replace(finding, items=by_rule(finding, given))
+        return finding if given is None else by_rule(finding, given, _list_folders(config, root))
     return _as_set(config, root)
+
+
+def _list_folders(config: DataConfig, root: Path) -> tuple[Path, Path]:
+    """Where lists of names are looked for: beside the ``classes.yaml`` (or shipped table), then in the root."""
+    there = config.classes is not None or usual_classes(root).is_file()
+    return (find_classes(config.classes, root).parent if there else root, root)
 
 
 def given_split(config: DataConfig, root: Path) -> SplitConfig | None:
@@ -43,12 +49,19 @@ def given_split(config: DataConfig, root: Path) -> SplitConfig | None:
     return given if given is not None and given.has_rule else None
 
 
-def by_rule(finding: Finding, rule: SplitConfig) -> list[Item]:
-    """The images without the layout's own splits, where a rule takes their place."""
-    if rule.train_folder is None:
-        return [replace(item, split=None, folder=None) for item in finding.items]
-    own = {rule.train_folder: "train", rule.val_folder: "val"}
-    return [replace(item, split=own[item.folder]) for item in finding.items if item.folder in own]
+def by_rule(finding: Finding, rule: SplitConfig, list_folders: tuple[Path, ...]) -> Finding:
+    """The finding with the splits of a rule in place of the layout's own."""
+    if rule.train_folder is not None:
+        own = {rule.train_folder: "train", rule.val_folder: "val"}
+        kept = [replace(item, split=own[item.folder]) for item in finding.items if item.folder in own]
+        return replace(finding, items=kept)
+    if rule.val_fraction is not None:
+        without = [replace(item, split=None, folder=None) for item in finding.items]
+        return replace(finding, items=without, drawn=rule.val_fraction)
+    names = [item.name for item in finding.items]
+    of_name = {name: split for split in ("train", "val") for name in split_names(rule, names, split, list_folders)}
+    items = [replace(i, split=of_name[i.name], folder=None) for i in finding.items if i.name in of_name]
+    return replace(finding, items=items)
 
 
 def _as_set(config: DataConfig, root: Path) -> Finding:
@@ -56,15 +69,15 @@ def _as_set(config: DataConfig, root: Path) -> Finding:
     items: list[Item] = []
     for split in ("train", "val"):
         pairs = split_pairs(config, root, rule, split)
-        list_folders = (find_classes(config.classes, root).parent, root)  # a shipped table's lists lie beside it
-        names = split_names(rule, list(pairs.images), split, list_folders)
+        names = split_names(rule, list(pairs.images), split, _list_folders(config, root))
         known_split = None if rule.val_fraction is not None else split
         folder = rule.train_folder if split == "train" else rule.val_folder
         items += [_item(pairs, name, known_split, folder) for name in names if name in pairs.images]
     class_names, names_from = read_names(list_files(root))
     words = f"{config.images} with {config.labels}"
     settings = {"data.images": config.images, "data.labels": str(config.labels)}
-    return Finding("folder", words, items, settings, names=class_names, names_from=names_from)
+    drawn = rule.val_fraction or FRACTION
+    return Finding("folder", words, items, settings, names=class_names, names_from=names_from, drawn=drawn)
 
 
 def _item(pairs: Pairs, name: str, split: str | None, folder: str | None) -> Item:

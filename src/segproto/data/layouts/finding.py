@@ -11,6 +11,7 @@ from segproto.data.layouts.listing import File, Listing
 from segproto.data.layouts.words import TEST, TRAIN, VAL
 from segproto.errors import DataError
 
+FRACTION = 0.2  # of the images validate where nothing tells the split
 BACKGROUND = "background"  # in masks drawn from shapes: where none lies
 
 
@@ -63,6 +64,7 @@ class Finding:
         names_from: that file.
         notes: what else a person should know, a line each.
         loose: mask files without an image.
+        drawn: share of the images that validate where nothing tells the split.
         void: numbers that mean "not labelled" where folders are so named.
     """
 
@@ -76,6 +78,7 @@ class Finding:
     notes: Sequence[str] = ()
     loose: Sequence[File] = ()
     void: Sequence[int] = ()
+    drawn: float = FRACTION
 
     @property
     def masked(self) -> list[Item]:
@@ -98,12 +101,17 @@ class Finding:
     def split_words(self) -> str:
         """How the images are divided, in a few words."""
         counts = {split: sum(i.mask is not None for i in self.of(split)) for split in (TRAIN, VAL, TEST)}
-        told = [f"{(self.folders(s) or [s])[0]}/ ({n} {s})" for s, n in counts.items() if n]
+        told = [f"{self._told_by(split)} ({n} {split})" for split, n in counts.items() if n]
         if counts[VAL]:
             return f"split by {' and '.join(told)}" if counts[TRAIN] else f"split by {told[0]}, all others train"
         rest = f"only {' and '.join(told)} told: " if told else ""
         drawn = "the training images" if counts[TRAIN] else "the images"
-        return f"{rest}validation is a fifth of {drawn}, drawn at random"
+        return f"{rest}validation is {self.drawn:.0%} of {drawn}, drawn at random"
+
+    def _told_by(self, split: str) -> str:
+        """The folder or list that tells a split; where a rule does, the split itself."""
+        word = next(iter(self.folders(split)), "")
+        return word if "." in word else f"{word}/" if word else split
 
     def line(self) -> str:
         """All of it in one line."""

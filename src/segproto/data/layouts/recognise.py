@@ -43,6 +43,17 @@ def recognise(config: DataConfig, root: Path) -> Finding | None:
     )
 
 
+def suggestion(root: Path) -> str:
+    """``; what is there can be read with SETTINGS``, for a folder that settings do not fit; empty if nothing can."""
+    try:
+        listing = list_files(root)
+        readings = [finding for layout in LAYOUTS.values() if (finding := layout.looks(listing)) is not None]
+    except DataError as error:
+        return f"; without these settings: {error}"
+    told = [" ".join(f"{k}='{v}'" for k, v in f.settings.items()) or f"data.layout={f.layout}" for f in readings]
+    return f"; what is there can be read with {' or with '.join(told)}" if told else ""
+
+
 def as_set(config: DataConfig, root: Path) -> bool:
     """Whether the settings say where images and masks are, or the usual ``images/`` and ``labels/`` are there."""
     if config.layout is not None:
