@@ -108,11 +108,16 @@ def test_resume_of_a_finished_run_says_so(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "run"
     first = train(out, "stages.first_steps=2", "stages.second_steps=0")
     before = weights(out / "model")
+    for litter in (".lock", "checkpoints/001-000000000/SHA256SUMS"):  # of one killed while it cleared up
+        (out / litter).parent.mkdir(exist_ok=True)
+        (out / litter).touch()
     again = run(METHOD, recipe("stages.first_steps=2", "stages.second_steps=0"), out, resume=True)
     assert again.was_finished
     assert again.stages == json.loads(json.dumps(first.stages))
     assert weights(out / "model") == before
     assert "nothing to resume" in capsys.readouterr().err
+    assert not (out / ".lock").exists()
+    assert [path.name for path in (out / "checkpoints").glob("[!b]*")] == ["finished.json"]
 
 
 def test_resume_needs_a_run_of_the_same_recipe(tmp_path: Path) -> None:

@@ -109,17 +109,25 @@ def save(
             value = {"version": VERSION, "state": asdict(state), "optimizer": scalars}
             fill(fresh / "state.json", json.dumps(value, indent=1))
             sums.write_sums(fresh)
-    for path in root.iterdir():
-        if path != final and NAME.fullmatch(path.name):
-            remove_folder(path, HOLDS)
+    clear(root, final)
     return final
+
+
+def clear(root: Path, kept: Path | None = None) -> None:
+    """Removes all checkpoints in a run's ``checkpoints`` folder but one."""
+    for path in left(root):
+        if path != kept:
+            remove_folder(path, HOLDS)
+
+
+def left(root: Path) -> list[Path]:
+    """All checkpoints there, also what a killed process left of one that it was removing."""
+    return [path for path in root.iterdir() if NAME.fullmatch(path.name)] if root.is_dir() else []
 
 
 def latest(root: Path) -> Path | None:
     """The newest checkpoint in a run's ``checkpoints`` folder; whatever has such a name is complete."""
-    if not root.is_dir():
-        return None
-    return max((p for p in root.iterdir() if NAME.fullmatch(p.name) and (p / "state.json").exists()), default=None)
+    return max((path for path in left(root) if (path / "state.json").exists()), default=None)
 
 
 def read_state(path: Path, stages: Sequence[Stage]) -> State:

@@ -18,8 +18,9 @@ from segproto.data.pixels import PixelRule
 from segproto.data.subset import keep_only, readable
 from segproto.errors import ConfigError, SegprotoError
 from segproto.evaluation.absent import absent_words
-from segproto.files import hold, remove_folder, sync_file, write_json
+from segproto.files import hold, sync_file, write_json
 from segproto.files.documents import checked, read_json
+from segproto.files.holding import LOCK
 from segproto.model.cache import FeatureCache
 from segproto.model.figures import number_figures
 from segproto.places import cache_root
@@ -121,6 +122,7 @@ def run(
             on_first(fabric, lambda: refuse_taken(out))
         result = finished(out)
         if result is not None:
+            on_first(fabric, lambda: tidy(out))
             reporter.line(f"{out}: this run is finished; there is nothing to resume")
             return RunResult(out, list(result.stages.values())[-1], result.stages, result.seconds, was_finished=True)
         resources.enter_context(reporting(reporter))
@@ -344,6 +346,11 @@ def note_finished(out: Path, results: dict[str, Figures], seconds: float) -> Non
     """Marks the run as finished and removes its last checkpoint, which is ``model`` once more."""
     write_json(out / FINISHED, asdict(Finished(results, round(seconds, 3))), None)
     sync_file(out / "checkpoints")
-    last = checkpoint.latest(out / "checkpoints")
-    if last is not None:
-        remove_folder(last, checkpoint.HOLDS)
+    checkpoint.clear(out / "checkpoints")
+
+
+def tidy(out: Path) -> None:
+    """Removes what a run that was killed after its end, while it cleared up, had left to remove."""
+    if (out / LOCK).exists() or checkpoint.left(out / "checkpoints"):
+        with hold(out):
+            checkpoint.clear(out / "checkpoints")
