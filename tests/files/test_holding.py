@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from segproto.errors import SegprotoError
-from segproto.files import hold, holding
+from segproto.files import hold, holding, is_empty
 
 HOLD = """
 import os, signal, sys
@@ -88,3 +88,14 @@ def test_where_there_are_no_locks_the_process_number_tells(
         with hold(tmp_path):
             assert "no locks on this disk" in caplog.text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_nothing(tmp_path: Path) -> None:
+    for name in (".lock", ".segproto-0123456789ab.part"):
+        (tmp_path / name).touch()
+    assert is_empty(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with hold(tmp_path):
+        pass
+    (tmp_path / ".notes").touch()
+    assert not is_empty(tmp_path)

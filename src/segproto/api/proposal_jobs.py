@@ -16,7 +16,7 @@ from segproto.data.unlabelled import ImageFolder
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, SegprotoError
-from segproto.files import write_json
+from segproto.files import is_empty, write_json
 from segproto.files.documents import read_object
 from segproto.files.keys import shown
 from segproto.model.fingerprint import encoder_hash
@@ -104,7 +104,7 @@ def take(out: Path, settings: ProposeSettings, fingerprint: str) -> None:
                     f"{out}: holds proposals made with {section} = {shown(earlier.get(section))}, now it is {new}; "
                     "give another --out"
                 )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and not is_empty(out):
         raise ConfigError(f"{out}: is not empty and holds no proposals (no propose.json); give another --out")
     else:
         write_json(file, value, None)

@@ -10,7 +10,7 @@ What others wrote is opened by :mod:`segproto.files.reading`, and parsed by :mod
 a schema) and :mod:`~segproto.files.yaml_text`.
 """
 
-from segproto.files.holding import LOCK, hold
+from segproto.files.holding import LOCK, hold, is_empty
 from segproto.files.marks import (
     identities,
     in_own_folder,
@@ -52,6 +52,7 @@ __all__ = [
     "hold",
     "identities",
     "in_own_folder",
+    "is_empty",
     "link",
     "mark",
     "old_of",

@@ -19,7 +19,7 @@ from typing import Any
 
 from segproto.errors import SegprotoError, plain
 from segproto.files.locks import is_same, lock
-from segproto.files.writing import disk_errors
+from segproto.files.writing import disk_errors, sweep
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,12 @@ def hold(folder: Path) -> Iterator[None]:
         for parent in new_folders:
             with suppress(OSError):  # not empty: it is in use
                 parent.rmdir()
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a killed process left: its lock, and what it was writing, which goes."""
+    sweep(folder)
+    return all(path.name == LOCK for path in folder.iterdir())
 
 
 def take(folder: Path) -> int:
