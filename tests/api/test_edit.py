@@ -247,6 +247,21 @@ def test_an_edit_is_scored_saved_and_told(run: Path, tmp_path: Path, monkeypatch
         segproto.edit(run, out=tmp_path / "less", drop=[1], quiet=True)
 
 
+def test_an_edit_interrupted_at_its_record_can_be_repeated(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(import_module("segproto.api.edit"), "record", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            segproto.edit(run, drop=[1], score=False, out=tmp_path / "less", quiet=True)
+    assert not list(tmp_path.iterdir())
+    segproto.edit(run, drop=[1], score=False, out=tmp_path / "less", quiet=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["less"]
+
+
 def test_a_cut_off_cache_file_is_computed_again(run: Path, tmp_path: Path) -> None:
     from segproto.data.build import build_dataset
     from segproto.runs.settings import data_config

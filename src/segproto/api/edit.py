@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError
-from segproto.files import place, write_json
+from segproto.files import is_empty, place, write_json
 from segproto.places import cache_root
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segproto.training.recipe import Recipe
 
 PathLike = str | Path
+RECORD = "edit.json"  # in the folder of the edited model
 
 
 def edit(
@@ -79,6 +80,7 @@ def edit(
         ['after', 'before', 'change']
     """
     from segproto.data.build import build_dataset
+    from segproto.model.artefact import save
     from segproto.model.edit import WITHIN, edited
     from segproto.model.remembering import without_images
     from segproto.runs.models import ready
@@ -114,11 +116,13 @@ def edit(
     if score:
         dataset = build_dataset(data_config(Path(target), {}, settings), "val")
         figures |= scored(model, after, dataset, quiet)
-    if not forget:
+    figures = noted({**figures, "kept": kept, "seconds_of_change": round(changed_seconds, 3)}, begin)
+    if forget:
+        record(out, figures)
+    else:
         after.card |= {"miou": (figures["miou"] or {}).get("after"), "edited_from": str(Path(target).absolute())}
-        after.save(out)
-    figures |= {"kept": kept, "seconds_of_change": round(changed_seconds, 3)}
-    return record(out, figures, time.perf_counter() - begin)
+        save(after, out, more=lambda folder: record(folder, figures))  # both or none: an edit can be repeated
+    return figures | {"file": str(out / RECORD)}
 
 
 def require_one_kind(asked: dict[str, bool]) -> None:
@@ -180,11 +184,14 @@ def scored(model: Segmenter, after: Segmenter, dataset: SegmentationDataset, qui
     return {**change(before, now), "images": len(dataset), "images_from_cache": features.reused}
 
 
-def record(out: Path, figures: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The figures with time and command, also in ``out/edit.json``."""
-    entries = {"kept": None, **figures, "seconds": round(seconds, 3), "command": sys.argv}
-    write_json(out / "edit.json", entries, "figures", str)
-    return entries | {"file": str(out / "edit.json")}
+def noted(figures: dict[str, Any], begin: float) -> dict[str, Any]:
+    """The figures with the time since ``begin`` and the command."""
+    return {"kept": None, **figures, "seconds": round(time.perf_counter() - begin, 3), "command": sys.argv}
+
+
+def record(out: Path, figures: dict[str, Any]) -> None:
+    """Writes the figures into the folder of the edited model."""
+    write_json(out / RECORD, figures, "figures", str)
 
 
 def record_of_resumed(out: Path, recipe: Recipe, spent: float, quiet: bool) -> None:
@@ -204,7 +211,7 @@ def record_of_resumed(out: Path, recipe: Recipe, spent: float, quiet: bool) -> N
     from segproto.training.recipe import resolved
 
     forget = resolved(recipe).get("stages", {}).get("forget", {}).get("prototypes")
-    if not forget or recipe.train.start is None or (out / "edit.json").exists():
+    if not forget or recipe.train.start is None or (out / RECORD).exists():
         return
     begin, say = time.perf_counter(), Reporter(active=not quiet).line
     if not recipe.train.start.exists():
@@ -213,7 +220,8 @@ def record_of_resumed(out: Path, recipe: Recipe, spent: float, quiet: bool) -> N
     model, after = ready(recipe.train.start, None, None), ready(out, None, None)
     figures = figures_of(model, after, forgetting=True)
     figures |= scored(model, after, build_dataset(recipe.data, "val"), quiet)
-    say(f"what forgetting changed: {record(out, figures, spent + time.perf_counter() - begin)['file']}")
+    record(out, noted(figures, begin - spent))
+    say(f"what forgetting changed: {out / RECORD}")
 
 
 def prototypes_of(model: Segmenter) -> int:
@@ -224,7 +232,7 @@ def prototypes_of(model: Segmenter) -> int:
 
 def require_free(out: Path) -> None:
     """Sees that nothing is overwritten."""
-    if out.exists() and (out.is_file() or any(out.iterdir())):
+    if out.exists() and (out.is_file() or not is_empty(out)):
         raise ConfigError(f"{out}: is taken; give another --out (an edit never changes what is there)")
 
 

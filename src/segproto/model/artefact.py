@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,19 @@ def describe(model: Segmenter) -> dict[str, Any]:
     return value
 
 
-def save(model: Segmenter, folder: Path, advice: str = "free some space") -> None:
+def save(
+    model: Segmenter,
+    folder: Path,
+    advice: str = "free some space",
+    more: Callable[[Path], None] | None = None,
+) -> None:
     """Writes the artefact beside ``folder`` first and then puts it in place, so that a crash leaves the old one.
 
     Args:
         model: what to write.
         folder: a new or empty folder, or that of an artefact, which is replaced.
         advice: what to do about a full disk.
+        more: writes what else belongs into the folder before it is put in place.
 
     Raises:
         ConfigError: the folder holds something else than an artefact, which is left as it is.
@@ -71,6 +78,8 @@ def save(model: Segmenter, folder: Path, advice: str = "free some space") -> Non
     with fresh_folder(Path(folder), HOLDS, is_artefact, advice) as fresh:
         write_files(model, fresh)
         sums.write_sums(fresh)
+        if more is not None:
+            more(fresh)
 
 
 def write_files(model: Segmenter, folder: Path) -> None:
