@@ -297,6 +297,18 @@ def test_lookup_of_bytes_equals_that_of_numbers() -> None:
     np.testing.assert_array_equal(labels.apply(stored.astype(np.uint8), "a"), labels.apply(stored, "a"))
 
 
+@pytest.mark.parametrize(("name", "file"), [("cityscapes", "a.zip"), ("voc", "a.tgz")])
+def test_an_archive_for_a_server_does_not_tell_the_time(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    png(tmp_path / "masks/a.png", np.array([[0, 1, 11, 18]]))
+    submit(name, tmp_path / "masks", tmp_path / file)
+    first = (tmp_path / file).read_bytes()
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    submit(name, tmp_path / "masks", tmp_path / file)
+    assert (tmp_path / file).read_bytes() == first
+
+
 def test_predictions_for_the_servers(tmp_path: Path) -> None:
     """What each server would read back, with its own numbers."""
     masks = tmp_path / "masks"

@@ -75,7 +75,9 @@ def submit(name: str, masks: Path, out: Path) -> int:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target:  # PNG is compressed already
                 target.comment = mark("archive").encode()
                 for member, content in members:
-                    target.writestr(member, content)
+                    info = zipfile.ZipInfo(member)  # no time of day: the same masks make the same archive
+                    info.external_attr = 0o644 << 16
+                    target.writestr(info, content)
         else:
             write_tar(file, members)
     return len(files)
@@ -83,7 +85,8 @@ def submit(name: str, masks: Path, out: Path) -> int:
 
 def write_tar(file: BinaryIO, members: Iterator[tuple[str, bytes]]) -> None:
     """A compressed tar archive; the mark stands where gzip keeps the name of the original."""
-    with gzip.GzipFile(mark("archive"), "wb", fileobj=file) as packed, tarfile.open(fileobj=packed, mode="w") as target:
+    packer = gzip.GzipFile(mark("archive"), "wb", fileobj=file, mtime=0)
+    with packer as packed, tarfile.open(fileobj=packed, mode="w") as target:
         for member, content in members:
             info = tarfile.TarInfo(member)
             info.size = len(content)
