@@ -18,9 +18,8 @@ from segproto.data.pixels import PixelRule
 from segproto.data.subset import keep_only, readable
 from segproto.errors import ConfigError, SegprotoError
 from segproto.evaluation.absent import absent_words
-from segproto.files import hold, sync_file, write_json
+from segproto.files import LOCK, hold, sync_file, write_json
 from segproto.files.documents import checked, read_json
-from segproto.files.holding import LOCK
 from segproto.model.cache import FeatureCache
 from segproto.model.figures import number_figures
 from segproto.places import cache_root
