@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import Field
 
 from segproto.errors import ConfigError, SegprotoError
-from segproto.files import LOCK, fresh, take_back
+from segproto.files import LOCK, fresh, hold, sync_file, take_back, write_json
 from segproto.files.documents import Record, checked, read_json
+from segproto.training import checkpoint
 from segproto.training.figures import Figures, FiguresRecord
 from segproto.training.recipe import Recipe, dump_recipe, resolved, validate_recipe
 from segproto.training.recipe_files import load_recipe_dict
@@ -105,3 +106,17 @@ def finished(out: Path) -> Finished | None:
     value = read_json(path, SegprotoError)
     checked(value, FinishedRecord, path, SegprotoError, "bring it back from a copy; the model is in model/ as before")
     return Finished(value["stages"], value["seconds"])
+
+
+def note_finished(out: Path, results: dict[str, Figures], seconds: float) -> None:
+    """Marks the run as finished and removes its last checkpoint, which is ``model`` once more."""
+    write_json(out / FINISHED, asdict(Finished(results, round(seconds, 3))), None)
+    sync_file(out / "checkpoints")
+    checkpoint.clear(out / "checkpoints")
+
+
+def tidy(out: Path) -> None:
+    """Removes what a run that was killed after its end, while it cleared up, had left to remove."""
+    if (out / LOCK).exists() or checkpoint.left(out / "checkpoints"):
+        with hold(out):
+            checkpoint.clear(out / "checkpoints")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from segproto.data.pixels import PixelRule
 from segproto.data.subset import keep_only, readable
 from segproto.errors import ConfigError, SegprotoError
 from segproto.evaluation.absent import absent_words
-from segproto.files import LOCK, hold, sync_file, write_json
+from segproto.files import hold, write_json
 from segproto.files.documents import checked, read_json
 from segproto.model.cache import FeatureCache
 from segproto.model.figures import number_figures
@@ -32,13 +32,13 @@ from segproto.training.devices import arrange, make_fabric, on_first, seed_all
 from segproto.training.figures import Figures, FiguresRecord
 from segproto.training.first_look import check_procedures, first_look
 from segproto.training.folder import (
-    FINISHED,
-    Finished,
     check_resumable,
     finished,
+    note_finished,
     refuse_taken,
     release_folder,
     take_folder,
+    tidy,
 )
 from segproto.training.job import Job
 from segproto.training.journal import Journal, build_loggers
@@ -339,17 +339,3 @@ def read_result(out: Path, stage: str) -> Figures:
     value: Figures = read_json(file)
     checked(value, FiguresRecord, file, advice="bring it back from a copy, or begin a new run in another --out")
     return value
-
-
-def note_finished(out: Path, results: dict[str, Figures], seconds: float) -> None:
-    """Marks the run as finished and removes its last checkpoint, which is ``model`` once more."""
-    write_json(out / FINISHED, asdict(Finished(results, round(seconds, 3))), None)
-    sync_file(out / "checkpoints")
-    checkpoint.clear(out / "checkpoints")
-
-
-def tidy(out: Path) -> None:
-    """Removes what a run that was killed after its end, while it cleared up, had left to remove."""
-    if (out / LOCK).exists() or checkpoint.left(out / "checkpoints"):
-        with hold(out):
-            checkpoint.clear(out / "checkpoints")
