@@ -28,7 +28,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)  # strict: the plain values are what is used afterwards
 
 
-def parse_json(text: str, source: object, error: type[SegprotoError] = DataError) -> Any:
+def parse_json(text: str, source: object, error: type[SegprotoError] = DataError, advice: str = "") -> Any:
     """Plain values of a JSON text.
 
     Raises:
@@ -41,18 +41,18 @@ def parse_json(text: str, source: object, error: type[SegprotoError] = DataError
             look_closer(value)
     except (ValueError, RecursionError) as problem:
         reason = "nested too deeply" if isinstance(problem, RecursionError) else problem
-        raise error(f"{source}: not JSON ({reason})") from problem
+        raise error(f"{source}: not JSON ({reason}){advice and '; ' + advice}") from problem
     return value
 
 
-def read_json(path: Path, error: type[SegprotoError] = DataError) -> Any:
+def read_json(path: Path, error: type[SegprotoError] = DataError, advice: str = "") -> Any:
     """Plain values of a JSON file.
 
     Raises:
         SegprotoError: of the given kind, naming the file, see :func:`parse_json` and
             :func:`~segproto.files.reading.read_text`.
     """
-    return parse_json(read_text(path, error, JSON_LIMIT, "JSON file"), path, error)
+    return parse_json(read_text(path, error, JSON_LIMIT, "JSON file"), path, error, advice)
 
 
 def look_closer(value: Any) -> None:
@@ -105,11 +105,11 @@ def read_checked(
     path: Path, schema: type[SchemaT], error: type[SegprotoError] = DataError, advice: str = ""
 ) -> SchemaT:
     """A JSON file as a schema, see :func:`read_json` and :func:`checked`."""
-    return checked(read_json(path, error), schema, path, error, advice)
+    return checked(read_json(path, error, advice), schema, path, error, advice)
 
 
 def read_object(path: Path, error: type[SegprotoError] = DataError, advice: str = "") -> dict[str, Any]:
     """A JSON file that holds an object, of which any key may be missing or more."""
-    value: dict[str, Any] = read_json(path, error)
+    value: dict[str, Any] = read_json(path, error, advice)
     checked(value, Record, path, error, advice)
     return value

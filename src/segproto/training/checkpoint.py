@@ -155,7 +155,7 @@ def read_written(path: Path) -> Written:
     Raises:
         SegprotoError: it is damaged, or of a newer version.
     """
-    value = read_json(file := path / "state.json", SegprotoError)
+    value = read_json(file := path / "state.json", SegprotoError, mending(path))
     version = value.get("version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > VERSION:
         raise SegprotoError(f"{path}: written by a newer segproto (version {version}); update segproto")
