@@ -25,19 +25,65 @@ def to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def foreground(maps: Tensor, background: int = 0) -> Tensor:
     """All channels (N, C, ...) but the background's: (N, C-1, ...)."""
     index = background % maps.shape[1]
+    if index == 0:  # no copy of the others
+        return maps[:, 1:]
     return torch.cat([maps[:, :index], maps[:, index + 1 :]], 1)
 
 
-def max_norm(maps: Tensor) -> Tensor:
-    """Each map to 0..1 by its smallest and largest positive value; differentiable through both."""
-    maps = maps.relu()
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low - EPSILON).relu() / (high - low + EPSILON)
+def present_first(labels: Tensor, background: int = 0) -> Tensor:
+    """Numbers (N, K) of each image's classes, the background first, then those it shows.
+
+    K is that of the image with the most (at least 2); images with fewer have classes at the end that they do not show.
+
+    Args:
+        labels: (N, C); on the CPU nothing waits for a device.
+        background: channel.
+    """
+    order = labels.float()
+    order = order.index_fill(1, torch.tensor([background % labels.shape[1]], device=labels.device), 2)
+    count = max(int((order > 0).sum(1).max()), min(2, labels.shape[1]))
+    return order.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
-def tag_loss(maps: Tensor, labels: Tensor, background: int = 0) -> Tensor:
-    """Binary cross-entropy of the maps' spatial means with the image's labels, over foreground classes."""
-    logits = foreground(maps, background).mean((2, 3))
+def only(maps: Tensor, index: Tensor) -> Tensor:
+    """The channels (N, K, ...) that :func:`present_first` numbers, of (N, C, ...)."""
+    rows = index.view(*index.shape, *[1] * (maps.ndim - 2)).to(maps.device)
+    return maps.gather(1, rows.expand(-1, -1, *maps.shape[2:]))
+
+
+def max_norm(maps: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Each map to 0..1 by its smallest and largest positive value; differentiable through both.
+
+    Args:
+        maps: (N, C, h, w).
+        size: that the result is resized to (:func:`to_size`); None = none.
+    """
+    low, high = (value.relu() for value in torch.aminmax(maps.flatten(2), dim=2))
+    low, high = low[..., None, None], high[..., None, None]
+    above = (maps - (low + EPSILON)).relu()
+    return (above if size is None else to_size(above, size)) / (high - low + EPSILON)
+
+
+def spatial_mean(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Means (N, C) of maps enlarged to ``size``, which need not be made: each cell counts as often as it is seen."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps.mean((2, 3))
+    rows, columns = (
+        F.interpolate(torch.eye(cells, device=maps.device)[None], size=side, mode="linear", align_corners=True)[0].mean(
+            1
+        )
+        for cells, side in zip(maps.shape[-2:], size, strict=True)
+    )
+    return (maps.float() * rows[:, None] * columns).sum((2, 3))
+
+
+def tag_loss(maps: Tensor, labels: Tensor, background: int = 0, size: tuple[int, int] | None = None) -> Tensor:
+    """Binary cross-entropy of the maps' spatial means with the image's labels, over foreground classes.
+
+    ``size``: that the maps are enlarged to; None = as they are.
+    """
+    means = spatial_mean(maps, size or (maps.shape[-2], maps.shape[-1]))
+    logits = foreground(means, background)
     return F.binary_cross_entropy_with_logits(logits, foreground(labels, background).to(logits))
 
 
@@ -48,7 +94,7 @@ def smallest_maxima(maps: Tensor, labels: Tensor, background: int = 0, share: fl
     """
     best = (foreground(maps, background) * foreground(labels, background)[:, :, None, None]).amax(1).flatten(1)
     k = max(int(best.shape[1] * share), 1)
-    return best.topk(k, largest=False).values.relu().mean()
+    return best.topk(k, largest=False, sorted=False).values.relu().mean()
 
 
 def equivariance(first: Tensor, second: Tensor, background: int = 0) -> Tensor:
@@ -63,8 +109,14 @@ def with_background(maps: Tensor, background: int = 0) -> Tensor:
     return torch.cat([maps[:, :index], background_score[:, None], maps[:, index + 1 :]], 1)
 
 
-def winners(maps: Tensor, background: int = 0) -> Tensor:
-    """Foreground entries below their pixel's foreground maximum become 0; the background stays."""
+def winners(maps: Tensor, background: int | Tensor = 0) -> Tensor:
+    """Foreground entries below their pixel's foreground maximum become 0; the background stays.
+
+    ``background``: the channel, or (N, C) bool where it is another one per image.
+    """
+    if isinstance(background, Tensor):
+        stays = background[:, :, None, None]
+        return maps * ((maps == maps.masked_fill(stays, float("-inf")).amax(1, keepdim=True)) | stays)
     best = foreground(maps, background).amax(1, keepdim=True)
     keep = maps == best
     keep[:, background] = True
@@ -72,7 +124,12 @@ def winners(maps: Tensor, background: int = 0) -> Tensor:
 
 
 def cross_regularisation(
-    cam: Tensor, refined: Tensor, background: int = 0, share: float = 0.2, winners_over: int | None = None
+    cam: Tensor,
+    refined: Tensor,
+    background: int = 0,
+    share: float = 0.2,
+    winners_over: int | Tensor | None = None,
+    channels: int | None = None,
 ) -> Tensor:
     """ECR: one view's refined maps follow the other's winners (Wang et al. 2020, eq. 6), over the largest differences.
 
@@ -81,11 +138,16 @@ def cross_regularisation(
         refined: (N, C, h, w) of the other view.
         background: channel.
         share: of all values of an image that count.
-        winners_over: the channel left out of the winners instead of ``background`` (EPS as published: 0).
+        winners_over: the channel left out of the winners instead of ``background`` (EPS as published: 0);
+            or (N, C) bool.
+        channels: of which these are the only ones that differ anywhere; None = C.
     """
     target = winners(cam.detach(), background if winners_over is None else winners_over)
     off = (target - refined).abs().flatten(1)
-    return off.topk(max(int(off.shape[1] * share), 1)).values.mean()
+    count = max(int(off.shape[1] // cam.shape[1] * (channels or cam.shape[1]) * share), 1)
+    if count < off.shape[1]:
+        off = off.topk(count, sorted=False).values
+    return off.sum() / (count * len(off))
 
 
 def view_losses(
@@ -97,26 +159,34 @@ def view_losses(
     *,
     background: int = 0,
     winners_over: int | None = None,
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None,
 ) -> dict[str, Tensor]:
     """The losses of two views of a batch: ``tags`` (with adaptive min pooling), ``er`` and ``ecr``.
+
+    Maps of classes that an image does not show count in the mean of its tags alone, everywhere else they are zero: only
+    those of the others are made at full size, which is most of the work.
 
     Args:
         cam1: (N, C, h1, w1) raw maps of the first view.
         refined1: (N, C, h1, w1) of it, by pixel correlation.
         cam2: (N, C, h2, w2) raw maps of the second, smaller view; differences are taken at its size.
         refined2: (N, C, h2, w2).
-        labels: (N, C).
+        labels: (N, C), 1 or 0; on the CPU nothing waits for a device.
         background: channel.
         winners_over: see :func:`cross_regularisation`.
+        sizes: that the maps of each view are enlarged to, and compared at; None = as they are.
     """
-    size = (cam2.shape[-2], cam2.shape[-1])
-    tags = (tag_loss(cam1, labels, background) + tag_loss(cam2, labels, background)) / 2
-    pooled = (smallest_maxima(refined1, labels, background) + smallest_maxima(refined2, labels, background)) / 2
-    y = labels[:, :, None, None].to(cam1)
-    a1, r1, a2, r2 = (to_size(max_norm(m), size) * y for m in (cam1, refined1, cam2, refined2))
-    er = equivariance(a1, a2, background)
-    a1, a2 = with_background(a1, background), with_background(a2, background)
-    ecr = [cross_regularisation(a, r, background, winners_over=winners_over) for a, r in ((a2, r1), (a1, r2))]
+    first, size = sizes or ((cam1.shape[-2], cam1.shape[-1]), (cam2.shape[-2], cam2.shape[-1]))
+    index, channels, y = present_first(labels, background).to(cam1.device), cam1.shape[1], labels.to(cam1)
+    tags = (tag_loss(cam1, y, background, first) + tag_loss(cam2, y, background, size)) / 2
+    y = only(y, index)
+    maps = [to_size(only(m, index), s) for m, s in ((cam1, first), (refined1, first), (cam2, size), (refined2, size))]
+    pooled = (smallest_maxima(maps[1], y) + smallest_maxima(maps[3], y)) / 2
+    a1, r1, a2, r2 = (max_norm(m, size) * y[:, :, None, None] for m in maps)
+    er = equivariance(a1, a2) * ((index.shape[1] - 1) / (channels - 1))
+    a1, a2 = with_background(a1), with_background(a2)
+    over = None if winners_over is None else index == winners_over % channels
+    ecr = [cross_regularisation(a, r, winners_over=over, channels=channels) for a, r in ((a2, r1), (a1, r2))]
     return {"tags": tags + pooled, "er": er, "ecr": ecr[0] + ecr[1]}
 
 

@@ -127,13 +127,15 @@ class ContrastLoss:
         head = require_head(model, "contrast", MapHead)
         assert batch.images is not None
         images, config = batch.images, self.config
-        labels = self._labels(batch, head.num_classes).to(images.device)
+        tags = self._labels(batch, head.num_classes)
+        labels = tags.to(images.device)
         if config.second_view is None:
             return self._one_view(head.maps(model.features(images)).cam.float(), batch, labels)
         small = to_size(images, (self._smaller(images.shape[2]), self._smaller(images.shape[3])))
         first, second = (_float(head.maps(model.features(view))) for view in (images, small))
-        views = (*self._compared(first, images), *self._compared(second, small))
-        terms = view_losses(*views, labels, winners_over=config.winners_over)
+        maps = (first.cam, first.refined, second.cam, second.refined)
+        sizes = None if config.compare == "grid" else (size_of(images), size_of(small))
+        terms = view_losses(*maps, tags, winners_over=config.winners_over, sizes=sizes)
         loss = terms["tags"] + config.er * terms["er"] + config.ecr * terms["ecr"]
         if config.contrast > 0:
             contrasts = self._contrast(first, second, labels)
@@ -141,7 +143,7 @@ class ContrastLoss:
             loss = loss + config.contrast * torch.stack(list(contrasts.values())).sum()
         if config.saliency is not None:
             levels = saliency_levels(batch)
-            own = to_size(levels, (small.shape[2], small.shape[3])) if config.saliency_views == "each" else levels
+            own = to_size(levels, size_of(small)) if config.saliency_views == "each" else levels
             pairs = [(first.cam, levels), (second.cam, own), (first.refined, levels), (second.refined, own)]
             terms["saliency"] = self._saliency(pairs, labels) / 2
             loss = loss + terms["saliency"]
@@ -154,12 +156,6 @@ class ContrastLoss:
             terms["saliency"] = self._saliency([(cam, saliency_levels(batch))], labels)
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
-    def _compared(self, maps: CamMaps, view: Tensor) -> tuple[Tensor, Tensor]:
-        size = (view.shape[-2], view.shape[-1])
-        if self.config.compare == "grid":
-            size = (maps.cam.shape[-2], maps.cam.shape[-1])
-        return to_size(maps.cam, size), to_size(maps.refined, size)
-
     def _smaller(self, side: int) -> int:
         return max(round(side * (self.config.second_view or 1)), 1)
 
@@ -169,7 +165,7 @@ class ContrastLoss:
         return self.tags[[self.rows[name] for name in batch.names]]
 
     def _contrast(self, first: CamMaps, second: CamMaps, labels: Tensor) -> dict[str, Tensor]:
-        config, size = self.config, (second.cam.shape[-2], second.cam.shape[-1])
+        config, size = self.config, size_of(second.cam)
         k = max(int(config.confident * size[0] * size[1]), 1)
         views = [
             view_of(
@@ -229,3 +225,8 @@ class PairLoss:
 
 def _float(maps: CamMaps) -> CamMaps:
     return CamMaps(maps.cam.float(), maps.refined.float(), maps.projection.float())
+
+
+def size_of(maps: Tensor) -> tuple[int, int]:
+    """Height and width."""
+    return maps.shape[-2], maps.shape[-1]
