@@ -220,3 +220,24 @@ Lattice(np.zeros((4, 2), np.float32), Workers(1))
     env = {**os.environ, "SEGPROTO_CACHE": str(tmp_path / "kept")}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=tmp_path)
     assert list((tmp_path / "kept" / "numba").rglob("*embed*.nbi"))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("labels", [2, 3, 5])
+def test_few_labels_as_many(labels: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops for two to five labels give what those for any number do, also where some labels are alike."""
+    from segproto.refine import _few
+
+    g = torch.Generator().manual_seed(labels)
+    images = torch.randint(0, 256, (1, 3, 23, 31), generator=g, dtype=torch.uint8)
+    unary = 4 * torch.rand(3, labels, 23, 31, generator=g)
+    unary[1, -2] = unary[1, -1]  # the last two are alike
+    unary[2, 0] = unary[2, -1]  # the first and the last are
+    rule = replace(CRF_SETS["C"], iterations=3)
+    found = dense_crf(images, unary, rule, threads=threads)
+    best = dense_crf(images, unary, rule, labels=True, threads=threads)
+    monkeypatch.setattr(_few, "MOST", 0)
+    wanted = dense_crf(images.expand(3, -1, -1, -1), unary, rule, threads=threads)  # a lattice each
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+    assert (best != wanted.argmax(1)).float().mean() < 0.01  # of labels that are nearly equal
+    assert (best[2] != labels - 1).all()  # alike: the lower one

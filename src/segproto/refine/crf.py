@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +32,7 @@ def dense_crf(
     On the CPU a compiled lattice, the same values for any batch and number of threads; elsewhere torch operations.
 
     Args:
-        images: (B, 3, H, W) uint8.
+        images: (B, 3, H, W) uint8; or (1, 3, H, W), of which all potentials are: its lattice is built once.
         unary: (B, K, H, W) float U = -log probability; any constant may be added per pixel, so negated logits do too.
         settings: kernels and iterations.
         labels: return the best label (lowest on ties) instead of Q.
@@ -45,25 +45,29 @@ def dense_crf(
         ValueError: shapes or types differ from the above.
     """
     _check(images, unary)
-    if not len(images):
+    if not len(unary):
         return unary.float() if not labels else unary.new_zeros((0, *unary.shape[2:]), dtype=torch.int64)
     if unary.device.type != "cpu":
         from segproto.refine.lattice_torch import mean_field
 
-        return mean_field(images.to(unary.device), unary, settings, labels=labels)
+        every = images.to(unary.device).expand(len(unary), -1, -1, -1)
+        return mean_field(every, unary, settings, labels=labels)
     threads = max(1, threads or torch.get_num_threads())
     pictures, potentials = images.cpu().numpy(), unary.float().numpy()
-    lanes = min(len(pictures), max(1, threads // CHUNKS))  # images side by side; each uses its memory alone
+    count = len(potentials)
+    lanes = min(count, max(1, threads // CHUNKS))  # images side by side; each uses its memory alone
     shared = threads // lanes
-    results: list[Any] = [None] * len(pictures)
+    results: list[Any] = [None] * count
+    spatial = spatial_lattice(pictures.shape[2], pictures.shape[3], settings.gaussian_sigma, settings.rows_first)
     with Workers(threads) as workers:
-        spatial = Lattice(place_features(pictures[0], settings), workers)
+        alone = Lattice(point_features(pictures[0], settings), workers) if len(pictures) == 1 else None
 
     def lane(first: int) -> None:
         scratch = Scratch()
         with Workers(shared) as workers:
-            for i in range(first, len(pictures), lanes):
-                results[i] = _one_image(pictures[i], potentials[i], settings, labels, spatial, workers, scratch)
+            for i in range(first, count, lanes):
+                picture = pictures[min(i, len(pictures) - 1)]
+                results[i] = _one_image(picture, potentials[i], settings, labels, spatial, alone, workers, scratch)
 
     with Workers(lanes) as side_by_side:
         side_by_side.run([partial(lane, first) for first in range(lanes)])
@@ -91,22 +95,24 @@ def unary_from_probabilities(probabilities: Tensor) -> Tensor:
     return probabilities.float().clamp(1e-5, 1).log().neg()
 
 
-def place_features(image: Any, settings: CrfSettings) -> Floats:
-    """Places (N, 2) of the pixels of a (3, H, W) image, for the Gaussian kernel."""
-    return _places(image, settings) / np.float32(settings.gaussian_sigma)
+@lru_cache(maxsize=2)
+def spatial_lattice(height: int, width: int, sigma: float, rows_first: bool) -> Lattice:
+    """The lattice of the places of an image's pixels, for the Gaussian kernel: the same for all images of a size."""
+    with Workers(1) as workers:
+        return Lattice(_places(height, width, rows_first) / np.float32(sigma), workers)
 
 
 def point_features(image: Any, settings: CrfSettings) -> Floats:
     """Places and colours (N, 5) of the pixels of a (3, H, W) uint8 image, for the bilateral kernel."""
-    positions = _places(image, settings) / np.float32(settings.bilateral_sigma)
+    positions = _places(image.shape[1], image.shape[2], settings.rows_first) / np.float32(settings.bilateral_sigma)
     ordered = image[::-1] if settings.colours == "bgr" else image
     colours = ordered.reshape(3, -1).T.astype(np.float32) / np.float32(settings.bilateral_sigma_rgb)
     return np.concatenate([positions, colours], 1)
 
 
-def _places(image: Any, settings: CrfSettings) -> Floats:
-    y, x = np.mgrid[: image.shape[1], : image.shape[2]].astype(np.float32).reshape(2, -1)
-    return np.stack([y, x] if settings.rows_first else [x, y], 1)
+def _places(height: int, width: int, rows_first: bool) -> Floats:
+    y, x = np.mgrid[:height, :width].astype(np.float32).reshape(2, -1)
+    return np.stack([y, x] if rows_first else [x, y], 1)
 
 
 def distinct_labels(unary: Any) -> tuple[list[int], list[int]]:
@@ -125,36 +131,54 @@ def distinct_labels(unary: Any) -> tuple[list[int], list[int]]:
 
 
 def _one_image(
-    image: Any, unary: Any, settings: CrfSettings, labels: bool, a: Lattice, workers: Workers, scratch: Scratch
+    image: Any,
+    unary: Any,
+    settings: CrfSettings,
+    labels: bool,
+    a: Lattice,
+    bilateral: Lattice | None,
+    workers: Workers,
+    scratch: Scratch,
 ) -> Tensor:
-    """Q (K, H, W) or the best label (H, W); ``a`` is the lattice of places."""
+    """Q (K, H, W) or the best label (H, W); ``a`` is the lattice of places, ``bilateral`` of places and colours."""
+    from segproto.refine import _few
     from segproto.refine import _kernels as kernels
 
     _, h, w = image.shape
     n = h * w
     potentials = np.ascontiguousarray(unary).reshape(-1, n)
     firsts, group = distinct_labels(potentials)
-    columns = -(-len(firsts) // kernels.BLOCK) * kernels.BLOCK
-    energy = scratch.take("energy", n, columns)
-    workers.ranges(kernels.energies, 0, n, potentials, np.asarray(firsts), energy)
-    times = np.zeros(columns, np.float32)
-    times[: len(firsts)] = np.bincount(group)
-    b = Lattice(point_features(image, settings), workers)
+    few = 1 < len(firsts) <= _few.MOST
+    columns = len(firsts) - 1 if few else -(-len(firsts) // kernels.BLOCK) * kernels.BLOCK
+    often = np.zeros(columns + few, np.float32)
+    often[: len(firsts)] = np.bincount(group)
+    b = Lattice(point_features(image, settings), workers) if bilateral is None else bilateral
+    share_a, share_b = settings.gaussian_weight * a.alpha, settings.bilateral_weight * b.alpha
+    given: tuple[Any, ...]
+    if few:
+        ones = np.zeros(n, np.float32)
+        a.add_ones(settings.gaussian_weight, ones, workers)
+        b.add_ones(settings.bilateral_weight, ones, workers)
+        given = (potentials[firsts[-1]] - potentials[firsts[:-1]], ones)
+    else:
+        energy = scratch.take("energy", n, columns)
+        workers.ranges(kernels.energies, 0, n, potentials, np.asarray(firsts), energy)
+        given = (energy,)
+    update = _few.update_few if few else kernels.update
     seen_a, splat_a = (scratch.take(f"a{i}", a.size, columns) for i in range(2))
     seen_b, splat_b = (scratch.take(f"b{i}", b.size, columns) for i in range(2))
-    share_a, share_b = settings.gaussian_weight * a.alpha, settings.bilateral_weight * b.alpha
     q = np.empty((0 if labels else len(group), n), np.float32)
     best = np.empty(n if labels else 0, np.int64)
     for step in range(settings.iterations + 1):
         if step < settings.iterations:
             workers.ranges(kernels.clear, 0, len(splat_a), splat_a)
         work = (
-            energy, times, step == 0, step == settings.iterations,
+            *given, often, step == 0, step == settings.iterations,
             a.vertices, a.rows, a.weights, np.float32(share_a), seen_a, splat_a,
             b.vertices, b.rows, b.weights, np.float32(share_b), seen_b, splat_b, np.asarray(group), q, best,
         )  # fmt: skip
         parts = zip(pairwise(b.edges), b.met, strict=True)
-        workers.run([partial(kernels.update, *part, *met, b.count, *work) for part, met in parts])
+        workers.run([partial(update, *part, *met, b.count, *work) for part, met in parts])
         if step < settings.iterations:
             a.filter(splat_a, workers)
             b.filter(splat_b, workers)
@@ -167,5 +191,5 @@ def _one_image(
 def _check(images: Tensor, unary: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; expected uint8 (B, 3, H, W)")
-    if unary.ndim != 4 or unary.shape[0] != images.shape[0] or unary.shape[2:] != images.shape[2:]:
+    if unary.ndim != 4 or len(images) not in (1, len(unary)) or unary.shape[2:] != images.shape[2:]:
         raise ValueError(f"unary is {tuple(unary.shape)}; expected (B, K, H, W) of images {tuple(images.shape)}")

@@ -159,6 +159,17 @@ class Lattice:
         self.filter(values, workers)
         workers.ranges(_kernels.normalise, 0, len(self.vertices), self.vertices, self.weights, values, self.alpha)
 
+    def add_ones(self, weight: float, out: Floats, workers: Workers) -> None:
+        """Adds ``weight`` times the normalised kernel of ones to ``out`` (N,)."""
+        from segproto.refine import _few, _kernels
+
+        values = np.zeros((self.size, 1), np.float32)
+        parts = pairwise(self.edges)
+        workers.run([partial(_kernels.splat_ones, a, b, self.rows, self.weights, values) for a, b in parts])
+        self.filter(values, workers)
+        scale = np.float32(weight * self.alpha)
+        workers.ranges(_few.add_sliced, 0, len(self.vertices), self.vertices, self.weights, values, scale, out)
+
     @property
     def size(self) -> int:
         """Rows of an array of values: none, M vertices, S own rows of parts."""
