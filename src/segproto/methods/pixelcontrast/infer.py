@@ -238,8 +238,7 @@ def make_scores(context: StageContext, config: CrfConfig) -> Figures:
             alone = torch.ones(1, *sample.image.shape[1:])
             return {"classes": classes, "low": alone, "high": alone}
         both = torch.stack([torch.cat([background(maps, a)[None], maps]) for a in (config.low, config.high)])
-        images = sample.colours[None].expand(2, -1, -1, -1).to(maps.device)
-        q = dense_crf(images, unary_from_probabilities(both), settings)
+        q = dense_crf(sample.colours[None].to(maps.device), unary_from_probabilities(both), settings)
         return {"classes": classes, "low": q[0], "high": q[1]}
 
     on_first(context.fabric, lambda: remove_damaged(folder))
