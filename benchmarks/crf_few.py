@@ -34,16 +34,15 @@ def main() -> None:
     for labels in (2, 3, 4, 5):
         unary = -F.interpolate(2 * torch.randn(2, labels, 12, 16), SIZE, mode="bilinear").log_softmax(1)
         both = [u.numpy() for u in unary]
-        same = (
-            dense_crf(images, unary, rule, labels=True).numpy() == np.stack([plain(picture, u, rule) for u in both])
-        ).mean()
+        theirs = np.stack([plain(picture, u, rule) for u in both])
+        same = (dense_crf(images, unary, rule, labels=True).numpy() == theirs).mean()
         one = best_ms(partial(plain, picture, both[0], rule), args.runs)
         ours = best_ms(partial(dense_crf, images, unary[:1], rule, labels=True, threads=1), args.runs)
         two = best_ms(lambda: [plain(picture, u, rule) for u in both], args.runs)  # noqa: B023
         shared = best_ms(partial(dense_crf, images, unary, rule, labels=True, threads=1), args.runs)
         print(
-            f"{labels} labels: pydensecrf2 {one:.0f} ms, ours {ours:.0f} ms ({one / ours:.2f}x); la and ha {two:.0f} ms, "
-            f"{shared:.0f} ms ({two / shared:.2f}x); same label {100 * same:.3f} % of pixels",
+            f"{labels} labels: pydensecrf2 {one:.0f} ms, ours {ours:.0f} ms ({one / ours:.2f}x); la and ha "
+            f"{two:.0f} ms, {shared:.0f} ms ({two / shared:.2f}x); same label {100 * same:.3f} % of pixels",
             flush=True,
         )
 
