@@ -31,6 +31,7 @@ import segproto
 from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.subset import Subset
+from segproto.methods.pixelcontrast.backgrounds import Cut
 from segproto.methods.pixelcontrast.config import PixelcontrastRecipe
 from segproto.methods.pixelcontrast.masks import MaskRule, best_classes, first_scores, walked
 from segproto.methods.pixelcontrast.products import CAMS, read_maps
@@ -122,7 +123,7 @@ def step_figure(run: Path, walk: bool) -> dict[str, float]:
     """mIoU of the training images after the random walk alone, or after the CRF alone."""
     config = resolve(run / "recipe.yaml", {}, ())[1]
     assert isinstance(config, PixelcontrastRecipe)
-    rule, dataset = MaskRule.of(config.stages), build_dataset(config.data, "train")
+    rule, dataset = MaskRule.of(config.stages, Cut.of(run).otsu_threshold), build_dataset(config.data, "train")
     model = Segmenter.load(run / "stages" / "masks" / "model").eval()
     counts = ConfusionMatrix(dataset.classes.num_classes)
     with torch.no_grad():

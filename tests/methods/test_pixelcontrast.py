@@ -634,3 +634,33 @@ def test_a_refused_run_leaves_its_folder_free(tmp_path: Path) -> None:
     tags.write_text("\n".join(f"{name},sky;{'house' if i else 'ground'}" for i, name in enumerate(names)))
     run(METHOD, recipe(*settings, "train.stages=[contrast,cams]"), out, quiet=True)  # one shows the background alone
     assert len(read_scores(out / CAMS / f"{names[0]}.npz")["classes"]) == 0
+
+
+def test_backgrounds_from_the_maps_alone(finished: Path, tmp_path: Path) -> None:
+    """``auto``: the background crosses the maps where Otsu's rule cuts them, whatever the true masks."""
+    maps = [read_scores(file)["maps"].float() for file in sorted((finished / CAMS).iterdir())]
+    values = torch.cat([m.amax(0).flatten() for m in maps if len(m)]).tolist()
+    cut = result(finished, "cams")["otsu_threshold"]
+    low, high = ([v for v in values if (v > cut) is side] for side in (False, True))
+    apart = len(low) * len(high) * (np.mean(low) - np.mean(high)) ** 2
+    for other in (cut - 0.05, cut + 0.05):
+        one, two = ([v for v in values if (v > other) is side] for side in (False, True))
+        assert not (one and two) or len(one) * len(two) * (np.mean(one) - np.mean(two)) ** 2 < apart
+    alpha = np.log(cut) / np.log(1 - cut)
+    given = [f"stages.cams.given={finished / CAMS}", f"train.start={finished}/stages/contrast/model"]
+    stages = [*given, "train.stages=[cams,crf,affinity,masks]", "stages.masks.shown=1"]
+    for name, (low_alpha, high_alpha, own) in {
+        "auto": ("auto", "auto", "auto"),
+        "same": (0.8 * alpha, 4 * alpha, alpha),
+    }.items():
+        settings = [f"stages.crf.low={low_alpha}", f"stages.crf.high={high_alpha}", f"stages.masks.alpha={own}"]
+        run(METHOD, recipe(*stages, *settings), tmp_path / name, quiet=True)
+    for file in sorted((tmp_path / "same/masks/labels").iterdir()):
+        assert (tmp_path / "auto/masks/labels" / file.name).read_bytes() == file.read_bytes()
+    told = result(tmp_path / "auto", "masks")
+    assert told["alpha"] == pytest.approx(alpha)
+    assert f"where Otsu's rule cuts the maps, at {cut:.2f}: no mask was looked at" in told["words"]
+    assert "Otsu" not in result(tmp_path / "same", "masks")["words"]
+    with pytest.raises(ConfigError, match=r"stages\.masks\.alpha"):
+        recipe("stages.masks.alpha=best")
+    assert recipe(name="folder").stages.masks.alpha == "auto"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
@@ -11,6 +11,8 @@ from segproto.data.paths import ExpandedPath
 from segproto.refine.crf_settings import CRF_SETS, CrfSettings
 from segproto.training.procedures.config import LinearOptimise, OptimiseConfig
 from segproto.training.recipe import Recipe
+
+Alpha = Annotated[float, Field(gt=0)] | Literal["auto"]
 
 
 class Rates(BaseModel):
@@ -161,8 +163,8 @@ class CrfConfig(BaseModel):
     """Scores after a CRF with strong and weak background, from which affinity is learnt.
 
     Attributes:
-        low: alpha of the strong background ``(1 - max)^alpha``.
-        high: alpha of the weak one.
+        low: alpha of the strong background ``(1 - max)^alpha``; ``auto``: 0.8 times that of ``masks.alpha = auto``.
+        high: alpha of the weak one; ``auto``: 4 times.
         crf: its parameters.
         given_low: folder of published scores (``la_crf``, ``NAME.npy``), or of an earlier run's
             (``stages/crf/scores``), to take instead of computing them.
@@ -171,8 +173,8 @@ class CrfConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    low: float = Field(4.0, gt=0)
-    high: float = Field(24.0, gt=0)
+    low: Alpha = 4.0
+    high: Alpha = 24.0
     crf: CrfChoice = CrfChoice()
     given_low: ExpandedPath | None = None
     given_high: ExpandedPath | None = None
@@ -205,7 +207,8 @@ class MasksConfig(BaseModel):
         walk: false leaves the random walk out.
         beta: power of the affinities.
         log_steps: the walk takes 2^log_steps steps.
-        alpha: the background is ``(1 - max)^alpha`` before the walk.
+        alpha: the background is ``(1 - max)^alpha`` before the walk; ``auto``: it crosses the maps where Otsu's rule
+            cuts them, over all training images, whatever their true masks.
         background: a constant background instead (published: 0.27).
         crf: after the walk; None = none (published).
         given: folder of published masks (``NAME.png``, or scores ``NAME.npy``) to take instead.
@@ -217,7 +220,7 @@ class MasksConfig(BaseModel):
     walk: bool = True
     beta: float = Field(8.0, gt=0)
     log_steps: int = Field(6, ge=0, le=10)
-    alpha: float = Field(6.0, gt=0)
+    alpha: Alpha = 6.0
     background: float | None = Field(None, ge=0, le=1)
     crf: CrfChoice | None = CrfChoice()
     given: ExpandedPath | None = None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample
 from segproto.data.tags import BACKGROUND
+from segproto.methods.pixelcontrast.backgrounds import BINS, STRONG, WEAK, Cut, alpha_of, cut_of, strongest
 from segproto.methods.pixelcontrast.config import CamsConfig, CrfConfig
 from segproto.methods.pixelcontrast.products import (
     CAMS,
@@ -205,27 +206,31 @@ def find_lost(total: Tensor, model: Segmenter, image: Tensor, classes: list[int]
 
 
 def cam_figures(context: StageContext, folder: Path) -> Figures:
-    """The threshold curve on the training images; nothing where they have no masks."""
+    """Where the maps are cut by themselves, and the threshold curve on the training images that have masks."""
     dataset, fabric = context.train_set, context.fabric
-    curve = CamCurve(dataset.classes.num_classes)
+    curve, counts = CamCurve(dataset.classes.num_classes), torch.zeros(BINS, dtype=torch.int64)
     for index in fold_images(dataset, **mine(context), title="curve"):
         sample = dataset[index]
+        cams = read_maps(folder, sample)
+        counts += strongest(cams.maps)
         if bool((sample.mask != IGNORE_INDEX).any()):
-            cams = read_maps(folder, sample)
             curve.update(cams.maps.float(), cams.classes.long(), sample.mask.long())
-    points = curve.compute(sum_over(context) if fabric.world_size > 1 else None)
+    reduce = sum_over(context) if fabric.world_size > 1 else None
+    cut = {"otsu_threshold": cut_of(counts if reduce is None else reduce(counts))}
+    points = curve.compute(reduce)
     best = best_point(points)
     if best.scores.miou is None:
-        return {}
+        return cut
     values = {f"{p.threshold:.2f}": round(p.scores.miou or 0.0, 5) for p in points}
-    return {"cam_miou": best.scores.miou, "cam_threshold": best.threshold, "curve": values}
+    return {**cut, "cam_miou": best.scores.miou, "cam_threshold": best.threshold, "curve": values}
 
 
 @torch.no_grad()
 def make_scores(context: StageContext, config: CrfConfig) -> Figures:
     """Scores of background and classes after a CRF, with a strong and with a weak background."""
     folder, cams = context.run / SCORES, context.run / CAMS
-    settings = config.crf.settings()
+    settings, cut = config.crf.settings(), Cut.of(context.run).otsu_threshold
+    alphas = (alpha_of(config.low, cut, STRONG), alpha_of(config.high, cut, WEAK))
 
     def one(_index: int, sample: Sample) -> dict[str, Tensor]:
         image_maps = read_maps(cams, sample)
@@ -237,7 +242,7 @@ def make_scores(context: StageContext, config: CrfConfig) -> Figures:
         if not len(maps):
             alone = torch.ones(1, *sample.image.shape[1:])
             return {"classes": classes, "low": alone, "high": alone}
-        both = torch.stack([torch.cat([background(maps, a)[None], maps]) for a in (config.low, config.high)])
+        both = torch.stack([torch.cat([background(maps, a)[None], maps]) for a in alphas])
         q = dense_crf(sample.colours[None].to(maps.device), unary_from_probabilities(both), settings)
         return {"classes": classes, "low": q[0], "high": q[1]}
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
+from segproto.methods.pixelcontrast.backgrounds import USUAL, alpha_of
 from segproto.methods.pixelcontrast.config import PixelcontrastStages
 from segproto.methods.pixelcontrast.infer import background, mine, sum_over
 from segproto.methods.pixelcontrast.products import CAMS, MASKS, ImageMaps, read_maps
@@ -64,11 +65,12 @@ class MaskRule:
     crf: CrfSettings | None
 
     @classmethod
-    def of(cls, stages: PixelcontrastStages) -> MaskRule:
-        """What a recipe says."""
+    def of(cls, stages: PixelcontrastStages, cut: float = USUAL) -> MaskRule:
+        """What a recipe says; ``cut``: where ``alpha = auto`` crosses the maps."""
         masks, pairs = stages.masks, stages.affinity
         walk = Walk(pairs.radius, pairs.complete, masks.beta, masks.log_steps) if masks.walk else None
-        return cls(masks.alpha, masks.background, walk, None if masks.crf is None else masks.crf.settings())
+        alpha = alpha_of(masks.alpha, cut)
+        return cls(alpha, masks.background, walk, None if masks.crf is None else masks.crf.settings())
 
 
 @torch.no_grad()

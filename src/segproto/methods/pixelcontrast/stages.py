@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segproto.errors import SegprotoError, WeightsError
 from segproto.files.documents import read_checked
+from segproto.methods.pixelcontrast.backgrounds import Cut
 from segproto.methods.pixelcontrast.build import AFFINITIES, begin_segmenter
 from segproto.methods.pixelcontrast.config import MasksConfig, PixelcontrastRecipe
 from segproto.methods.pixelcontrast.contrast import affinity_stage, contrast_stage
@@ -84,10 +85,14 @@ def require_affinities(start: Path) -> None:
 def masks_of_walk(context: StageContext, recipe: PixelcontrastRecipe) -> Figures:
     """Masks, and the steps to those of chosen images; a network of affinities gives way to the CAM network again."""
     context.segmenter.card.setdefault(AFFINITIES, recipe.walks_elsewhere)
-    config, rule = recipe.stages.masks, MaskRule.of(recipe.stages)
+    config, cut = recipe.stages.masks, Cut.of(context.run).otsu_threshold
+    rule = MaskRule.of(recipe.stages, cut)
     figures = make_masks(context, rule, config.given)
     if config.given is None:
         figures |= keep_steps(context, rule, config.shown)
+        if config.alpha == "auto" and config.background is None:
+            told = f"{words_of_masks(config)}; the background begins where Otsu's rule cuts the maps, at {cut:.2f}"
+            figures |= {"words": f"{told}: no mask was looked at", "alpha": rule.alpha}
     maps = context.run / "stages" / "cams" / "model"
     if isinstance(context.segmenter.head, AffinityHead) and maps.is_dir():
         earlier = Segmenter.load(maps)

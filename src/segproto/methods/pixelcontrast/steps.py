@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segproto.files.documents import Record, read_checked
+from segproto.methods.pixelcontrast.backgrounds import Cut
 from segproto.methods.pixelcontrast.masks import (
     MaskRule,
     best_classes,
@@ -55,7 +53,7 @@ def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) ->
         return {}
 
     def keep() -> None:
-        threshold = best_threshold(run / "stages" / "cams" / "result.json")
+        threshold = Cut.of(run).shown
         for index in chosen:
             sample, name = dataset[index], dataset.names[index]
             cams = read_maps(run / CAMS, sample)
@@ -67,17 +65,6 @@ def keep_steps(context: StageContext, rule: MaskRule, shown: int | list[str]) ->
 
     on_first(context.fabric, keep)
     return {"shown": [dataset.names[index] for index in chosen]}
-
-
-class Cut(Record):
-    """``result.json`` of the stage ``cams``, as far as it is read here."""
-
-    cam_threshold: float = 0.2
-
-
-def best_threshold(result: Path) -> float:
-    """The threshold that suits the maps best, from the result of their stage; 0.2 where there was no truth."""
-    return read_checked(result, Cut).cam_threshold if result.is_file() else Cut().cam_threshold
 
 
 @torch.no_grad()
