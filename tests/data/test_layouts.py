@@ -241,3 +241,14 @@ def test_settings_that_fit_no_file_are_answered_with_those_that_do(tmp_path: Pat
     words = r"p0\.jpg: has no mask; expected .*p0\.png.* none of 6 images has one; what is there can be read with "
     with pytest.raises(DataError, match=words + r"data\.images='images/\*\.jpg' data\.labels='masks/\*_mask\.png'"):
         build_dataset(DataConfig(root=root, labels="masks"), "train")
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("img_{:05d}", "mask_{:05d}"), ("scan{}_rgb", "scan{}_seg_v2"), ("a{}_0000", "a{}"), ("c{}", "c{}")],
+)
+def test_thousands_of_names_go_together_at_once(image: str, mask: str) -> None:
+    numbers = range(0, 40_000, 7)
+    (rule,) = rules([image.format(n) for n in numbers], [mask.format(n) for n in numbers])
+    names = [(rule.image_name(image.format(n)), rule.mask_name(mask.format(n))) for n in numbers]
+    assert all(a == b is not None for a, b in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,17 @@ class Listing:
 
     root: Path
     files: Mapping[str, File]
+
+    @property
+    def digest(self) -> str:
+        """What changes when a file comes or goes, or one that is no picture is written anew."""
+        known = hashlib.sha256()
+        for name, file in self.files.items():
+            known.update(f"{name}\n".encode(errors="surrogateescape"))
+            if PurePosixPath(name).suffix.lower() not in PICTURE_SUFFIXES:
+                stat = file.stat()
+                known.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return known.hexdigest()
 
     def pictures(self) -> Iterator[tuple[PurePosixPath, File]]:
         """The picture files."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -55,9 +57,12 @@ def rules(images: Sequence[str], masks: Sequence[str]) -> list[Affixes]:
         images: stems.
         masks: stems.
     """
+    images, masks = sorted(images), sorted(masks)
+    if len(_matched(images, masks, SAME)) >= ENOUGH * max(len(images), 1):
+        return [SAME] if images else []
     scored: dict[tuple[tuple[str, str], ...], Affixes] = {}
     coverage: dict[tuple[tuple[str, str], ...], float] = {}
-    for rule in sorted({SAME, *_candidates(images, masks)}):
+    for rule in _frequent(images, masks):
         found = _matched(images, masks, rule)
         share = len(found) / len(images) if images else 0.0
         key = tuple(sorted(found.items()))
@@ -66,8 +71,7 @@ def rules(images: Sequence[str], masks: Sequence[str]) -> list[Affixes]:
     if not scored:
         return []
     best = max(coverage.values())
-    kept = sorted(scored[key] for key in scored if coverage[key] >= 0.9 * best)
-    return [SAME] if SAME in kept else kept
+    return sorted(scored[key] for key in scored if coverage[key] >= 0.9 * best)
 
 
 def _matched(images: Sequence[str], masks: Sequence[str], rule: Affixes) -> dict[str, str]:
@@ -76,19 +80,30 @@ def _matched(images: Sequence[str], masks: Sequence[str], rule: Affixes) -> dict
     return {stem: by_name[name] for stem, name in pairs if name is not None and name in by_name}
 
 
-def _candidates(images: Sequence[str], masks: Sequence[str]) -> Iterator[Affixes]:
+def _frequent(images: Sequence[str], masks: Sequence[str]) -> list[Affixes]:
+    """The rules that most of some images would have with a mask each, the shortest first."""
     step = max(len(images) // SAMPLES, 1)
-    for image in list(images)[::step][:SAMPLES]:
-        near = [mask for mask in masks if image in mask or mask in image]
-        for mask in near or list(masks)[:: max(len(masks) // MOST_MASKS, 1)]:
-            block = SequenceMatcher(None, image, mask, autojunk=False).find_longest_match()
-            if block.size == 0:
-                continue
-            core = _at_boundaries(image, mask, block.a, block.b, block.size)
-            if core is not None:
-                a, b, size = core
-                around = (image[:a], image[a + size :], mask[:b], mask[b + size :])
-                yield Affixes(sum(map(len, around)), *around)
+    places = range(0, len(images), step)[:SAMPLES]
+    counts = Counter(rule for place in places for rule in {*_candidates(images, place, masks)})
+    return sorted(rule for rule, count in counts.items() if count >= ENOUGH * len(places))
+
+
+def _candidates(images: Sequence[str], place: int, masks: Sequence[str]) -> Iterator[Affixes]:
+    """What is left of an image's and a mask's name around what they share, for masks that may be the image's."""
+    image = images[place]
+    numbers = re.findall(r"\d+", image)
+    near = [mask for mask in masks if image in mask or mask in image]
+    near += [mask for mask in masks if numbers and numbers[-1] in re.findall(r"\d+", mask)]
+    middle = place * len(masks) // len(images)  # both are sorted: the partner lies at about the same place
+    for mask in (near or masks[max(middle - MOST_MASKS // 2, 0) : middle + MOST_MASKS // 2])[:MOST_MASKS]:
+        block = SequenceMatcher(None, image, mask, autojunk=False).find_longest_match()
+        if block.size == 0:
+            continue
+        core = _at_boundaries(image, mask, block.a, block.b, block.size)
+        if core is not None:
+            a, b, size = core
+            around = (image[:a], image[a + size :], mask[:b], mask[b + size :])
+            yield Affixes(sum(map(len, around)), *around)
 
 
 def _at_boundaries(image: str, mask: str, a: int, b: int, size: int) -> tuple[int, int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ def recognise(config: DataConfig, root: Path) -> Finding | None:
     if as_set(config, root):
         return None
     listing = list_files(root)
-    names = [config.layout] if config.layout is not None else list(LAYOUTS)
-    found = [finding for name in names if (finding := LAYOUTS.find(name).looks(listing)) is not None]
+    names = (config.layout,) if config.layout is not None else tuple(LAYOUTS)
+    found = _findings(root, names, listing.digest)
     if len(found) > 1:
         choices = " or ".join(f"data.layout={finding.layout} ({finding.words})" for finding in found)
         raise DataError(f"{root}: may be read in {len(found)} ways; say which: {choices}")
@@ -41,6 +42,13 @@ def recognise(config: DataConfig, root: Path) -> Finding | None:
         f"{root}: {what}: {why_not(listing)}; say where images and masks are, * for their common name: "
         "data.images='images/*.jpg' data.labels='masks/*_mask.png'"
     )
+
+
+@lru_cache(maxsize=2)  # train, val and the line that says it look at the same files, which may take a minute to parse
+def _findings(root: Path, names: tuple[str, ...], digest: str) -> list[Finding]:
+    """What the layouts of these names find, as long as the files are the same."""
+    listing = list_files(root)
+    return [finding for name in names if (finding := LAYOUTS.find(name).looks(listing)) is not None]
 
 
 def suggestion(root: Path) -> str:
