@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from segproto.model.segmenter import Segmenter
 
 PathLike = str | Path
+log = logging.getLogger(__name__)
 
 
 def explain(
@@ -45,6 +47,7 @@ def explain(
         True
     """
     from segproto.data.images import MAX_PIXELS
+    from segproto.data.measure import orientation_note
     from segproto.model.explain import explain as explain_image
     from segproto.model.overlays import FILES
     from segproto.report.page import explanation_page
@@ -55,6 +58,8 @@ def explain(
         for name, kind in {**FILES, "index.html": "page"}.items():
             require_all([place(out) / name], kind, inputs)
     model = ready(target, stage, device)
+    if isinstance(image, str | Path) and (line := orientation_note([Path(image)], "maps are of these")):
+        log.warning("note: %s", line)
     result = explain_image(model, image, region=region, max_pixels=max_pixels or MAX_PIXELS)
     if out is not None:
         result.save(Path(out))

@@ -180,7 +180,7 @@ def print_metrics(figures: dict[str, Any]) -> None:
 def predict(
     target: Target,
     images: Annotated[Path, typer.Argument(help="An image or a folder of images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the masks (PNG, mode L).")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks (PNG, mode L; or GeoTIFF).")],
     stage: Stage = None,
     window: Window = None,
     scales: SeenScales = None,
@@ -189,6 +189,12 @@ def predict(
     max_pixels: MaxPixels = None,
     ood: Annotated[
         Path | None, typer.Option(help="Folder for how unlike all prototypes each pixel is (nonparametric), as gray.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="png, tif (GeoTIFF; extra geo), or auto: tif for georeferenced images.")
+    ] = "auto",
+    probabilities: Annotated[
+        Path | None, typer.Option(help="Folder for GeoTIFFs with one band of probabilities per class (extra geo).")
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -208,6 +214,8 @@ def predict(
             flip=flip,
             max_pixels=max_pixels,
             ood=ood,
+            form=form,  # type: ignore[arg-type]
+            probabilities=probabilities,
             device=device,
             quiet=quiet,
         )

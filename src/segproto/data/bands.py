@@ -23,6 +23,7 @@ from segproto.data.tiff_bands import TiffBands, is_tiff
 from segproto.errors import DataError
 
 Window = tuple[int, int, int, int]
+STREAMED = 1 << 40  # pixels of a file that is read in windows, where no other limit is asked for
 LARGE = 1 << 24  # pixels from which JPEG in a TIFF is read in parts, by another decoder than that of small ones
 COLOURS = (0, 1, 2, 3, 5, 6, 8)  # photometric: white is 0, gray, RGB, palette, CMYK, YCbCr, Lab
 
@@ -56,13 +57,16 @@ class Stored:
     orientation: int = 1
 
 
-def open_stored_bands(path: Path | Crop | ZipMember, rule: PixelRule = PLAIN, max_pixels: int = MAX_PIXELS) -> Stored:
+def open_stored_bands(
+    path: Path | Crop | ZipMember, rule: PixelRule = PLAIN, max_pixels: int = MAX_PIXELS, *, streamed: bool = False
+) -> Stored:
     """Opens a file without decoding more than its format asks for.
 
     Args:
         path: an image file of the known formats, a MATLAB file, or a crop of one.
         rule: decides the page of a stack, and whether what is transparent is a band of its own.
         max_pixels: larger ones are refused.
+        streamed: but not those that are read in windows.
 
     Raises:
         DataError: naming the file.
@@ -74,7 +78,7 @@ def open_stored_bands(path: Path | Crop | ZipMember, rule: PixelRule = PLAIN, ma
     if is_tiff(path):
         tiff = TiffBands(path, rule.page)
         if not for_pillow(tiff, rule):
-            check_size(str(path), tiff.height, tiff.width, max_pixels)
+            check_size(str(path), tiff.height, tiff.width, STREAMED if streamed else max_pixels)
             inside = tiff.inside if tiff.has_mask else None
             size = (tiff.height, tiff.width, tiff.count, tiff.dtype)
             return Stored(str(path), *size, tiff.read, inside, tiff.alpha, tiff.nodata, tiff.orientation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -187,8 +187,8 @@ def start_notes(dataset: SegmentationDataset, rule: PixelRule, own: bool) -> tup
     return notes, "" if seen.kinds <= {"uint8"} else sorted(seen.kinds)[-1]
 
 
-def orientation_note(paths: list[Path]) -> str | None:
-    """A line about pictures that EXIF says to turn; None without such."""
+def orientation_note(paths: Sequence[Path], so: str = "see that the masks were drawn on these") -> str | None:
+    """A line about pictures that EXIF says to turn, and what follows (``so``); None without such."""
     turned = []
     for path in paths:
         try:
@@ -200,5 +200,5 @@ def orientation_note(paths: list[Path]) -> str | None:
         return None
     return (
         f"EXIF orientation in {len(turned)} of the images, first {turned[0]}; it is not applied: pixels count as they "
-        "are stored, so see that the masks were drawn on these"
+        f"are stored, so {so}"
     )

@@ -72,7 +72,8 @@ def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PL
         image: a path, a PIL image, an array (H, W) or (H, W, bands), a tensor (H, W) or (bands, H, W), or a sample of a
             data set, which is taken as it was read. Arrays and tensors have the bands that the rule chooses from;
             without a value range they hold uint8, uint16 (full range), or floats in [0, 1].
-        max_pixels: larger images are refused.
+        max_pixels: larger images are refused; the default is for those that are decoded as a whole, not for TIFFs that
+            are read in windows.
         rule: how it is read, see :class:`segproto.data.pixels.PixelRule`; that of a model for the model.
 
     Raises:
@@ -86,7 +87,8 @@ def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PL
         array = torch.from_numpy(np.ascontiguousarray(image))
         return _from_tensor(array.movedim(-1, 0) if array.ndim == 3 else array, max_pixels, rule)
     if isinstance(image, str | Path):
-        return of_stored(open_stored_bands(Path(image), rule, max_pixels), rule)
+        stored = open_stored_bands(Path(image), rule, max_pixels, streamed=max_pixels == MAX_PIXELS)
+        return of_stored(stored, rule)
     check_size("image", image.height, image.width, max_pixels)
     return of_stored(of_picture(image, "image", rule), rule)
 

@@ -31,6 +31,8 @@ KNOWN = (1, 5, 7, *PACKED, 32773, 34925, 50000)  # none, LZW, JPEG, deflate, Pac
 REDUCED, MASK = 1, 4  # bits of a page's NewSubfileType
 ALPHA = (1, 2)  # kinds of extra samples
 NODATA = 42113  # GDAL's tag
+PLACE = (33550, 33922, 34264)  # GeoTIFF's scale, tie points and matrix
+WORLD = (".tfw", ".tifw", ".tiffw", ".wld")
 
 
 def is_tiff(path: Path | ZipMember) -> bool:
@@ -218,6 +220,16 @@ class TiffBands:
             _, old = self._kept.popitem(last=False)
             held -= 0 if old is None else old.nbytes
         return found
+
+
+def has_place(path: Path) -> bool:
+    """Whether a file is a TIFF that says where it lies, by its tags or by a world file beside it."""
+    if path.suffix.lower() not in (".tif", ".tiff") or not is_tiff(path):
+        return False
+    if any(path.with_suffix(suffix).is_file() for suffix in WORLD):
+        return True
+    with tiff_errors(path), bare_tiff(path) as tiff:
+        return any(tag in tiff.pages.first.tags for tag in PLACE)
 
 
 def same(first: TiffPage, other: TiffPage) -> bool:

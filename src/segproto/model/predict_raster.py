@@ -1,0 +1,91 @@
+"""Masks and probabilities of georeferenced images, as GeoTIFFs that lie where the image lies, block by block."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from segproto.data.images import MAX_PIXELS
+from segproto.data.picture import look_at
+from segproto.data.tiff_bands import has_place
+from segproto.files.rasters import Georeference, RasterWriter, georeference
+from segproto.model.predict import Views, logit_bands
+from segproto.model.segmenter import Segmenter
+from segproto.model.windows import evaluating
+from segproto.prototypes.labels import IGNORE_INDEX
+
+
+def place_of(image: Path) -> Georeference:
+    """Where an image file lies; nowhere if it is no TIFF.
+
+    Raises:
+        ConfigError: the extra ``geo`` is missing.
+        DataError: GDAL cannot read it.
+    """
+    return georeference(image) if has_place(image) else Georeference()
+
+
+def counted_maps(segmenter: Segmenter, images: Tensor) -> Tensor:
+    """Normalised images (B, N, H, W) to (B, C + 1, h, w): logits, and ones that tell how often a cell was added."""
+    logits = segmenter.grid_logits(images).float()
+    return torch.cat([logits, torch.ones_like(logits[:, :1])], 1)
+
+
+def predict_to_tiff(
+    segmenter: Segmenter,
+    image: Path,
+    out: Path,
+    *,
+    probabilities: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
+    **views: Unpack[Views],
+) -> None:
+    """Writes :func:`segproto.model.predict.predict`'s mask as a GeoTIFF with the image's place, and the probabilities.
+
+    Args:
+        segmenter: the model.
+        image: a file; a TIFF that is read in windows may be of any size.
+        out: the mask: one band of class numbers with their colours, 255 = no image there (its nodata value).
+        probabilities: a file of one band per class, float32 in 0..1; NaN = no image there.
+        max_pixels: larger images are refused; the default is for files that are decoded as a whole.
+        views: as :func:`segproto.model.predict.predict`.
+
+    Raises:
+        ConfigError: the extra ``geo`` is missing.
+    """
+    place = place_of(image)
+    picture = look_at(image, max_pixels, segmenter.encoder.pixels)
+    table, wide = segmenter.classes, segmenter.head.num_classes > IGNORE_INDEX
+    size = (picture.height, picture.width)
+    colours = None if wide else {index: colour for index, colour in enumerate(table.colours) if index != IGNORE_INDEX}
+    words = {f"CLASS_{index}": name for index, name in enumerate(table.names)}
+    with ExitStack() as stack:
+        options = {"nodata": IGNORE_INDEX, "kind": "mask", "names": ["class"], "colours": colours, "tags": words}
+        dtype = "uint16" if wide else "uint8"
+        mask = stack.enter_context(RasterWriter(out, *size, dtype, place, **options))  # type: ignore[arg-type]
+        shares = None
+        if probabilities is not None:
+            options = {"nodata": float("nan"), "kind": "probabilities", "names": list(table.names)}
+            shares = stack.enter_context(
+                RasterWriter(probabilities, *size, "float32", place, **options)  # type: ignore[arg-type]
+            )
+        stack.enter_context(evaluating(segmenter))
+        done = 0
+        for maps in logit_bands(segmenter, picture, maps=lambda x: counted_maps(segmenter, x), **views):
+            logits = maps[:-1]
+            rows = logits.max(0)[1].to(torch.int32).cpu()
+            outside = None
+            if picture.inside is not None:
+                outside = ~picture.inside(done, 0, done + len(rows), picture.width)
+                rows[outside] = IGNORE_INDEX
+            mask.write(rows.numpy())
+            if shares is not None:
+                values = (logits / maps[-1:]).softmax(0).cpu()
+                if outside is not None:
+                    values[:, outside] = float("nan")
+                shares.write(values.numpy())
+            done += len(rows)
