@@ -105,7 +105,7 @@ def test_copies_and_masks_inside_a_file_are_no_pages(tmp_path):
 def test_slices_of_a_stack_are_asked_for(tmp_path):
     stack = RNG.integers(0, 256, (3, 8, 9)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
-    with pytest.raises(DataError, match=r"holds 3 pages, expected one; data\.pages=all"):
+    with pytest.raises(DataError, match=r"holds 3 pages, expected one; data\.pages=K"):
         read_pixels(tmp_path / "a.tif")
     image, _ = read_pixels(tmp_path / "a.tif", PixelRule(page=2))
     np.testing.assert_array_equal(image.numpy(), np.repeat(stack[1:2], 3, 0))
@@ -250,6 +250,19 @@ def test_twelve_bits_in_sixteen_are_noticed(tmp_path):
         "of 65535 in 3 images of 16 bits" in note and "data.value_range=[0, 4095] (12 bits)" in note for note in notes
     )
     assert verify(DataConfig(root=root, value_range=(0, 4095))).notes == []
+
+
+def test_twelve_bits_with_a_range_are_what_eight_bits_were(tmp_path):
+    eight = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    eight[0, 0], eight[0, 1] = 0, 255
+    Image.fromarray(eight).save(tmp_path / "a.png")
+    write(tmp_path / "a.tif", eight.astype(np.uint16) * 12)
+    plain = read_pixels(tmp_path / "a.png")[0]
+    ranged = read_pixels(tmp_path / "a.tif", PixelRule(value_range=((0.0, 3060.0),)))[0]
+    assert torch.equal(to_colours(ranged), plain)
+    torch.testing.assert_close(IMAGENET(ranged), IMAGENET(plain), rtol=0, atol=4e-5)
+    dark = read_pixels(tmp_path / "a.tif")[0]  # without it, all are within a twentieth of the range
+    assert float((IMAGENET(dark) - IMAGENET(plain)).abs().max()) > 1
 
 
 def test_percentiles_are_measured_over_the_training_images(tmp_path):

@@ -92,7 +92,7 @@ def refuse_several(picture: Image.Image, name: str) -> None:
     if count > 1 and picture.format == "TIFF":
         if (count := whole_pages(picture)) == 1:  # beside smaller copies of it and its mask
             return
-        raise DataError(f"{name}: holds {count} pages, expected one; of images, data.pages=K takes the K-th, =all each")
+        raise DataError(f"{name}: holds {count} pages, expected one; of images, data.pages=K takes the K-th")
     if count > 1 and picture.format != "MPO":
         raise DataError(f"{name}: is an animation of {count} pictures, expected one: save the one that is meant")
 

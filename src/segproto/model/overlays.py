@@ -114,6 +114,11 @@ def save(explanation: Explanation, out: Path, top: int = 8) -> None:
     _write_patches(explanation, summary, out / "patches")
     document = {
         "image": explanation.name,
+        **(
+            {"pictures": explanation.segmenter.encoder.pixels.words}
+            if explanation.segmenter.encoder.pixels.words
+            else {}
+        ),
         "region": explanation.region,
         "unit": explanation.unit,
         "head": explanation.segmenter.head.kind,
@@ -123,6 +128,8 @@ def save(explanation: Explanation, out: Path, top: int = 8) -> None:
         "colours": colours,
         "summary": summary,
     }
+    if shown := explanation.segmenter.encoder.pixels.words:
+        document["pictures"] = shown
     write_json(out / "explanation.json", document, "explanation")
 
 

@@ -30,7 +30,8 @@ def relation(model: Segmenter) -> Relation:
 
 
 def warnings(model: Segmenter) -> list[str]:
-    """What a reader must know before believing the page: edits by hand, patches that are out of date, maps."""
+    """What a reader must know before believing the page: edits by hand, patches that are out of date, maps, what
+    pictures of other bands show."""
     sentences = []
     edits = list(model.card.get("edits", []))
     if edits:
@@ -43,4 +44,6 @@ def warnings(model: Segmenter) -> list[str]:
             "The encoder has changed since the patches were found: prototypes may no longer stand for the patches "
             "shown. Project them again."
         )
+    if model.encoder.pixels.words:
+        sentences.append(f"Pictures show {model.encoder.pixels.words}.")
     return sentences
