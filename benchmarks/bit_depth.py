@@ -51,13 +51,7 @@ def main() -> None:
         for name, (root, own) in cases.items():
             found = []
             for seed in args.seeds:
-                overrides = [
-                    f"data.root={root}",
-                    f"encoder.weights={args.weights}",
-                    f"train.seed={seed}",
-                    *own,
-                    *settings,
-                ]
+                given = [f"data.root={root}", f"encoder.weights={args.weights}", f"train.seed={seed}"]
                 run = Path(place) / f"{len(rows)}-{seed}"
                 segproto.train("blackbox/folder", out=run, overrides=[*given, *own, *settings], quiet=True)
                 found.append(segproto.evaluate(run, quiet=True)["miou"])
