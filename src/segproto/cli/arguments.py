@@ -30,3 +30,9 @@ Image = Annotated[str | None, typer.Option(help="A file, or the name of a valida
 Nearest = Annotated[int, typer.Option("--nearest", min=1, help="How many for each.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Form = Annotated[
+    str, typer.Option("--format", help="png, tif (GeoTIFF; extra geo), or auto: tif for georeferenced images.")
+]
+Probabilities = Annotated[
+    Path | None, typer.Option(help="Folder for GeoTIFFs with one band of probabilities per class (extra geo).")
+]

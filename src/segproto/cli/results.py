@@ -12,8 +12,10 @@ from segproto.cli.arguments import (
     DataValues,
     Device,
     Flip,
+    Form,
     Json,
     MaxPixels,
+    Probabilities,
     Quiet,
     Scales,
     SeenScales,
@@ -190,12 +192,8 @@ def predict(
     ood: Annotated[
         Path | None, typer.Option(help="Folder for how unlike all prototypes each pixel is (nonparametric), as gray.")
     ] = None,
-    form: Annotated[
-        str, typer.Option("--format", help="png, tif (GeoTIFF; extra geo), or auto: tif for georeferenced images.")
-    ] = "auto",
-    probabilities: Annotated[
-        Path | None, typer.Option(help="Folder for GeoTIFFs with one band of probabilities per class (extra geo).")
-    ] = None,
+    form: Form = "auto",
+    probabilities: Probabilities = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
