@@ -36,3 +36,6 @@ Form = Annotated[
 Probabilities = Annotated[
     Path | None, typer.Option(help="Folder for GeoTIFFs with one band of probabilities per class (extra geo).")
 ]
+Ood = Annotated[
+    Path | None, typer.Option(help="Folder for how unlike all prototypes each pixel is (nonparametric), as gray.")
+]

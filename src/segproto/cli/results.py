@@ -15,6 +15,7 @@ from segproto.cli.arguments import (
     Form,
     Json,
     MaxPixels,
+    Ood,
     Probabilities,
     Quiet,
     Scales,
@@ -189,9 +190,7 @@ def predict(
     flip: Flip = False,
     device: Device = None,
     max_pixels: MaxPixels = None,
-    ood: Annotated[
-        Path | None, typer.Option(help="Folder for how unlike all prototypes each pixel is (nonparametric), as gray.")
-    ] = None,
+    ood: Ood = None,
     form: Form = "auto",
     probabilities: Probabilities = None,
     quiet: Quiet = False,
