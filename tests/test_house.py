@@ -43,6 +43,9 @@ def test_no_head_is_asked_for_its_type() -> None:
 METHODS_NAMED = {  # outside its own folder, and why
     ("api/quickstart.py", "blackbox/scenes"): "the two recipes that a newcomer sees",
     ("api/quickstart.py", "scaleproto/scenes"): "the two recipes that a newcomer sees",
+    ("api/__init__.py", "posthoc"): "the verb of that method",
+    ("api/posthoc.py", "posthoc/folder"): "the verb of that method",
+    ("api/posthoc.py", "posthoc/images"): "the verb of that method",
     ("interop/backbones.py", "blackbox"): "what a published plain classifier is here, for its card",
     ("methods/nonparametric/convert.py", "blackbox"): "what the parametric twins of its release are here, likewise",
     ("methods/pixelcontrast/convert.py", "blackbox"): "what the DeepLabs of its release are here, likewise",

@@ -58,7 +58,8 @@ class TestContract:
         recipe, method, broken = two_steps(name), METHODS[name], tmp_path / "broken"
         stages = method.stages(recipe)
         if any(isinstance(stage, Optimise) for stage in stages):
-            interrupt_after_batches(monkeypatch, 3 if len(stages) > 2 else 1)
+            trained = sum(isinstance(stage, Optimise) for stage in stages)
+            interrupt_after_batches(monkeypatch, 3 if trained > 1 and len(stages) > 2 else 1)
         else:
             interrupt_after_images(monkeypatch, 3)
         with pytest.raises(KeyboardInterrupt):

@@ -52,6 +52,7 @@ PUBLISHED = ("blackbox", "protoseg", "scaleproto")  # with a recipe for each of 
 STAGES = {
     "blackbox": ["warmup", "joint"],
     "memory": ["remember"],
+    "posthoc": ["joint", "rotate", "trace"],
     "nonparametric": ["joint", "trace"],
     "pixelcontrast": ["contrast", "cams", "crf", "affinity", "masks", "segment"],
     "primaps": ["proposals", "init", "kmeans", "em", "found"],
@@ -70,7 +71,7 @@ def test_every_recipe_is_valid_and_has_its_stages(method, name):
     recipe = shipped(method, name)
     assert recipe.method == method
     names = [stage.name for stage in METHODS[method].stages(recipe)]
-    seeded = method not in ("blackbox", "memory", "pixelcontrast", "primaps") and name in SEEDED
+    seeded = method not in ("blackbox", "memory", "pixelcontrast", "posthoc", "primaps") and name in SEEDED
     skipped = {"proposals"} if name.endswith("-baseline") else set()
     skipped |= {"crf", "affinity"} if name.startswith("voc-eps") else set()  # no walk
     assert names == (["linear", "seed"] if seeded else []) + [stage for stage in STAGES[method] if stage not in skipped]

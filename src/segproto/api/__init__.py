@@ -18,6 +18,7 @@ from segproto.api.explain import explain
 from segproto.api.export import export
 from segproto.api.hub import hub_pull, hub_push
 from segproto.api.load import load
+from segproto.api.posthoc import given, posthoc
 from segproto.api.predict import predict
 from segproto.api.propose import propose
 from segproto.api.quickstart import quickstart
@@ -46,9 +47,11 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "given",
     "hub_pull",
     "hub_push",
     "load",
+    "posthoc",
     "predict",
     "propose",
     "quickstart",

@@ -80,6 +80,7 @@ def edit(
         ['after', 'before', 'change']
     """
     from segproto.data.build import build_dataset
+    from segproto.evaluation.as_before import AnsweredMasks
     from segproto.model.artefact import save
     from segproto.model.edit import WITHIN, edited
     from segproto.model.remembering import without_images
@@ -114,7 +115,10 @@ def edit(
     settings = [item for item in overrides if item.startswith("data.")] if forget else list(overrides)
     figures = figures_of(model, after, forgetting=bool(forget))
     if score:
-        dataset = build_dataset(data_config(Path(target), {}, settings), "val")
+        config = data_config(Path(target), {}, settings)
+        dataset = build_dataset(config, "val")
+        if not config.has_masks and not model.found_categories:
+            dataset = AnsweredMasks(dataset, model)
         figures |= scored(model, after, dataset, quiet)
     figures = noted({**figures, "kept": kept, "seconds_of_change": round(changed_seconds, 3)}, begin)
     if forget:

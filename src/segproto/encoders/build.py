@@ -82,7 +82,7 @@ def refuse_unread(config: EncoderConfig) -> None:
     Raises:
         ConfigError: naming the setting, and who reads it.
     """
-    backbone = (BACKBONES, config.backbone_kind, ("backbone", "layers", "pretrained", "input_scale"))
+    backbone = (BACKBONES, config.backbone_kind, ("backbone", "layers", "pretrained", "input_scale", "network"))
     neck = (NECKS, config.neck_kind, ("reduce", "layer_norm", "auxiliary", "projection", "neck_momentum"))
     for table, own, settings in (backbone, neck):
         for setting in settings:

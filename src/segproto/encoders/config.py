@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from segproto.data.paths import ExpandedPath
 from segproto.encoders.kind import BackboneKind, NeckKind
+from segproto.encoders.network import NetworkConfig
 from segproto.encoders.table import BACKBONES, NECKS
 from segproto.table import Known
 
@@ -18,7 +19,8 @@ class EncoderConfig(BaseModel):
     Attributes:
         name: the kind of backbone: ``timm``, ``deeplabv2_resnet101``, ``unet``, ``hrnet`` (fused as published), ``mit``
             (SegFormer's; needs the extra ``transformers``), ``resnet38d`` (of PSA, SEAM and pixelcontrast;
-            ``resnet38d_taps``: with the image and inner maps that their heads read) or one that was registered.
+            ``resnet38d_taps``: with the image and inner maps that their heads read), ``network`` (of somewhere else) or
+            one that was registered.
         backbone: the timm model name, for ``name: timm`` and ``hrnet``; ``mit_b0`` .. ``mit_b5`` for ``mit``.
         weights: a local weights file (safetensors or a state dict; ``~`` and ``$VARIABLES`` are filled in), or None.
         pretrained: ask timm to download its weights (never happens unless set, nor where ``weights`` is given).
@@ -54,6 +56,7 @@ class EncoderConfig(BaseModel):
             backbones that take any size; None = that of the model one starts from, without one true.
         bands: of the images; a recipe takes it from ``data.bands``. Pretrained first layers of other numbers than 3 are
             adapted as timm does: their weights are repeated and scaled (of one band: added).
+        network: of ``name: network``, which :func:`segproto.posthoc` writes.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -83,6 +86,7 @@ class EncoderConfig(BaseModel):
     enlarge: Literal["half_pixel", "align_corners"] | None = None
     pad: bool | None = None
     bands: int = Field(3, ge=1, le=4096)
+    network: NetworkConfig | None = None
 
     @property
     def aligned(self) -> bool:

@@ -22,8 +22,8 @@ class BackboneKind:
         title: one line for people.
         build: from the settings, and whether weights are to be loaded (False where an artefact's tensors follow), to
             the network: filled from ``encoder.weights`` if that is set, else as it starts.
-        reads: those of the settings ``backbone``, ``layers``, ``pretrained`` and ``input_scale`` that it reads; the
-            others are refused.
+        reads: those of the settings ``backbone``, ``layers``, ``pretrained``, ``input_scale`` and ``network`` that it
+            reads; the others are refused.
         bands: it takes images of any number of bands, not only of three.
         weights_of: the kind whose weights files it reads, if not its own.
         from_scratch: small enough to learn from random weights; the others want weights to begin from.

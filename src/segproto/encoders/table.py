@@ -11,6 +11,7 @@ from segproto.encoders.identity import IDENTITY
 from segproto.encoders.kind import BackboneKind, NeckKind
 from segproto.encoders.largefov import LARGEFOV
 from segproto.encoders.mit import MIT
+from segproto.encoders.network import NETWORK
 from segproto.encoders.resnet import DEEPLAB_RESNET101
 from segproto.encoders.resnet38 import RESNET38D, RESNET38D_TAPS
 from segproto.encoders.timm_backbone import TIMM
@@ -18,7 +19,7 @@ from segproto.encoders.unet import UNET
 from segproto.table import Table
 
 BACKBONES: Table[BackboneKind] = Table(
-    "encoder", (TIMM, DEEPLAB_RESNET101, UNET, HRNET, MIT, RESNET38D, RESNET38D_TAPS), "segproto.encoders"
+    "encoder", (TIMM, DEEPLAB_RESNET101, UNET, HRNET, MIT, RESNET38D, RESNET38D_TAPS, NETWORK), "segproto.encoders"
 )
 NECKS: Table[NeckKind] = Table(
     "neck",

@@ -72,8 +72,8 @@ class Graph(nn.Module):
         A model of other bands takes as many; one with a value range or of more than 8 bits takes float32: the values
         of its bands, in its order, as files hold them.
 
-        Models with prototypes also give activations (1, P, h, w): log activations with their squared distances, or
-        cosines (nonparametric, primaps).
+        Models with prototypes also give activations (1, P, h, w): log activations with their squared distances,
+        cosines (nonparametric, primaps), or the strengths of parts.
         """
         features = self.encoder((self.pixels(image) - self.mean) / self.std)
         reading = self.head.read(features)

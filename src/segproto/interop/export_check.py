@@ -79,7 +79,7 @@ def check_program(
         worst["logits"] = max(worst["logits"], float((error * clear).max()))
         for name in ("distances", "activations"):
             if name in wanted:
-                difference = (outputs[name] - wanted[name]).abs()
+                difference = (outputs[name] - wanted[name]).abs() / largest(model, wanted[name])
                 if name == "activations" and "distances" in wanted:
                     difference = difference * (wanted["distances"] > NEAR)
                 worst[name] = max(worst[name], float(difference.max()))
@@ -152,3 +152,9 @@ def logit_room(model: Segmenter, image: Tensor, distances: Tensor | None) -> tup
     near = torch.zeros(1, 1, height, width) if distances is None else (distances.amin(1, keepdim=True) <= NEAR).float()
     size = (image.shape[-2], image.shape[-1])
     return model.encoder.enlarged(room, size), (model.encoder.enlarged(near, size) == 0).float()
+
+
+def largest(model: Segmenter, activations: Tensor) -> float:
+    """What differences are relative to: the largest strength, which may be any number; else 1."""
+    bank = model.head.bank
+    return max(float(activations.max()), 1.0) if bank is not None and bank.compares == "strength" else 1.0

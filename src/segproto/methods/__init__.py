@@ -58,6 +58,12 @@ def _pixelcontrast() -> Method[Any]:
     return METHOD
 
 
+def _posthoc() -> Method[Any]:
+    from segproto.methods.posthoc import METHOD
+
+    return METHOD
+
+
 def _primaps() -> Method[Any]:
     from segproto.methods.primaps import METHOD
 
@@ -82,6 +88,7 @@ METHODS = Methods(
         "memory": _memory,
         "nonparametric": _nonparametric,
         "pixelcontrast": _pixelcontrast,
+        "posthoc": _posthoc,
         "primaps": _primaps,
         "protoseg": _protoseg,
         "scaleproto": _scaleproto,

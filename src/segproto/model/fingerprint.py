@@ -19,8 +19,9 @@ LATER = {
     "convs": 1, "projection": False, "auxiliary": None, "code_dropout": "off", "reduce": None, "layer_norm": False,
     "pad": None,
     "bands": 3,
+    "network": None,
 }  # fmt: skip
-BACKBONE = {"name", "backbone", "output_stride", "layers", "input_scale", "width", "bands"}
+BACKBONE = {"name", "backbone", "output_stride", "layers", "input_scale", "width", "bands", "network"}
 
 
 def encoder_hash(encoder: Encoder) -> str:

@@ -66,7 +66,7 @@ class Head(nn.Module, ABC):
         decides: ``sum``: a class's logit adds up what its prototypes say; ``nearest``: its nearest prototype alone
             decides, so each class needs one, and a copy of one changes nothing.
         relation: how a prototype relates to the training patch recorded for it: projection makes them ``equal``; a mean
-            of many features is only ``near`` it.
+            of many features is only ``near`` it; a part of a feature is ``strongest`` there.
         no_graph: why it cannot be exported as a graph for another runtime; None = it can.
         remembers: whether it looks training images up, so that images can be added and forgotten without training.
         caution: what a reader of a report must know before believing its figures; None = nothing.
@@ -74,7 +74,7 @@ class Head(nn.Module, ABC):
 
     kind: ClassVar[str]
     decides: ClassVar[Literal["sum", "nearest"]] = "sum"
-    relation: ClassVar[Literal["equal", "near"]] = "equal"
+    relation: ClassVar[Literal["equal", "near", "strongest"]] = "equal"
     caution: ClassVar[str | None] = None
     no_graph: ClassVar[str | None] = None
     remembers: ClassVar[bool] = False

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.errors import WeightsError
+from segproto.model.basis_head import BasisHead
 from segproto.model.cam_head import CamHead
 from segproto.model.direction_head import DirectionHead, TeacherHead
 from segproto.model.head import Contributions as Contributions  # noqa: PLC0414
@@ -226,6 +227,7 @@ KINDS = (
     GroupedHead,
     NearestHead,
     MemoryHead,
+    BasisHead,
     DirectionHead,
     TeacherHead,
     CamHead,

@@ -15,7 +15,8 @@ class Bank(nn.Module, ABC):
     """P prototypes, whatever they are: what every bank tells of them.
 
     Attributes:
-        compares: by squared ``distance`` from a feature, or as directions by ``cosine``.
+        compares: by squared ``distance`` from a feature, as directions by ``cosine``, or by ``strength``: how much of a
+            prototype is in a feature, 0 or more.
         vectors: the stored vectors, (P, D) or (C, K, D).
         class_of: (P,) int64, the class of each prototype, 0..C-1.
         scale_of: (P,) int64, its scale, 0..S-1.
@@ -23,7 +24,7 @@ class Bank(nn.Module, ABC):
         num_scales: S; features have S*D channels.
     """
 
-    compares: ClassVar[Literal["distance", "cosine"]]
+    compares: ClassVar[Literal["distance", "cosine", "strength"]]
     vectors: Tensor
     class_of: Tensor
     scale_of: Tensor

@@ -1,4 +1,4 @@
-"""Labelled images as a model sees them whose categories were found without labels."""
+"""Images as a model sees them whose categories were found without labels, or that has classes where they have none."""
 
 from __future__ import annotations
 
@@ -15,13 +15,25 @@ from segproto.runs.folder import Run
 def comparable(dataset: SegmentationDataset, run: Run, model: Segmenter) -> SegmentationDataset:
     """The data set itself, or for a model of found categories its masks in the categories they were matched to.
 
+    Images without masks come with the model's classes, of which they show none that is known.
+
     Raises:
         DataError: other classes than the model's.
     """
     if model.found_categories:
         return InCategories(dataset, run, model)
+    if not dataset.classes.names:
+        return OfModel(dataset, model.classes, torch.full((256,), IGNORE_INDEX, dtype=torch.uint8))
     require_same_classes(model, dataset)
     return dataset
+
+
+class OfModel(Relabelled):
+    """Images without masks."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.whole.fingerprint
 
 
 class InCategories(Relabelled):

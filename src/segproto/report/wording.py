@@ -7,18 +7,21 @@ from typing import Literal
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.segmenter import Segmenter
 
-Relation = Literal["equal", "near", "unknown"]
+Relation = Literal["equal", "near", "strongest", "unknown"]
 
 # One sentence each, for the gallery.
 SENTENCES: dict[Relation, str] = {
     "equal": "Each is a real patch of a training image: the outlined square, shown with its surroundings.",
     "near": "Each is a mean of many training features, and no patch equals it: the outlined square, shown with its "
     "surroundings, is the training patch nearest to it.",
+    "strongest": "Each is a part of the features that the network reads, and shares its patch with other parts: the "
+    "outlined square, shown with its surroundings, is the training patch at which the part is strongest.",
     "unknown": "They were learned freely and never projected onto training patches, so there is no patch to show.",
 }
 LEADS: dict[Relation, str] = {
     "equal": "small patches of its training images, its",
     "near": "typical features of its training images, its",
+    "strongest": "parts of its features, each shown by the training patch at which it is strongest, its",
     "unknown": "learned vectors, its",
 }
 

@@ -67,7 +67,7 @@ def require_fit(path: Path, segmenter: Segmenter, encoder: EncoderConfig, classe
                 f"set encoder.{key}={has[key]} or start from another model"
             )
     own = segmenter.classes.names
-    if own != classes.names and not segmenter.found_categories:
+    if own != classes.names and classes.names and not segmenter.found_categories:  # images without masks have none
         differ = [f"{a} / {b}" for a, b in zip(own, classes.names, strict=False) if a != b]
         detail = f"the first that differ: {differ[0]}" if differ else f"{len(own)} and {len(classes.names)} classes"
         raise WeightsError(f"train.start = {path}: that model's classes are not those of the data ({detail})")

@@ -90,7 +90,7 @@ def _distances(model: Segmenter, dataset: SegmentationDataset, index: int, proto
             distances[p] = float((feature.double() - bank.vectors[p].double()).square().sum())
         else:
             cell = features[:, :, row : row + 1, column : column + 1]
-            distances[p] = float(2 - 2 * model.head.activations(cell)[0, p, 0, 0])
+            distances[p] = float(model.head.distances(cell)[0, p, 0, 0])
     return distances
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from segproto.evaluation.interpretability.carriers import CARRIERS
 from segproto.evaluation.interpretability.completeness import COMPLETENESS
 from segproto.evaluation.interpretability.cost import COST
 from segproto.evaluation.interpretability.equivariance import EQUIVARIANCE
@@ -21,6 +22,7 @@ METRICS: Table[Metric] = Table(
         CONSISTENCY,
         STABILITY,
         SPARSITY,
+        CARRIERS,
         GROUP_OVERLAP,
         PROTOTYPE_OVERLAP,
         COMPONENTS,

@@ -1,0 +1,56 @@
+"""Settings of ``posthoc``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from segproto.training.procedures.config import LinearOptimise, OptimiseConfig
+from segproto.training.recipe import Recipe
+
+
+class RotateConfig(BaseModel):
+    """The basis that the features are seen in.
+
+    Attributes:
+        basis: ``learned``: an orthogonal one in which few, coherent places fire; to compare it with: the ``channels``
+            as they are, a ``random`` rotation, ``pca``, and ``nmf``, whose residual belongs to no part.
+        cells: training cells that it is learned from, over all images.
+        centre: the mean feature is subtracted first (``nmf`` never); what the classifier says of it is an offset.
+        coherence: weight of channels that change at few borders, beside those that fire at few places.
+        evidence: weight of few channels carrying the logit of the class that the network answers. More of it: fewer
+            parts to look at, which are less of one thing. Both were chosen on training images of CamVid and MSRC-21.
+        steps: of Adam (``learned``) or of multiplicative updates (``nmf``).
+        lr: Adam's learning rate.
+        batch: cells that a step of Adam sees.
+        factors: of ``nmf``; None = as many as channels.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    basis: Literal["learned", "channels", "random", "pca", "nmf"] = "learned"
+    cells: int = Field(20_000, ge=2)
+    centre: bool = False
+    coherence: float = Field(1.0, ge=0)
+    evidence: float = Field(0.3, ge=0)
+    steps: int = Field(500, ge=1)
+    lr: float = Field(2e-2, gt=0)
+    batch: int = Field(2048, ge=1)
+    factors: int | None = Field(default=None, ge=1)
+
+
+class PosthocStages(BaseModel):
+    """A black box is trained first where none is given (``joint``, 0 steps); then its basis is found and traced."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    joint: LinearOptimise = OptimiseConfig()
+    rotate: RotateConfig = RotateConfig()
+
+
+class PosthocRecipe(Recipe):
+    """Prototypes for a plain classifier that is trained already (``train.start``)."""
+
+    method: Literal["posthoc"] = "posthoc"
+    stages: PosthocStages = PosthocStages()

@@ -1,0 +1,158 @@
+"""The first own stage of ``posthoc``: a basis of the last layer's features, learned without labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from segproto.data.base import Sample
+from segproto.errors import ConfigError
+from segproto.files import remove
+from segproto.methods.posthoc.config import RotateConfig
+from segproto.model.basis_head import BasisBank, BasisHead, FactorBank, RotatedBank
+from segproto.model.features import image_features
+from segproto.model.heads import LinearHead
+from segproto.model.segmenter import Segmenter
+from segproto.prototypes.factors import factorise, two_signs
+from segproto.prototypes.rotation import (
+    Observed,
+    answered_weights,
+    learn_rotation,
+    neighbour_differences,
+    principal_axes,
+    random_rotation,
+    rotation_objective,
+)
+from segproto.training.figures import Figures
+from segproto.training.procedures.map_images import load_result, map_images, result_path
+from segproto.training.procedures.require import require_head
+from segproto.training.progress import current
+from segproto.training.stage import Procedure, StageContext
+
+KEYS = {"cells", "differences", "sum", "count"}  # of an image, on disk
+CODE_STEPS = 60  # updates that find the strengths of nmf's parts in a cell
+
+
+def rotate_stage(name: str, config: RotateConfig) -> Procedure:
+    """Finds the basis; the network's answers stay as they are."""
+    words = "a basis of the last layer's features is found; nothing that the network answers changes"
+    return Procedure(name, lambda context: rotate(context, config), words)
+
+
+class Seen(NamedTuple):
+    """What a basis is learned from, of all images in their order.
+
+    Attributes:
+        cells: (N, D) features of cells, drawn evenly over the images.
+        differences: (M, D) between neighbouring cells.
+        mean: (D,) over all cells.
+    """
+
+    cells: Tensor
+    differences: Tensor
+    mean: Tensor
+
+
+def rotate(context: StageContext, config: RotateConfig) -> Figures:
+    """Puts a basis in front of the classifier of ``context.segmenter``, in place."""
+    model = context.segmenter
+    head = require_head(model, "rotate", LinearHead)
+    seen = collect(context, config)
+    device = head.weight.device
+    generator = torch.Generator().manual_seed(context.recipe.train.seed)
+    weight, bias = head.weight.detach().cpu(), head.bias.detach().cpu()
+    bank = find_basis(weight, bias, seen, config, generator)
+    model.head = BasisHead(bank, head.bias).to(device)
+    figures: Figures = {"basis": config.basis, "channels": bank.dim, "parts": bank.num_parts}
+    if isinstance(bank, RotatedBank):
+        observed = observe(weight, bias, seen, bank.mean)
+        for name, rotation in (("objective_before", torch.eye(bank.dim)), ("objective", bank.rotation)):
+            figures[name] = float(rotation_objective(rotation, observed, config.coherence, config.evidence))
+    else:
+        left = bank.left(seen.cells, bank.strengths(seen.cells))
+        figures["residual"] = float(left.detach().square().sum() / seen.cells.square().sum())
+    return figures
+
+
+def observe(weight: Tensor, bias: Tensor, seen: Seen, mean: Tensor) -> Observed:
+    """What a rotation around ``mean`` is learned from."""
+    return Observed(seen.cells - mean, answered_weights(seen.cells, weight, bias), seen.differences)
+
+
+def find_basis(weight: Tensor, bias: Tensor, seen: Seen, config: RotateConfig, generator: torch.Generator) -> BasisBank:
+    """The bank of the basis that the settings name, on the CPU.
+
+    Args:
+        weight: (C, D) of the classifier.
+        bias: (C,).
+        seen: what it is learned from.
+        config: the settings.
+        generator: of all draws.
+    """
+    dim = seen.cells.shape[1]
+    if config.basis == "nmf":
+        cells = two_signs(seen.cells) if bool((seen.cells < 0).any()) else seen.cells
+        return FactorBank(weight, factorise(cells, config.factors or dim, config.steps, generator), CODE_STEPS)
+    mean = seen.mean if config.centre else torch.zeros(dim)
+    if config.basis == "channels":
+        rotation = torch.eye(dim)
+    elif config.basis == "random":
+        rotation = random_rotation(dim, generator)
+    elif config.basis == "pca":
+        rotation = principal_axes(seen.cells - mean)
+    else:
+        with current().bar("rotate", config.steps) as bar:
+            rotation = learn_rotation(
+                observe(weight, bias, seen, mean),
+                coherence=config.coherence,
+                evidence=config.evidence,
+                steps=config.steps,
+                lr=config.lr,
+                batch=config.batch,
+                generator=generator,
+                progress=lambda step, _: bar(step, config.steps),
+            )
+    return RotatedBank(weight, rotation, mean)
+
+
+def collect(context: StageContext, config: RotateConfig) -> Seen:
+    """Cells of all training images, and differences between neighbours; kept by image, so that a cut-off stage goes on.
+
+    Raises:
+        ConfigError: images without two cells side by side.
+    """
+    model, dataset, fabric = context.segmenter, context.train_set, context.fabric
+    share, folder = -(-config.cells // len(dataset)), context.out / "cells"
+
+    def look(index: int, sample: Sample) -> dict[str, Tensor]:
+        seen = image_features(model, dataset, index, context.train_cache)[0]
+        size = (sample.image.shape[-2], sample.image.shape[-1])
+        rows, columns = inside(model, size, (seen.shape[-2], seen.shape[-1]))
+        features = seen[:, :rows, :columns].float()
+        cells, differences = features.flatten(1).T, neighbour_differences(features)
+        generator = torch.Generator().manual_seed(context.recipe.train.seed + index)
+        drawn = [torch.randperm(len(v), generator=generator)[:share].to(v.device) for v in (cells, differences)]
+        count = torch.tensor(len(cells))
+        return {"cells": cells[drawn[0]], "differences": differences[drawn[1]], "sum": cells.sum(0), "count": count}
+
+    map_images(dataset, look, folder, rank=fabric.global_rank, world=fabric.world_size, title="features")
+    fabric.barrier()
+    parts = [load_result(folder, name, KEYS) for name in dataset.names]
+    fabric.barrier()
+    if fabric.global_rank == 0:
+        for name in dataset.names:
+            remove(result_path(folder, name))
+    cells, differences = (torch.cat([part[key] for part in parts]) for key in ("cells", "differences"))
+    if not len(differences):
+        raise ConfigError("the training images have one cell each: nothing to find a basis from; use larger images")
+    count = torch.stack([part["count"] for part in parts]).sum()
+    return Seen(cells, differences, torch.stack([part["sum"] for part in parts]).sum(0) / count)
+
+
+def inside(model: Segmenter, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the grid whose cells' centres lie in the image, not in what it was padded with."""
+    padded = model.encoder.padded_size(*size)
+    rows, columns = (max(1, round(n * s / p)) for n, s, p in zip(grid, size, padded, strict=True))
+    return rows, columns
