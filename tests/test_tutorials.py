@@ -34,8 +34,8 @@ def test_a_stored_tutorial_is_whole_and_small(file: Path) -> None:
     assert imported == {"segproto"}  # the public names alone
 
 
-def test_there_are_four() -> None:
-    assert [file.name[0] for file in NOTEBOOKS] == ["1", "2", "3", "4"]
+def test_there_are_five() -> None:
+    assert [file.name[0] for file in NOTEBOOKS] == ["1", "2", "3", "4", "5"]
 
 
 @pytest.mark.slow
@@ -50,6 +50,10 @@ def test_a_tutorial_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(texts(notebook)) == len(texts(stored))
     if file.stem == "1-explain-one-image":
         assert float(re.search(r"whole image: (\S+)", "\n".join(texts(notebook)))[1]) < 1e-4
+    if file.stem == "5-explain-your-network":
+        equal, all_of_them, apart = re.search(r"(\d+) of (\d+) pixels .* by (\S+)", "\n".join(texts(notebook))).groups()
+        assert equal == all_of_them
+        assert float(apart) < 1e-4
     if file.stem == "4-debug-a-model":  # what the page tells: the edited model is better on images nobody looked at
         before, after = re.search(r"boat ([\d.]+) -> ([\d.]+)", texts(notebook)[-1]).groups()
         assert float(after) > float(before) + 2
