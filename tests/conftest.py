@@ -87,6 +87,7 @@ def scaleproto_run(runs: Path) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The long run over damaged files is asked for (``-m fuzz``); its slice needs no asking."""
-    if "fuzz" not in config.getoption("markexpr"):
-        items[:] = [item for item in items if item.get_closest_marker("fuzz") is None]
+    """Long runs (``-m fuzz``, ``-m kill``) are asked for; their slices need no asking."""
+    for long in ("fuzz", "kill"):
+        if long not in config.getoption("markexpr"):
+            items[:] = [item for item in items if item.get_closest_marker(long) is None]

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from training_tiny import in_processes
-from two_steps import two_steps
+from two_steps import smaller, two_steps
 
 from segproto.data.build import build_dataset
 from segproto.evaluation.interpretability.freshness import freshness
@@ -23,14 +23,8 @@ from segproto.prototypes.bank import PrototypeBank
 from segproto.training import runner
 from segproto.training.job import Job
 from segproto.training.loop import Loop
-from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
 from segproto.training.stage import Optimise
 
-SETTINGS = ("train.batch_size=2", "train.validate_every=1", "data.scenes.num_train=12", "data.scenes.size=32")
-WITHOUT_CRF = {
-    "pixelcontrast": ("stages.crf.crf={name: A, iterations: 1}", "stages.masks.crf=null"),
-    "primaps": ("stages.proposals.crf=false",),
-}
 TIMES = {"seconds", "time", "images_per_s", "stage_began"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.precision]
@@ -38,11 +32,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.precision]
 
 class Stopped(BaseException):
     """As Ctrl-C in all processes."""
-
-
-def small(name: str) -> Recipe:
-    settings = (*SETTINGS, *WITHOUT_CRF.get(name, ()))
-    return validate_recipe(apply_overrides(two_steps(name).model_dump(mode="json"), settings), METHODS[name].recipe)
 
 
 def digest(model: Segmenter) -> list[str]:
@@ -80,7 +69,7 @@ def whole_and_stopped(name: str, folder: Path) -> None:
 
     Loop._batch = counted  # type: ignore[method-assign]
     method = METHODS[name]
-    recipe = small(name)
+    recipe = smaller(name)
     runner.run(method, recipe, folder / "whole", quiet=True)
     third, stops = -(-(10**9 - left[0]) // 3), 0
     while not (folder / "stopped" / "checkpoints" / "finished.json").exists():
@@ -132,4 +121,4 @@ def test_prototypes_are_features_of_the_saved_encoder(runs: tuple[str, Path]) ->
     model = Segmenter.load(runs[1] / "whole")
     if not isinstance(model.head.bank, PrototypeBank):
         return
-    assert freshness(model, build_dataset(small(runs[0]).data, "train"))["value"] == 1.0
+    assert freshness(model, build_dataset(smaller(runs[0]).data, "train"))["value"] == 1.0

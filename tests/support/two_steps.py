@@ -19,6 +19,11 @@ SMALL = [
     "train.checkpoint_every=1",
     "train.accelerator=cpu",
 ]
+SMALLER = ("train.batch_size=2", "train.validate_every=1", "data.scenes.num_train=12", "data.scenes.size=32")
+WITHOUT_CRF = {
+    "pixelcontrast": ("stages.crf.crf={name: A, iterations: 1}", "stages.masks.crf=null"),
+    "primaps": ("stages.proposals.crf=false",),
+}
 
 
 def two_steps(name: str) -> Recipe:
@@ -29,3 +34,9 @@ def two_steps(name: str) -> Recipe:
         if "steps" in stage:
             stage["steps"] = 2
     return validate_recipe(value, method.recipe)
+
+
+def smaller(name: str, *settings: str) -> Recipe:
+    """The same on fewer and smaller scenes, without the CRF of every image; ``settings`` are overrides."""
+    value = apply_overrides(two_steps(name).model_dump(mode="json"), [*SMALLER, *WITHOUT_CRF.get(name, ()), *settings])
+    return validate_recipe(value, METHODS[name].recipe)
