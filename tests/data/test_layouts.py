@@ -252,3 +252,59 @@ def test_thousands_of_names_go_together_at_once(image: str, mask: str) -> None:
     (rule,) = rules([image.format(n) for n in numbers], [mask.format(n) for n in numbers])
     names = [(rule.image_name(image.format(n)), rule.mask_name(mask.format(n))) for n in numbers]
     assert all(a == b is not None for a, b in names)
+
+
+def write(root: Path, images: str, masks: str) -> None:
+    for i in range(3):
+        save(root / images.format(i), image_of(i))
+        save(root / masks.format(i), mask_of(i))
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "words"),
+    [
+        ("train/c{}_01.jpg", "train_masks/c{}_01_mask.gif", "train/*.jpg with train_masks/*_mask.gif"),
+        ("pets/images/cat_{}.jpg", "pets/annotations/trimaps/cat_{}.png", "pets/images/*.jpg with pets/annotations"),
+        (
+            "I_Training_Input/I_{}.jpg",
+            "I_Training_GroundTruth/I_{}_segmentation.png",
+            "_GroundTruth/*_segmentation.png",
+        ),
+        ("d/train/images/a{}.tif", "d/train/gt/a{}.tif", "d/train/images/*.tif with d/train/gt/*.tif"),
+        (
+            "2_Ortho_RGB/top_{}_RGB.tif",
+            "5_Labels_all/top_{}_label.tif",
+            "2_Ortho_RGB/*_RGB.tif with 5_Labels_all/*_label.tif",
+        ),
+        ("g_{}.bmp", "g_{}_anno.bmp", "*.bmp with *_anno.bmp"),
+        ("p{}/image/0.png", "p{}/mask/0.png", "image/*.png with mask/*.png"),
+        ("img_dir/train/m{}.jpg", "ann_dir/train/m{}.png", "img_dir/train/*.jpg with ann_dir/train/*.png"),
+    ],
+)
+def test_public_sets_as_they_come(images: str, masks: str, words: str, tmp_path: Path) -> None:
+    """Carvana, Oxford pets, ISIC, Inria, Potsdam, GlaS, a folder per patient, mmsegmentation."""
+    write(tmp_path, images, masks)
+    finding = recognise(DataConfig(root=tmp_path), tmp_path)
+    assert finding is not None
+    assert words in finding.line()
+    assert len(finding.masked) == 3
+    settings = {key.removeprefix("data."): value for key, value in finding.settings.items()}
+    if settings:  # where settings can say it, they say the same
+        (tmp_path / "classes.yaml").write_text("classes: [a, b, c]\n")
+        again = look_at_folder(DataConfig(root=tmp_path, **settings))
+        assert {item.name: item.mask for item in again.items} == {item.name: item.mask for item in finding.items}
+
+
+def test_a_validation_folder_without_masks_is_said_to_be_left_out(tmp_path: Path) -> None:
+    """DeepGlobe, as it is distributed."""
+    write(tmp_path, "train/{}12_sat.jpg", "train/{}12_mask.png")
+    save(tmp_path / "valid/934_sat.jpg", image_of(0))
+    finding = look_at_folder(DataConfig(root=tmp_path))
+    assert finding.notes == ["1 images of valid/ are left out: none has a mask"]
+    assert [item.name for item in finding.items] == ["012", "112", "212"]
+
+
+def test_masks_without_images_are_called_so(tmp_path: Path) -> None:
+    save(tmp_path / "SegmentationClass/a.png", mask_of(0))
+    with pytest.raises(DataError, match="masks without their images: put the images beside them"):
+        build_dataset(DataConfig(root=tmp_path), "train")

@@ -168,6 +168,8 @@ class Reading:
     @property
     def settings(self) -> dict[str, str]:
         """What makes the same reading without recognition; empty where no setting can."""
+        if any(image.rest != mask.rest for image, mask in self.pairs):
+            return {}
         image_words = {entry.folder for entry, _ in self.pairs}
         same_words = all(image.folder == mask.folder for image, mask in self.pairs)
         split = SPLIT in self.images.template or SPLIT in self.masks.template

@@ -5,7 +5,8 @@ VOC and CVAT's "segmentation mask", Cityscapes, ADE20K, nnU-Net, Roboflow's PNG 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from segproto.data.layouts.families import SPLIT, Entry, Family, Reading, families, images_and_masks
@@ -91,11 +92,16 @@ def _finding(listing: Listing, reading: Reading) -> Finding:
     partner = {image.file: mask for image, mask in reading.pairs}
     used = {mask.file for _, mask in reading.pairs}
     items = []
+    with_masks = {entry.split for pair in reading.pairs for entry in pair}
+    unmasked: Counter[str] = Counter()
     for entry in reading.images.entries:
+        if entry.split is not None and entry.split not in with_masks:
+            unmasked[str(entry.folder)] += 1
+            continue
         name = reading.rule.image_name(entry.stem)
         mask = partner.get(entry.file)
         split, folder = (entry.split, entry.folder) if mask is None or entry.split else (mask.split, mask.folder)
-        if name is not None and (mask is not None or split != TEST):
+        if name is not None and (mask is not None or split != TEST):  # test images may lack some masks
             items.append(Item(f"{entry.rest}{name}", entry.file, None if mask is None else mask.file, split, folder))
     items = split_by_lists(listing, unique(items, listing.root))
     loose = [
@@ -106,7 +112,7 @@ def _finding(listing: Listing, reading: Reading) -> Finding:
     names, names_from = read_names(listing)
     return Finding(
         "pictures", reading.words, items, reading.settings, names=names, names_from=names_from, loose=loose,
-        notes=_channels(reading), void=(0,) if _like_ade20k(reading, items) else (),
+        notes=[*_channels(reading), *_left_out(unmasked)], void=(0,) if _like_ade20k(reading, items) else (),
     )  # fmt: skip
 
 
@@ -114,6 +120,11 @@ def _like_ade20k(reading: Reading, items: Sequence[Item]) -> bool:
     """``images/training`` and ``annotations/training``: 0 is not labelled there."""
     places = (reading.images.template, reading.masks.template)
     return places == (f"images/{SPLIT}", f"annotations/{SPLIT}") and "training" in {item.folder for item in items}
+
+
+def _left_out(unmasked: Mapping[str, int]) -> list[str]:
+    """A note for each folder of a split whose images have no masks at all."""
+    return [f"{count} images of {folder}/ are left out: none has a mask" for folder, count in unmasked.items()]
 
 
 def _channels(reading: Reading) -> list[str]:
@@ -139,8 +150,10 @@ def why_not(listing: Listing) -> str:
     for path in pictures:
         folders[str(path.parent)] = folders.get(str(path.parent), 0) + 1
     told = ", ".join(f"{folder}/ ({count} pictures)" for folder, count in list(folders.items())[:6])
-    masks = any(role_of(part) == MASK for path in pictures for part in path.parts[:-1])
-    return f"{told}; {'no image has a mask of a similar name' if masks else 'none is named as masks are'}"
+    masks = [any(role_of(part) == MASK for part in path.parts[:-1]) for path in pictures]
+    if all(masks):
+        return f"{told}; these are masks without their images: put the images beside them, or export with images"
+    return f"{told}; {'no image has a mask of a similar name' if any(masks) else 'none is named as masks are'}"
 
 
 PICTURES = Layout(

@@ -17,7 +17,7 @@ ROLE_WORDS = {
         "mask", "masks", "label", "labels", "lbl", "lbls", "annotation", "annotations", "annot", "annots", "ann",
         "anns", "gt", "gts", "gtfine", "groundtruth", "groundtruths", "seg", "segs", "segmentation", "segmentations",
         "segmap", "segmaps", "segmentationclass", "segmentationclassaug", "target", "targets", "manual",
-        "annotated", "matte",
+        "annotated", "matte", "anno", "annos", "trimap", "trimaps",
     ),
     IMAGE: (
         "image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "pics", "frame",
