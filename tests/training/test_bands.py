@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import tiny_segmenters
 import torch
 import training_tiny as tiny
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from segproto import api
+from segproto.data.build import build_dataset
+from segproto.data.config import DataConfig
+from segproto.data.measure import start_notes
 from segproto.data.pixels import PixelRule
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
@@ -157,3 +162,36 @@ def test_first_layers_are_adapted_as_timm_does(bands, tmp_path):
     torch.testing.assert_close(new, expected)
     assert len(encoder.normalisation.mean) == bands
     assert encoder(torch.zeros(1, bands, 64, 64)).shape[1] == 512
+
+
+def turned(file: Path) -> Path:
+    """A photo that EXIF says to turn by a quarter."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(1).integers(0, 255, (24, 40, 3), np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file, exif=exif)
+    return file
+
+
+def test_an_exif_orientation_is_said_once_by_each_and_applied_by_none(tmp_path, capsys, caplog):
+    model = tiny_segmenters.segmenter()
+    for name in ("a", "b"):
+        turned(tmp_path / f"images/{name}.jpg")
+    masks = api.predict(model, tmp_path / "images", out=tmp_path / "m")
+    said = capsys.readouterr().err
+    assert said.count("EXIF orientation in 2 of the images") == 1
+    with Image.open(masks[0]) as mask:
+        assert mask.size == (40, 24)
+    why = api.explain(model, tmp_path / "images/a.jpg")
+    assert why.size == (24, 40)
+    assert [line for line in caplog.messages if "EXIF orientation" in line] == [caplog.messages[0]]
+    root = tmp_path / "data"
+    for number in range(4):
+        turned(root / f"images/{number}.jpg")
+        (root / "labels").mkdir(exist_ok=True)
+        Image.fromarray(np.arange(24 * 40, dtype=np.uint8).reshape(24, 40) % 2).save(root / f"labels/{number}.png")
+    (root / "classes.yaml").write_text("classes: [a, b]\nsplit: {val_fraction: 0.25}\n")
+    notes, _ = start_notes(build_dataset(DataConfig(root=root), "train"), PixelRule(), own=True)
+    assert len(notes) == 1
+    assert "EXIF orientation in 3 of the images" in notes[0]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
+from segproto.data.pixels import to_colours
 from segproto.methods.pixelcontrast.backgrounds import USUAL, alpha_of
 from segproto.methods.pixelcontrast.config import PixelcontrastStages
 from segproto.methods.pixelcontrast.infer import background, mine, sum_over
@@ -137,7 +138,7 @@ def best_classes(image: Tensor, scores: Tensor, classes: Tensor, crf: CrfSetting
     """
     if crf is not None:
         unary = unary_from_probabilities(scores[None])
-        best = dense_crf(image[None].to(scores.device), unary, crf, labels=True)[0]
+        best = dense_crf(to_colours(image)[None].to(scores.device), unary, crf, labels=True)[0]
     else:
         best = scores.argmax(0)
     return torch.cat([torch.zeros(1, dtype=torch.uint8), classes.cpu()])[best.cpu()]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from segproto.data.pixels import to_colours
 from segproto.evaluation.tally import report
 from segproto.evaluation.validate import matched_report
 from segproto.metrics.segmentation import confusion_matrix
@@ -102,7 +103,9 @@ def predicted(model: Segmenter, logits: Tensor, image: Tensor, crf: bool) -> Ten
     """Categories (H, W)."""
     full = model.upsample(logits, (image.shape[-2], image.shape[-1]))
     if crf:
-        return dense_crf(image[None], -full.log_softmax(1), SETTINGS, labels=True)[0]
+        return dense_crf(
+            to_colours(image, model.encoder.pixels.show)[None], -full.log_softmax(1), SETTINGS, labels=True
+        )[0]
     return full[0].argmax(0)
 
 
