@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -89,6 +90,11 @@ class MapHead(Head):
     def maps(self, features: Tensor) -> CamMaps:
         """Features (B, F, h, w) to maps and projection, with gradient."""
 
+    def maps_of(self, features: Tensor, classes: Sequence[int], *, refined: bool) -> Tensor:
+        """Raw or refined maps (B, K, h, w) of K classes alone; heads may do less for them than :meth:`maps` does."""
+        found = self.maps(features)
+        return (found.refined if refined else found.cam)[:, list(classes)]
+
     @abstractmethod
     def trained_for(self, affinity: bool) -> list[nn.Parameter]:
         """The parameters of the affinities (if the head has any), or all others."""
@@ -136,9 +142,18 @@ class CamHead(MapHead, AffineHead):
 
     def maps(self, features: Tensor) -> CamMaps:
         cam = self.classifier(features)
-        embedding = self.correlate(self.reduce(features.detach()).relu())
-        refined = pixel_correlation(correlation_input(cam), embedding)
+        refined = pixel_correlation(correlation_input(cam), self.embedding(features))
         return CamMaps(cam, refined, self.project(features).relu())
+
+    def embedding(self, features: Tensor) -> Tensor:
+        """What pixel correlation compares cells by."""
+        return self.correlate(self.reduce(features.detach()).relu())
+
+    def maps_of(self, features: Tensor, classes: Sequence[int], *, refined: bool) -> Tensor:
+        cam = self.classifier(features)
+        if not refined:
+            return cam[:, list(classes)]
+        return pixel_correlation(correlation_input(cam)[:, list(classes)], self.embedding(features))
 
     def affinity_features(self, features: Tensor) -> Tensor:
         return F.elu(self.affine_out(F.elu(self.affine_in(features))))

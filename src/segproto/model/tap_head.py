@@ -77,14 +77,23 @@ class TapHead(MapHead):
             nn.init.xavier_uniform_(self.f9.weight, gain=4)
 
     def maps(self, features: Tensor) -> CamMaps:
-        image, conv4, conv5, conv6 = features.split_with_sizes(self.taps, 1)
-        conv6 = self.dropout7(conv6)
+        conv6 = self.dropout7(features[:, -self.taps[3] :])
         cam = refined = self.fc8(conv6)
         if self.refine:
-            inner = [image, self.f8_3(conv4.detach()).relu(), self.f8_4(conv5.detach()).relu()]
-            refined = pixel_correlation(correlation_input(cam), self.f9(torch.cat(inner, 1)))
+            refined = pixel_correlation(correlation_input(cam), self.embedding(features))
         projection = cam[:, :0] if self.fc_proj is None else self.fc_proj(conv6).relu()
         return CamMaps(cam, refined, projection)
+
+    def embedding(self, features: Tensor) -> Tensor:
+        """What pixel correlation compares cells by: the image and two inner maps."""
+        image, conv4, conv5, _ = features.split_with_sizes(self.taps, 1)
+        return self.f9(torch.cat([image, self.f8_3(conv4.detach()).relu(), self.f8_4(conv5.detach()).relu()], 1))
+
+    def maps_of(self, features: Tensor, classes: Sequence[int], *, refined: bool) -> Tensor:
+        cam = self.fc8(self.dropout7(features[:, -self.taps[3] :]))
+        if not (refined and self.refine):
+            return cam[:, list(classes)]
+        return pixel_correlation(correlation_input(cam)[:, list(classes)], self.embedding(features))
 
     def trained_for(self, affinity: bool) -> list[nn.Parameter]:
         return [] if affinity else list(self.parameters())

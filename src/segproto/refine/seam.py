@@ -201,15 +201,16 @@ def correlation_input(cam: Tensor, background: int = 0) -> Tensor:
     return winners(with_background(scaled, background), background)
 
 
-def pixel_correlation(maps: Tensor, embeddings: Tensor, *, block: int = 1024) -> Tensor:
+def pixel_correlation(maps: Tensor, embeddings: Tensor, *, block: int = 512) -> Tensor:
     """Maps averaged over alike pixels (Wang et al. 2020, eq. 5), a block of pixels at a time.
 
-    ``out_j = sum_i maps_i S_ij / (sum_i S_ij + 1e-5)`` with S the positive cosines of the embeddings.
+    ``out_j = sum_i maps_i S_ij / (sum_i S_ij + 1e-5)`` with S the positive cosines of the embeddings. As much as pixels
+    i are like j, these are like those: each pair of blocks is compared once.
 
     Args:
         maps: (N, C, h, w).
         embeddings: (N, D, h, w).
-        block: pixels j at a time; the (hw, hw) matrix is never made.
+        block: pixels at a time; the (hw, hw) matrix is never made.
 
     Returns:
         (N, C, h, w).
@@ -217,11 +218,22 @@ def pixel_correlation(maps: Tensor, embeddings: Tensor, *, block: int = 1024) ->
     e = embeddings.flatten(2)
     e = e / (e.norm(dim=1, keepdim=True) + EPSILON)
     rows = torch.cat([maps.flatten(2), maps.new_ones(len(maps), 1, maps.shape[2] * maps.shape[3])], 1)
-    parts = []
-    for part in e.split(block, 2):
-        sums = rows @ (e.transpose(1, 2) @ part).relu()
-        parts.append(sums[:, :-1] / (sums[:, -1:] + EPSILON))
-    return torch.cat(parts, 2).view_as(maps)
+    pixels, values = e.split(block, 2), rows.split(block, 2)
+    sums: list[Tensor | None] = [None] * len(pixels)
+
+    def add(to: int, more: Tensor) -> None:
+        before = sums[to]
+        more = at_least_float32(more)  # sums of many blocks stand still in bfloat16
+        sums[to] = more if before is None else before + more
+
+    for a, own in enumerate(pixels):
+        for b in range(a, len(pixels)):
+            alike = (own.transpose(1, 2) @ pixels[b]).relu()
+            add(b, values[a] @ alike)
+            if b != a:
+                add(a, values[b] @ alike.transpose(1, 2))
+    whole = torch.cat([one for one in sums if one is not None], 2)
+    return (whole[:, :-1] / (whole[:, -1:] + EPSILON)).view_as(maps)
 
 
 def salient_shares(probabilities: Tensor, saliency: Tensor) -> Tensor:

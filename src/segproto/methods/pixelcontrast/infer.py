@@ -117,10 +117,12 @@ def add_views(
         scaled = (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
         x = seen_at(model, image.to(total.device), scaled, views.resize)
         with model.encoder.padding(views.pad):
-            maps = head.maps(model.features(torch.cat([x, x.flip(3)])))
+            features = model.features(torch.cat([x, x.flip(3)]))
             padded = model.encoder.padded_size(*scaled)
-        grid = (maps.refined if source == "refined" else maps.cam).float()
-        grid = (grid.softmax(1) if source == "softmax" else grid)[:, list(classes)]
+        if source == "softmax":
+            grid = head.maps_of(features, range(head.num_classes), refined=False).float().softmax(1)[:, list(classes)]
+        else:
+            grid = head.maps_of(features, classes, refined=source == "refined").float()
         sides = zip(grid.shape[2:], padded, scaled, size, strict=True)
         down, across = (resampling(*side, views.enlarge, total.device) for side in sides)
         down = down.expand(len(total), -1, -1)
