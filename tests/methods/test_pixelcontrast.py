@@ -442,7 +442,7 @@ def test_maps_of_larger_scales_are_summed_in_two_copies(source: str) -> None:
                 total += full.flip(2) if turned else full
         with Alive(5) as alive:
             got = image_cams(model, image, classes, config)
-    # beside them the grids of both mirror images, which hold these classes alone, too: half a copy at scale 2 and stride 4
+    # beside them both grids, which hold these classes alone, too: a third of a copy at scale 2 and stride 4
     assert alive.most <= 2.5 * total.nbytes
     low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
     expected = total / (high + 1e-5) if source == "softmax" else (total - low - 1e-5) / (high - low + 1e-5)
