@@ -26,6 +26,7 @@ from segproto.methods import METHODS
 from segproto.methods.pixelcontrast.config import CamsConfig, Rates, TrainedStage
 from segproto.methods.pixelcontrast.contrast import ContrastLoss, _trained, affinity_stage, contrast_stage
 from segproto.methods.pixelcontrast.infer import image_cams
+from segproto.model.cam_head import CamHead, MapHead
 from segproto.model.segmenter import Segmenter
 from segproto.model.tap_head import AffinityHead, TapHead
 from segproto.refine.seam import to_size, view_losses
@@ -379,3 +380,15 @@ def test_after_the_walk_the_model_is_the_cam_network_again(tmp_path: Path, monke
     (tmp_path / "stages/cams/model").mkdir(parents=True)
     staging.masks_of_walk(context, recipe("voc-seam"))
     assert isinstance(model.head, TapHead)
+
+
+@pytest.mark.parametrize("kind", ["taps", "taps without correlation", "plain"])
+def test_maps_of_some_classes_are_those_of_all(kind: str) -> None:
+    model = tiny(refine=kind == "taps")
+    features, head = model.features(torch.rand(2, 3, 64, 64)), model.head
+    if kind == "plain":
+        head = CamHead(features.shape[1], 3, dim=4)
+    assert isinstance(head, MapHead)
+    maps = head.maps(features)
+    for refined, whole in ((True, maps.refined), (False, maps.cam)):
+        torch.testing.assert_close(head.maps_of(features, [2, 1], refined=refined), whole[:, [2, 1]])
