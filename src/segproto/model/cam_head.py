@@ -147,10 +147,11 @@ class CamHead(MapHead, AffineHead):
 
     def embedding(self, features: Tensor) -> Tensor:
         """What pixel correlation compares cells by."""
-        return self.correlate(self.reduce(features.detach()).relu())
+        found: Tensor = self.correlate(self.reduce(features.detach()).relu())
+        return found
 
     def maps_of(self, features: Tensor, classes: Sequence[int], *, refined: bool) -> Tensor:
-        cam = self.classifier(features)
+        cam: Tensor = self.classifier(features)
         if not refined:
             return cam[:, list(classes)]
         return pixel_correlation(correlation_input(cam)[:, list(classes)], self.embedding(features))

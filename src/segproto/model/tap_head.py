@@ -87,10 +87,12 @@ class TapHead(MapHead):
     def embedding(self, features: Tensor) -> Tensor:
         """What pixel correlation compares cells by: the image and two inner maps."""
         image, conv4, conv5, _ = features.split_with_sizes(self.taps, 1)
-        return self.f9(torch.cat([image, self.f8_3(conv4.detach()).relu(), self.f8_4(conv5.detach()).relu()], 1))
+        inner = [image, self.f8_3(conv4.detach()).relu(), self.f8_4(conv5.detach()).relu()]
+        found: Tensor = self.f9(torch.cat(inner, 1))
+        return found
 
     def maps_of(self, features: Tensor, classes: Sequence[int], *, refined: bool) -> Tensor:
-        cam = self.fc8(self.dropout7(features[:, -self.taps[3] :]))
+        cam: Tensor = self.fc8(self.dropout7(features[:, -self.taps[3] :]))
         if not (refined and self.refine):
             return cam[:, list(classes)]
         return pixel_correlation(correlation_input(cam)[:, list(classes)], self.embedding(features))

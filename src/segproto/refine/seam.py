@@ -218,7 +218,7 @@ def pixel_correlation(maps: Tensor, embeddings: Tensor, *, block: int = 512) -> 
     e = embeddings.flatten(2)
     e = e / (e.norm(dim=1, keepdim=True) + EPSILON)
     rows = torch.cat([maps.flatten(2), maps.new_ones(len(maps), 1, maps.shape[2] * maps.shape[3])], 1)
-    pixels, values = e.split(block, 2), rows.split(block, 2)
+    pixels, values = torch.split(e, block, 2), torch.split(rows, block, 2)
     sums: list[Tensor | None] = [None] * len(pixels)
 
     def add(to: int, more: Tensor) -> None:
