@@ -25,6 +25,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'segproto' has no attribute {name!r}")
     api = import_module("segproto.api")
 
+    if name == "data":  # segproto.data.open
+        return import_module("segproto.data")
     if name == "api":  # ``from segproto import api`` asks here before it looks for a module of that name
         return api
     if name == "__all__":

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from segproto.data.archives import Tree
+from segproto.data.below import images_below
 from segproto.data.cams import cam_files
 from segproto.data.pairs import find_pairs
 from segproto.data.unlabelled import ImageFolder
 from segproto.errors import DataError
 from segproto.evaluation.masks import mask_files
-from segproto.runs.folder import images_below
 
 
 @pytest.fixture

@@ -144,8 +144,8 @@ def test_a_backbone_that_timm_does_not_know_brings_near_names(name: str, near: s
 
 
 def test_a_folder_is_no_picture_and_a_missing_one_is_said_to_be_missing(tmp_path: Path) -> None:
+    from segproto.data.below import images_below
     from segproto.data.picture import read_image
-    from segproto.runs.folder import images_below
 
     with pytest.raises(DataError, match="is a folder; expected one picture file"):
         read_image(tmp_path)

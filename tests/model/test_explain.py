@@ -14,6 +14,8 @@ from tiny_segmenters import image, segmenter
 
 from segproto.errors import ConfigError, DataError
 from segproto.model import explain as explain_module
+from segproto.model import explanation as explanation_module
+from segproto.model import predict as predict_module
 from segproto.model.explain import explain
 from segproto.model.predict import predict, predict_logits
 
@@ -128,7 +130,7 @@ def test_prediction_margin_and_confidence(case):
 
 @pytest.mark.parametrize("chunk", [2**22, 500])
 def test_winning_maps(case, chunk, monkeypatch):
-    monkeypatch.setattr(explain_module, "CHUNK", chunk)
+    monkeypatch.setattr(explanation_module, "CHUNK", chunk)
     _model, _pixels, why, (prototypes, groups, _) = case
     label = why.prediction.long()[None, None]
     for actual, shares in ((why.winning_prototype(), prototypes), (why.winning_group(), groups)):
@@ -158,7 +160,7 @@ def test_region_evidence_is_the_mean_over_pixels(case):
     common = int(why.prediction[mask].bincount().argmax())
     assert why.region_evidence(mask).class_id == common
     for wrong in (mask[:5], torch.zeros_like(mask)):
-        with pytest.raises(ValueError, match="mask"):
+        with pytest.raises(ConfigError, match="mask"):
             why.region_evidence(wrong)
 
 
@@ -201,7 +203,7 @@ def test_maps_equal_interpolated_grids(case):
             groups = model.head.grouping(units)
             torch.testing.assert_close(why.group_map(1), model.upsample(groups, (21, 30))[0, 1], rtol=1e-3, atol=1e-3)
         else:
-            with pytest.raises(ValueError, match="groups"):
+            with pytest.raises(ConfigError, match="groups"):
                 why.group_map(0)
 
 
@@ -231,7 +233,7 @@ def test_region_of_an_image_seen_whole_is_a_crop():
 
 
 def test_large_images_need_a_region(monkeypatch):
-    monkeypatch.setattr(explain_module, "WHOLE_PIXELS", 50_000)
+    monkeypatch.setattr(predict_module, "WHOLE_PIXELS", 50_000)
     monkeypatch.setattr(explain_module, "CONTEXT", 40)
     model, pixels = segmenter("prototype"), image(300, 400)
     with pytest.raises(DataError, match="--region"):
@@ -243,7 +245,7 @@ def test_large_images_need_a_region(monkeypatch):
     part = explain(model, pixels, region=(100, 150, 160, 400))
     assert sizes == [(168, 304)]
     assert part.origin == (32, 96)
-    monkeypatch.setattr(explain_module, "WHOLE_PIXELS", 10**6)
+    monkeypatch.setattr(predict_module, "WHOLE_PIXELS", 10**6)
     whole = explain(model, pixels)
     assert (part.prediction != whole.prediction[100:160, 150:]).float().mean() < 0.01
     assert part.pixel(120, 399).logit == pytest.approx(whole.pixel(120, 399).logit, rel=1e-3)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Cli
 from PIL import Image
 
 import segproto
@@ -77,3 +79,27 @@ def test_words_about_absent_classes() -> None:
     rows = [{"name": "a", "iou": 1.0, "pixels": 4}, {"name": "b", "iou": None, "pixels": 0}]
     assert absent_words(rows) == " over 1 of 2 classes (not in these images: b)"
     assert absent_words(rows[:1]) == ""
+
+
+def test_masks_of_0_and_255_come_back_and_score_as_the_model_does(tmp_path: Path, cli: Cli) -> None:
+    classes = "classes: [{name: background, values: 0}, {name: object, values: 255}]\n"
+    root, run = folder(tmp_path / "data", 255, classes), tmp_path / "run"
+    train("blackbox/scenes", root, run, "stages.joint.steps=4", "data.window=32")
+    told = cli("predict", run, root / "images", "--out", tmp_path / "indices").out
+    assert "class indices (0 background, 1 object); your masks had 0, 255: --values classes" in told
+    assert (
+        "(0 background, 255 object)" in cli("predict", run, root, "--out", tmp_path / "own", "--values", "classes").out
+    )
+    for name in (f"{i}.png" for i in range(5)):
+        own = np.array(Image.open(tmp_path / "own" / "images" / name))
+        assert np.array_equal(own, 255 * np.array(Image.open(tmp_path / "indices" / name)))
+        (root / "labels" / name).rename(root / "labels" / f"{name[:-4]}_mask.png")
+    gt = ["--gt", root / "labels", "--gt-suffix", "_mask", "--classes", root / "classes.yaml"]
+    indices = cli("evaluate", "--masks", tmp_path / "indices", *gt, "--json")
+    own = cli("evaluate", "--masks", tmp_path / "own" / "images", *gt, "--values", "classes", "--json")
+    assert json.loads(indices.out)["confusion"] == json.loads(own.out)["confusion"]
+    overrides = ["data.label_suffix=_mask"]
+    by_split = [segproto.evaluate(run, split=s, overrides=overrides, quiet=True) for s in ("train", "val")]
+    counts = sum(np.array(figures["confusion"]) for figures in by_split)
+    assert json.loads(own.out)["confusion"] == counts.tolist()
+    assert segproto.load(run).encoder.view.window == 32

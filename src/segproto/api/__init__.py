@@ -25,6 +25,7 @@ from segproto.api.quickstart import quickstart
 from segproto.api.recipes import recipe_text, recipes
 from segproto.api.report import write_report
 from segproto.api.score import score_cams, score_masks
+from segproto.api.show import show
 from segproto.api.train import train, train_seeds
 from segproto.errors import SegprotoError
 
@@ -59,6 +60,7 @@ __all__ = [
     "recipes",
     "score_cams",
     "score_masks",
+    "show",
     "train",
     "train_seeds",
     "write_report",

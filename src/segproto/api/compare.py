@@ -16,11 +16,12 @@ PathLike = str | Path
 FIGURES = ("miou", "accuracy", "prototypes", "prototypes_used", "group_average")
 
 
-def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> dict[str, Any]:
+def compare(runs: PathLike | Sequence[PathLike], *, out: PathLike | None = None) -> dict[str, Any]:
     """Mean and spread (sample standard deviation) over the runs of each recipe, side by side.
 
     ``runs`` are run folders, or folders that hold runs (``--seeds``); ``out`` is a JSON file to write.
     """
+    runs = [runs] if isinstance(runs, str | Path) else runs
     if out is not None:
         patterns = ("evaluation/*.json", "*/evaluation/*.json")
         require_all([place(out)], "figures", (f for run in runs for p in patterns for f in Path(run).glob(p)))

@@ -10,7 +10,7 @@ from segproto.files import place, require_all
 
 if TYPE_CHECKING:
     from segproto.data.picture import ImageLike
-    from segproto.model.explain import Explanation
+    from segproto.model.explanation import Explanation
     from segproto.model.segmenter import Segmenter
 
 PathLike = str | Path

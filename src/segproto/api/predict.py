@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def predict(
     target: PathLike | Segmenter,
-    images: PathLike,
+    images: PathLike | Sequence[PathLike],
     *,
     out: PathLike,
     stage: str | None = None,
@@ -30,19 +30,39 @@ def predict(
     max_pixels: int | None = None,
     ood: PathLike | None = None,
     form: Literal["auto", "png", "tif"] = "auto",
+    values: Literal["indices", "classes"] = "indices",
+    palette: bool = False,
+    overlay: PathLike | None = None,
     probabilities: PathLike | None = None,
     device: str | None = None,
     quiet: bool = False,
 ) -> list[Path]:
-    """Writes a mask (class indices) for an image, or for each image of a folder.
+    """Writes a mask for an image, or for each image of a folder.
 
-    ``scales`` None: images are seen at their own size, or as a converted model was published to see them.
-    ``form``: PNG, mode L (``png``), or GeoTIFF with the image's place on the earth and 255 as nodata (``tif``,
-    needs the extra ``geo``); ``auto``: GeoTIFF for images that have such a place, where the extra is there.
-    ``probabilities`` is a folder for GeoTIFFs of the same names, one band of float32 per class (needs ``geo``).
-    ``ood`` is a folder for out-of-distribution scores (:func:`segproto.model.ood.predict_scored_to_png`), of the same
-    names; ``device`` is as in :func:`evaluate`; a loaded model stays where it is unless one is named; ``quiet``
-    shows no progress.
+    In a folder, what lies in ``out`` and in folders of masks (``labels/``, ``masks/`` ...) is left out, which is said.
+
+    Args:
+        target: a run or model folder, or a loaded model.
+        images: an image or a folder of images, or a list of these.
+        out: folder for the masks.
+        stage: of a run: the model this stage left.
+        window: side of sliding windows in pixels; None = as in training (``data.window``), else whole where an image is
+            not too large, else windows of the size of the training crops.
+        scales: input scales averaged; None: images are seen at their own size, or as a converted model was published
+            to see them.
+        flip: average with the mirrored image.
+        max_pixels: larger images are refused; None = 2^28.
+        form: PNG (``png``), or GeoTIFF with the image's place on the earth and 255 as nodata (``tif``, needs the extra
+            ``geo``); ``auto``: GeoTIFF for images that have such a place, where the extra is there.
+        ood: folder for out-of-distribution scores (:func:`segproto.model.ood.predict_scored_to_png`).
+        values: what the masks hold: class ``indices`` 0..C-1, or ``classes``: the numbers or colours of the masks that
+            the model was trained on, so that 0/255 comes back as 0/255.
+        palette: the masks show the classes' colours; their numbers stay.
+        overlay: folder for pictures of the images in the classes' colours.
+        probabilities: folder for npz files with ``probabilities``, float16 (H, W, C), or beside GeoTIFFs for GeoTIFFs
+            with one band of float32 per class; of images of any size.
+        device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
+        quiet: no progress.
 
     Returns:
         The files written, in order of the names.
@@ -54,43 +74,45 @@ def predict(
     from segproto.data.images import MAX_PIXELS
     from segproto.data.measure import orientation_note
     from segproto.model.ood import predict_scored_to_png
-    from segproto.model.predict import predict_to_png
+    from segproto.model.outputs import Outputs, predict_to_files, value_table
     from segproto.model.predict_raster import predict_to_tiff
     from segproto.runs.folder import images_and_masks
     from segproto.runs.models import ready
     from segproto.training.progress import Reporter
 
-    out, scores = place(out), None if ood is None else place(ood, "--ood")
+    out = place(out)
+    given = {"--ood": ood, "--overlay": overlay, "--probabilities": probabilities}
+    beside = {option: place(path, option) for option, path in given.items() if path is not None}
+    if "--ood" in beside and (len(beside) > 1 or palette or values != "indices"):
+        raise ConfigError("--ood writes plain masks beside its scores: leave out the other outputs, or run it apart")
+    reporter = Reporter(active=not quiet)
     model = ready(target, stage, device)
-    reporter, broken = Reporter(active=not quiet), dict[Path, str]()
-    found = images_and_masks(Path(images), out, reporter.line)
+    value_table(model.classes, values)
+    several = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
+    broken = dict[Path, str]()
+    found = [pair for path in several for pair in images_and_masks(path, out, reporter.line)]
     if line := orientation_note([file for file, _ in found], "masks are of these"):
         reporter.line(f"note: {line}")
-    # scores are pictures, and so are the masks beside them
-    pairs = with_forms(found, "png" if ood is not None else "tif" if probabilities is not None else form)
-    maps = None if probabilities is None else place(probabilities, "--probabilities")
-    if maps is not None and (ood is not None or maps.absolute() == out.absolute()):
-        raise ConfigError(f"--probabilities {maps}: takes a folder other than --out, and no --ood")
-    require_all((mask for _, mask in pairs), "mask", (file for file, _ in pairs))
-    if scores is not None:
-        require_all((scores / mask.relative_to(out) for _, mask in pairs), "scores", (file for file, _ in pairs))
-        if scores.absolute() == out.absolute():
-            raise ConfigError(f"--ood {scores}: is the folder of the masks (--out); name another one")
-    if maps is not None:
-        require_all((maps / mask.relative_to(out) for _, mask in pairs), "probabilities", (file for file, _ in pairs))
+    pairs = with_forms(found, "png" if ood is not None else form)  # scores are pictures, and so are the masks beside
+    if len({mask for _, mask in pairs}) < len(pairs):
+        raise DataError(f"{out}: two of the images have one name and would share a mask; predict them apart")
+    if (values != "indices" or overlay is not None) and any(mask.suffix == ".tif" for _, mask in pairs):
+        raise ConfigError("--values classes and --overlay go with pictures, and masks would be GeoTIFFs: --format png")
+    require_free(pairs, out, beside)
     options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "max_pixels": max_pixels or MAX_PIXELS}
     with reporter.bar("predict", len(pairs)) as bar:
         for done, (file, mask) in enumerate(pairs, 1):
+            paths = {option: beside_mask(folder, mask, out, option) for option, folder in beside.items()}
             try:
                 if mask.suffix == ".tif":
-                    shares = None if maps is None else maps / mask.relative_to(out)
-                    predict_to_tiff(model, file, mask, probabilities=shares, **options)
-                elif scores is None:
-                    predict_to_png(model, file, mask, **options)
+                    predict_to_tiff(model, file, mask, probabilities=paths.get("--probabilities"), **options)
+                elif "--ood" in paths:
+                    predict_scored_to_png(model, file, mask, paths["--ood"], **options)
                 else:
-                    predict_scored_to_png(model, file, mask, scores / mask.relative_to(out), **options)
+                    pictures, shares = paths.get("--overlay"), paths.get("--probabilities")
+                    predict_to_files(model, file, Outputs(mask, values, palette, pictures, shares), **options)
             except DataError as error:
-                if Path(images).is_file():
+                if [file] == several:
                     raise
                 broken[file] = str(error)
             bar(done, len(pairs))
@@ -98,6 +120,25 @@ def predict(
     if broken:
         raise UnreadableImages(broken, written)
     return written
+
+
+def require_free(pairs: list[tuple[Path, Path]], out: Path, beside: Mapping[str, Path]) -> None:
+    """Sees that no file to write would take the place of another.
+
+    Args:
+        pairs: images and masks.
+        out: folder of the masks.
+        beside: folders of other outputs by their option.
+
+    Raises:
+        ConfigError: naming the first that would.
+    """
+    require_all((mask for _, mask in pairs), "mask", (file for file, _ in pairs))
+    for option, folder in beside.items():
+        if folder.absolute() in {out.absolute(), *(f.absolute() for o, f in beside.items() if o != option)}:
+            raise ConfigError(f"{option} {folder}: is the folder of other files (--out); name another one")
+        files = (beside_mask(folder, mask, out, option) for _, mask in pairs)
+        require_all(files, KINDS[option], (file for file, _ in pairs))
 
 
 def with_forms(pairs: list[tuple[Path, Path]], form: str) -> list[tuple[Path, Path]]:
@@ -126,3 +167,12 @@ def with_forms(pairs: list[tuple[Path, Path]], form: str) -> list[tuple[Path, Pa
         log.warning("%d of the images are georeferenced; with %s their masks are, too (now: PNG)", len(placed), HINT)
         return pairs
     return [(file, mask.with_suffix(".tif") if file in placed else mask) for file, mask in pairs]
+
+
+KINDS = {"--ood": "scores", "--overlay": "picture", "--probabilities": "probabilities"}  # marks of the files
+
+
+def beside_mask(folder: Path, mask: Path, out: Path, option: str) -> Path:
+    """The file of another output that goes with a mask."""
+    file = folder / mask.relative_to(out)
+    return file.with_suffix(".npz") if option == "--probabilities" and file.suffix == ".png" else file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from segproto.files import place, require
 from segproto.runs.folder import figures_file, keep
@@ -23,6 +23,9 @@ def score_masks(
     classes: PathLike | None = None,
     void: int = 255,
     coarse: bool = False,
+    masks_suffix: str = "",
+    gt_suffix: str = "",
+    values: Literal["indices", "classes"] = "indices",
     out: PathLike | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -35,6 +38,9 @@ def score_masks(
         classes: a ``classes.yaml``; default: the one in ``gt``, if any.
         void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
         coarse: allow Cityscapes' coarse labels as ``gt``.
+        masks_suffix: end of the names of ``masks`` that does not belong to the name, as in ``_mask``.
+        gt_suffix: the same of ``gt``.
+        values: what the masks hold: class ``indices``, or as the ground truth the values of ``classes``.
         out: JSON file to write.
         quiet: no progress.
     """
@@ -44,6 +50,7 @@ def score_masks(
     file = figures_file(out)
     labels, list_file = truth_labels(gt, classes), None if names is None else Path(names)
     options: dict[str, Any] = {"classes": labels, "list_file": list_file, "void": void, "coarse": coarse}
+    options |= {"suffixes": (masks_suffix, gt_suffix), "own_values": values == "classes"}
     with Reporter(active=not quiet).bar("score", 1) as bar:
         figures = score(Path(masks), Path(gt), progress=bar, **options)
     return keep(figures | {"command": sys.argv}, file)

@@ -34,7 +34,8 @@ Form = Annotated[
     str, typer.Option("--format", help="png, tif (GeoTIFF; extra geo), or auto: tif for georeferenced images.")
 ]
 Probabilities = Annotated[
-    Path | None, typer.Option(help="Folder for GeoTIFFs with one band of probabilities per class (extra geo).")
+    Path | None,
+    typer.Option(help="Folder for probabilities: npz, float16 (H, W, classes); beside GeoTIFFs, one band per class."),
 ]
 Ood = Annotated[
     Path | None, typer.Option(help="Folder for how unlike all prototypes each pixel is (nonparametric), as gray.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from segproto.errors import ConfigError
 
@@ -46,3 +47,16 @@ def factors(text: str, option: str) -> list[float]:
     if not all(0 < value <= 8 for value in values):
         raise ConfigError(f"{option} {text}: each factor must lie in (0, 8]")
     return values
+
+
+def value_kind(text: str) -> Literal["indices", "classes"]:
+    """What masks hold.
+
+    Raises:
+        ConfigError: neither of the two.
+    """
+    if text == "classes":
+        return "classes"
+    if text != "indices":
+        raise ConfigError(f"--values {text}: expected indices or classes")
+    return "indices"

@@ -1,4 +1,4 @@
-"""``evaluate``, ``predict``, ``explain``, ``report`` and ``compare``."""
+"""``evaluate``, ``explain``, ``report`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,17 @@ from segproto.cli.arguments import (
     DataValues,
     Device,
     Flip,
-    Form,
     Json,
     MaxPixels,
-    Ood,
-    Probabilities,
     Quiet,
     Scales,
-    SeenScales,
     Stage,
     Target,
     Window,
 )
-from segproto.cli.options import factors, settings
+from segproto.cli.options import factors, settings, value_kind
 from segproto.cli.show import percent, print_json, print_table, say
-from segproto.errors import ConfigError, UnreadableImages
+from segproto.errors import ConfigError
 
 
 def evaluate(
@@ -63,6 +59,11 @@ def evaluate(
         Path | None, typer.Option(help="classes.yaml of --gt; default: GT/classes.yaml, if any.")
     ] = None,
     void: Annotated[int, typer.Option(help="Value of --gt that does not count.")] = 255,
+    masks_suffix: Annotated[str, typer.Option(help="End of --masks' names that is none of the name: _pred.")] = "",
+    gt_suffix: Annotated[str, typer.Option(help="The same of --gt, as in _mask.")] = "",
+    mask_values: Annotated[
+        str, typer.Option("--values", help="What --masks hold: indices (0..C-1), or classes: the values of --classes.")
+    ] = "indices",
     coarse: Annotated[bool, typer.Option("--coarse", help="Allow Cityscapes' coarse labels as --gt.")] = False,
     interpretability: Annotated[
         bool,
@@ -84,6 +85,7 @@ def evaluate(
     elif masks is not None or gt is not None:
         if masks is None or gt is None or target is not None:
             raise ConfigError("scoring masks takes --masks DIR and --gt DIR, and no model")
+        scored |= {"masks_suffix": masks_suffix, "gt_suffix": gt_suffix, "values": value_kind(mask_values)}
         figures = api.score_masks(masks, gt=gt, coarse=coarse, **scored)
     elif target is None:
         raise ConfigError("expected a run or a model, or --masks DIR --gt DIR")
@@ -178,56 +180,6 @@ def print_metrics(figures: dict[str, Any]) -> None:
         say(f"faithfulness: {passes} forward passes on {figures['images_deleted']} images")
     if figures.get("file"):
         say(f"all figures: {figures['file']}")
-
-
-def predict(
-    target: Target,
-    images: Annotated[Path, typer.Argument(help="An image or a folder of images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the masks (PNG, mode L; or GeoTIFF).")],
-    stage: Stage = None,
-    window: Window = None,
-    scales: SeenScales = None,
-    flip: Flip = False,
-    device: Device = None,
-    max_pixels: MaxPixels = None,
-    ood: Ood = None,
-    form: Form = "auto",
-    probabilities: Probabilities = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Write a mask for each image."""
-    from segproto import api
-
-    unreadable: UnreadableImages | None = None
-    try:
-        written: Sequence[Path] = api.predict(
-            target,
-            images,
-            out=out,
-            stage=stage,
-            window=window,
-            scales=None if scales is None else factors(scales, "--scales"),
-            flip=flip,
-            max_pixels=max_pixels,
-            ood=ood,
-            form=form,  # type: ignore[arg-type]
-            probabilities=probabilities,
-            device=device,
-            quiet=quiet,
-        )
-    except UnreadableImages as error:
-        unreadable, written = error, error.written
-    if as_json:
-        broken = {} if unreadable is None else unreadable.broken
-        rows = [{"image": str(path), "reason": reason} for path, reason in broken.items()]
-        print_json({"masks": [str(path) for path in written], "broken": rows})
-    else:
-        say(f"{len(written)} mask{'s' if len(written) != 1 else ''} in {out}")
-    if unreadable is not None:
-        for line in unreadable.args:
-            say(line, err=True)
-        raise typer.Exit(1)
 
 
 def explain(

@@ -27,10 +27,13 @@ class ClassTable:
     Attributes:
         names: one name per class.
         colours: one RGB triple (0..255) per class.
+        values: what the mask files hold for each class, a number or a colour ``#rrggbb`` (the first, where several
+            mean one); None where that is not known.
     """
 
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
+    values: tuple[int | str, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -42,12 +45,14 @@ class ClassTable:
         return self.names == numbered_names(self.num_classes)
 
     def to_json(self) -> dict[str, Any]:
-        return {"names": list(self.names), "colours": [list(c) for c in self.colours]}
+        value: dict[str, Any] = {"names": list(self.names), "colours": [list(c) for c in self.colours]}
+        return value if self.values is None else value | {"values": list(self.values)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ClassTable:
         colours = tuple((int(r), int(g), int(b)) for r, g, b in value["colours"])
-        return cls(tuple(value["names"]), colours)
+        values = value.get("values")
+        return cls(tuple(value["names"]), colours, None if values is None else tuple(values))
 
 
 def numbered_names(count: int) -> tuple[str, ...]:

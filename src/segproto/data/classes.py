@@ -117,6 +117,10 @@ class ClassesFile(BaseModel):
             raise ValueError(f"rest: {self.rest!r} is neither {VOID} nor {NEAREST} nor the name of a class")
         return self
 
+    def first_values(self) -> tuple[int | str, ...] | None:
+        """The first value of each class; None where a class has none."""
+        return tuple(entry.values[0] for entry in self.classes) if all(e.values for e in self.classes) else None
+
     def label_map(self, numbers: Mapping[str, int] | None = None) -> LabelMap:
         """What the values in the masks mean.
 
@@ -138,7 +142,7 @@ class ClassesFile(BaseModel):
         rest = {None: None, NEAREST: None, VOID: IGNORE_INDEX}.get(self.rest, -1)
         by_convention = not self.void and self.rest is None and lookup.get(IGNORE_INDEX) == IGNORE_INDEX
         return LabelMap(
-            ClassTable(names, tuple(colours)),
+            ClassTable(names, tuple(colours), self.first_values() if numbers is None else None),
             lookup,
             coloured,
             assumes_void=by_convention and not coloured,

@@ -115,6 +115,8 @@ class DataConfig(PixelConfig):
         square: side of those squares in pixels.
         input_size: what a model sees of a validation image, as published protocols have it: the shorter side in pixels,
             or [height, width], stretched. None: the image's own size. Scores are at native size in any case.
+        window: side in pixels of the overlapping windows in which validation images are seen, and then all images that
+            the model is shown; None: whole, or where they are too large for that in windows of the training crop.
         augment: random changes of training images.
     """
 
@@ -146,6 +148,7 @@ class DataConfig(PixelConfig):
     protocol: Literal["native", "published"] = "native"
     square: int = Field(default=320, ge=16, le=65_536)
     input_size: Side | tuple[Side, Side] | None = None
+    window: Annotated[int, Field(ge=32, le=8192)] | None = None
     augment: AugmentConfig = AugmentConfig()
 
     @property
@@ -176,6 +179,8 @@ class DataConfig(PixelConfig):
                 f"augment.hsv and the saturation and hue of augment.jitter are for red, green and blue; data.bands has "
                 f"{self.num_bands} bands"
             )
+        if self.window is not None and self.input_size is not None:
+            raise ValueError("window and input_size both say what a model sees: set one of them to null")
         if self.labels is None and (self.kind.masks != "optional" or self.image_suffix or self.parts is not None):
             readers = ", ".join(kind.name for kind in DATASETS.values() if kind.masks == "optional")
             raise ValueError(f"labels = null: is for name: {readers}, without image_suffix and parts")

@@ -67,7 +67,7 @@ class RenamedClasses(Relabelled):
         names = [self.rename.get(name, name) for name in dataset.classes.names]
         require_different("data.rename", names)
         table = torch.arange(max(256, len(names)), dtype=label_dtype(len(names)))
-        super().__init__(dataset, ClassTable(tuple(names), dataset.classes.colours), table)
+        super().__init__(dataset, ClassTable(tuple(names), dataset.classes.colours, dataset.classes.values), table)
 
     @property
     def fingerprint(self) -> str:

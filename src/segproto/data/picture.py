@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,15 +82,42 @@ def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PL
     if isinstance(image, Sample):
         return as_read(image)
     if isinstance(image, Tensor):
-        return _from_tensor(image, max_pixels, rule)
+        return _from_tensor(channels_first(image, rule, last=False), max_pixels, rule)
     if isinstance(image, np.ndarray):
-        array = torch.from_numpy(np.ascontiguousarray(image))
-        return _from_tensor(array.movedim(-1, 0) if array.ndim == 3 else array, max_pixels, rule)
+        try:
+            array = torch.from_numpy(np.ascontiguousarray(image))
+        except TypeError:
+            raise DataError(f"array of {image.dtype}: pass uint8, uint16, or floats in [0, 1]") from None
+        return _from_tensor(channels_first(array, rule, last=True), max_pixels, rule)
     if isinstance(image, str | Path):
         stored = open_stored_bands(Path(image), rule, max_pixels, streamed=max_pixels == MAX_PIXELS)
         return of_stored(stored, rule)
+    if not (hasattr(image, "getbands") and hasattr(image, "size")):
+        raise DataError(f"an image of {type(image).__name__}: expected a path, a PIL image, an array or a tensor")
     check_size("image", image.height, image.width, max_pixels)
     return of_stored(of_picture(image, "image", rule), rule)
+
+
+def channels_first(image: Tensor, rule: PixelRule, last: bool) -> Tensor:
+    """An image (H, W, bands) or (bands, H, W) as (bands, H, W).
+
+    Where both readings are possible arrays have their bands ``last`` and tensors first; the other is tried on images
+    of more than 4 rows and columns. With ``rule.bands`` it is not: any number of bands would fit.
+
+    Raises:
+        DataError: neither of the two.
+    """
+    if image.ndim != 3:
+        return image
+    usual, other = (-1, 0) if last else (0, -1)
+    if rule.bands is not None or image.shape[usual] in (1, 3, 4):
+        return image.movedim(usual, 0)
+    turned = image.movedim(other, 0)
+    if len(turned) in (1, 3, 4) and min(turned.shape[1:]) > 4:
+        return turned
+    raise DataError(
+        f"image of shape {tuple(image.shape)}: expected (H, W), or (H, W, C) or (C, H, W) with 1, 3 or 4 channels C"
+    )
 
 
 def as_read(sample: Sample) -> Picture:
@@ -162,7 +189,7 @@ def _from_tensor(image: Tensor, max_pixels: int, rule: PixelRule) -> Picture:
 
 
 class MaskWriter:
-    """Writes a gray PNG by bands of rows; the file appears whole or not at all (Pillow cannot stream).
+    """Writes a PNG by bands of rows; the file appears whole or not at all (Pillow cannot stream).
 
     Args:
         path: the file; its folder is made.
@@ -170,15 +197,28 @@ class MaskWriter:
         width: columns.
         wide: 16 bits per pixel, not 8.
         kind: the mark it bears, see :mod:`segproto.files`.
+        palette: colours to show the numbers in, at most 256, RGB.
+        rgb: rows are colours (R, W, 3) and not numbers.
     """
 
-    def __init__(self, path: Path, height: int, width: int, wide: bool = False, kind: str = "mask") -> None:
-        self._path, self._wide, self._kind = path, wide, kind
+    def __init__(
+        self,
+        path: Path,
+        height: int,
+        width: int,
+        wide: bool = False,
+        kind: str = "mask",
+        *,
+        palette: Sequence[tuple[int, int, int]] | None = None,
+        rgb: bool = False,
+    ) -> None:
+        self._path, self._wide, self._kind, self._rgb = path, wide, kind, rgb
+        self._palette = b"" if palette is None else bytes(byte for colour in palette for byte in colour)
         self._missing, self._width = height, width
         self._zlib = zlib.compressobj(4)
 
     def write(self, rows: Tensor) -> None:
-        """Appends rows (R, W) of classes.
+        """Appends rows (R, W) of numbers, or (R, W, 3) of colours.
 
         Raises:
             ValueError: for another width, or more rows than the image has.
@@ -187,6 +227,7 @@ class MaskWriter:
         if rows.shape[1] != self._width or count > self._missing:
             raise ValueError(f"rows {tuple(rows.shape)} do not fit: {self._missing} x {self._width} missing")
         pixels = np.ascontiguousarray(rows.cpu().numpy(), ">u2" if self._wide else np.uint8).view(np.uint8)
+        pixels = pixels.reshape(count, -1)
         filtered = np.zeros((count, pixels.shape[1] + 1), np.uint8)  # each PNG row starts with its filter, 0 = none
         filtered[:, 1:] = pixels
         self._missing -= count
@@ -196,8 +237,11 @@ class MaskWriter:
     def __enter__(self) -> MaskWriter:
         self._fresh = fresh(self._path, self._kind)
         self._file = self._fresh.__enter__()
-        header = struct.pack(">IIBBBBB", self._width, self._missing, 16 if self._wide else 8, 0, 0, 0, 0)
+        colour_type = 2 if self._rgb else 3 if self._palette else 0
+        header = struct.pack(">IIBBBBB", self._width, self._missing, 16 if self._wide else 8, colour_type, 0, 0, 0)
         self._file.write(stamped(b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header), self._kind))
+        if self._palette:
+            self._file.write(png_chunk(b"PLTE", self._palette))
         return self
 
     def __exit__(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.data.pixels import PLAIN, levels
+from segproto.encoders.view import View
 from segproto.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Encoder(nn.Module):
         self.config = config
         self.stride_multiple = stride_multiple
         self.smallest = smallest
+        self.view = View()
         self.decoder = config.neck_kind.maps
         self.pixels = PLAIN
         self.backbone_frozen = False

@@ -38,6 +38,8 @@ def score_masks(
     list_file: Path | None = None,
     void: int = IGNORE_INDEX,
     coarse: bool = False,
+    suffixes: tuple[str, str] = ("", ""),
+    own_values: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Scores the masks under one folder against those of the same name under another.
@@ -54,6 +56,8 @@ def score_masks(
         list_file: the names to score, one per line; None = every mask in ``gt``.
         void: the void value of ``gt``.
         coarse: allow Cityscapes' coarse labels as ``gt``, whose scores are not comparable.
+        suffixes: ends of the stems of scored and of true masks that do not belong to the name, as in ``_mask``.
+        own_values: the scored masks hold the values of ``classes``, too (``predict --values classes``).
         progress: called with (images done, images).
 
     Returns:
@@ -63,7 +67,7 @@ def score_masks(
     Raises:
         DataError: in one line, for a missing folder or partner, unequal sizes, a foreign value, or coarse labels.
     """
-    scored, truth = mask_files(masks, "--masks"), mask_files(gt, "--gt")
+    scored, truth = mask_files(masks, "--masks", suffixes[0]), mask_files(gt, "--gt", suffixes[1])
     if official := {frame(name): path for name, path in truth.items() if path.name.endswith(LABELS)}:
         scored, truth = {frame(name): path for name, path in scored.items()}, official
         classes = shipped("cityscapes") if classes is None else classes
@@ -73,18 +77,24 @@ def score_masks(
         if missing:
             raise DataError(
                 f"{folder}: {len(missing)} of {len(names)} masks are missing, first {missing[0]!r}; "
-                "score a part with --list FILE (one name per line)"
+                "score a part with --list FILE (one name per line); where names end differently, as in x_mask.png, say "
+                "so: --masks-suffix, --gt-suffix"
             )
     if not coarse:
         refuse_names("\n".join(str(truth[name]) for name in names), f"--gt {gt}", "give --coarse")
     labels = classes if isinstance(classes, LabelMap) else None
+    if own_values and labels is None:
+        raise DataError("masks in their own values need a classes.yaml that says what these mean: --classes FILE")
     table = classes.table if isinstance(classes, LabelMap) else classes
     num_classes = table.num_classes if isinstance(table, ClassTable) else table
     size = max(256, num_classes or 0)
     counts, void_pixels = torch.zeros(size, size, dtype=torch.int64), 0
     shares, with_instances = torch.zeros(2, size, dtype=torch.float64), 0
     for done, name in enumerate(names, 1):
-        prediction = read_mask(scored[name], num_classes)
+        own = own_values and labels is not None
+        prediction = (
+            labels.read(scored[name]).long().numpy() if own and labels else read_mask(scored[name], num_classes)
+        )
         target = labels.read(truth[name]).numpy() if labels else read_mask(truth[name], num_classes, void)
         if prediction.shape != target.shape:
             raise DataError(
@@ -119,14 +129,18 @@ def score_masks(
     }
 
 
-def mask_files(folder: Path, option: str) -> dict[str, Path]:
-    """Name to file of all masks below a folder."""
+def mask_files(folder: Path, option: str, suffix: str = "") -> dict[str, Path]:
+    """Name to file of all masks below a folder whose stems end in ``suffix``, which is no part of the name."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set {option} to a folder of mask files")
     paths = [path for path in paths_below(folder) if is_picture(path, MASK_SUFFIXES)]
     if not paths:
         raise DataError(f"{folder}: holds no mask file ({', '.join(sorted(MASK_SUFFIXES))})")
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    names = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    ending = {name.removesuffix(suffix): path for name, path in names.items() if name.endswith(suffix)}
+    if not ending:
+        raise DataError(f"{folder}: none of {len(names)} masks ends in {suffix!r}, for example {next(iter(names))!r}")
+    return ending
 
 
 def frame(name: str) -> str:

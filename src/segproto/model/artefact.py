@@ -16,6 +16,7 @@ from segproto.data.base import ClassTable
 from segproto.data.pixels import PLAIN, PixelRule
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
+from segproto.encoders.view import View
 from segproto.errors import DataError, WeightsError
 from segproto.files import fill, fill_tensors, fresh_folder, old_of, sums
 from segproto.files.documents import checked, read_checked, read_json, read_object
@@ -46,6 +47,7 @@ def describe(model: Segmenter) -> dict[str, Any]:
         "encoder": encoder,
         "preprocessing": norm,
         **({} if model.encoder.pixels == PLAIN else {"pixels": model.encoder.pixels.to_json()}),
+        **({} if model.encoder.view == View() else {"view": model.encoder.view.to_json()}),
         "head": model.head.describe(),
         "classes": model.classes.to_json(),
         "card": model.card,
@@ -148,6 +150,7 @@ def build(file: Path, description: Description) -> Segmenter:
     if encoder.normalisation != norm:
         encoder.normalisation = type(encoder.normalisation)(*norm)
     encoder.pixels = PixelRule(**description.pixels.model_dump())
+    encoder.view = View(**description.view.model_dump())
     classes = ClassTable.from_json(description.classes.model_dump())
     return Segmenter(
         encoder,

@@ -50,6 +50,23 @@ class Classes(BaseModel):
 
     names: list[str]
     colours: list[tuple[Byte, Byte, Byte]]
+    values: list[Annotated[int, Field(ge=0, lt=65_536)] | Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]] | None = None
+
+    @model_validator(mode="after")
+    def _one_value_each(self) -> Classes:
+        if self.values is not None and len(self.values) != len(self.names):
+            raise ValueError(f"has {len(self.values)} values for {len(self.names)} classes")
+        return self
+
+
+class Seen(BaseModel):
+    """How images were seen; the fields of :class:`segproto.encoders.view.View`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    window: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    always: bool = False
+    whole: Annotated[int, Field(ge=0, le=2**40)] = 0
 
 
 class Patch(BaseModel):
@@ -72,6 +89,7 @@ class Description(BaseModel):
     encoder: dict[str, Any]
     preprocessing: Preprocessing
     pixels: Pixels = Pixels()
+    view: Seen = Seen()
     head: dict[str, Any]
     classes: Classes
     card: dict[str, Any] = {}

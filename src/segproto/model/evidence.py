@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class GroupEvidence:
     members: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """Why one class has its logit, at a pixel or on average over a region.
 
@@ -63,6 +64,7 @@ class Evidence:
         prototypes: the largest contributions by size, largest first.
         others: the sum of the contributions not listed: ``logit = offset + sum(prototypes) + others``.
         groups: contributions of the groups by size, another split of the same logit; None without groups.
+        pictures: of the listed prototypes' training patches, as stored, by prototype.
     """
 
     class_id: int
@@ -72,12 +74,33 @@ class Evidence:
     prototypes: tuple[PrototypeEvidence, ...]
     others: float
     groups: tuple[GroupEvidence, ...] | None
+    pictures: Mapping[int, bytes] = field(default_factory=dict, kw_only=True, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Numbers and words, without the pictures."""
+        return without_pictures(asdict(self))
+
+    def __repr__(self) -> str:
+        from segproto.model.words import evidence_words
+
+        return f"<{evidence_words(self)}>"
+
+    def _repr_html_(self) -> str:
+        from segproto.model.words import evidence_table
+
+        return evidence_table(self, "mean over pixels,")
 
 
-@dataclass(frozen=True)
+def without_pictures(value: dict[str, Any]) -> dict[str, Any]:
+    """Evidence as plain data, that of a runner-up in it, too."""
+    return {
+        key: without_pictures(item) if isinstance(item, dict) and "pictures" in item else item
+        for key, item in value.items()
+        if key != "pictures"
+    }
+
+
+@dataclass(frozen=True, repr=False)
 class PixelEvidence(Evidence):
     """Evidence at one pixel.
 
@@ -92,6 +115,16 @@ class PixelEvidence(Evidence):
     x: int
     probability: float
     runner_up: PixelEvidence | None = None
+
+    def __repr__(self) -> str:
+        from segproto.model.words import pixel_words
+
+        return pixel_words(self)
+
+    def _repr_html_(self) -> str:
+        from segproto.model.words import pixel_page
+
+        return pixel_page(self)
 
 
 def source_of(segmenter: Segmenter, prototype: int) -> PrototypeSource | None:
@@ -126,8 +159,16 @@ def list_evidence(
         "offset": offset,
         "prototypes": listed,
         "others": total - sum(p.contribution for p in listed),
+        "pictures": pictures_of(segmenter, listed),
         "groups": None if shares.groups is None else _list_groups(segmenter.head, shares.groups[0], top),
     }
+
+
+def pictures_of(segmenter: Segmenter, listed: Sequence[PrototypeEvidence]) -> dict[int, bytes]:
+    """The stored pictures of single patches (those cut from whole images are left out)."""
+    sources = {part.prototype: part.source for part in listed if part.source is not None and part.source.size is None}
+    named = {prototype: source.patch for prototype, source in sources.items() if source.patch in segmenter.patches}
+    return {prototype: segmenter.patches[patch] for prototype, patch in named.items() if patch is not None}
 
 
 def _list_groups(head: Head, shares: Tensor, top: int) -> tuple[GroupEvidence, ...]:

@@ -1,36 +1,22 @@
-"""Why a model segments an image as it does: every pixel's logit, split exactly over prototypes and groups.
-
-Logits are upsampled linearly, so a pixel's contributions are the bilinear mix of those of its four cells, and add up to
-its upsampled logit as exactly as they do on the grid: ``|sum + offset - logit| <= 1e-4 max(|logit|, sum |share|)``.
-"""
+"""The verb behind ``explain``: an image, or a part of it, as the model sees it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from segproto.data.base import label_dtype
 from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import ImageLike, look_at
 from segproto.data.pixels import to_colours
 from segproto.errors import ConfigError, DataError
-from segproto.model.evidence import Evidence, PixelEvidence, list_evidence, mix
+from segproto.model.explanation import Explanation, Region
 from segproto.model.field import Field
-from segproto.model.head import Contributions
-from segproto.model.predict import WHOLE_PIXELS, seen_size
+from segproto.model.predict import seen_size, whole_pixels
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import ALIGN, evaluating
 
-Region = tuple[int, int, int, int]
 CONTEXT = 256  # pixels seen around a region of a large image
-CHUNK = 2**22  # numbers (pixels times prototypes) held at once
 
 
 def explain(
@@ -54,11 +40,12 @@ def explain(
     whole = (0, 0, height, width)
     y0, x0, y1, x1 = _check_region(region, height, width) if region is not None else whole
     seen = whole
-    if height * width > WHOLE_PIXELS:
-        if (y1 - y0) * (x1 - x0) > WHOLE_PIXELS:
+    limit = whole_pixels(segmenter)
+    if height * width > limit:
+        if (y1 - y0) * (x1 - x0) > limit:
             raise DataError(
                 f"{picture.name}: {height} x {width} pixels are too many to explain at once; "
-                f"choose a part of at most {WHOLE_PIXELS} pixels with --region y0,x0,y1,x1"
+                f"choose a part of at most {limit} pixels with --region y0,x0,y1,x1"
             )
         top, left = (max(0, v - CONTEXT) // ALIGN * ALIGN for v in (y0, x0))
         seen = (top, left, min(height, y1 + CONTEXT), min(width, x1 + CONTEXT))
@@ -81,263 +68,11 @@ def explain(
 
 
 def _check_region(region: Sequence[int], height: int, width: int) -> Region:
-    if len(region) == 4:
+    if isinstance(region, list | tuple) and len(region) == 4 and all(isinstance(v, int) for v in region):
         y0, x0, y1, x1 = region
         if 0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width:
             return y0, x0, y1, x1
     raise ConfigError(
-        f"region {','.join(map(str, region))}: expected --region y0,x0,y1,x1 with 0 <= y0 < y1 <= {height} and "
-        f"0 <= x0 < x1 <= {width}"
+        f"region {str(region).strip('()[]').replace(' ', '')}: expected --region y0,x0,y1,x1 with "
+        f"0 <= y0 < y1 <= {height} and 0 <= x0 < x1 <= {width}"
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """The evidence for every pixel of a region (by default the whole image).
-
-    Pixels are named by their row and column in the **image**; maps cover the **region**, (h, w).
-
-    Attributes:
-        segmenter: the model that explains itself.
-        name: the image's file name, or ``image``.
-        image: uint8 (3, h, w), the region as a picture.
-        region: (y0, x0, y1, x1) in the image.
-        origin: (y, x) in the image of the window that the model saw.
-        features: (1, F, gh, gw) of that window, as the head's ``contributions`` take them.
-        field: logits on the grid, over that window.
-    """
-
-    segmenter: Segmenter
-    name: str
-    image: Tensor
-    region: Region
-    origin: tuple[int, int]
-    features: Tensor
-    field: Field
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(h, w) of the region."""
-        return self.region[2] - self.region[0], self.region[3] - self.region[1]
-
-    @property
-    def unit(self) -> str:
-        """What contributes: ``prototype``, or ``channel`` where there are none."""
-        return "channel" if self.segmenter.head.bank is None else "prototype"
-
-    @cached_property
-    def _top_two(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Prediction, runner-up, margin and confidence, on the CPU."""
-        parts, dtype = [], label_dtype(self.segmenter.head.num_classes)
-        for logits in self._region_rows(self.field):
-            first, best = logits.max(0)
-            others = logits.scatter(0, best[None], -torch.inf)
-            second, next_best = others.max(0)
-            confidence = torch.exp(first - logits.logsumexp(0))
-            parts.append((best.to(dtype), next_best.to(dtype), first - second, confidence))
-        best, next_best, margin, confidence = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-        return best, next_best, margin, confidence
-
-    @property
-    def prediction(self) -> Tensor:
-        """(h, w): the class of the largest logit, in the integers of :func:`segproto.data.base.label_dtype`."""
-        return self._top_two[0]
-
-    @property
-    def runner_up(self) -> Tensor:
-        """(h, w): the class of the second largest logit, in the same integers."""
-        return self._top_two[1]
-
-    @property
-    def margin(self) -> Tensor:
-        """float (h, w): by how much the largest logit exceeds the second."""
-        return self._top_two[2]
-
-    @property
-    def confidence(self) -> Tensor:
-        """float (h, w): the predicted class's softmax probability."""
-        return self._top_two[3]
-
-    def logits(self, ys: Tensor, xs: Tensor) -> Tensor:
-        """Upsampled logits (N, C) of single pixels."""
-        index, cell_weights = self._cells(ys, xs)
-        flat = self.field.grid.flatten(1)
-        return (flat[:, index] * cell_weights).sum(-1).T
-
-    def evidence(self, ys: Tensor, xs: Tensor, classes: Tensor) -> Contributions:
-        """Contributions to the logit of one class each at N pixels; ``prototypes.sum(1) + offset`` equals it.
-
-        Args:
-            ys: (N,) image rows, int64.
-            xs: (N,) image columns, int64.
-            classes: (N,) classes.
-        """
-        index, cell_weights = self._cells(ys, xs)
-        num_classes = self.segmenter.head.num_classes
-        pairs, inverse = torch.unique(index * num_classes + classes.to(index)[:, None], return_inverse=True)
-        return mix(self._cell_shares(pairs // num_classes, pairs % num_classes), inverse, cell_weights)
-
-    def contributions(self, ys: Tensor, xs: Tensor, classes: Tensor) -> Tensor:
-        """The prototypes' part of :meth:`evidence`: (N, P)."""
-        return self.evidence(ys, xs, classes).prototypes
-
-    def pixel(self, y: int, x: int, class_id: int | None = None, top: int = 10) -> PixelEvidence:
-        """Why the pixel has (or has not) a class: the predicted one with its runner-up, or ``class_id`` alone."""
-        logits = self.logits(torch.tensor([y]), torch.tensor([x]))[0]
-        order = logits.argsort(descending=True).tolist()
-        if class_id is not None:
-            return self._pixel(y, x, class_id, logits, top)
-        evidence = self._pixel(y, x, order[0], logits, top)
-        return evidence if len(order) == 1 else replace(evidence, runner_up=self._pixel(y, x, order[1], logits, top))
-
-    def region_evidence(self, mask: Tensor, class_id: int | None = None, top: int = 10) -> Evidence:
-        """Mean contributions over the pixels of a mask.
-
-        Args:
-            mask: bool (h, w) over the region.
-            class_id: the explained class; None = the one predicted most often there.
-            top: prototypes (and groups) listed.
-        """
-        ys, xs = self._pixels(mask)
-        if class_id is None:
-            class_id = int(torch.bincount(self.prediction[mask.cpu()].long()).argmax())
-        index, cell_weights = self._cells(ys, xs)
-        weight = torch.zeros(self.field.grid[0].numel(), device=cell_weights.device, dtype=torch.float64)
-        weight.index_add_(0, index.flatten(), cell_weights.flatten().double())
-        cells = weight.nonzero().flatten()
-        mean = (weight[cells] / len(ys)).float()[None]
-        all_cells = torch.arange(len(cells), device=cells.device)[None]
-        shares = mix(self._cell_shares(cells, torch.full_like(cells, class_id)), all_cells, mean)
-        activations = self._activations.flatten(1)[:, cells] @ mean[0]
-        return Evidence(**list_evidence(self.segmenter, class_id, shares, activations, top))
-
-    def winning_prototype(self) -> Tensor:
-        """int32 (h, w): the prototype (black box: channel) that contributes most to the predicted class."""
-        return self._winners[0]
-
-    def winning_group(self) -> Tensor | None:
-        """int32 (h, w): the group that contributes most to the predicted class; None without groups."""
-        return self._winners[1]
-
-    def activation_map(self, prototype: int) -> Tensor:
-        """float (h, w): a prototype's activation, upsampled."""
-        return self._upsample(self._activations[prototype])
-
-    def group_map(self, group: int) -> Tensor:
-        """float (h, w): a group's activation (the geometric mean of its members' similarity ratios), upsampled.
-
-        Raises:
-            ValueError: if the model has no groups.
-        """
-        head = self.segmenter.head
-        if head.grouping is None:
-            raise ValueError(f"a {head.kind} head has no groups")
-        with torch.no_grad():
-            return self._upsample(head.grouping(self._activations[None])[0, group])
-
-    def completeness_error(self, sample: int | None = 4096, seed: int = 0) -> float:
-        """The largest ``|sum + offset - logit| / max(|logit|, sum |share|)`` over predicted classes and runners-up.
-
-        Why so divided: large shares of either sign may cancel to a small logit, whose rounding is that of the shares.
-        Sums are taken in float64, so that what is measured is the error of the shares and not of adding them up.
-
-        Args:
-            sample: pixels looked at, chosen at random; None = all.
-            seed: of that choice.
-        """
-        count = self.size[0] * self.size[1]
-        if sample is None or sample >= count:
-            chosen = torch.arange(count)
-        else:
-            chosen = torch.randint(count, (sample,), generator=torch.Generator().manual_seed(seed))
-        worst = 0.0
-        for part in torch.chunk(chosen, self._chunks(len(chosen))):
-            ys, xs = part // self.size[1] + self.region[0], part % self.size[1] + self.region[1]
-            logits = self.logits(ys, xs)
-            for labels in (self.prediction, self.runner_up):
-                classes = labels.flatten()[part].long().to(logits.device)
-                shares = self.evidence(ys, xs, classes)
-                logit = logits.gather(1, classes[:, None])[:, 0].double()
-                total = shares.prototypes.double().sum(1) + shares.offset
-                scale = torch.maximum(logit.abs(), shares.prototypes.double().abs().sum(1)).clamp(min=1e-30)
-                worst = max(worst, float(((total - logit).abs() / scale).max()))
-        return worst
-
-    def summary(self, top: int = 10) -> list[dict[str, Any]]:
-        """Per predicted class, the largest area first: pixels, share of the region, confidence and mean evidence."""
-        pixels = torch.bincount(self.prediction.flatten().long())
-        rows = []
-        for class_id in pixels.argsort(descending=True)[: int((pixels > 0).sum())].tolist():
-            mask = self.prediction == class_id
-            evidence = self.region_evidence(mask, class_id, top).to_json()
-            area, confidence = float(mask.float().mean()), float(self.confidence[mask].mean())
-            rows.append({"pixels": int(pixels[class_id]), "area": area, "confidence": confidence, **evidence})
-        return rows
-
-    def save(self, out: Path, top: int = 8) -> None:
-        """Writes maps, overlays, patches and ``explanation.json``; see :func:`segproto.model.overlays.save`."""
-        from segproto.model.overlays import save
-
-        save(self, out, top)
-
-    @cached_property
-    def _activations(self) -> Tensor:
-        """(P, gh, gw) on the grid."""
-        with torch.no_grad():
-            return self.segmenter.head.activations(self.features)[0]
-
-    @cached_property
-    def _winners(self) -> tuple[Tensor, Tensor | None]:
-        labels = self.prediction.flatten()
-        prototypes, groups = [], []
-        for part in torch.chunk(torch.arange(labels.numel()), self._chunks(labels.numel())):
-            ys, xs = part // self.size[1] + self.region[0], part % self.size[1] + self.region[1]
-            shares = self.evidence(ys, xs, labels[part].long())
-            prototypes.append(shares.prototypes.max(1)[1].int().cpu())
-            if shares.groups is not None:
-                groups.append(shares.groups.max(1)[1].int().cpu())
-        return torch.cat(prototypes).view(self.size), torch.cat(groups).view(self.size) if groups else None
-
-    def _chunks(self, pixels: int) -> int:
-        """Parts in which the contributions of so many pixels are worked out, to bound the memory."""
-        return -(-pixels * self._activations.shape[0] // CHUNK)
-
-    @torch.no_grad()
-    def _cell_shares(self, cells: Tensor, classes: Tensor) -> Contributions:
-        """The head's account of (N,) cells (row-major index) and classes."""
-        return self.segmenter.head.contributions(self.features[0].flatten(1)[:, cells].T, classes)
-
-    def _pixel(self, y: int, x: int, class_id: int, logits: Tensor, top: int) -> PixelEvidence:
-        ys, xs = torch.tensor([y]), torch.tensor([x])
-        index, cell_weights = self._cells(ys, xs)
-        activations = self._activations.flatten(1)[:, index[0]] @ cell_weights[0]
-        fields = list_evidence(
-            self.segmenter, class_id, self.evidence(ys, xs, torch.tensor([class_id])), activations, top
-        )
-        return PixelEvidence(**fields, y=y, x=x, probability=float(logits.softmax(0)[class_id]))
-
-    def _cells(self, ys: Tensor, xs: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``Field.cells``, for image coordinates, on the model's device."""
-        y0, x0, y1, x1 = self.region
-        if bool(((ys < y0) | (ys >= y1) | (xs < x0) | (xs >= x1)).any()):
-            raise ConfigError(f"pixel outside the explained region: rows {y0}..{y1 - 1}, columns {x0}..{x1 - 1}")
-        index, cell_weights = self.field.cells(ys - self.origin[0], xs - self.origin[1])
-        return index.to(self.features.device), cell_weights.to(self.features.device)
-
-    def _pixels(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        if tuple(mask.shape) != self.size or not bool(mask.any()):
-            raise ValueError(f"mask {tuple(mask.shape)}: expected {self.size} with at least one pixel")
-        ys, xs = mask.cpu().nonzero(as_tuple=True)
-        return ys + self.region[0], xs + self.region[1]
-
-    def _region_rows(self, field: Field) -> Iterator[Tensor]:
-        """A field's values (K, R, w) in the region, a few rows at a time."""
-        left, right = self.region[1] - self.origin[1], self.region[3] - self.origin[1]
-        top, bottom = self.region[0] - self.origin[0], self.region[2] - self.origin[0]
-        rows = max(1, CHUNK // (field.grid.shape[0] * field.size[1]))
-        for start in range(top, bottom, rows):
-            yield field.rows(start, min(start + rows, bottom))[..., left:right]
-
-    def _upsample(self, grid: Tensor) -> Tensor:
-        field = Field(grid[None], self.field.size, self.field.step)
-        return torch.cat([part[0] for part in self._region_rows(field)]).cpu()

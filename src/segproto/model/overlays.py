@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segproto.data.overlay import colour_labels
 from segproto.data.palette import default_colours
 from segproto.data.picture import MaskWriter, to_pil
 from segproto.errors import WeightsError
 from segproto.files import write, write_json, write_picture, write_tensors
-from segproto.prototypes.labels import IGNORE_INDEX, borders
+from segproto.prototypes.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from segproto.model.explain import Explanation
+    from segproto.model.explanation import Explanation
 
 # What is always there, with its mark: what a command sees to before it begins.
 FILES = {
@@ -27,30 +28,6 @@ FILES = {
 }
 # Anchors of the "inferno" colour map (matplotlib, CC0): dark = little, bright = much, also in gray.
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
-
-
-def colour_labels(
-    image: Tensor, labels: Tensor, colours: dict[int, tuple[int, int, int]], strength: float = 0.6
-) -> Tensor:
-    """Labels over the image in gray, edges between labels drawn dark.
-
-    Args:
-        image: uint8 (3, h, w).
-        labels: integers (h, w).
-        colours: RGB a label; labels without a colour stay gray.
-        strength: of the colours, 0..1.
-
-    Returns:
-        uint8 (3, h, w).
-    """
-    gray = image.float().mean(0, keepdim=True).expand(3, -1, -1)
-    table = torch.full((int(labels.max()) + 1, 3), -1.0)
-    for label, colour in colours.items():
-        if label < len(table):
-            table[label] = torch.tensor(colour, dtype=torch.float32)
-    painted = table[labels.long()].permute(2, 0, 1)
-    out = torch.where(painted < 0, gray, (1 - strength) * gray + strength * painted)
-    return torch.where(borders(labels), out * 0.35, out).round().to(torch.uint8)
 
 
 def heat_colours(values: Tensor) -> Tensor:
@@ -79,7 +56,7 @@ def rank_colours(labels: Tensor) -> dict[int, tuple[int, int, int]]:
     return dict(zip(order, default_colours(len(order)), strict=True))
 
 
-def save(explanation: Explanation, out: Path, top: int = 8) -> None:
+def save(explanation: Explanation, out: Path | str, top: int = 8) -> None:
     """Writes an explanation into a folder.
 
     ``image.png``, ``prediction.png`` (class indices), ``prediction_overlay.png``, ``winning_prototype.png`` and
@@ -92,6 +69,7 @@ def save(explanation: Explanation, out: Path, top: int = 8) -> None:
         out: the folder; made if missing.
         top: prototypes with an activation map, and listed per class.
     """
+    out = Path(out)
     image, classes = explanation.image, explanation.segmenter.classes
     prediction, winner, group = explanation.prediction, explanation.winning_prototype(), explanation.winning_group()
     _write(out / "image.png", image)

@@ -35,7 +35,8 @@ class Views(TypedDict, total=False):
     """How an image is looked at.
 
     Attributes:
-        window: side of the sliding windows in pixels; None = the whole image at once, where it is not too large.
+        window: side of the sliding windows in pixels; None = as in training (``data.window``), else the whole image at
+            once where it is not too large, else windows of the size of the training crops.
         overlap: share of a window that its neighbour sees too, 0..0.9.
         scales: factors the image is resized by; **logits** are averaged over them, after upsampling. None: the image
             is seen once, at its own size or as the model was published to see it (``Segmenter.input_size``).
@@ -122,11 +123,23 @@ def predict_bands(segmenter: Segmenter, picture: Picture, **views: Unpack[Views]
     """
     done = 0
     for logits in logit_bands(segmenter, picture, **views):
-        rows = logits.max(0)[1].to(label_dtype(len(logits))).cpu()
-        if picture.inside is not None:
-            rows[~picture.inside(done, 0, done + len(rows), picture.width)] = IGNORE_INDEX
+        rows = labels_of(logits, picture, done)
         done += len(rows)
         yield rows
+
+
+def labels_of(logits: Tensor, picture: Picture, top: int) -> Tensor:
+    """The class of the largest of logits (C, R, W), (R, W) on the CPU; 255 where there is no image.
+
+    Args:
+        logits: of a band of rows.
+        picture: the image.
+        top: the band's first row in it.
+    """
+    rows = logits.max(0)[1].to(label_dtype(len(logits))).cpu()
+    if picture.inside is not None:
+        rows[~picture.inside(top, 0, top + len(rows), picture.width)] = IGNORE_INDEX
+    return rows
 
 
 def logit_bands(
@@ -154,12 +167,15 @@ def logit_bands(
     """
     scales = chosen_scales(segmenter, picture, window, scales)
     size = (picture.height, picture.width)
-    sized = any(isinstance(scale, tuple) for scale in scales)
-    if sized or (window is None and size[0] * size[1] <= WHOLE_PIXELS):
+    view, sized = segmenter.encoder.view, any(isinstance(scale, tuple) for scale in scales)
+    if window is None and view.always:
+        window = view.window
+    if sized or (window is None and size[0] * size[1] <= whole_pixels(segmenter)):
         pixels = picture.read(0, 0, *size).to(next(segmenter.parameters()).device)
         yield from field_logits(view_fields(segmenter, pixels, scales, flip, maps), (0, size[0]))
         return
-    window = WINDOW if window is None else window
+    if window is None:
+        window = view.window or WINDOW
     active: list[WindowRow] = []
     done = 0
     for row, until in window_rows(segmenter, picture, window, overlap, scales, flip, maps):
@@ -167,6 +183,11 @@ def logit_bands(
         yield from blend(active, (done, until), size, window * overlap)
         active = [r for r in active if r.span[1] > until]
         done = until
+
+
+def whole_pixels(segmenter: Segmenter) -> int:
+    """Larger images go through windows: ``WHOLE_PIXELS``, or what was seen at once in training if that is more."""
+    return max(WHOLE_PIXELS, segmenter.encoder.view.whole)
 
 
 def chosen_scales(

@@ -15,7 +15,7 @@ from segproto.model.heads import Head
 from segproto.model.provenance import Provenance
 
 if TYPE_CHECKING:
-    from segproto.model.explain import Explanation
+    from segproto.model.explanation import Explanation
 
 
 class Segmenter(nn.Module):
@@ -79,17 +79,39 @@ class Segmenter(nn.Module):
         """Normalised images (B, 3, H, W) to logits (B, C, H, W)."""
         return self.upsample(self.grid_logits(images), (images.shape[-2], images.shape[-1]))
 
-    def predict(self, image: Any, **options: Any) -> Tensor:
-        """The mask of an image at its own size; see :func:`segproto.model.predict.predict`."""
-        from segproto.model.predict import predict
+    def predict(self, image: Any, *, as_numpy: bool = False, **options: Any) -> Any:
+        """The class of every pixel, at the image's own size.
 
-        return predict(self, image, **options)
+        Args:
+            image: a path, a PIL image, an array (H, W), (H, W, 3) or (3, H, W), or a tensor; a list of these; a batch
+                (B, H, W, 3) or (B, 3, H, W); or a folder.
+            as_numpy: NumPy arrays instead of tensors.
+            options: ``window``, ``overlap``, ``scales``, ``flip``, ``max_pixels``: see
+                :func:`segproto.model.predict.predict`.
+
+        Returns:
+            Of one image a tensor (H, W) on the CPU, class indices 0..C-1, uint8 (int16 if there are more than 255
+            classes); of a list a list of them; of a batch (B, H, W); of a folder a dict from relative paths to masks.
+
+        Raises:
+            SegprotoError: in one line, an image or an option that is not as expected.
+        """
+        from segproto.model.many import predict_any
+
+        return predict_any(self, image, as_numpy, options)
 
     def explain(self, image: Any, **options: Any) -> Explanation:
         """The evidence for each pixel of an image; see :func:`segproto.model.explain.explain`."""
         from segproto.model.explain import explain
+        from segproto.model.many import check_options
 
+        check_options("explain", options, ("region", "max_pixels"))
         return explain(self, image, **options)
+
+    def __repr__(self) -> str:
+        from segproto.model.words import model_words
+
+        return model_words(self)
 
     def drop_unnamed_patches(self) -> None:
         """Keeps the pictures of patches that a prototype's source names."""
@@ -97,15 +119,15 @@ class Segmenter(nn.Module):
         named = {source.patch for source in sources if source is not None}
         self.patches = {name: picture for name, picture in self.patches.items() if name in named}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Writes the artefact; see :func:`segproto.model.artefact.save`."""
         from segproto.model.artefact import save
 
-        save(self, folder)
+        save(self, Path(folder))
 
     @classmethod
-    def load(cls, folder: Path) -> Segmenter:
+    def load(cls, folder: Path | str) -> Segmenter:
         """Reads an artefact; see :func:`segproto.model.artefact.load`."""
         from segproto.model.artefact import load
 
-        return load(folder)
+        return load(Path(folder))

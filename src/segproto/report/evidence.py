@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.model.explain import Explanation
+from segproto.model.explanation import Explanation
 from segproto.report.pictures import data_uri, outline, paint
 
 PROBES = 2400  # pixels with evidence in an image; about 48 x 48

@@ -11,7 +11,7 @@ from torch import Tensor
 from segproto.data.base import Sample
 from segproto.evaluation.analyses.failures import Failure, evidence_of, find_failures, worst
 from segproto.model.evidence import Evidence
-from segproto.model.explain import Explanation
+from segproto.model.explanation import Explanation
 from segproto.prototypes.labels import borders
 from segproto.report.pictures import data_uri
 

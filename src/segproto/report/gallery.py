@@ -13,7 +13,8 @@ from torch import Tensor
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.subset import spread
 from segproto.model.evidence import source_of
-from segproto.model.explain import Explanation, explain
+from segproto.model.explain import explain
+from segproto.model.explanation import Explanation
 from segproto.model.patches import stored_patch
 from segproto.model.segmenter import Segmenter
 from segproto.report.evidence import lattice

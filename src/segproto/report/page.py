@@ -12,7 +12,8 @@ from segproto.data.table import DATASETS
 from segproto.errors import SegprotoError
 from segproto.files import write
 from segproto.files.pages import page_environment
-from segproto.model.explain import Explanation, explain
+from segproto.model.explain import explain
+from segproto.model.explanation import Explanation
 from segproto.model.figures import number_figures
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import IGNORE_INDEX

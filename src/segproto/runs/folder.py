@@ -8,17 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segproto.data.suffixes import IMAGE_SUFFIXES, is_hidden
+from segproto.data.below import images_below, without_masks
 from segproto.errors import DataError, WeightsError
 from segproto.files import place, require, write_json
-from segproto.files.marks import marked
 from segproto.files.reading import read_text
-from segproto.files.walking import paths_below
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-
-MADE = ("mask", "scores")  # marks of what predict writes
 
 
 def run_of(target: Path) -> Path | None:
@@ -44,38 +40,11 @@ def model_folder(target: Path, stage: str | None = None) -> Path:
     return folder
 
 
-def images_below(path: Path, tell: Callable[[str], None]) -> list[Path]:
-    """The image itself, or all images below a folder, sorted; without hidden ones and masks that segproto made.
-
-    Args:
-        path: a file or a folder.
-        tell: is told what was left out, in a line.
-
-    Raises:
-        DataError: no image there.
-    """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder; expected an image or a folder of images")
-    pictures = [p for p in paths_below(path) if p.suffix.lower() in IMAGE_SUFFIXES]
-    hidden = [p for p in pictures if is_hidden(p.relative_to(path))]
-    own = [p for p in pictures if p.suffix == ".png" and p.is_file() and any(marked(p, kind) for kind in MADE)]
-    left_out = {"hidden": hidden, "made by segproto": own}
-    if words := [f"{len(some)} {what} ({some[0]})" for what, some in left_out.items() if some]:
-        tell(f"{path}: images left out: {', '.join(words)}")
-    without = {*hidden, *own}
-    images = [p for p in pictures if p not in without]
-    if not images:
-        raise DataError(f"{path}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return images
-
-
 def images_and_masks(images: Path, out: Path, tell: Callable[[str], None]) -> list[tuple[Path, Path]]:
     """Every image with the mask file to write for it, in the same subfolder of ``out``.
 
     Args:
-        images: a file or a folder; see :func:`images_below`.
+        images: a file or a folder; see :func:`images_below` and :func:`without_masks`.
         out: folder of the masks.
         tell: is told what was left out.
 
@@ -84,6 +53,8 @@ def images_and_masks(images: Path, out: Path, tell: Callable[[str], None]) -> li
     """
     files = images_below(images, tell)
     base = images if images.is_dir() else images.parent
+    if images.is_dir():
+        files = without_masks(files, base, tell)
     masks = [out / file.relative_to(base).with_suffix(".png") for file in files]
     if len(set(masks)) < len(masks):
         raise DataError(f"{images}: two images differ only in their suffix and would share one mask; rename one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,8 @@ import torch
 
 from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
-from segproto.data.measure import start_notes, with_measured_range
-from segproto.data.pixels import PixelRule
 from segproto.data.subset import keep_only, readable
+from segproto.encoders.view import trained_view
 from segproto.errors import ConfigError, SegprotoError
 from segproto.evaluation.absent import absent_words
 from segproto.files import hold, write_json
@@ -45,9 +44,10 @@ from segproto.training.journal import Journal, build_loggers
 from segproto.training.loop import Loop
 from segproto.training.memory import memory_errors
 from segproto.training.method import Method
+from segproto.training.pixels import measured, pixels_of
 from segproto.training.precision import settle
 from segproto.training.progress import Reporter, reporting
-from segproto.training.recipe import Recipe, RecipeT, resolved
+from segproto.training.recipe import RecipeT, resolved
 from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 from segproto.training.start import chosen_stages, first_model
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """What a run left.
 
@@ -72,6 +72,11 @@ class RunResult:
     stages: dict[str, Figures]
     seconds: float
     was_finished: bool = False
+
+    def __repr__(self) -> str:
+        miou = self.figures.get("miou")
+        scored = f", mIoU {miou:.4f}" if isinstance(miou, float) else ""
+        return f"<run {self.out}: {', '.join(self.stages)}{scored}, {self.seconds:.0f} s>"
 
 
 def run(
@@ -102,6 +107,8 @@ def run(
     """
     if recipe.train.cache_features:
         require_cacheable(recipe.encoder, recipe.data.augment)
+        if recipe.data.window is not None:
+            raise ConfigError("data.window: train.cache_features needs data.window=null: it caches whole images")
     choice = settle(recipe.train)
     train = recipe.train.model_copy(update={"precision": choice.precision})
     recipe = recipe.model_copy(update={"train": train})
@@ -181,6 +188,9 @@ def prepare(
     segmenter = first_model(method, recipe, train_set.classes, path)
     segmenter.encoder.pixels = pixels_of(recipe, train_set, reporter)
     arrange(segmenter, fabric.device)
+    if path is None:
+        seen = train_set[0].mask.shape
+        segmenter.encoder.view = trained_view(recipe.data.window, recipe.data.augment.crop_size, seen)
     first = fabric.global_rank == 0
     if path is None and method.supervision == "pixel masks" and val_set is not None:
         on_first(fabric, lambda: first_look(recipe, train_set, reporter))
@@ -198,33 +208,6 @@ def prepare(
     journal = Journal(out / "metrics.jsonl", loggers, active=first)
     journal.truncate(state.journal)
     return Job(recipe, out, fabric, segmenter, train_set, val_set, stages, state, journal, reporter)
-
-
-def measured(recipe: RecipeT, fabric: Fabric, reporter: Reporter) -> RecipeT:
-    """The recipe with the value range of its images in numbers, see :mod:`segproto.data.measure`."""
-    if recipe.data.to_measure is None:
-        return recipe
-    found = []
-
-    def look() -> None:
-        with reporter.bar("measure the values of the training images", 1) as bar:
-            found.append(with_measured_range(recipe.data, bar))
-
-    on_first(fabric, look)
-    data = fabric.broadcast(found)[0] if fabric.world_size > 1 else found[0]
-    reporter.line(f"data.value_range as measured: {data.value_range}")
-    return recipe.model_copy(update={"data": data})
-
-
-def pixels_of(recipe: Recipe, train_set: SegmentationDataset, reporter: Reporter) -> PixelRule:
-    """How the images of a run are read, for its model; what a person should know of them is said."""
-    rule = recipe.data.pixel_rule
-    notes, stored = start_notes(train_set, rule, recipe.data.kind.own)
-    for line in notes:
-        reporter.line(f"note: {line}")
-    if rule.words:
-        reporter.line(f"pictures show {rule.words}")
-    return replace(rule, stored=stored)
 
 
 def screened(train_set: SegmentationDataset, fabric: Fabric, reporter: Reporter) -> SegmentationDataset:

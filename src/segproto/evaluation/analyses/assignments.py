@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.data.overlay import colour_labels
 from segproto.errors import ConfigError
 from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, write_result
 from segproto.evaluation.analyses.units import prototype_name, prototype_picture, require_bank
-from segproto.model.explain import Explanation
-from segproto.model.overlays import colour_labels, rank_colours
+from segproto.model.explanation import Explanation
+from segproto.model.overlays import rank_colours
 
 SHOWN = 5
 

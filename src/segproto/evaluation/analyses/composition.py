@@ -22,7 +22,7 @@ from segproto.evaluation.analyses.units import (
     require_groups,
 )
 from segproto.files import write_picture
-from segproto.model.explain import Explanation
+from segproto.model.explanation import Explanation
 from segproto.model.overlays import heat_overlay
 from segproto.model.segmenter import Segmenter
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.data.overlay import colour_labels
 from segproto.evaluation.analyses.sample_maps import group_maps
 from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, write_result
 from segproto.evaluation.analyses.units import prototype_name, prototype_picture, require_bank
 from segproto.model.evidence import Evidence
-from segproto.model.explain import Explanation
-from segproto.model.overlays import colour_labels, heat_overlay
+from segproto.model.explanation import Explanation
+from segproto.model.overlays import heat_overlay
 from segproto.prototypes.labels import IGNORE_INDEX
 
 TOP = 4  # prototypes shown of each class

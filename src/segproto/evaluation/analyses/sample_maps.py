@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.data.overlay import colour_labels
 from segproto.data.palette import default_colours
 from segproto.evaluation.analyses.sheet import Row, Tile, draw_sheet, write_result
 from segproto.evaluation.analyses.units import require_bank, stretched
-from segproto.model.explain import Explanation
-from segproto.model.overlays import colour_labels, heat_overlay
+from segproto.model.explanation import Explanation
+from segproto.model.overlays import heat_overlay
 from segproto.prototypes.labels import IGNORE_INDEX
 
 

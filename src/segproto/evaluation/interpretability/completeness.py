@@ -11,7 +11,7 @@ from torch import Tensor
 from segproto.evaluation.interpretability.metric import Metric, Subject, Suite
 from segproto.evaluation.interpretability.views import View, generator
 from segproto.metrics.completeness import Completeness, completeness_error
-from segproto.model.explain import Explanation
+from segproto.model.explanation import Explanation
 from segproto.model.field import Field
 
 CHUNK = 2**22  # numbers (cells times prototypes) held at once

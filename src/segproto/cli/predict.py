@@ -1,0 +1,101 @@
+"""``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from segproto.cli.arguments import (
+    Device,
+    Flip,
+    Form,
+    Json,
+    MaxPixels,
+    Ood,
+    Probabilities,
+    Quiet,
+    SeenScales,
+    Stage,
+    Target,
+    Window,
+)
+from segproto.cli.options import factors, value_kind
+from segproto.cli.show import print_json, say
+from segproto.errors import UnreadableImages
+
+if TYPE_CHECKING:
+    from segproto.data.base import ClassTable
+
+
+def predict(
+    target: Target,
+    images: Annotated[Path, typer.Argument(help="An image or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks (PNG or GeoTIFF).")],
+    stage: Stage = None,
+    window: Window = None,
+    scales: SeenScales = None,
+    flip: Flip = False,
+    device: Device = None,
+    max_pixels: MaxPixels = None,
+    ood: Ood = None,
+    form: Form = "auto",
+    mask_values: Annotated[
+        str, typer.Option("--values", help="indices (0..C-1), or classes: the numbers or colours of your own masks.")
+    ] = "indices",
+    palette: Annotated[bool, typer.Option("--palette", help="Masks show the classes' colours.")] = False,
+    overlay: Annotated[Path | None, typer.Option(help="Folder for the images in the classes' colours.")] = None,
+    probabilities: Probabilities = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a mask for each image."""
+    from segproto import api
+    from segproto.runs.models import ready
+
+    model, kind = ready(target, stage, device), value_kind(mask_values)
+    unreadable: UnreadableImages | None = None
+    try:
+        written: Sequence[Path] = api.predict(
+            model,
+            images,
+            out=out,
+            window=window,
+            scales=None if scales is None else factors(scales, "--scales"),
+            flip=flip,
+            max_pixels=max_pixels,
+            ood=ood,
+            form=form,  # type: ignore[arg-type]
+            values=kind,
+            palette=palette,
+            overlay=overlay,
+            probabilities=probabilities,
+            quiet=quiet,
+        )
+    except UnreadableImages as error:
+        unreadable, written = error, error.written
+    if as_json:
+        broken = {} if unreadable is None else unreadable.broken
+        rows = [{"image": str(path), "reason": reason} for path, reason in broken.items()]
+        print_json({"masks": [str(path) for path in written], "broken": rows})
+    else:
+        say(f"{len(written)} mask{'s' if len(written) != 1 else ''} in {out}: {holds(model.classes, kind)}")
+    if unreadable is not None:
+        for line in unreadable.args:
+            say(line, err=True)
+        raise typer.Exit(1)
+
+
+def holds(classes: ClassTable, kind: Literal["indices", "classes"], shown: int = 6) -> str:
+    """What the numbers in masks mean, in words."""
+    own = classes.values
+    numbers = list(own) if kind == "classes" and own is not None else list(range(classes.num_classes))
+    listed = [f"{number} {name}" for number, name in zip(numbers, classes.names, strict=True)]
+    text = ", ".join(listed[:shown]) + (", ..." if len(listed) > shown else "")
+    if kind == "classes":
+        return f"values of your masks ({text})"
+    other = own is not None and list(own) != numbers
+    hint = f"; your masks had {', '.join(map(str, (own or ())[:shown]))}: --values classes" if other else ""
+    return f"class indices ({text}){hint}"

@@ -1,0 +1,150 @@
+"""What ``predict`` writes of an image, band by band and never held whole: its mask, a picture, probabilities."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, Unpack, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segproto.data.base import ClassTable
+from segproto.data.images import MAX_PIXELS
+from segproto.data.overlay import colour_labels
+from segproto.data.picture import ImageLike, MaskWriter, look_at
+from segproto.data.pixels import to_colours
+from segproto.errors import ConfigError
+from segproto.files import fresh, mark
+from segproto.model.predict import Views, labels_of, logit_bands
+from segproto.model.segmenter import Segmenter
+from segproto.model.windows import evaluating
+from segproto.prototypes.labels import IGNORE_INDEX
+
+Values = Literal["indices", "classes"]
+PROBABILITIES = "probabilities.npy"  # the array's name in the npz
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of one image.
+
+    Attributes:
+        mask: a PNG.
+        values: what it holds: class ``indices``, or ``classes``: the numbers (or colours) of the masks that the model
+            was trained on.
+        palette: the mask shows the classes' colours (its numbers stay the same).
+        overlay: a PNG of the image in the colours of the classes.
+        probabilities: an npz with the array ``probabilities``, float16 (H, W, C).
+    """
+
+    mask: Path
+    values: Values = "indices"
+    palette: bool = False
+    overlay: Path | None = None
+    probabilities: Path | None = None
+
+
+def value_table(classes: ClassTable, values: Values) -> Tensor | None:
+    """From class indices (and 255) to what a mask holds: int64 (N,), or colours uint8 (N, 3); None = the indices.
+
+    Raises:
+        ConfigError: the model does not know what its masks held.
+    """
+    if values == "indices":
+        return None
+    if classes.values is None:
+        raise ConfigError(
+            "--values classes: this model does not say which numbers its masks held (it is older, or was trained on "
+            "data without a classes.yaml); leave it out for class indices"
+        )
+    rgb = isinstance(classes.values[0], str)
+    table = torch.zeros(max(256, classes.num_classes), *([3] if rgb else []), dtype=torch.int64)
+    table[IGNORE_INDEX] = 0 if rgb else IGNORE_INDEX
+    for index, value in enumerate(classes.values):
+        if isinstance(value, str):
+            number = int(value[1:], 16)
+            table[index] = torch.tensor([number >> 16, number >> 8 & 255, number & 255])
+        else:
+            table[index] = value
+    return table
+
+
+def mask_writer(outputs: Outputs, classes: ClassTable, table: Tensor | None, size: tuple[int, int]) -> MaskWriter:
+    """The file of a mask that holds what ``table`` makes of the indices.
+
+    Raises:
+        ConfigError: a palette for numbers beyond 255, or for colours.
+    """
+    rgb = table is not None and table.ndim == 2
+    numbers = range(classes.num_classes) if table is None else table[: classes.num_classes].flatten().tolist()
+    wide = (not rgb and max(numbers) > 255) or (table is None and classes.num_classes > IGNORE_INDEX)
+    if not outputs.palette:
+        return MaskWriter(outputs.mask, *size, wide, rgb=rgb)
+    if rgb or wide:
+        what = "colours" if rgb else "numbers beyond 255"
+        raise ConfigError(f"--palette: the masks hold {what}, which no palette shows; leave it out")
+    palette = [(0, 0, 0)] * 256
+    for number, colour in zip(numbers, classes.colours, strict=True):
+        palette[number] = colour
+    return MaskWriter(outputs.mask, *size, palette=palette)
+
+
+def predict_to_files(
+    segmenter: Segmenter, image: ImageLike, outputs: Outputs, *, max_pixels: int = MAX_PIXELS, **views: Unpack[Views]
+) -> None:
+    """Writes what :func:`segproto.model.predict.predict` says of an image, and pictures and probabilities beside it.
+
+    Raises:
+        DataError: the image cannot be read or is too large.
+        ConfigError: an option that does not fit the model's classes.
+    """
+    picture, classes = look_at(image, max_pixels, segmenter.encoder.pixels), segmenter.classes
+    size, wanted = (picture.height, picture.width), outputs.probabilities is not None
+    table = value_table(classes, outputs.values)
+    colours = dict(enumerate(classes.colours))
+    maps = (lambda images: with_ones(segmenter.grid_logits(images))) if wanted else None
+    with ExitStack() as files:
+        files.enter_context(evaluating(segmenter))
+        mask = files.enter_context(mask_writer(outputs, classes, table, size))
+        overlay = shares = None
+        if outputs.overlay is not None:
+            overlay = files.enter_context(MaskWriter(outputs.overlay, *size, kind="picture", rgb=True))
+        if outputs.probabilities is not None:
+            shape = (*size, classes.num_classes)
+            shares = files.enter_context(array_file(outputs.probabilities, shape))
+        done = 0
+        for logits in logit_bands(segmenter, picture, maps=maps, **views):
+            labels = labels_of(logits[:-1] if wanted else logits, picture, done)
+            mask.write(labels if table is None else table[labels.long()])
+            if overlay is not None:
+                shown = picture.read(done, 0, done + len(labels), picture.width)
+                shown = to_colours(shown, segmenter.encoder.pixels.show)
+                overlay.write(colour_labels(shown, labels, colours).permute(1, 2, 0))
+            if shares is not None:
+                probabilities = (logits[:-1] / logits[-1:]).softmax(0).permute(1, 2, 0)
+                shares.write(probabilities.half().cpu().contiguous().numpy().tobytes())
+            done += len(labels)
+
+
+def with_ones(logits: Tensor) -> Tensor:
+    """Logits (B, C, h, w) and ones: where windows overlap, these become the weights to divide by."""
+    return torch.cat([logits, torch.ones_like(logits[:, :1])], 1)
+
+
+@contextmanager
+def array_file(path: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
+    """An npz that holds one float16 array, written from its first row to its last."""
+    with (
+        fresh(path, "probabilities") as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        archive.comment = mark("probabilities").encode()
+        with archive.open(PROBABILITIES, "w", force_zip64=True) as entry:
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(cast("BinaryIO", entry), header)
+            yield cast("BinaryIO", entry)
