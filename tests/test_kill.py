@@ -103,12 +103,17 @@ def make_archives(parent: Path) -> Path:
 
 
 def moments(name: str, changes: int, kills: int) -> list[Moment]:
-    """Spread over the work; half of them at a change, half some time after it; every signal in turn."""
+    """Spread over the work; half of them at a change, half some time after it; every signal in turn.
+
+    Of many, the last comes when the work is done and clears up.
+    """
     generator, first = random.Random(name), list(WORKS).index(name)
     found = []
     for number in range(kills):
         change = 1 + int(changes * (number + generator.random()) / kills)
         delay = generator.choice((0.0, generator.uniform(0, DELAY)))
+        if number == 3:
+            change, delay = changes - generator.randrange(10), 0.0
         found.append(Moment(change, delay, SIGNALS[(first + number) % 3], generator.random() < 0.5))
     return found
 
