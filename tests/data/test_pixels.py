@@ -105,12 +105,32 @@ def test_copies_and_masks_inside_a_file_are_no_pages(tmp_path):
 def test_slices_of_a_stack_are_asked_for(tmp_path):
     stack = RNG.integers(0, 256, (3, 8, 9)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
-    with pytest.raises(DataError, match=r"holds 3 pages, expected one; data\.pages=K"):
+    with pytest.raises(DataError, match=r"holds 3 pages, expected one; data\.pages=all"):
         read_pixels(tmp_path / "a.tif")
     image, _ = read_pixels(tmp_path / "a.tif", PixelRule(page=2))
     np.testing.assert_array_equal(image.numpy(), np.repeat(stack[1:2], 3, 0))
     with pytest.raises(DataError, match=r"has 3 pages, data\.pages=4"):
         read_pixels(tmp_path / "a.tif", PixelRule(page=4))
+
+
+def test_each_slice_is_an_image_where_that_is_asked_for(tmp_path):
+    root = folder(tmp_path, lambda n: RNG.integers(0, 256, (16, 16, 3)).astype(np.uint8))
+    for number in (0, 1):
+        stack = RNG.integers(0, 60000, (3, 16, 16)).astype(np.uint16)
+        labels = RNG.integers(0, 2, (3, 16, 16)).astype(np.uint8)
+        tifffile.imwrite(root / f"images/{number}.tif", stack, photometric="minisblack")
+        (root / f"labels/{number}.png").unlink()
+        tifffile.imwrite(root / f"labels/{number}.tif", labels, photometric="minisblack")
+    config = DataConfig(root=root, pages="all", layout="folder", split={"val_pattern": "^3"})
+    train = build_dataset(config, "train")
+    assert train.names == (*(f"{n}/page{p}" for n in (0, 1) for p in (1, 2, 3)), "2")
+    sample = train[4]
+    np.testing.assert_array_equal(sample.image.numpy(), np.repeat(stack[1:2], 3, 0))
+    np.testing.assert_array_equal(sample.mask.numpy(), labels[1])
+    assert verify(config).ok
+    tifffile.imwrite(root / "labels/1.tif", labels[:2], photometric="minisblack")
+    with pytest.raises(DataError, match=r"1\.tif: the mask has 2 pages, its image 3"):
+        build_dataset(config, "train")
 
 
 def test_channels_of_ome_files_are_bands(tmp_path):

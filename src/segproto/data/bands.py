@@ -20,6 +20,7 @@ from segproto.data.images import MAX_PIXELS, exif_orientation, open_picture, to_
 from segproto.data.matlab import read_mat
 from segproto.data.pixels import PLAIN, PixelRule
 from segproto.data.tiff_bands import TiffBands, is_tiff
+from segproto.data.tiff_pages import Page
 from segproto.errors import DataError
 
 Window = tuple[int, int, int, int]
@@ -58,7 +59,11 @@ class Stored:
 
 
 def open_stored_bands(
-    path: Path | Crop | ZipMember, rule: PixelRule = PLAIN, max_pixels: int = MAX_PIXELS, *, streamed: bool = False
+    path: Path | Crop | Page | ZipMember,
+    rule: PixelRule = PLAIN,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    streamed: bool = False,
 ) -> Stored:
     """Opens a file without decoding more than its format asks for.
 
@@ -73,18 +78,25 @@ def open_stored_bands(
     """
     if isinstance(path, Crop):
         return of_array(str(path), path.image().transpose(2, 0, 1))
+    if isinstance(path, Page):
+        return of_tiff(TiffBands(path.file, path.number), str(path))
     if path.suffix == ".mat":
         return of_array(str(path), read_mat(path, "img")[..., :3].transpose(2, 0, 1))
     if is_tiff(path):
         tiff = TiffBands(path, rule.page)
         if not for_pillow(tiff, rule):
             check_size(str(path), tiff.height, tiff.width, STREAMED if streamed else max_pixels)
-            inside = tiff.inside if tiff.has_mask else None
-            size = (tiff.height, tiff.width, tiff.count, tiff.dtype)
-            return Stored(str(path), *size, tiff.read, inside, tiff.alpha, tiff.nodata, tiff.orientation)
+            return of_tiff(tiff, str(path))
         if reason := unread(tiff):
             raise DataError(f"{path}: {reason}")
     return of_pillow(path, rule, max_pixels)
+
+
+def of_tiff(tiff: TiffBands, name: str) -> Stored:
+    """A picture of a TIFF that is read in windows."""
+    inside = tiff.inside if tiff.has_mask else None
+    size = (tiff.height, tiff.width, tiff.count, tiff.dtype)
+    return Stored(name, *size, tiff.read, inside, tiff.alpha, tiff.nodata, tiff.orientation)
 
 
 def unread(tiff: TiffBands) -> str | None:

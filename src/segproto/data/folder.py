@@ -20,6 +20,7 @@ from segproto.data.parts import PartTable, read_parts
 from segproto.data.roots import data_root
 from segproto.data.split import SplitConfig, found_in
 from segproto.data.subset import keep_only
+from segproto.data.tiff_pages import by_page
 from segproto.data.unlabelled import ImageFolder
 from segproto.errors import DataError
 
@@ -43,6 +44,8 @@ def open_folder(config: DataConfig, split: str) -> SegmentationDataset:
     pairs, names = split_of_folder(config, root, classes, finding, split)
     if pairs.doubles:
         raise DataError(pairs.doubles[0])
+    if config.pages == "all":
+        names, pairs.images, pairs.masks = by_page(names, pairs.images, pairs.masks)
     rule = split_rule(config, root, classes.split)
     parts = None if config.parts is None else split_parts(config, root, rule, split, classes)
     return PairDataset(split, names, pairs, classes.labels, parts, config.pixel_rule)
@@ -261,6 +264,8 @@ def check_folder(config: DataConfig, split: str) -> tuple[SegmentationDataset, l
     finding = recognise(config, root)
     classes = read_classes(find_classes(config.classes, root), None if finding is None else finding.numbers)
     pairs, names = split_of_folder(config, root, classes, finding, split)
+    if config.pages == "all":
+        names, pairs.images, pairs.masks = by_page(names, pairs.images, pairs.masks)
     complete = [name for name in names if name in pairs.images and name in pairs.masks]
     problems = partner_problems(pairs, names)
     if finding is not None:

@@ -23,6 +23,7 @@ from segproto.data.archives import ZipMember
 from segproto.data.crops import Crop
 from segproto.data.drawn import Drawn
 from segproto.data.matlab import read_mat
+from segproto.data.tiff_pages import Page
 from segproto.errors import DataError
 from segproto.files.reading import open_file
 
@@ -92,7 +93,9 @@ def refuse_several(picture: Image.Image, name: str) -> None:
     if count > 1 and picture.format == "TIFF":
         if (count := whole_pages(picture)) == 1:  # beside smaller copies of it and its mask
             return
-        raise DataError(f"{name}: holds {count} pages, expected one; of images, data.pages=K takes the K-th")
+        raise DataError(
+            f"{name}: holds {count} pages, expected one; data.pages=all takes each for an image, data.pages=K the K-th"
+        )
     if count > 1 and picture.format != "MPO":
         raise DataError(f"{name}: is an animation of {count} pictures, expected one: save the one that is meant")
 
@@ -137,7 +140,7 @@ def exif_orientation(picture: Image.Image) -> int:
 
 def orientation(path: Path) -> int:
     """The EXIF orientation that a picture file names, see :func:`exif_orientation`."""
-    if isinstance(path, Crop) or path.suffix in (".mat", ".tif", ".tiff"):
+    if isinstance(path, Crop) or path.suffix in (".mat", ".tif", ".tiff", Page.suffix):
         return 1
     with open_picture(path) as picture:
         return exif_orientation(picture)
@@ -180,7 +183,7 @@ def read_stored(path: Path) -> NDArray[np.uint8] | NDArray[np.int64]:
     Raises:
         DataError: naming the file, if it is coloured or broken.
     """
-    if isinstance(path, Crop | Drawn):
+    if isinstance(path, Crop | Drawn | Page):
         return path.labels()
     if path.suffix == ".mat":
         values = read_mat(path, "gt", "S", "GTcls")

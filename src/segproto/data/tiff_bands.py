@@ -85,7 +85,8 @@ class TiffBands:
             self.pages = slices
             if page is None and slices > 1:
                 raise DataError(
-                    f"{path}: holds {slices} pages, expected one; data.pages=K takes the K-th of every file"
+                    f"{path}: holds {slices} pages, expected one; data.pages=all takes each for an image of "
+                    "its own, data.pages=K the K-th of every file"
                 )
             if page is not None and page > slices:
                 raise DataError(f"{path}: has {slices} pages, data.pages={page} is none of them")

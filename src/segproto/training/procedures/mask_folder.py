@@ -58,6 +58,7 @@ def add_image(root: Path, dataset: SegmentationDataset, index: int, image: Tenso
         image: uint8 (3, H, W), as the mask shows it.
     """
     source = None if isinstance(dataset, CentreSquare) else dataset.path(index)
+    source = source if isinstance(source, Path) else None  # a page of a stack is no file
     folder, name = root / "images", dataset.names[index]
     target = folder / f"{name}{PNG if source is None else source.suffix}"
     if target.exists():
