@@ -83,8 +83,8 @@ def split_of_finding(
         own = rule.train_folder if split == "train" else rule.val_folder
         items = [item for item in finding.items if item.folder == own]
         if not items:
-            told = ", ".join(dict.fromkeys(item.folder for item in finding.items if item.folder)) or "none"
-            raise DataError(f"data.split: no image lies in a folder {own!r}; folders of splits here: {told}")
+            folders = ", ".join(dict.fromkeys(item.folder for item in finding.items if item.folder)) or "none"
+            raise DataError(f"data.split: no image lies in a folder {own!r}; folders of splits here: {folders}")
         names = [item.name for item in items]
     elif rule is None and finding.has_val:
         items = finding.of(split) or [item for item in finding.items if item.split is None]
@@ -166,8 +166,8 @@ def split_rule(config: DataConfig, root: Path, of_classes: SplitConfig | None) -
         return SplitConfig(train_folder=folders[TRAIN] or TRAIN, val_folder=folders[VAL] or VAL)
     lists = {name: _usual_word(name, lambda word: (root / f"{word}.txt").is_file()) for name in (TRAIN, VAL)}
     if any(lists.values()):  # one list alone: the other split is all the rest
-        found = {f"{name}_list": root / f"{word}.txt" for name, word in lists.items() if word is not None}
-        return SplitConfig.model_validate(found)
+        lists_of_split = {f"{name}_list": root / f"{word}.txt" for name, word in lists.items() if word is not None}
+        return SplitConfig.model_validate(lists_of_split)
     return SplitConfig(val_fraction=FRACTION, seed=seed)
 
 

@@ -71,14 +71,14 @@ def measured_ranges(
     for done, path in enumerate(paths, 1):
         for values in bands_of(path, rule):
             for band, of_band in enumerate(values):
-                place = np.rint((of_band.astype(np.float64) - span[0]) / step).clip(0, BINS - 1).astype(np.int64)
-                counts[band] += np.bincount(place, minlength=BINS)
+                bin_index = np.rint((of_band.astype(np.float64) - span[0]) / step).clip(0, BINS - 1).astype(np.int64)
+                counts[band] += np.bincount(bin_index, minlength=BINS)
         if progress is not None:
             progress(done, len(paths))
     ranges = []
     for band, of_counts in enumerate(counts):
-        share = of_counts.cumsum() / max(int(of_counts.sum()), 1)
-        low, high = (int(np.searchsorted(share, p / 100 - 1e-12)) for p in percentiles)
+        cumulative = of_counts.cumsum() / max(int(of_counts.sum()), 1)
+        low, high = (int(np.searchsorted(cumulative, p / 100 - 1e-12)) for p in percentiles)
         low, high = max(low, int(np.flatnonzero(of_counts)[0]) if of_counts.any() else 0), min(high, BINS - 1)
         if low >= high:
             raise DataError(
@@ -151,16 +151,16 @@ class Seen:
     @property
     def notes(self) -> list[str]:
         """What a person should know, one line each."""
-        found = []
+        lines = []
         if self.wide and self.high < BINS // 4:
             bits = max(self.high, 1).bit_length()
-            found.append(
+            lines.append(
                 f"values {self.low}..{self.high} of 65535 in {self.wide} images of 16 bits, which are dark so: set "
                 f"data.value_range=[0, {2**bits - 1}] ({bits} bits), or data.value_range=percentiles to measure it"
             )
         if self.values and self.clipped > 0.05 * self.values:
-            found.append(f"{self.clipped / self.values:.0%} of the values are at an end of data.value_range, or beyond")
-        return found
+            lines.append(f"{self.clipped / self.values:.0%} of the values are at an end of data.value_range, or beyond")
+        return lines
 
 
 def start_notes(dataset: SegmentationDataset, rule: PixelRule, own: bool) -> tuple[list[str], str]:

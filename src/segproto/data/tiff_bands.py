@@ -109,12 +109,12 @@ class TiffBands:
 
     def _pages(self) -> tuple[list[TiffPage], list[TiffPage]]:
         """Pages of pictures and of masks, without smaller copies."""
-        found: list[TiffPage] = []
+        pages: list[TiffPage] = []
         for page in self._tiff.pages:
-            found.append(page)  # type: ignore[arg-type]
-            if len(found) > MOST_PAGES:
+            pages.append(page)  # type: ignore[arg-type]
+            if len(pages) > MOST_PAGES:
                 raise ValueError(f"more than {MOST_PAGES} pages")
-        whole = [page for page in found if not page.subfiletype & REDUCED]
+        whole = [page for page in pages if not page.subfiletype & REDUCED]
         pictures = [page for page in whole if not page.subfiletype & MASK]
         if not pictures:
             raise ValueError("no page of a picture")
@@ -213,13 +213,13 @@ class TiffBands:
         if data is not None and page.compression in PACKED and "imagecodecs" not in sys.modules:
             data = data if count * 1032 < KEPT else limited(data, size)
         part = page.decode(data, index, jpegtables=page.jpegtables)[0]
-        found = None if part is None else np.ascontiguousarray(part[0])
-        self._kept[key] = found
+        segment = None if part is None else np.ascontiguousarray(part[0])
+        self._kept[key] = segment
         held = sum(0 if kept is None else kept.nbytes for kept in self._kept.values())
         while held > room and len(self._kept) > 1:
             _, old = self._kept.popitem(last=False)
             held -= 0 if old is None else old.nbytes
-        return found
+        return segment
 
 
 def has_place(path: Path) -> bool:

@@ -36,14 +36,14 @@ def values_line(finding: Finding, progress: Progress | None) -> str:
     """What the masks hold, where no ``classes.yaml`` says what it means."""
     values = count_values([item.mask for item in finding.items if item.mask is not None], progress)
     words = {number: name for name, number in (finding.numbers or {}).items()}
-    told = []
+    shares = []
     for value, _ in values.pixels.most_common(VALUES):
         name = f"#{value:06x}" if values.coloured else words.get(value, str(value))
-        told.append(f"{name} ({values.share(value):.1%})")
+        shares.append(f"{name} ({values.share(value):.1%})")
     kind = "labels" if finding.numbers is not None else "colours" if values.coloured else "values"
     more = f" and {len(values.pixels) - VALUES} others" if len(values.pixels) > VALUES else ""
     zero = zero_and_255(values.pixels) if not values.coloured and finding.numbers is None else ""
-    return f"the masks hold {len(values.pixels)} {kind}: {', '.join(told)}{more}{zero and '; ' + zero}"
+    return f"the masks hold {len(values.pixels)} {kind}: {', '.join(shares)}{more}{zero and '; ' + zero}"
 
 
 def zero_and_255(values: Iterable[int]) -> str:
@@ -102,10 +102,10 @@ def gathered(lines: Sequence[str]) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for line in lines:
         kinds.setdefault(re.sub(r"\S*[/\\]\S*|\d+|'[^']*'", "*", line), []).append(line)
-    found = []
+    gathered_lines = []
     for alike in kinds.values():
         if len(alike) <= ALIKE:
-            found += alike
+            gathered_lines += alike
         else:
-            found.append(f"{alike[0]} (and {len(alike) - 1} files more with the same problem)")
-    return found
+            gathered_lines.append(f"{alike[0]} (and {len(alike) - 1} files more with the same problem)")
+    return gathered_lines

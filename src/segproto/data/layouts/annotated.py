@@ -19,10 +19,10 @@ SHOWN = 3  # names in a note
 
 def numbered(labels: Iterable[str]) -> dict[str, int]:
     """Labels to numbers from 1 in their order; the background is 0, also where a label is called so."""
-    found = {BACKGROUND: 0}
+    numbers = {BACKGROUND: 0}
     for label in labels:
-        found.setdefault(label, len(found))
-    return found
+        numbers.setdefault(label, len(numbers))
+    return numbers
 
 
 class Images:
@@ -43,25 +43,25 @@ class Images:
             beside: the annotation file's path; images may lie in its folder.
             split: of the annotation, which decides between images of one name.
         """
-        told = unquote(name.replace("\\", "/")).rpartition("?d=")[2]
+        given = unquote(name.replace("\\", "/")).rpartition("?d=")[2]
         folder = PurePosixPath(beside).parent
-        for place in (str(folder / told), told, str(folder.parent / told)):
-            if place in self.files:
-                return place
-        found = self._by_name.get(PurePosixPath(told).name, [])
-        if len(found) > 1:
-            found = [path for path in found if path.endswith(f"/{told}")] or found
-        if len(found) > 1 and split is not None:
-            found = [path for path in found if split_of_path(path)[0] == split]
-        return found[0] if len(found) == 1 else None
+        for candidate in (str(folder / given), given, str(folder.parent / given)):
+            if candidate in self.files:
+                return candidate
+        alike = self._by_name.get(PurePosixPath(given).name, [])
+        if len(alike) > 1:
+            alike = [path for path in alike if path.endswith(f"/{given}")] or alike
+        if len(alike) > 1 and split is not None:
+            alike = [path for path in alike if split_of_path(path)[0] == split]
+        return alike[0] if len(alike) == 1 else None
 
 
 def split_of_path(path: str) -> tuple[str | None, str | None]:
     """The split that the folders or the name of an annotation file tell, and the word; the last folder counts most."""
     parts = PurePosixPath(path).parts
     for part in (*reversed(parts[:-1]), PurePosixPath(path).stem):
-        if told := split_in(part):
-            return told
+        if given := split_in(part):
+            return given
     return None, None
 
 
@@ -94,7 +94,7 @@ def finding_of(
     layout: str,
     listing: Listing,
     images: Images,
-    found: Sequence[Annotated],
+    annotated: Sequence[Annotated],
     numbers: dict[str, int],
     words: str,
     notes: Sequence[str],
@@ -105,21 +105,21 @@ def finding_of(
         layout: its name.
         listing: of the folder.
         images: its image files.
-        found: the annotated images.
+        annotated: the annotated images.
         numbers: of labels.
         words: what is taken for masks, as in ``polygons of instances.json``.
         notes: for people.
     """
     items = []
-    for one in found:
+    for one in annotated:
         split, folder = one.split if one.split[0] is not None else split_of_path(f"{PurePosixPath(one.image).parent}/x")
         mask = Shapes(listing.files[one.source], images.files[one.image], tuple(one.shapes), one.size)
         items.append(Item(name_of(one.image), images.files[one.image], mask, split, folder))
-    told = {one.image for one in found}
+    drawn = {one.image for one in annotated}
     rest = [
         path
         for path in images.files
-        if path not in told and split_of_path(f"{PurePosixPath(path).parent}/x")[0] != TEST
+        if path not in drawn and split_of_path(f"{PurePosixPath(path).parent}/x")[0] != TEST
     ]
     if rest:
         notes = [*notes, f"{len(rest)} pictures have no annotation and are left out: {shown(rest)}"]
@@ -148,13 +148,13 @@ def missing_note(missing: Sequence[str], source: str) -> list[str]:
     return [f"{len(missing)} images that {source} names are not there and are left out: {shown(missing)}"]
 
 
-def require_images(found: Sequence[Annotated], missing: Sequence[str], file: File) -> None:
+def require_images(annotated: Sequence[Annotated], missing: Sequence[str], file: File) -> None:
     """Sees that any annotated image is there.
 
     Raises:
         DataError: none is: an export without its images.
     """
-    if not found and missing:
+    if not annotated and missing:
         raise DataError(
             f"{file}: none of the {len(missing)} images it names is there ({shown(missing)}); export with images, or "
             "put them beside it"

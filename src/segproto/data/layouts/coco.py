@@ -77,7 +77,7 @@ def look_coco(listing: Listing) -> Finding | None:
     if not files:
         return None
     numbers = numbered(c.name for file in files.values() for c in sorted(file.categories, key=lambda c: c.id))
-    images, found, notes = Images(listing), [], []
+    images, annotated, notes = Images(listing), [], []
     for name, file in files.items():
         split, missing = split_of_path(name), []
         shapes = _shapes(file, numbers, listing.files[name])
@@ -90,11 +90,11 @@ def look_coco(listing: Listing) -> Finding | None:
                 missing.append(image.file_name)
                 continue
             size = (image.height, image.width)
-            found.append(Annotated(path, name, shapes.get(image.id, ()), size, split))
-        require_images(found, missing, listing.files[name])
+            annotated.append(Annotated(path, name, shapes.get(image.id, ()), size, split))
+        require_images(annotated, missing, listing.files[name])
         notes += missing_note(missing, name)
     words = f"polygons and run lengths of {' and '.join(files)}"
-    return finding_of("coco", listing, images, found, numbers, words, notes)
+    return finding_of("coco", listing, images, annotated, numbers, words, notes)
 
 
 def _shapes(file: CocoFile, numbers: dict[str, int], source: object) -> dict[int | str, list[Shape]]:
@@ -104,7 +104,7 @@ def _shapes(file: CocoFile, numbers: dict[str, int], source: object) -> dict[int
         DataError: a category that is not listed.
     """
     by_id = {category.id: numbers[category.name] for category in file.categories}
-    found: dict[int | str, list[Shape]] = {}
+    shapes: dict[int | str, list[Shape]] = {}
     for annotation in file.annotations:
         if not annotation.segmentation:
             continue
@@ -114,10 +114,10 @@ def _shapes(file: CocoFile, numbers: dict[str, int], source: object) -> dict[int
             )
         number = by_id[annotation.category_id]
         try:
-            found.setdefault(annotation.image_id, []).extend(_of(annotation.segmentation, number))
+            shapes.setdefault(annotation.image_id, []).extend(_of(annotation.segmentation, number))
         except ValueError as error:
             raise DataError(f"{source}: image {annotation.image_id}: {error}") from error
-    return found
+    return shapes
 
 
 def _of(segmentation: Any, number: int) -> Sequence[Shape]:

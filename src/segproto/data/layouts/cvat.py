@@ -38,7 +38,7 @@ def look_cvat(listing: Listing) -> Finding | None:
     labels = [(node.text or "").strip() for root in roots.values() for node in root.iterfind(".//labels/label/name")]
     used = [node.get("label", "") for root in roots.values() for node in root.iterfind("image/*") if node.tag in DRAWN]
     numbers = numbered([*labels, *used])
-    images, found, notes, left = Images(listing), [], [], 0
+    images, annotated, notes, left = Images(listing), [], [], 0
     for name, root in roots.items():
         missing = []
         for node in root.iterfind("image"):
@@ -54,12 +54,12 @@ def look_cvat(listing: Listing) -> Finding | None:
             except (ValueError, TypeError) as error:
                 raise DataError(f"{listing.files[name]}: image {node.get('name')!r}: {error}") from error
             left += sum(child.tag not in (*DRAWN, "tag") for child in node)
-            found.append(Annotated(path, name, shapes, size, split))
-        require_images(found, missing, listing.files[name])
+            annotated.append(Annotated(path, name, shapes, size, split))
+        require_images(annotated, missing, listing.files[name])
         notes += missing_note(missing, name)
     if left:
         notes.append(f"{left} lines, points and other shapes without an area are left out")
-    return finding_of("cvat", listing, images, found, numbers, f"shapes of {' and '.join(names)}", notes)
+    return finding_of("cvat", listing, images, annotated, numbers, f"shapes of {' and '.join(names)}", notes)
 
 
 def _parsed(listing: Listing, name: str) -> ElementTree.Element:

@@ -77,11 +77,11 @@ def families(listing: Listing) -> list[Family]:
             if place == 0 and component == top:
                 template.append(component)
                 continue
-            told, here = role_of(component), split_in(component)
-            role = told or role
+            word, here = role_of(component), split_in(component)
+            role = word or role
             split, folder = here or (split, folder)
-            leading = leading and not (rest and (told or here))
-            if told or here:
+            leading = leading and not (rest and (word or here))
+            if word or here:
                 template.append(component.replace(here[1], SPLIT) if here else component)
             else:
                 rest.append(component)
@@ -101,8 +101,8 @@ def _idle_top(paths: Sequence[PurePosixPath]) -> str | None:
     tops = {path.parts[0] if len(path.parts) > 1 else "" for path in paths}
     if len(tops) != 1 or not (top := tops.pop()):
         return None
-    told = split_in(top)
-    return None if role_of(top) or (told and told[1] == top) else top
+    word = split_in(top)
+    return None if role_of(top) or (word and word[1] == top) else top
 
 
 def images_and_masks(found: Sequence[Family]) -> tuple[list[Family], list[Family]]:
@@ -185,6 +185,6 @@ class Reading:
     def words(self) -> str:
         """As ``images/*.jpg with masks/*_mask.png``."""
         images, masks = self.patterns
-        told = list(dict.fromkeys(image.folder for image, _ in self.pairs if image.folder))
-        told_masks = list(dict.fromkeys(mask.folder for _, mask in self.pairs if mask.folder))
-        return f"{shown(images, told)} with {shown(masks, told_masks)}"
+        folders = list(dict.fromkeys(image.folder for image, _ in self.pairs if image.folder))
+        mask_folders = list(dict.fromkeys(mask.folder for _, mask in self.pairs if mask.folder))
+        return f"{shown(images, folders)} with {shown(masks, mask_folders)}"

@@ -101,10 +101,10 @@ class Finding:
     def split_words(self) -> str:
         """How the images are divided, in a few words."""
         counts = {split: sum(i.mask is not None for i in self.of(split)) for split in (TRAIN, VAL, TEST)}
-        told = [f"{self._told_by(split)} ({n} {split})" for split, n in counts.items() if n]
+        sources = [f"{self._told_by(split)} ({n} {split})" for split, n in counts.items() if n]
         if counts[VAL]:
-            return f"split by {' and '.join(told)}" if counts[TRAIN] else f"split by {told[0]}, all others train"
-        rest = f"only {' and '.join(told)} told: " if told else ""
+            return f"split by {' and '.join(sources)}" if counts[TRAIN] else f"split by {sources[0]}, all others train"
+        rest = f"only {' and '.join(sources)} told: " if sources else ""
         drawn = "the training images" if counts[TRAIN] else "the images"
         return f"{rest}validation is {self.drawn:.0%} of {drawn}, drawn at random"
 
@@ -115,8 +115,8 @@ class Finding:
 
     def line(self) -> str:
         """All of it in one line."""
-        found = len(self.masked)
-        return f"read as {self.layout}: {self.words}, {found} images with masks, {self.split_words()}"
+        with_masks = len(self.masked)
+        return f"read as {self.layout}: {self.words}, {with_masks} images with masks, {self.split_words()}"
 
 
 Looks = Callable[[Listing], Finding | None]

@@ -58,7 +58,7 @@ def look_label_studio(listing: Listing) -> Finding | None:
     Raises:
         DataError: PNG masks without the JSON that tells their images, or a damaged file.
     """
-    layers = [(name, told) for name in listing.ending(".png") if (told := PNG.fullmatch(PurePosixPath(name).name))]
+    layers = [(name, match) for name in listing.ending(".png") if (match := PNG.fullmatch(PurePosixPath(name).name))]
     names = [name for name in listing.json_with("annotations", "result") if listing.text(name).lstrip().startswith("[")]
     if not names:
         if layers:
@@ -68,13 +68,13 @@ def look_label_studio(listing: Listing) -> Finding | None:
             )
         return None
     tasks = [(name, task) for name in names for task in _tasks(listing, name)]
-    labels = [told[3] for _, told in layers]
+    labels = [match[3] for _, match in layers]
     labels += [label for _, task in tasks for region in _regions(task) for label in _labels(region)]
     numbers = numbered(sorted(set(labels)))
-    images, found, missing, empty, several = Images(listing), [], [], 0, 0
+    images, annotated, missing, empty, several = Images(listing), [], [], 0, 0
     of_task: dict[int, list[tuple[str, re.Match[str]]]] = {}
-    for path, told in layers:
-        of_task.setdefault(int(told[1]), []).append((path, told))
+    for path, match in layers:
+        of_task.setdefault(int(match[1]), []).append((path, match))
     for name, task in tasks:
         mine = of_task.get(task.id, [])
         if not mine and not any(not a.was_cancelled for a in task.annotations):
@@ -88,17 +88,17 @@ def look_label_studio(listing: Listing) -> Finding | None:
             missing.append(told_name)
             continue
         several += sum(not a.was_cancelled for a in task.annotations) > 1
-        shapes: list[Shape] = [Layer(numbers[told[3]], listing.files[layer]) for layer, told in _first(mine)]
+        shapes: list[Shape] = [Layer(numbers[match[3]], listing.files[layer]) for layer, match in _first(mine)]
         shapes = shapes or list(_shapes(task, numbers, str(listing.files[name])))
-        found.append(Annotated(image, name, shapes, _size(task)))
-    require_images(found, missing, listing.files[names[0]])
+        annotated.append(Annotated(image, name, shapes, _size(task)))
+    require_images(annotated, missing, listing.files[names[0]])
     notes = missing_note(missing, names[0])
     if empty:
         notes.append(f"{empty} tasks have no annotation and are left out")
     if several:
         notes.append(f"{several} tasks have several annotations: one marked as ground truth counts, else the newest")
     kind = "brush masks (PNG)" if layers else "brushes and polygons"
-    return finding_of("label_studio", listing, images, found, numbers, f"{kind} of {shown(names)}", notes)
+    return finding_of("label_studio", listing, images, annotated, numbers, f"{kind} of {shown(names)}", notes)
 
 
 def _tasks(listing: Listing, name: str) -> list[Task]:
@@ -106,8 +106,8 @@ def _tasks(listing: Listing, name: str) -> list[Task]:
         return TASKS.validate_python(listing.json(name))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DataError(f"{listing.files[name]}: no JSON export of Label Studio: {place}: {first['msg']}") from None
+        key = ".".join(map(str, first["loc"]))
+        raise DataError(f"{listing.files[name]}: no JSON export of Label Studio: {key}: {first['msg']}") from None
 
 
 def _chosen(task: Task) -> Annotation | None:
@@ -130,15 +130,15 @@ def _size(task: Task) -> tuple[int, int] | None:
 
 
 def _image_name(task: Task) -> str:
-    told = [v for v in task.data.values() if isinstance(v, str)]
-    pictures = [v for v in told if PurePosixPath(v).suffix.lower() in IMAGE_SUFFIXES]
-    return next(iter(pictures), task.file_upload or next(iter(told), ""))
+    texts = [v for v in task.data.values() if isinstance(v, str)]
+    pictures = [v for v in texts if PurePosixPath(v).suffix.lower() in IMAGE_SUFFIXES]
+    return next(iter(pictures), task.file_upload or next(iter(texts), ""))
 
 
 def _first(layers: Sequence[tuple[str, re.Match[str]]]) -> list[tuple[str, re.Match[str]]]:
     """The masks of the newest annotation of a task."""
-    newest = max((int(told[2]) for _, told in layers), default=0)
-    return [(path, told) for path, told in layers if int(told[2]) == newest]
+    newest = max((int(match[2]) for _, match in layers), default=0)
+    return [(path, match) for path, match in layers if int(match[2]) == newest]
 
 
 def _shapes(task: Task, numbers: dict[str, int], source: str) -> Iterator[Shape]:

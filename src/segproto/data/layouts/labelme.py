@@ -49,7 +49,7 @@ def look_labelme(listing: Listing) -> Finding | None:
         return None
     files = {name: checked(listing.json(name), LabelmeFile, listing.files[name]) for name in names}
     numbers = numbered(sorted({s.label for file in files.values() for s in file.shapes if s.shape_type in DRAWN}))
-    images, found, missing = Images(listing), [], []
+    images, annotated, missing = Images(listing), [], []
     for name, file in files.items():
         path = _beside(images, name) or images.find(file.imagePath, name)
         if path is None:
@@ -57,15 +57,15 @@ def look_labelme(listing: Listing) -> Finding | None:
             continue
         size = None if not file.imageHeight or not file.imageWidth else (file.imageHeight, file.imageWidth)
         try:
-            found.append(Annotated(path, name, list(_shapes(file, numbers)), size))
+            annotated.append(Annotated(path, name, list(_shapes(file, numbers)), size))
         except (ValueError, binascii.Error) as error:
             raise DataError(f"{listing.files[name]}: a shape cannot be read ({error})") from error
-    require_images(found, missing, listing.files[names[0]])
+    require_images(annotated, missing, listing.files[names[0]])
     notes = missing_note(missing, f"{len(names)} JSON files")
     left = sum(shape.shape_type not in DRAWN for file in files.values() for shape in file.shapes)
     if left:
         notes.append(f"{left} lines and points, which have no area, are left out")
-    return finding_of("labelme", listing, images, found, numbers, f"shapes of {len(names)} JSON files", notes)
+    return finding_of("labelme", listing, images, annotated, numbers, f"shapes of {len(names)} JSON files", notes)
 
 
 def _beside(images: Images, name: str) -> str | None:

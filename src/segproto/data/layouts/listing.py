@@ -62,11 +62,11 @@ class Listing:
     @cached_property
     def _keys(self) -> dict[str, set[str]]:
         """The keys of ``TELLING`` that each JSON file holds."""
-        found = {}
+        keys = {}
         for name in self.ending(".json"):
             text = self.text(name)
-            found[name] = {key for key in TELLING if f'"{key}"' in text}
-        return found
+            keys[name] = {key for key in TELLING if f'"{key}"' in text}
+        return keys
 
     def text(self, name: str) -> str:
         """The content of a text file.
@@ -98,10 +98,10 @@ def list_files(root: Path) -> Listing:
         DataError: no such folder, no zip archive, or a folder that is there twice by a link.
     """
     if root.is_dir():
-        found: dict[str, File] = {f"{below}{entry.name}": Path(entry.path) for below, entry in files_below(root)}
+        files: dict[str, File] = {f"{below}{entry.name}": Path(entry.path) for below, entry in files_below(root)}
     else:
-        found = {name: ZipMember(root, name) for name in archive(root).namelist() if not name.endswith("/")}
-    return Listing(root, {name: found[name] for name in sorted(found) if not _hidden(name)})
+        files = {name: ZipMember(root, name) for name in archive(root).namelist() if not name.endswith("/")}
+    return Listing(root, {name: files[name] for name in sorted(files) if not _hidden(name)})
 
 
 def _hidden(name: str) -> bool:

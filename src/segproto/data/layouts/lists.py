@@ -17,15 +17,15 @@ FOLDERS = ("", "ImageSets/Segmentation", "ImageSets", "splits", "split", "lists"
 def list_files_of(listing: Listing) -> dict[str, str]:
     """Split to the file that lists its names, of the first folder that has any."""
     for folder in FOLDERS:
-        found: dict[str, str] = {}
+        placed: dict[str, str] = {}
         for name in listing.ending(".txt"):
             path = PurePosixPath(name)
             split = split_of(path.stem)
             parent = "" if str(path.parent) == "." else str(path.parent)
             if split and (parent == folder or (folder and parent.endswith(f"/{folder}"))):
-                found.setdefault(split, name)
-        if found:
-            return found
+                placed.setdefault(split, name)
+        if placed:
+            return placed
     return {}
 
 
@@ -34,19 +34,19 @@ def split_by_lists(listing: Listing, items: Sequence[Item]) -> list[Item]:
     items = list(items)
     if any(item.split for item in items):
         return items
-    told: dict[str, tuple[str, str]] = {}
+    listed: dict[str, tuple[str, str]] = {}
     for split, name in list_files_of(listing).items():
         names = listed_names(listing.text(name))
         known = {key for item in items for key in (item.name, item.name.rpartition("/")[2], item.image.stem)}
         if names and sum(entry in known for entry in names) * 2 >= len(names):
-            told |= {entry: (split, PurePosixPath(name).name) for entry in names}
-    if not told:
+            listed |= {entry: (split, PurePosixPath(name).name) for entry in names}
+    if not listed:
         return items
-    found = []
+    placed = []
     for item in items:
         keys = (item.name, item.name.rpartition("/")[2], item.image.stem)
-        places = [told[key] for key in keys if key in told]
-        found.append(replace(item, split=places[0][0], folder=places[0][1]) if places else item)
-    if TRAIN in {item.split for item in found}:
-        return [item for item in found if item.split is not None]
-    return found
+        places = [listed[key] for key in keys if key in listed]
+        placed.append(replace(item, split=places[0][0], folder=places[0][1]) if places else item)
+    if TRAIN in {item.split for item in placed}:
+        return [item for item in placed if item.split is not None]
+    return placed

@@ -22,20 +22,20 @@ def read_names(listing: Listing) -> tuple[list[NamedValue], str]:
     """
     for file, reader in READERS.items():
         for name in sorted(listing.files, key=lambda path: (path.count("/"), path)):
-            if re.fullmatch(file, PurePosixPath(name).name, re.I) and (found := reader(listing, name)):
-                return found, name
+            if re.fullmatch(file, PurePosixPath(name).name, re.I) and (named := reader(listing, name)):
+                return named, name
     return [], ""
 
 
 def _labelmap(listing: Listing, name: str) -> list[NamedValue]:
     """CVAT's ``name:r,g,b:parts:actions``."""
-    found = []
+    named = []
     for line in listing.text(name).splitlines():
         cells = line.split(":")
         if line.strip() and not line.startswith("#") and len(cells) >= 2:
             colour = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", cells[1])
-            found.append(NamedValue(cells[0].strip(), None, _colour(*colour.groups()) if colour else None))
-    return found
+            named.append(NamedValue(cells[0].strip(), None, _colour(*colour.groups()) if colour else None))
+    return named
 
 
 def _colour(red: Any, green: Any, blue: Any) -> int | None:
@@ -58,14 +58,14 @@ def _table(listing: Listing, name: str) -> list[NamedValue]:
     )
     if label is None or (value is None and rgb is None):
         return []
-    found = []
+    named = []
     for row in rows[1:]:
         if len(row) < len(rows[0]):
             raise DataError(f"{listing.files[name]}: a line of {len(row)} cells, its heading has {len(rows[0])}")
         number = int(row[value]) if value is not None and row[value].isdigit() else None
         colour = _colour(*(row[c] for c in rgb)) if rgb and all(row[c].isdigit() for c in rgb) else None
-        found.append(NamedValue(row[label], number, colour))
-    return found
+        named.append(NamedValue(row[label], number, colour))
+    return named
 
 
 def _json_labels(listing: Listing, name: str) -> list[NamedValue]:
@@ -74,13 +74,13 @@ def _json_labels(listing: Listing, name: str) -> list[NamedValue]:
     labels = content.get("labels", content) if isinstance(content, dict) else None
     if not isinstance(labels, Mapping) or not labels:
         return []
-    found = []
+    named = []
     for key, value in labels.items():
         number, text = (key, value) if str(key).isdigit() else (value, key)
         if not str(number).isdigit() or not isinstance(text, str):
             return []  # regions of nnU-Net and other things
-        found.append(NamedValue(text, int(number)))
-    return found
+        named.append(NamedValue(text, int(number)))
+    return named
 
 
 def _lines(listing: Listing, name: str) -> list[NamedValue]:
@@ -88,10 +88,10 @@ def _lines(listing: Listing, name: str) -> list[NamedValue]:
     lines = [line.strip() for line in listing.text(name).splitlines() if line.strip() and not line.startswith("#")]
     coloured = [re.fullmatch(r"(\d+)[ ,]+(\d+)[ ,]+(\d+)[\s,]+(\S.*)", line) for line in lines]
     if lines and all(coloured):
-        return [NamedValue(found[4], None, _colour(*found.groups()[:3])) for found in coloured if found]
+        return [NamedValue(named[4], None, _colour(*named.groups()[:3])) for named in coloured if named]
     numbered = [re.fullmatch(r"(\d+)\s*[:,=\t ]\s*(\S.*)", line) for line in lines]
     if lines and all(numbered):
-        return [NamedValue(found[2], int(found[1])) for found in numbered if found]
+        return [NamedValue(named[2], int(named[1])) for named in numbered if named]
     return [NamedValue(line, number) for number, line in enumerate(lines)] if len(lines) <= 1000 else []
 
 

@@ -63,11 +63,11 @@ def rules(images: Sequence[str], masks: Sequence[str]) -> list[Affixes]:
     scored: dict[tuple[tuple[str, str], ...], Affixes] = {}
     coverage: dict[tuple[tuple[str, str], ...], float] = {}
     for rule in _frequent(images, masks):
-        found = _matched(images, masks, rule)
-        share = len(found) / len(images) if images else 0.0
-        key = tuple(sorted(found.items()))
-        if share >= ENOUGH and key not in scored:
-            scored[key], coverage[key] = rule, share
+        matches = _matched(images, masks, rule)
+        matched_part = len(matches) / len(images) if images else 0.0
+        key = tuple(sorted(matches.items()))
+        if matched_part >= ENOUGH and key not in scored:
+            scored[key], coverage[key] = rule, matched_part
     if not scored:
         return []
     best = max(coverage.values())
@@ -84,17 +84,17 @@ def _frequent(images: Sequence[str], masks: Sequence[str]) -> list[Affixes]:
     """The rules that most of some images would have with a mask each, the shortest first."""
     step = max(len(images) // SAMPLES, 1)
     places = range(0, len(images), step)[:SAMPLES]
-    counts = Counter(rule for place in places for rule in {*_candidates(images, place, masks)})
+    counts = Counter(rule for position in places for rule in {*_candidates(images, position, masks)})
     return sorted(rule for rule, count in counts.items() if count >= ENOUGH * len(places))
 
 
-def _candidates(images: Sequence[str], place: int, masks: Sequence[str]) -> Iterator[Affixes]:
+def _candidates(images: Sequence[str], position: int, masks: Sequence[str]) -> Iterator[Affixes]:
     """What is left of an image's and a mask's name around what they share, for masks that may be the image's."""
-    image = images[place]
+    image = images[position]
     numbers = re.findall(r"\d+", image)
     near = [mask for mask in masks if image in mask or mask in image]
     near += [mask for mask in masks if numbers and numbers[-1] in re.findall(r"\d+", mask)]
-    middle = place * len(masks) // len(images)  # both are sorted: the partner lies at about the same place
+    middle = position * len(masks) // len(images)  # both are sorted: the partner lies at about the same place
     for mask in (near or masks[max(middle - MOST_MASKS // 2, 0) : middle + MOST_MASKS // 2])[:MOST_MASKS]:
         block = SequenceMatcher(None, image, mask, autojunk=False).find_longest_match()
         if block.size == 0:
@@ -115,9 +115,9 @@ def _at_boundaries(image: str, mask: str, a: int, b: int, size: int) -> tuple[in
     return (a, b, size) if size else None
 
 
-def _within(text: str, place: int) -> bool:
+def _within(text: str, position: int) -> bool:
     """Whether a cut before ``place`` would divide a word or a number."""
-    if not 0 < place < len(text):
+    if not 0 < position < len(text):
         return False
-    before, after = text[place - 1], text[place]
+    before, after = text[position - 1], text[position]
     return (before.isalpha() and after.isalpha()) or (before.isdigit() and after.isdigit())

@@ -49,12 +49,12 @@ def look_pictures(listing: Listing) -> Finding | None:
 
 def ambiguous(listing: Listing, readings: Sequence[Reading]) -> str:
     """One line with all readings and the settings that choose one."""
-    told = []
+    described = []
     for reading in readings[:4]:
         wanted = " ".join(f"{key}='{value}'" for key, value in reading.settings.items())
-        told.append(f"{reading.words} ({wanted or 'no setting; move the others out of the folder'})")
+        described.append(f"{reading.words} ({wanted or 'no setting; move the others out of the folder'})")
     more = f" or {len(readings) - 4} others" if len(readings) > 4 else ""
-    return f"{listing.root}: may be read in {len(readings)} ways; say which: {' or '.join(told)}{more}"
+    return f"{listing.root}: may be read in {len(readings)} ways; say which: {' or '.join(described)}{more}"
 
 
 def _readings(images: Family, masks: Family) -> list[Reading]:
@@ -149,11 +149,11 @@ def why_not(listing: Listing) -> str:
     folders: dict[str, int] = {}
     for path in pictures:
         folders[str(path.parent)] = folders.get(str(path.parent), 0) + 1
-    told = ", ".join(f"{folder}/ ({count} pictures)" for folder, count in list(folders.items())[:6])
+    described = ", ".join(f"{folder}/ ({count} pictures)" for folder, count in list(folders.items())[:6])
     masks = [any(role_of(part) == MASK for part in path.parts[:-1]) for path in pictures]
     if all(masks):
-        return f"{told}; these are masks without their images: put the images beside them, or export with images"
-    return f"{told}; {'no image has a mask of a similar name' if any(masks) else 'none is named as masks are'}"
+        return f"{described}; these are masks without their images: put the images beside them, or export with images"
+    return f"{described}; {'no image has a mask of a similar name' if any(masks) else 'none is named as masks are'}"
 
 
 PICTURES = Layout(

@@ -117,21 +117,21 @@ def _chosen(values: Values, names: Sequence[NamedValue]) -> list[int]:
 
 def _apart(colours: Sequence[int], listed: set[int]) -> list[int]:
     """Of colours, most pixels first, those that are no slight change of one before them or of a listed one."""
-    found: list[int] = []
+    merged: list[int] = []
     for colour in colours:
-        if all(_distance(colour, other, True) > SLIGHT for other in (*found, *listed)):
-            found.append(colour)
-    return found
+        if all(_distance(colour, other, True) > SLIGHT for other in (*merged, *listed)):
+            merged.append(colour)
+    return merged
 
 
 def _between(colour: int, others: Sequence[int]) -> bool:
     """Whether a colour may be a mixture of two others: it lies near the line between them."""
     point, ends = channels(np.array([colour]))[0], channels(np.array(others, dtype=np.int64).reshape(-1))
-    for place, first in enumerate(ends):
-        for second in ends[place + 1 :]:
+    for index, first in enumerate(ends):
+        for second in ends[index + 1 :]:
             along = second - first
-            share = float(np.clip((point - first) @ along / max(along @ along, 1), 0, 1))
-            if np.abs(first + share * along - point).max() <= SLIGHT:
+            along_line = float(np.clip((point - first) @ along / max(along @ along, 1), 0, 1))
+            if np.abs(first + along_line * along - point).max() <= SLIGHT:
                 return True
     return False
 
@@ -182,9 +182,9 @@ def _numbers(proposal: Proposal, chosen: Sequence[int], values: Values, finding:
             proposal.void.append(value)
             continue
         proposal.add(name, value)
-        told = values.palette.get(value, next((n.colour for n in finding.names if n.name == name), None))
-        if told is not None:
-            proposal.colours.setdefault(name, told)
+        colour = values.palette.get(value, next((n.colour for n in finding.names if n.name == name), None))
+        if colour is not None:
+            proposal.colours.setdefault(name, colour)
 
 
 def _void(chosen: Sequence[int], named: dict[int, str], finding: Finding, proposal: Proposal) -> set[int]:

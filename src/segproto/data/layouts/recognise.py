@@ -29,12 +29,12 @@ def recognise(config: DataConfig, root: Path) -> Finding | None:
         return None
     listing = list_files(root)
     names = (config.layout,) if config.layout is not None else tuple(LAYOUTS)
-    found = _findings(root, names, listing.digest)
-    if len(found) > 1:
-        choices = " or ".join(f"data.layout={finding.layout} ({finding.words})" for finding in found)
-        raise DataError(f"{root}: may be read in {len(found)} ways; say which: {choices}")
-    if found:
-        return found[0]
+    findings = _findings(root, names, listing.digest)
+    if len(findings) > 1:
+        choices = " or ".join(f"data.layout={finding.layout} ({finding.words})" for finding in findings)
+        raise DataError(f"{root}: may be read in {len(findings)} ways; say which: {choices}")
+    if findings:
+        return findings[0]
     if config.layout is None and root.is_dir() and (root / config.images).is_dir():
         return None
     what = f"nothing of the layout {config.layout}" if config.layout else "none of the known layouts"
@@ -58,8 +58,8 @@ def suggestion(root: Path) -> str:
         readings = [finding for layout in LAYOUTS.values() if (finding := layout.looks(listing)) is not None]
     except DataError as error:
         return f"; without these settings: {error}"
-    told = [" ".join(f"{k}='{v}'" for k, v in f.settings.items()) or f"data.layout={f.layout}" for f in readings]
-    return f"; what is there can be read with {' or with '.join(told)}" if told else ""
+    settings = [" ".join(f"{k}='{v}'" for k, v in f.settings.items()) or f"data.layout={f.layout}" for f in readings]
+    return f"; what is there can be read with {' or with '.join(settings)}" if settings else ""
 
 
 def as_set(config: DataConfig, root: Path) -> bool:

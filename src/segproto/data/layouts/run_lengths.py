@@ -40,14 +40,14 @@ def unpack_brush(data: bytes, expected: int) -> NDArray[np.uint8]:
         ValueError: another number of bytes, or the stream ends early.
     """
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    place = 0
+    position = 0
 
     def number(count: int) -> int:
-        nonlocal place
-        if place + count > len(bits):
+        nonlocal position
+        if position + count > len(bits):
             raise ValueError("a brush that ends early")
-        text = bits[place : place + count]
-        place += count
+        text = bits[position : position + count]
+        position += count
         return int("".join(map(str, text.tolist())) or "0", 2)
 
     total, word = number(32), 0
@@ -55,15 +55,15 @@ def unpack_brush(data: bytes, expected: int) -> NDArray[np.uint8]:
         raise ValueError(f"a brush of {total} bytes, expected {expected}")
     word = number(5) + 1
     sizes = [number(4) + 1 for _ in range(4)]
-    found = np.zeros(total, np.uint8)
+    mask = np.zeros(total, np.uint8)
     done = 0
     while done < total:
         repeated = number(1)
         end = min(done + 1 + number(sizes[number(2)]), total)
         if repeated:
-            found[done:end] = number(word)
+            mask[done:end] = number(word)
         else:
             for place_of in range(done, end):
-                found[place_of] = number(word)
+                mask[place_of] = number(word)
         done = end
-    return found
+    return mask

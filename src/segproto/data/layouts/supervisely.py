@@ -85,12 +85,12 @@ def look_supervisely(listing: Listing) -> Finding | None:
     labels = [c.title for name in metas[:1] for c in checked(listing.json(name), Meta, listing.files[name]).classes]
     used = sorted({entry.classTitle for file in files.values() for entry in file.objects})
     numbers = numbered([*labels, *used])
-    images, found, missing = Images(listing), [], []
+    images, annotated, missing = Images(listing), [], []
     for name, file in files.items():
         annotation = PurePosixPath(name)
         path = images.find(f"../img/{annotation.stem}", name) or images.find(annotation.stem, name)
-        place = str(annotation.parent.parent / "img" / annotation.stem)
-        path = place if place in images.files else path
+        picture = str(annotation.parent.parent / "img" / annotation.stem)
+        path = picture if picture in images.files else path
         if path is None:
             missing.append(annotation.stem)
             continue
@@ -98,13 +98,13 @@ def look_supervisely(listing: Listing) -> Finding | None:
             shapes = list(_shapes(file, numbers))
         except (ValueError, binascii.Error, zlib.error) as error:
             raise DataError(f"{listing.files[name]}: a shape cannot be read ({error})") from error
-        found.append(Annotated(path, name, shapes, (file.size.height, file.size.width)))
-    require_images(found, missing, listing.files[names[0]])
+        annotated.append(Annotated(path, name, shapes, (file.size.height, file.size.width)))
+    require_images(annotated, missing, listing.files[names[0]])
     notes = missing_note(missing, f"{len(names)} JSON files")
     left = sum(entry.geometryType not in DRAWN for file in files.values() for entry in file.objects)
     if left:
         notes.append(f"{left} lines, points and other shapes without an area are left out")
-    return finding_of("supervisely", listing, images, found, numbers, f"shapes of {len(names)} JSON files", notes)
+    return finding_of("supervisely", listing, images, annotated, numbers, f"shapes of {len(names)} JSON files", notes)
 
 
 def _shapes(file: Annotation, numbers: dict[str, int]) -> Iterator[Shape]:

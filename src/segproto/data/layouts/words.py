@@ -38,15 +38,15 @@ def split_of(word: str) -> str | None:
 def parts_of(component: str) -> list[str]:
     """The words of a folder's or file's name, as it has them: ``imagesTr`` is ``images``, ``Tr``."""
     for joined in (_NNUNET, _JOINED):
-        if found := joined.fullmatch(component):
-            return [*found.groups()]
+        if match := joined.fullmatch(component):
+            return [*match.groups()]
     return [part for part in re.split(r"[^0-9A-Za-z]+", component) if part]
 
 
 def split_in(component: str) -> tuple[str, str] | None:
     """The split that a name tells, and the word by which: ``("val", "valid")`` for ``valid_masks``."""
-    if found := _NNUNET.fullmatch(component):
-        return {"Tr": TRAIN, "Ts": TEST, "Va": VAL}[found[2]], found[2]
+    if match := _NNUNET.fullmatch(component):
+        return {"Tr": TRAIN, "Ts": TEST, "Va": VAL}[match[2]], match[2]
     for part in parts_of(component):
         if split := split_of(part):
             return split, part
@@ -59,5 +59,5 @@ def role_of(component: str) -> str | None:
     if whole in _ROLE_OF:
         return _ROLE_OF[whole]
     camel = [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", component)]
-    found = [_ROLE_OF[part] for part in [*(p.lower() for p in parts_of(component)), *camel] if part in _ROLE_OF]
-    return next((role for role in ROLE_WORDS if role in found), None)
+    match = [_ROLE_OF[part] for part in [*(p.lower() for p in parts_of(component)), *camel] if part in _ROLE_OF]
+    return next((role for role in ROLE_WORDS if role in match), None)

@@ -35,27 +35,27 @@ def look_yolo(listing: Listing) -> Finding | None:
         return None  # boxes alone: data for detection
     known = _names(listing)
     used = sorted({int(row[0]) for rows in lines.values() for row in rows if row is not None})
-    told = {**{value: str(value) for value in used}, **known}
-    numbers = numbered(told[value] for value in sorted(told))
-    found, boxes = [], 0
+    names = {**{value: str(value) for value in used}, **known}
+    numbers = numbered(names[value] for value in sorted(names))
+    annotated, boxes = [], 0
     for name, path in texts.items():
         shapes: list[Shape] = []
-        for place, row in enumerate(lines[name], 1):
+        for line, row in enumerate(lines[name], 1):
             if row is None or len(row) == BOX:
                 boxes += 1
                 continue
             if len(row) % 2 == 0 or len(row) < 7:
                 raise DataError(
-                    f"{listing.files[name]}, line {place}: {len(row)} numbers; expected a class and x, y pairs"
+                    f"{listing.files[name]}, line {line}: {len(row)} numbers; expected a class and x, y pairs"
                 )
             if known and int(row[0]) not in known:
-                raise DataError(f"{listing.files[name]}, line {place}: class {int(row[0])} has no name in data.yaml")
-            shapes.append(Polygon(numbers[told[int(row[0])]], (np.array(row[1:]).reshape(-1, 2),), unit=True))
-        found.append(Annotated(path, name, shapes))
+                raise DataError(f"{listing.files[name]}, line {line}: class {int(row[0])} has no name in data.yaml")
+            shapes.append(Polygon(numbers[names[int(row[0])]], (np.array(row[1:]).reshape(-1, 2),), unit=True))
+        annotated.append(Annotated(path, name, shapes))
     notes = [f"{boxes} lines are boxes, not polygons: left out"] if boxes else []
     if not known:
         notes.append("no data.yaml names the classes: labels are their numbers")
-    return finding_of("yolo", listing, images, found, numbers, f"polygons of {len(texts)} text files", notes)
+    return finding_of("yolo", listing, images, annotated, numbers, f"polygons of {len(texts)} text files", notes)
 
 
 def _text_of(listing: Listing, image: str) -> str | None:
@@ -63,12 +63,12 @@ def _text_of(listing: Listing, image: str) -> str | None:
     path = PurePosixPath(image).with_suffix(".txt")
     parts = list(path.parts)
     places = [str(path)]
-    for place in range(len(parts) - 2, -1, -1):
-        if role_of(parts[place]) == IMAGE:
+    for line in range(len(parts) - 2, -1, -1):
+        if role_of(parts[line]) == IMAGE:
             for word in ("labels", "label", "annotations", "masks"):
                 assert role_of(word) == MASK
-                places.append("/".join([*parts[:place], word, *parts[place + 1 :]]))
-    return next((place for place in places if place in listing.files), None)
+                places.append("/".join([*parts[:line], word, *parts[line + 1 :]]))
+    return next((line for line in places if line in listing.files), None)
 
 
 def _lines(text: str) -> list[list[float] | None]:
