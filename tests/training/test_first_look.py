@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from command_line import Cli
 from PIL import Image
+from tiny_folders import folder
 
 import segproto
 from segproto.errors import DataError
@@ -16,21 +17,6 @@ from segproto.evaluation.absent import absent_words
 
 UNET = ["data.name=folder", "encoder.width=4", "encoder.dim=8", "encoder.rates=[1,2]"]
 SHORT = ["train.batch_size=2", "train.precision=32-true", "data.augment.crop=32", "data.augment.scale=[1,1]"]
-
-
-def folder(root: Path, value: int, classes: str, count: int = 5, side: int = 16) -> Path:
-    """Images with a square of ``value`` on 0."""
-    rng = np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (root / kind).mkdir(parents=True)
-    for i in range(count):
-        mask = np.zeros((32, 32), np.uint8)
-        mask[:side, :side] = value
-        pixels = rng.integers(0, 80, (32, 32, 3), dtype=np.uint8) + (mask[..., None] > 0) * np.uint8(120)
-        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
-        Image.fromarray(mask).save(root / "labels" / f"{i}.png")
-    (root / "classes.yaml").write_text(classes)
-    return root
 
 
 def train(recipe: str, root: Path, out: Path, *more: str) -> dict[str, object]:

@@ -108,6 +108,8 @@ def augment(
     crop_h, crop_w = config.crop_size or (h, w)
     in_h, in_w = min(h, crop_h), min(w, crop_w)
     top, left = int(draw[1] * (h - in_h + 1)), int(draw[2] * (w - in_w + 1))
+    if config.balance and not levels:
+        top, left = balanced_corner(mask, (h, w), (in_h, in_w), (top, left), config.balance, generator)
     view = bilinear_window(image, (h, w), (top, left, in_h, in_w))
     if config.brightness:
         shift = int(more[1] * (2 * config.brightness + 1)) - config.brightness
@@ -141,6 +143,40 @@ def augment(
         turns = int(draw[5] * 4)
         part, labels = part.rot90(turns, (-2, -1)), labels.rot90(turns, (-2, -1))
     return part.contiguous(), labels.contiguous()
+
+
+def balanced_corner(
+    mask: Tensor,
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    corner: tuple[int, int],
+    share: float,
+    generator: torch.Generator,
+) -> tuple[int, int]:
+    """The corner of a crop, with probability ``share`` one that holds a pixel of a class drawn evenly.
+
+    Args:
+        mask: (H, W) classes, 255 = void.
+        size: (height, width) of the resized image.
+        crop: (height, width) inside it.
+        corner: (top, left) of the crop that may lie anywhere.
+        share: 0..1.
+        generator: of the draws.
+    """
+    draw = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    classes = torch.bincount(mask.flatten().long()).nonzero()[:, 0]
+    classes = classes[classes != IGNORE_INDEX].tolist()
+    if draw[0] >= share or not classes:
+        return corner
+    own = (mask == classes[int(draw[1] * len(classes))]).flatten().nonzero()[:, 0]
+    pixel = int(own[int(draw[2] * len(own))])
+    place = pixel // mask.shape[1], pixel % mask.shape[1]
+    found = []
+    for at, source, target, inside, part in zip(place, mask.shape, size, crop, draw[3:], strict=True):
+        centre = min(int((at + 0.5) * target / source), target - 1)
+        low, high = max(0, centre - inside + 1), min(centre, target - inside)
+        found.append(low + int(part * (high - low + 1)))
+    return found[0], found[1]
 
 
 def brightened(image: Tensor, shift: int) -> Tensor:

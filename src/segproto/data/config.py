@@ -36,6 +36,8 @@ class AugmentConfig(BaseModel):
         padding: where images smaller than the crop lie in it: at its ``start``, or ``anywhere``.
         outside: colour of what lies outside the image: the ``mean`` colour (0 after the normalisation), or ``black``
             (AffinityNet as published, which pads before it).
+        balance: share of the crops that are laid on a pixel of a class drawn evenly from those that the image shows, so
+            that small classes are in more crops; 0: all crops lie anywhere.
         flip: mirror left-right with probability 0.5.
         vertical_flip: mirror top-bottom with probability 0.5.
         rotate90: turn by a random multiple of 90 degrees.
@@ -52,6 +54,7 @@ class AugmentConfig(BaseModel):
     hsv: int = Field(default=0, ge=0, le=255)
     padding: Literal["start", "anywhere"] = "start"
     outside: Literal["mean", "black"] = "mean"
+    balance: float = Field(default=0, ge=0, le=1)
     flip: bool = True
     vertical_flip: bool = False
     rotate90: bool = False
@@ -65,6 +68,8 @@ class AugmentConfig(BaseModel):
             raise ValueError(f"long_side must be [smallest, largest], got {list(self.long_side)}")
         if not all(0 <= s <= limit for s, limit in zip(self.jitter, (1, 1, 1, 0.5), strict=True)):
             raise ValueError(f"jitter must be within 0..1, 0..1, 0..1 and 0..0.5, got {list(self.jitter)}")
+        if self.balance > 0 and self.crop is None:
+            raise ValueError(f"balance = {self.balance:g} chooses crops, and crop is null: set a crop")
         if isinstance(self.crop, tuple) and self.rotate90 and self.crop[0] != self.crop[1]:
             raise ValueError(f"rotate90 needs a square crop, got {list(self.crop)}")
         return self

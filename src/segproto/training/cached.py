@@ -40,6 +40,7 @@ def require_cacheable(encoder: EncoderConfig, augment: AugmentConfig) -> None:
         (augment.crop is None, "data.augment.crop", augment.crop, "null"),
         (augment.scale == (1, 1), "data.augment.scale", list(augment.scale), "[1, 1]"),
         (augment.aspect == (1, 1), "data.augment.aspect", list(augment.aspect), "[1, 1]"),
+        (augment.balance == 0, "data.augment.balance", augment.balance, "0"),
         (augment.brightness == 0, "data.augment.brightness", augment.brightness, "0"),
         (not augment.vertical_flip, "data.augment.vertical_flip", augment.vertical_flip, "false"),
         (not augment.rotate90, "data.augment.rotate90", augment.rotate90, "false"),

@@ -25,6 +25,7 @@ from segproto.places import cache_root
 from segproto.training import checkpoint
 from segproto.training.cached import require_cacheable
 from segproto.training.checkpoint import State
+from segproto.training.class_weights import with_class_weights
 from segproto.training.crew import together
 from segproto.training.data_record import DataRecord, keep_record
 from segproto.training.devices import arrange, make_fabric, on_first, seed_all
@@ -183,6 +184,8 @@ def prepare(
     whole = train_set
     if recipe.data.on_error == "skip":
         train_set = screened(train_set, fabric, reporter)
+    recipe = with_class_weights(recipe, train_set, fabric, reporter)
+    stages = chosen_stages(method, recipe)  # with the weights, if they were counted
     path = checkpoint.latest(out / "checkpoints")
     state = checkpoint.read_state(path, stages) if path is not None else State()
     segmenter = first_model(method, recipe, train_set.classes, path)

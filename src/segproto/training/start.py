@@ -12,6 +12,7 @@ from segproto.errors import ConfigError, WeightsError
 from segproto.model.segmenter import Segmenter
 from segproto.training.devices import seed_all
 from segproto.training.method import Method
+from segproto.training.progress import current
 from segproto.training.recipe import RecipeT
 from segproto.training.stage import Optimise, Stage
 
@@ -35,6 +36,9 @@ def first_model(method: Method[RecipeT], recipe: RecipeT, classes: ClassTable, r
     elif recipe.train.start is not None:
         segmenter = Segmenter.load(recipe.train.start)
         require_fit(recipe.train.start, segmenter, recipe.encoder, classes)
+        others = classes.names and segmenter.classes.names != classes.names  # images without masks have no classes
+        if others and not segmenter.found_categories:
+            segmenter = with_new_head(method, recipe, classes, segmenter)
     else:
         seed_all(recipe.train.seed, "build")
         return method.build(recipe, classes)
@@ -50,8 +54,21 @@ def first_model(method: Method[RecipeT], recipe: RecipeT, classes: ClassTable, r
     return segmenter
 
 
+def with_new_head(method: Method[RecipeT], recipe: RecipeT, classes: ClassTable, old: Segmenter) -> Segmenter:
+    """An untrained model of the data's classes, on the encoder of a trained one with others."""
+    seed_all(recipe.train.seed, "build")
+    untrained = recipe.encoder.model_copy(update={"weights": None, "pretrained": False})
+    segmenter = method.build(recipe.model_copy(update={"encoder": untrained}), classes)
+    segmenter.encoder = old.encoder
+    current().line(
+        f"train.start = {recipe.train.start}: its classes ({old.classes.num_classes}) are not those of the data "
+        f"({classes.num_classes}): the encoder is kept, the head begins anew"
+    )
+    return segmenter
+
+
 def require_fit(path: Path, segmenter: Segmenter, encoder: EncoderConfig, classes: ClassTable) -> None:
-    """Refuses a model of another architecture or with other classes.
+    """Refuses a model of another architecture, or with the classes of the data in another order.
 
     Raises:
         WeightsError: naming the first setting that differs and both values.
@@ -67,10 +84,12 @@ def require_fit(path: Path, segmenter: Segmenter, encoder: EncoderConfig, classe
                 f"set encoder.{key}={has[key]} or start from another model"
             )
     own = segmenter.classes.names
-    if own != classes.names and classes.names and not segmenter.found_categories:  # images without masks have none
-        differ = [f"{a} / {b}" for a, b in zip(own, classes.names, strict=False) if a != b]
-        detail = f"the first that differ: {differ[0]}" if differ else f"{len(own)} and {len(classes.names)} classes"
-        raise WeightsError(f"train.start = {path}: that model's classes are not those of the data ({detail})")
+    if own != classes.names and sorted(own) == sorted(classes.names):
+        a, b = next(pair for pair in zip(own, classes.names, strict=True) if pair[0] != pair[1])
+        raise WeightsError(
+            f"train.start = {path}: that model has the classes of the data in another order (the first that differ: "
+            f"{a} / {b}); list them in classes.yaml as the model does"
+        )
 
 
 def chosen_stages(method: Method[RecipeT], recipe: RecipeT) -> list[Stage]:

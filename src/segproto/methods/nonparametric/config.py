@@ -89,6 +89,8 @@ class JointConfig(OptimiseConfig):
         for key, value in values.items():
             if value > 0:
                 raise ValueError(f"{key} = {value} means nothing to nonparametric; leave it out")
+        if self.loss != "ce":
+            raise ValueError(f"loss = {self.loss}: nonparametric's joint stage has cross-entropy alone (ce)")
         return self
 
 

@@ -46,7 +46,11 @@ class OptimiseConfig(BaseModel):
         cross_entropy: where it is computed: on the feature ``grid`` (published), on logits upsampled to the ``image``,
             or to a ``quarter`` of it, at a sixteenth of the cost.
         auxiliary: weight of the cross-entropy of the auxiliary classifier, where ``encoder.auxiliary`` has one.
-        class_weights: weight of each class in the cross-entropy's mean; None = equal.
+        class_weights: weight of each class in the mean over pixels; None = equal. ``auto``: counted once over the
+            training masks, rare classes more (median frequency balancing, within 0.1 .. 10); the run's ``recipe.yaml``
+            holds what they became.
+        loss: of the pixels: ``ce`` (cross-entropy), ``focal``, or with the soft ``dice`` loss added to one of them.
+        focal_gamma: of the focal loss.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,7 +73,9 @@ class OptimiseConfig(BaseModel):
     entropy: float = Field(0.0, ge=0)
     cross_entropy: Literal["grid", "quarter", "image"] = "grid"
     auxiliary: float = Field(0.4, ge=0)
-    class_weights: list[float] | None = None
+    class_weights: list[float] | Literal["auto"] | None = None
+    loss: Literal["ce", "focal", "dice", "ce+dice", "focal+dice"] = "ce"
+    focal_gamma: float = Field(2.0, ge=0, le=10)
 
     @model_validator(mode="after")
     def _something_trains(self) -> OptimiseConfig:

@@ -17,10 +17,11 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import Bank
 from segproto.prototypes.diversity import DiversityLoss
 from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
-from segproto.prototypes.losses import grid_cross_entropy, off_class_l1
+from segproto.prototypes.losses import dice_loss, focal_loss, grid_cross_entropy, off_class_l1
 from segproto.training.procedures.config import DiversityConfig, LearningRates, OptimiseConfig
 from segproto.training.stage import Optimise, ParamGroup
 
+PIXEL_TERMS = ("cross_entropy", "focal", "dice")
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -163,7 +164,7 @@ class StageLoss:
         config, head = self.config, model.head
         masks = pad_masks(model, batch)
         terms, inner = mean_terms(model, batch, config.lr, lambda f: self.output_terms(model, f, masks))
-        loss = terms["cross_entropy"]
+        loss = torch.stack([terms[key] for key in PIXEL_TERMS if key in terms]).sum()
         if "diversity" in terms:
             loss = loss + config.diversity * terms["diversity"]
         weights, class_of_unit = head.unit_weights(), head.class_of_unit()
@@ -183,8 +184,23 @@ class StageLoss:
         logits, labels = compared(logits, masks, self.config.cross_entropy, aligned)
         return grid_cross_entropy(logits, labels, weight=class_weight(self.config.class_weights, logits))
 
+    def pixel_terms(self, logits: Tensor, masks: Tensor, aligned: bool) -> dict[str, Tensor]:
+        """What ``config.loss`` names: cross-entropy or focal loss, and Dice."""
+        named = self.config.loss.split("+")
+        if named == ["ce"]:
+            return {"cross_entropy": self.cross_entropy(logits, masks, aligned)}
+        logits, labels = compared(logits, masks, self.config.cross_entropy, aligned)
+        weight, terms = class_weight(self.config.class_weights, logits), {}
+        if "ce" in named:
+            terms["cross_entropy"] = grid_cross_entropy(logits, labels, weight=weight)
+        if "focal" in named:
+            terms["focal"] = focal_loss(logits, labels, self.config.focal_gamma, weight=weight)
+        if "dice" in named:
+            terms["dice"] = dice_loss(logits, labels)
+        return terms
+
     def output_terms(self, model: Segmenter, features: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy and diversity of one feature map (B, F, h, w) with masks (B, H, W)."""
+        """The pixels' loss and diversity of one feature map (B, F, h, w) with masks (B, H, W)."""
         head, terms = model.head, {}
         if self.config.diversity > 0 and head.bank is not None and head.bank.compares == "distance":
             logits, _, distances = head.read(features)
@@ -193,7 +209,7 @@ class StageLoss:
             terms["diversity"] = self.diversity(head.bank)(distances, labels)
         else:
             logits = head(features)
-        return {"cross_entropy": self.cross_entropy(logits, masks, model.encoder.config.aligned), **terms}
+        return {**self.pixel_terms(logits, masks, model.encoder.config.aligned), **terms}
 
     def diversity(self, bank: Bank) -> DiversityLoss:
         """The diversity loss of a bank, its index tables made once a bank."""
@@ -251,7 +267,7 @@ def compared(
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=aligned), labels
 
 
-def class_weight(values: list[float] | None, logits: Tensor) -> Tensor | None:
+def class_weight(values: list[float] | Literal["auto"] | None, logits: Tensor) -> Tensor | None:
     """The weights of the classes beside logits (B, C, h, w), or None.
 
     Raises:
@@ -259,6 +275,8 @@ def class_weight(values: list[float] | None, logits: Tensor) -> Tensor | None:
     """
     if values is None:
         return None
+    if values == "auto":
+        raise ConfigError("class_weights = auto: is counted where a run begins; here give one number per class")
     if len(values) != logits.shape[1]:
         raise ConfigError(f"class_weights: {len(values)} numbers for {logits.shape[1]} classes; give one per class")
     return _on_device(tuple(values), logits.device, logits.dtype)
