@@ -77,8 +77,7 @@ class FeatureCache:
             DataError: the disk is full or cannot be written, or an image cannot be read.
         """
         refuse(encoder)
-        parts = (backbone_hash(encoder)[:20], dataset.fingerprint, "flips" if flips else "plain", dtype)
-        folder = Path(root) / "-".join(parts)
+        folder = cache_folder(encoder, dataset, root, flips, dtype)
         encoder.to(device)
         was_training = encoder.training
         encoder.eval()
@@ -124,6 +123,23 @@ class FeatureCache:
         with safe_open(shard_path(self.folder, index), "pt") as file:
             value: Tensor = file.get_tensor(key)
         return value.float()
+
+
+def cache_folder(
+    encoder: Encoder, dataset: SegmentationDataset, root: Path, flips: bool, dtype: str = "float16"
+) -> Path:
+    """Where the features of this backbone and data set lie."""
+    parts = (backbone_hash(encoder)[:20], dataset.fingerprint, "flips" if flips else "plain", dtype)
+    return Path(root) / "-".join(parts)
+
+
+def cached(encoder: Encoder, dataset: SegmentationDataset, root: Path, flips: bool) -> bool:
+    """Whether the features of all images are there."""
+    folder, count = cache_folder(encoder, dataset, root, flips), len(dataset)
+    return all(
+        intact(shard_path(folder, first), (min(first + SHARD, count) - first) * (1 + flips))
+        for first in range(0, count, SHARD)
+    )
 
 
 def refuse(encoder: Encoder) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +27,9 @@ class TrainConfig(BaseModel):
         clip: largest gradient norm; None = no clipping.
         ema: decay of an exponential moving average of the weights, which is validated and kept; None = off.
         cache_features: train on backbone features cached on disk (frozen encoders, flip the only augmentation).
+        input_pixels: of large training images the backbone sees at most so many pixels: ``encoder.input_scale`` is
+            lowered to 0.75, 0.5, 0.375, 0.25 or 0.125 for that (where it is 1, and ``start`` is not set), and the run's
+            ``recipe.yaml`` holds what it became. ``auto``: 1536 x 1536, four times as many on a GPU. None: off.
         log_every: batches between lines in ``metrics.jsonl``.
         loggers: also write to TensorBoard or Weights & Biases.
         threads: CPU threads of a process; None = torch's choice.
@@ -47,6 +50,7 @@ class TrainConfig(BaseModel):
     clip: float | None = Field(default=None, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     cache_features: bool = False
+    input_pixels: Annotated[int, Field(ge=1024, le=2**32)] | Literal["auto"] | None = None
     log_every: int = Field(default=20, ge=1)
     loggers: list[Literal["tensorboard", "wandb"]] = []
     threads: int | None = Field(default=None, ge=1, le=1024)

@@ -19,7 +19,7 @@ from segproto.errors import ConfigError, SegprotoError
 from segproto.evaluation.absent import absent_words
 from segproto.files import hold, write_json
 from segproto.files.documents import checked, read_json
-from segproto.model.cache import FeatureCache
+from segproto.model.cache import FeatureCache, cached
 from segproto.model.figures import number_figures
 from segproto.places import cache_root
 from segproto.training import checkpoint
@@ -42,6 +42,7 @@ from segproto.training.folder import (
 )
 from segproto.training.job import Job
 from segproto.training.journal import Journal, build_loggers
+from segproto.training.large_images import caching_words, with_input_scale
 from segproto.training.loop import Loop
 from segproto.training.memory import memory_errors
 from segproto.training.method import Method
@@ -184,9 +185,11 @@ def prepare(
     whole = train_set
     if recipe.data.on_error == "skip":
         train_set = screened(train_set, fabric, reporter)
-    recipe = with_class_weights(recipe, train_set, fabric, reporter)
-    stages = chosen_stages(method, recipe)  # with the weights, if they were counted
     path = checkpoint.latest(out / "checkpoints")
+    if path is None:
+        recipe = with_input_scale(recipe, train_set, fabric, reporter)
+        recipe = with_class_weights(recipe, train_set, fabric, reporter)
+        stages = chosen_stages(method, recipe)  # with the weights, if they were counted
     state = checkpoint.read_state(path, stages) if path is not None else State()
     segmenter = first_model(method, recipe, train_set.classes, path)
     segmenter.encoder.pixels = pixels_of(recipe, train_set, reporter)
@@ -235,6 +238,10 @@ def open_cache(job: Job, dataset: SegmentationDataset, flips: bool) -> FeatureCa
     """The cached features under ``$SEGPROTO_CACHE`` or in the run; made by the first process if they are not there."""
     root = cache_root() or job.out / "cache"
     encoder, device = job.segmenter.encoder, job.fabric.device
+    if job.fabric.global_rank == 0 and not cached(encoder, dataset, root, flips):
+        words = caching_words(encoder, dataset, flips, device)
+        if words is not None:
+            job.reporter.line(words)
     with job.reporter.bar(f"cache features ({dataset.split})", len(dataset)) as bar:
 
         def make() -> None:

@@ -1,0 +1,111 @@
+"""Large photographs: how much of them a backbone sees, and how long caching their features will take."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from segproto.data.base import SegmentationDataset
+from segproto.data.subset import spread
+from segproto.encoders.base import Encoder
+from segproto.training.progress import Reporter
+from segproto.training.recipe import RecipeT
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+SCALES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
+AUTO = 1536 * 1536  # pixels that a small ViT sees in seconds on a CPU; larger images are cut into windows anyway
+LOOKED_AT = 5  # images whose size is looked at
+PROBES = (256, 512)  # sides in pixels of what the backbone is timed on
+WORTH_SAYING = 60  # seconds
+
+
+def with_input_scale(recipe: RecipeT, dataset: SegmentationDataset, fabric: Fabric, reporter: Reporter) -> RecipeT:
+    """The recipe with an ``encoder.input_scale`` for large images; itself where none is asked for.
+
+    Args:
+        recipe: of a new run.
+        dataset: the training images.
+        fabric: its device.
+        reporter: is told what was chosen.
+    """
+    asked, encoder = recipe.train.input_pixels, recipe.encoder
+    reads = "input_scale" in encoder.backbone_kind.reads
+    if asked is None or not reads or encoder.input_scale != 1 or recipe.train.start is not None:
+        return recipe
+    limit = asked if asked != "auto" else AUTO if fabric.device.type == "cpu" else 4 * AUTO
+    sizes = [tuple(dataset[index].mask.shape) for index in spread(len(dataset), LOOKED_AT)]
+    height, width = max(sizes, key=lambda size: size[0] * size[1])
+    scale = scale_for(height * width, limit)
+    if scale == 1:
+        return recipe
+    reporter.line(
+        f"encoder.input_scale = {scale:g}: images of {width} x {height} pixels are seen at {round(width * scale)} x "
+        f"{round(height * scale)} (train.input_pixels={asked}); for finer masks set encoder.input_scale yourself"
+    )
+    return recipe.model_copy(update={"encoder": encoder.model_copy(update={"input_scale": scale})})
+
+
+def scale_for(pixels: int, limit: int) -> float:
+    """The largest of ``SCALES`` at which an image has at most ``limit`` pixels, or the smallest of all."""
+    return next((scale for scale in SCALES if pixels * scale**2 <= limit), SCALES[-1])
+
+
+def cost(pixels: float, probes: tuple[tuple[float, float], tuple[float, float]]) -> float:
+    """Seconds for so many pixels, by ``a n + b n^2`` through two measurements: a layer, and attention over all cells.
+
+    Args:
+        pixels: n.
+        probes: (pixels, seconds) of a small and a larger image.
+    """
+    (n, t), (m, u) = probes
+    b = max(0.0, (u / m - t / n) / (m - n))
+    a = max(0.0, u / m - b * m)
+    return a * pixels + b * pixels**2
+
+
+@torch.inference_mode()
+def measured_probes(encoder: Encoder, device: torch.device) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Pixels that the backbone sees, and its seconds, for two blank images."""
+    scale, found = encoder.config.input_scale, []
+    for side in (PROBES[0], *PROBES):  # the first is slower than all that follow
+        height, width = encoder.padded_size(round(side / scale), round(side / scale))
+        bands = len(encoder.normalisation.mean)
+        images = torch.zeros(1, bands, height, width, device=device)
+        began = time.perf_counter()
+        encoder.backbone_features(images).sum().item()  # waits for a GPU, too
+        found.append((height * width * scale**2, time.perf_counter() - began))
+    return found[1], found[2]
+
+
+def caching_words(encoder: Encoder, dataset: SegmentationDataset, flips: bool, device: torch.device) -> str | None:
+    """How long it will take to cache the features of a data set, and how to make that shorter; None if it is short."""
+    height, width = dataset[0].mask.shape
+    scale, count = encoder.config.input_scale, len(dataset) * (1 + flips)
+    pixels = height * width * scale**2
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        probes = measured_probes(encoder, device)
+    finally:
+        encoder.train(was_training)
+    seconds = count * cost(pixels, probes)
+    if seconds < WORTH_SAYING:
+        return None
+    smaller = [s for s in SCALES if s < scale and "input_scale" in encoder.config.backbone_kind.reads]
+    ways = [f"encoder.input_scale={s:g} ({minutes(count * cost(pixels * (s / scale) ** 2, probes))})" for s in smaller]
+    ways = ways[1:4:2] or ways
+    ways += ["data.augment.flip=false (half of it)"] if flips else []
+    mirrored = ", each also mirrored," if flips else ""
+    return (
+        f"caching the features of {len(dataset)} {dataset.split} images{mirrored} will take {minutes(seconds)} here "
+        f"({width} x {height} pixels at encoder.input_scale={scale:g}); shorter: {', '.join(ways)}"
+    )
+
+
+def minutes(seconds: float) -> str:
+    """About how long."""
+    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
