@@ -164,8 +164,8 @@ def balanced_corner(
         generator: of the draws.
     """
     draw = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
-    classes = torch.bincount(mask.flatten().long()).nonzero()[:, 0]
-    classes = classes[classes != IGNORE_INDEX].tolist()
+    shown = torch.bincount(mask.flatten().long()).nonzero()[:, 0]
+    classes = shown[shown != IGNORE_INDEX].tolist()
     if draw[0] >= share or not classes:
         return corner
     own = (mask == classes[int(draw[1] * len(classes))]).flatten().nonzero()[:, 0]

@@ -28,7 +28,9 @@ def with_class_weights(recipe: RecipeT, dataset: SegmentationDataset, fabric: Fa
         reporter: shows the progress, and what the weights became.
     """
     stages = getattr(recipe, "stages", None)
-    names = [name for name in type(stages).model_fields if weights_of(stages, name) == "auto"] if stages else []
+    if stages is None:
+        return recipe
+    names = [name for name in type(stages).model_fields if weights_of(stages, name) == "auto"]
     if not names:
         return recipe
     found: list[list[float]] = []
