@@ -115,6 +115,18 @@ def test_marks_leave_the_content_as_it_was(tmp_path: Path) -> None:
         stamped(b"plain", "mask")
 
 
+def test_the_same_tensors_make_the_same_file(tmp_path: Path) -> None:
+    path, words = tmp_path / "a.safetensors", {name: f"é\n{name}" for name in "bcadfe"}
+    contents = set()
+    for _ in range(6):
+        write_tensors(path, {"x": torch.arange(3), "y": torch.ones(2, 2)}, "arrays", words)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    assert load_file(path)["y"].tolist() == [[1, 1], [1, 1]]
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {**words, "made_by": mark("arrays")}
+
+
 def test_what_may_not_be_written_over(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")

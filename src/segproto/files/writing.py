@@ -288,7 +288,18 @@ def write_tensors(
     header = {**(metadata or {}), **({} if kind is None else {"made_by": mark(kind)})}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with fresh(path, kind, advice) as file:
-        file.write(save(plain, metadata=header or None))
+        file.write(in_order(save(plain, metadata=header or None)))
+
+
+def in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted; safetensors writes them in any order, another one each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def link(path: Path, source: Path) -> None:
