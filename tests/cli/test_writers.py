@@ -126,8 +126,20 @@ def test_a_model_takes_the_place_of_a_model_only(blackbox_run: Path, tmp_path: P
     assert (tmp_path / ".new.old" / "mine").exists()
 
 
-ELSEWHERE = {("data prepare", "--root")}  # tests/data/test_published.py
-READ = {"--resume", "--start", "--masks", "--cams", "--gt", "--list", "--classes", "--test", "--compare", "--from"}
+ELSEWHERE = {("data prepare", "--root"), ("data init", "--out")}  # tests/data/: test_published.py, test_layouts.py
+READ = {
+    "--resume",
+    "--start",
+    "--masks",
+    "--cams",
+    "--gt",
+    "--list",
+    "--classes",
+    "--test",
+    "--compare",
+    "--from",
+    "--add",
+}
 
 
 @pytest.fixture(scope="module")

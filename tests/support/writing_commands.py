@@ -59,6 +59,8 @@ COMMANDS: dict[tuple[str, str], Writes] = {
     ("evaluate", "--save"): Writes(f"{EVALUATE} --save {{out}}"),
     ("predict", "--out"): Writes("{run} {photos} -q --out {out}"),
     ("predict", "--ood"): Writes("{ood} {photos} -q --out {masks} --ood {out}"),
+    ("predict", "--overlay"): Writes("{run} {photos} -q --out {masks} --overlay {out}"),
+    ("predict", "--probabilities"): Writes("{run} {photos} -q --out {masks} --probabilities {out}"),
     ("explain", "--out"): Writes("{run} {photo} --out {out}"),
     ("report", "--out"): Writes("{run} --images 1 data.scenes.num_val=2 -q --out {out}", "a.html"),
     ("compare", "--out"): Writes("{run} {blackbox} --out {out}", "a.json"),
