@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-import time
+from multiprocessing.process import BaseProcess
 
 SET_PDEATHSIG = 1  # prctl(2): the signal a process gets when its parent ends
 
@@ -18,17 +18,13 @@ def end_with_parent() -> None:
     started_by = multiprocessing.parent_process()
     if started_by is None:
         return
-    parent = started_by.pid
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGKILL)
-    else:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:
-        os._exit(1)
+    if sys.platform != "linux" or os.getppid() != started_by.pid:  # it is gone, or a forkserver made this process
+        threading.Thread(target=_watch, args=(started_by,), daemon=True).start()
 
 
-def _watch(parent: int | None) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _watch(started_by: BaseProcess) -> None:
+    started_by.join()
     os._exit(1)

@@ -73,9 +73,11 @@ def test_a_first_process_that_waits_for_ever_is_ended() -> None:
     assert "runs/a: process 2 of 2 ended with code 7" in found.stderr
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("end", "start"), [(signal.SIGKILL, "spawn"), (signal.SIGTERM, "spawn"), (signal.SIGKILL, "forkserver")]
+)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
-def test_helpers_end_with_their_parent(tmp_path: Path, end: signal.Signals) -> None:
+def test_helpers_end_with_their_parent(tmp_path: Path, end: signal.Signals, start: str) -> None:
     (tmp_path / "main.py").write_text(
         "import multiprocessing, os, time\n"
         "from segproto.orphans import end_with_parent\n"
@@ -84,7 +86,7 @@ def test_helpers_end_with_their_parent(tmp_path: Path, end: signal.Signals) -> N
         "    print(os.getpid(), flush=True)\n"
         "    time.sleep(60)\n"
         "if __name__ == '__main__':\n"
-        "    process = multiprocessing.get_context('spawn').Process(target=work)\n"
+        f"    process = multiprocessing.get_context('{start}').Process(target=work)\n"
         "    process.start(); process.join()\n"
     )
     parent = subprocess.Popen([sys.executable, tmp_path / "main.py"], stdout=subprocess.PIPE, text=True)
