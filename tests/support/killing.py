@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -102,6 +103,7 @@ def command(words: list[str], folder: Path, aside: Path, moment: Moment | None) 
     import segproto.cli.main as program
 
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # that of this Python, not of the tests' server of processes
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     said = os.open(aside / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
