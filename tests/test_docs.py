@@ -142,10 +142,9 @@ def test_recipes_page_and_python(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos")
     for _, commands in blocks("scenes"):
         run_page(commands, tmp_path)
-    for _, code in blocks("python", "python"):
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}
-        )
+    code = "\n".join(text for _, text in blocks("python", "python"))  # one goes on from the other
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=environment)
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_training_refuses_a_missing_mask_with_its_name_and_place(photos: Path) -
     for words in (str(photos / "images" / "0002.jpg"), str(photos / "labels" / "0002.png"), "segproto data verify"):
         assert words in str(caught.value)
     config = DataConfig(root=photos, split=split, label_suffix="_mask")
-    with pytest.raises(DataError, match=r"0001_mask\.png .*4 others have none either"):
+    with pytest.raises(DataError, match=r"0001_mask\.png .*none of 6 images has one; what is there"):
         build_dataset(config, "train")
 
 

@@ -125,7 +125,7 @@ def test_missing_and_half_written_products_are_named(tmp_path: Path) -> None:
     file = save(tmp_path / "2007_000032.npy", maps(0))
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(DataError, match=r"2007_000032\.npy: not read"):
-        read_published(file, 21, first=1)
+        read_published(file, 21, first=1, own="maps")
     Image.fromarray(np.full((5, 6), 21, np.uint8)).save(tmp_path / "2007_000032.png")
     with pytest.raises(DataError, match="the value 21; expected classes"):
         published_mask(tmp_path, SAMPLE, 21)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training_tiny import train
+from training_tiny import recipe, stages, train
 
 from segproto.data.base import ClassTable
 from segproto.encoders.build import build_encoder
@@ -152,7 +152,9 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     folder = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert folder is not None
-    assert every_file_flipped(folder, lambda: checkpoint.read_state(folder), SegprotoError) == 6
+    assert (
+        every_file_flipped(folder, lambda: checkpoint.read_state(folder, stages(recipe(*options))), SegprotoError) == 6
+    )
     flip(folder / "optimizer.safetensors", 8 * 4000)
     with pytest.raises(SegprotoError, match=r"optimizer\.safetensors: damaged, .*--start .*/run/stages/STAGE"):
         train(tmp_path / "run", *options, resume=True)

@@ -190,7 +190,13 @@ def scored(model: Segmenter, after: Segmenter, dataset: SegmentationDataset, qui
 
 def noted(figures: dict[str, Any], begin: float) -> dict[str, Any]:
     """The figures with the time since ``begin`` and the command."""
-    return {"kept": None, **figures, "seconds": round(time.perf_counter() - begin, 3), "command": sys.argv}
+    return {
+        "kept": None,
+        "seconds_of_change": None,
+        **figures,
+        "seconds": round(time.perf_counter() - begin, 3),
+        "command": sys.argv,
+    }
 
 
 def record(out: Path, figures: dict[str, Any]) -> None:

@@ -164,7 +164,7 @@ def tell_absent(what: str, per_class: Sequence[Mapping[str, Any]]) -> None:
     from segproto.evaluation.absent import absent_words
 
     if over := absent_words(per_class):
-        say(f"{what}{over}", err=True)
+        say(f"{what}{over}")
 
 
 def print_metrics(figures: dict[str, Any]) -> None:
@@ -280,7 +280,7 @@ def compare(
     print_table(["recipe", "runs", "mIoU %", "accuracy %", "prototypes", "used", "in a group"], rows)
     for row in result["rows"]:
         if row["absent"]:
-            say(f"{row['name']}: mIoU{row['absent']}", err=True)
+            say(f"{row['name']}: mIoU{row['absent']}")
     say("± is the sample standard deviation over runs.")
     trained = {row["name"]: "/".join(sorted({str(p) for p in row["precisions"]})) for row in result["rows"]}
     if len({*trained.values()}) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -118,5 +119,5 @@ def note_finished(out: Path, results: dict[str, Figures], seconds: float) -> Non
 def tidy(out: Path) -> None:
     """Removes what a run that was killed after its end, while it cleared up, had left to remove."""
     if (out / LOCK).exists() or checkpoint.left(out / "checkpoints"):
-        with hold(out):
+        with suppress(SegprotoError), hold(out):  # if another process is at work there, it clears up itself
             checkpoint.clear(out / "checkpoints")
