@@ -135,7 +135,8 @@ def require_one_kind(asked: dict[str, bool]) -> None:
     Raises:
         ConfigError: naming them.
     """
-    if len(several := [name for name, wanted in asked.items() if wanted]) > 1:
+    several = [name for name, wanted in asked.items() if wanted]
+    if len(several) > 1:
         raise ConfigError(f"{' and '.join(several)} are edits of their own; do one, then the other on its result")
 
 

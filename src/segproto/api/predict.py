@@ -90,10 +90,11 @@ def predict(
     value_table(model.classes, values)
     several = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
     broken = dict[Path, str]()
-    found = [pair for path in several for pair in images_and_masks(path, out, reporter.line)]
-    if line := orientation_note([file for file, _ in found], "masks are of these"):
+    pairs_of_files = [pair for path in several for pair in images_and_masks(path, out, reporter.line)]
+    if line := orientation_note([file for file, _ in pairs_of_files], "masks are of these"):
         reporter.line(f"note: {line}")
-    pairs = with_forms(found, "png" if ood is not None else form)  # scores are pictures, and so are the masks beside
+    # scores are pictures, and so are the masks beside them
+    pairs = with_forms(pairs_of_files, "png" if ood is not None else form)
     if len({mask for _, mask in pairs}) < len(pairs):
         raise DataError(f"{out}: two of the images have one name and would share a mask; predict them apart")
     if (values != "indices" or overlay is not None) and any(mask.suffix == ".tif" for _, mask in pairs):

@@ -53,18 +53,18 @@ def data_init(
     """Write a classes.yaml from what the masks of a folder hold: names, values and counts, for you to edit."""
     from segproto import api
 
-    found = api.data_init(overrides=settings([as_setting(v) for v in values]), out=out, quiet=quiet)
+    written = api.data_init(overrides=settings([as_setting(v) for v in values]), out=out, quiet=quiet)
     if as_json:
-        print_json(found)
+        print_json(written)
         return
-    say(found["layout"])
-    print_table(["class", "pixels %"], [(name, percent(share)) for name, share in found["classes"].items()])
-    for note in found["notes"]:
+    say(written["layout"])
+    print_table(["class", "pixels %"], [(name, percent(part)) for name, part in written["classes"].items()])
+    for note in written["notes"]:
         say(f"note: {note}")
     chosen = " ".join(shlex.quote(v) for v in values[1:])
     root = shlex.quote(values[0].removeprefix("data.root=").removeprefix("root="))
     classes = "" if out is None else f" data.classes={shlex.quote(str(out))}"
-    say(f"{found['out']}: written; look through it, then: segproto data verify {root} {chosen}".rstrip())
+    say(f"{written['out']}: written; look through it, then: segproto data verify {root} {chosen}".rstrip())
     say(f"and: segproto train blackbox/folder data.root={root}{classes} {chosen}".rstrip())
 
 

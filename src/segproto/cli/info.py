@@ -62,7 +62,7 @@ def data_verify(
             say("the same by settings: " + " ".join(f"{k}={shlex.quote(v)}" for k, v in result["settings"].items()))
         rows = [(split, str(n), percent(result["void"][split])) for split, n in result["counts"].items()]
         print_table(["split", "images", "void pixels %"], rows)
-        print_table(["class", "pixels %"], [(name, percent(share)) for name, share in result["shares"].items()])
+        print_table(["class", "pixels %"], [(name, percent(part)) for name, part in result["shares"].items()])
         for note in result["notes"]:
             say(f"note: {note}")
     for problem in result["problems"]:

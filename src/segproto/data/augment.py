@@ -170,13 +170,13 @@ def balanced_corner(
         return corner
     own = (mask == classes[int(draw[1] * len(classes))]).flatten().nonzero()[:, 0]
     pixel = int(own[int(draw[2] * len(own))])
-    place = pixel // mask.shape[1], pixel % mask.shape[1]
-    found = []
-    for at, source, target, inside, part in zip(place, mask.shape, size, crop, draw[3:], strict=True):
+    position = pixel // mask.shape[1], pixel % mask.shape[1]
+    starts = []
+    for at, source, target, inside, part in zip(position, mask.shape, size, crop, draw[3:], strict=True):
         centre = min(int((at + 0.5) * target / source), target - 1)
         low, high = max(0, centre - inside + 1), min(centre, target - inside)
-        found.append(low + int(part * (high - low + 1)))
-    return found[0], found[1]
+        starts.append(low + int(part * (high - low + 1)))
+    return starts[0], starts[1]
 
 
 def brightened(image: Tensor, shift: int) -> Tensor:

@@ -39,13 +39,13 @@ def _one(item: Any) -> list[Stored]:
     if isinstance(item, str):
         if re.fullmatch(r"#[0-9a-fA-F]{6}", item):
             return [item.lower()]
-        if found := re.fullmatch(r"\s*(\d{1,5})\s*(?:-|\.\.)\s*(\d{1,5})\s*", item):
-            first, last = int(found[1]), int(found[2])
+        if match := re.fullmatch(r"\s*(\d{1,5})\s*(?:-|\.\.)\s*(\d{1,5})\s*", item):
+            first, last = int(match[1]), int(match[2])
             if not first <= last < MOST:
                 raise ValueError(f"the range {item!r} is not FIRST-LAST within 0..{MOST - 1}")
             return list(range(first, last + 1))
-        if found := re.fullmatch(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*", item):
-            item = [int(part) for part in found.groups()]
+        if match := re.fullmatch(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*", item):
+            item = [int(part) for part in match.groups()]
     if isinstance(item, list) and len(item) == 3 and all(isinstance(v, int) and 0 <= v < 256 for v in item):
         return ["#{:02x}{:02x}{:02x}".format(*item)]
     hint = f"; {trap(item)}" if isinstance(item, bool) or item is None else ""

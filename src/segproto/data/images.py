@@ -134,8 +134,8 @@ def whole_pages(picture: Image.Image) -> int:
 
 def exif_orientation(picture: Image.Image) -> int:
     """The EXIF orientation of an open picture, 1..8, which is nowhere applied; 1 = upright, also without one."""
-    found = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    return found if found in range(1, 9) else 1
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def orientation(path: Path) -> int:

@@ -111,8 +111,8 @@ class LabelMap:
         if bad.any():
             if not self.open:
                 raise DataError(f"{path}: {self._complaint(stored[bad])}")
-            others, place = np.unique(stored[bad], return_inverse=True)
-            mapped[bad] = self.unlisted(others.astype(np.int64))[place]
+            others, inverse = np.unique(stored[bad], return_inverse=True)
+            mapped[bad] = self.unlisted(others.astype(np.int64))[inverse]
         return mapped if self.table.num_classes > IGNORE_INDEX else mapped.astype(np.uint8)
 
     def read(self, path: Path) -> Tensor:

@@ -97,10 +97,10 @@ class PixelConfig(BaseModel):
 
     @property
     def _ranges(self) -> tuple[tuple[float, float], ...]:
-        found: Any = self.value_range
-        if self.to_measure is not None or found == "auto":
+        value: Any = self.value_range
+        if self.to_measure is not None or value == "auto":
             return ()
-        return tuple(found) if isinstance(found, list) else (found,)
+        return tuple(value) if isinstance(value, list) else (value,)
 
     @model_validator(mode="after")
     def _fitting(self) -> PixelConfig:
@@ -134,7 +134,7 @@ def settings_of(rule: PixelRule) -> dict[str, Any]:
 
 def named(bands: list[int] | dict[str, int]) -> dict[str, int]:
     """Bands by name; those without one by their place."""
-    return bands if isinstance(bands, dict) else {str(place): band for place, band in enumerate(bands)}
+    return bands if isinstance(bands, dict) else {str(index): band for index, band in enumerate(bands)}
 
 
 def shown(

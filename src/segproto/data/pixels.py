@@ -93,8 +93,8 @@ class PixelRule:
             if all(r == FULL[name] for r in ranges):
                 return raw
             if min(high for _, high in ranges) > 255:
-                told = ", ".join(f"{low:g}..{high:g}" for low, high in dict.fromkeys(ranges))
-                raise DataError(f"holds 8 bits, but data.value_range is {told}: one of the two is for other files")
+                given = ", ".join(f"{low:g}..{high:g}" for low, high in dict.fromkeys(ranges))
+                raise DataError(f"holds 8 bits, but data.value_range is {given}: one of the two is for other files")
         wide = raw.dtype.kind in "iu" and raw.dtype.itemsize <= 2
         out = np.empty(raw.shape, np.uint16 if wide else np.float32)
         for band, (low, high) in enumerate(ranges):

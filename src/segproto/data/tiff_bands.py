@@ -191,12 +191,12 @@ class TiffBands:
                     part = self._segment(number, page, (plane * down + r) * across + c, size, room)
                     top, left = max(y0, r * tall), max(x0, c * wide)
                     bottom, right = min(y1, (r + 1) * tall), min(x1, (c + 1) * wide)
-                    place = out[plane * contig : (plane + 1) * contig, top - y0 : bottom - y0, left - x0 : right - x0]
+                    target = out[plane * contig : (plane + 1) * contig, top - y0 : bottom - y0, left - x0 : right - x0]
                     if part is None:  # a sparse file leaves it out
-                        place[:] = self.nodata or 0
+                        target[:] = self.nodata or 0
                         continue
                     seen = part[top - r * tall : bottom - r * tall, left - c * wide : right - c * wide]
-                    place[:] = seen.transpose(2, 0, 1)
+                    target[:] = seen.transpose(2, 0, 1)
         return out
 
     def _segment(self, number: int, page: TiffPage, index: int, size: int, room: int) -> NDArray[Any] | None:
@@ -262,10 +262,11 @@ def ome_layout(description: str, pages: int) -> tuple[int, list[list[int]]]:
     alone = pages, [[page] for page in range(pages)]
     if "<OME" not in description[:4096]:
         return alone
-    found = {key: re.search(rf'\b{key}="(\w+)"', description) for key in ("SizeC", "SizeZ", "SizeT", "DimensionOrder")}
-    if not all(found.values()):
+    keys = ("SizeC", "SizeZ", "SizeT", "DimensionOrder")
+    matches = {key: re.search(rf'\b{key}="(\w+)"', description) for key in keys}
+    if not all(matches.values()):
         return alone
-    value = {key: match[1] for key, match in found.items() if match}
+    value = {key: match[1] for key, match in matches.items() if match}
     try:
         c, z, t = (int(value[key]) for key in ("SizeC", "SizeZ", "SizeT"))
     except ValueError:

@@ -75,18 +75,18 @@ def by_page(
     Raises:
         DataError: naming a stack whose mask has not as many pages.
     """
-    found: tuple[list[str], dict[str, Any], dict[str, Any]] = ([], {}, {})
+    pages: tuple[list[str], dict[str, Any], dict[str, Any]] = ([], {}, {})
     for name in names:
         count = pages_of(images[name]) if name in images else 1
         if count > 1 and name in masks and (own := pages_of(masks[name])) != count:
             raise DataError(
-                f"{masks[name]}: the mask has {own} page{'s' * (own > 1)}, its image {count}; "
+                f"{masks[name]}: the mask has {own} {'page' if own == 1 else 'pages'}, its image {count}; "
                 "a stack is labelled by a stack of as many"
             )
         for number in range(1, count + 1):
             part = f"{name}/page{number}" if count > 1 else name
-            found[0].append(part)
-            for files, target in ((images, found[1]), (masks, found[2])):
+            pages[0].append(part)
+            for files, target in ((images, pages[1]), (masks, pages[2])):
                 if name in files:
                     target[part] = Page(files[name], number) if count > 1 else files[name]
-    return found
+    return pages

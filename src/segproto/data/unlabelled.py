@@ -39,8 +39,8 @@ class ImageFolder(SegmentationDataset):
         if not root.exists():
             raise DataError(f"{root}: no such file or folder")
         base = root if root.is_dir() else root.parent
-        found = paths_below(root) if root.is_dir() else [root]
-        self._files = [require_text_name(p) for p in found if is_picture(p) and not is_hidden(p.relative_to(base))]
+        paths = paths_below(root) if root.is_dir() else [root]
+        self._files = [require_text_name(p) for p in paths if is_picture(p) and not is_hidden(p.relative_to(base))]
         if not self._files:
             raise DataError(f"{root}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.names = tuple(path.relative_to(base).with_suffix("").as_posix() for path in self._files)

@@ -155,11 +155,11 @@ def checked(config: NetworkConfig, names: list[str], what: str) -> dict[str, Any
     """
     if config.name not in names:
         raise WeightsError(f"encoder.network.name = {config.name!r}: {what} has {', '.join(names)}")
-    found = dict(config.arguments)
-    for key, value in found.items():
+    arguments = dict(config.arguments)
+    for key, value in arguments.items():
         if isinstance(value, str) and (set(value) & set(":/\\")):
             raise WeightsError(f"encoder.network.arguments.{key} = {value!r}: a name was expected, no file or address")
-    return found
+    return arguments
 
 
 SMP = (

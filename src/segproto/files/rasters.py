@@ -128,9 +128,9 @@ class RasterWriter:
             self._folder = stack.enter_context(scratch(self.path.parent))
             stack.enter_context(self._rasterio.Env(GDAL_CACHEMAX=CACHE))
             height, width = self._size
-            place = {"crs": self._place.crs, "transform": self._place.transform}
+            location = {"crs": self._place.crs, "transform": self._place.transform}
             if self._place.points:
-                place = {"crs": self._place.points_crs, "gcps": list(self._place.points)}
+                location = {"crs": self._place.points_crs, "gcps": list(self._place.points)}
             self._blocks = stack.enter_context(
                 self._rasterio.open(
                     self._folder / "blocks.tif",
@@ -148,7 +148,7 @@ class RasterWriter:
                     compress="deflate",
                     zlevel=1,
                     bigtiff="IF_SAFER",
-                    **{key: value for key, value in place.items() if value is not None},
+                    **{key: value for key, value in location.items() if value is not None},
                 )
             )
             for band, name in enumerate(self._names, 1):

@@ -180,22 +180,22 @@ def require_classifier(network: nn.Module, name: str) -> nn.Conv2d:
     Raises:
         ConfigError: naming what is there.
     """
-    found = find_layer(network, name) if name else None
-    if found is None:
+    layer = find_layer(network, name) if name else None
+    if layer is None:
         names = [key for key, module in network.named_modules() if isinstance(module, nn.Conv2d)]
         close = difflib.get_close_matches(name, names, n=1) or names[-1:]
         hint = f"did you mean {close[0]!r}?" if close else "it has no convolution at all"
         raise ConfigError(f"layer {name!r}: {type(network).__name__} has none of that name; {hint}")
-    if not isinstance(found, nn.Conv2d):
-        raise ConfigError(f"layer {name!r}: is a {type(found).__name__}; expected the last layer, a 1x1 convolution")
-    if (found.kernel_size, found.stride, found.groups) != ((1, 1), (1, 1), 1) or found.padding not in ((0, 0), "valid"):
-        size = "x".join(map(str, found.kernel_size))
-        what = "reads the neighbours of a cell, too" if found.kernel_size != (1, 1) else "strided, padded or grouped"
+    if not isinstance(layer, nn.Conv2d):
+        raise ConfigError(f"layer {name!r}: is a {type(layer).__name__}; expected the last layer, a 1x1 convolution")
+    if (layer.kernel_size, layer.stride, layer.groups) != ((1, 1), (1, 1), 1) or layer.padding not in ((0, 0), "valid"):
+        size = "x".join(map(str, layer.kernel_size))
+        what = "reads the neighbours of a cell, too" if layer.kernel_size != (1, 1) else "strided, padded or grouped"
         raise ConfigError(
             f"layer {name!r}: is a {size} convolution ({what}); expected a plain 1x1 classifier, whose logits are sums "
             "over the channels of one cell"
         )
-    return found
+    return layer
 
 
 def last_convolution(network: nn.Module) -> str:
@@ -228,17 +228,17 @@ def look(network: nn.Module, layer: str, images: Tensor) -> Seen:
     Raises:
         ConfigError: the layer did not run, or the network's answer holds no logits.
     """
-    found: list[tuple[Tensor, Tensor]] = []
+    calls: list[tuple[Tensor, Tensor]] = []
     module = find_layer(network, layer)
     assert module is not None
-    hook = module.register_forward_hook(lambda _, read, answer: found.append((read[0].clone(), answer.clone())))
+    hook = module.register_forward_hook(lambda _, read, answer: calls.append((read[0].clone(), answer.clone())))
     try:
         answer = logits_of(network(images))
     finally:
         hook.remove()
-    if not found:
+    if not calls:
         raise ConfigError(f"layer {layer!r}: does not run when {type(network).__name__} sees an image")
-    return Seen(*found[-1], answer)
+    return Seen(*calls[-1], answer)
 
 
 def logits_of(answer: Any) -> Tensor:

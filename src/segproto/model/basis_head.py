@@ -116,7 +116,7 @@ class BasisBank(Bank):
 
     def select(self, keep: list[int], *, drop: bool) -> BasisBank:
         """A bank that shows some of the parts it shows (places); the others are dropped, or belong to none."""
-        kept = [self.kept[place] for place in keep]
+        kept = [self.kept[index] for index in keep]
         gone = set(self.kept) - set(kept) if drop else set()
         bank = self.with_parts(kept, sorted({*self.dropped, *gone})).to(self.weight.device)
         bank.top.copy_(self.top[keep])

@@ -92,8 +92,8 @@ class MapHead(Head):
 
     def maps_of(self, features: Tensor, classes: Sequence[int], *, refined: bool) -> Tensor:
         """Raw or refined maps (B, K, h, w) of K classes alone; heads may do less for them than :meth:`maps` does."""
-        found = self.maps(features)
-        return (found.refined if refined else found.cam)[:, list(classes)]
+        maps = self.maps(features)
+        return (maps.refined if refined else maps.cam)[:, list(classes)]
 
     @abstractmethod
     def trained_for(self, affinity: bool) -> list[nn.Parameter]:
@@ -147,8 +147,8 @@ class CamHead(MapHead, AffineHead):
 
     def embedding(self, features: Tensor) -> Tensor:
         """What pixel correlation compares cells by."""
-        found: Tensor = self.correlate(self.reduce(features.detach()).relu())
-        return found
+        embedded: Tensor = self.correlate(self.reduce(features.detach()).relu())
+        return embedded
 
     def maps_of(self, features: Tensor, classes: Sequence[int], *, refined: bool) -> Tensor:
         cam: Tensor = self.classifier(features)

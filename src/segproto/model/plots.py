@@ -23,18 +23,18 @@ def plot_explanation(why: Explanation) -> Figure:
     figure = Figure(figsize=(12, 1 + 3 * height / width), layout="constrained")
     places = figure.subplots(1, 4)
     decides = colour_labels(why.image, winner, rank_colours(winner))
-    for place, title, picture in (
+    for axes, title, picture in (
         (places[0], why.name, why.image),
         (places[1], "prediction", why.overlay()),
         (places[3], f"which {why.unit} decides", decides),
     ):
-        place.imshow(picture.permute(1, 2, 0).numpy())
-        place.set_title(title)
+        axes.imshow(picture.permute(1, 2, 0).numpy())
+        axes.set_title(title)
     shown = places[2].imshow(why.confidence.numpy(), cmap="inferno", vmin=0, vmax=1)
     places[2].set_title("confidence")
     figure.colorbar(shown, ax=places[2], shrink=0.6)
-    for place in places:
-        place.set_axis_off()
+    for axes in places:
+        axes.set_axis_off()
     present = why.prediction.long().unique().tolist()  # type: ignore[no-untyped-call]
     handles = [
         Patch(color="#{:02x}{:02x}{:02x}".format(*classes.colours[c]), label=classes.names[c]) for c in present[:12]

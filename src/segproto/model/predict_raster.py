@@ -57,7 +57,7 @@ def predict_to_tiff(
     Raises:
         ConfigError: the extra ``geo`` is missing.
     """
-    place = place_of(image)
+    location = place_of(image)
     picture = look_at(image, max_pixels, segmenter.encoder.pixels)
     table, wide = segmenter.classes, segmenter.head.num_classes > IGNORE_INDEX
     size = (picture.height, picture.width)
@@ -66,12 +66,12 @@ def predict_to_tiff(
     with ExitStack() as stack:
         options = {"nodata": IGNORE_INDEX, "kind": "mask", "names": ["class"], "colours": colours, "tags": words}
         dtype = "uint16" if wide else "uint8"
-        mask = stack.enter_context(RasterWriter(out, *size, dtype, place, **options))  # type: ignore[arg-type]
+        mask = stack.enter_context(RasterWriter(out, *size, dtype, location, **options))  # type: ignore[arg-type]
         shares = None
         if probabilities is not None:
             options = {"nodata": float("nan"), "kind": "probabilities", "names": list(table.names)}
             shares = stack.enter_context(
-                RasterWriter(probabilities, *size, "float32", place, **options)  # type: ignore[arg-type]
+                RasterWriter(probabilities, *size, "float32", location, **options)  # type: ignore[arg-type]
             )
         stack.enter_context(evaluating(segmenter))
         done = 0

@@ -88,8 +88,8 @@ class TapHead(MapHead):
         """What pixel correlation compares cells by: the image and two inner maps."""
         image, conv4, conv5, _ = features.split_with_sizes(self.taps, 1)
         inner = [image, self.f8_3(conv4.detach()).relu(), self.f8_4(conv5.detach()).relu()]
-        found: Tensor = self.f9(torch.cat(inner, 1))
-        return found
+        embedded: Tensor = self.f9(torch.cat(inner, 1))
+        return embedded
 
     def maps_of(self, features: Tensor, classes: Sequence[int], *, refined: bool) -> Tensor:
         cam: Tensor = self.fc8(self.dropout7(features[:, -self.taps[3] :]))

@@ -22,10 +22,10 @@ def codes(cells: Tensor, factors: Tensor, steps: int) -> Tensor:
         steps: each brings ``|X - A H|`` down.
     """
     products, gram = cells @ factors.T, factors @ factors.T
-    found = products / gram.sum(1).clamp_min(SMALL)
+    code = products / gram.sum(1).clamp_min(SMALL)
     for _ in range(steps):
-        found = found * products / (found @ gram).clamp_min(SMALL)
-    return found
+        code = code * products / (code @ gram).clamp_min(SMALL)
+    return code
 
 
 def factorise(cells: Tensor, count: int, steps: int, generator: torch.Generator) -> Tensor:
@@ -38,8 +38,8 @@ def factorise(cells: Tensor, count: int, steps: int, generator: torch.Generator)
         generator: of the draws, on the CPU.
     """
     factors = cells[torch.randint(len(cells), (count,), generator=generator)] + cells.mean() * 0.1
-    found = codes(cells, factors, 1)
+    code = codes(cells, factors, 1)
     for _ in range(steps):
-        found = found * (cells @ factors.T) / (found @ (factors @ factors.T)).clamp_min(SMALL)
-        factors = factors * (found.T @ cells) / ((found.T @ found) @ factors).clamp_min(SMALL)
+        code = code * (cells @ factors.T) / (code @ (factors @ factors.T)).clamp_min(SMALL)
+        factors = factors * (code.T @ cells) / ((code.T @ code) @ factors).clamp_min(SMALL)
     return torch.nn.functional.normalize(factors, dim=1, eps=SMALL)

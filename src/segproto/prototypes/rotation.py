@@ -81,12 +81,12 @@ def rotation_objective(rotation: Tensor, seen: Observed, coherence: float, evide
         evidence: weight of the third.
     """
     turned = seen.cells @ rotation.T
-    found = evenness(turned, 0)
+    objective = evenness(turned, 0)
     if coherence > 0:
-        found = found + coherence * evenness(seen.differences @ rotation.T, 0)
+        objective = objective + coherence * evenness(seen.differences @ rotation.T, 0)
     if evidence > 0:
-        found = found + evidence * evenness(turned * (seen.weights @ rotation.T), 1)
-    return found
+        objective = objective + evidence * evenness(turned * (seen.weights @ rotation.T), 1)
+    return objective
 
 
 def learn_rotation(
@@ -147,5 +147,5 @@ def random_rotation(dim: int, generator: torch.Generator) -> Tensor:
 def principal_axes(cells: Tensor) -> Tensor:
     """The axes of a PCA of (centred) cells (N, D), that of most variance first: (D, D), rows orthonormal."""
     _, axes = torch.linalg.eigh(cells.double().T @ cells.double())
-    found: Tensor = axes.flip(1).T.float().contiguous()
-    return found
+    leading: Tensor = axes.flip(1).T.float().contiguous()
+    return leading

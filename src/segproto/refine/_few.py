@@ -149,10 +149,10 @@ def update_few(  # noqa: PLR0912 -- one pass, by design
                     for i in range(count):
                         f[k, i] += both[k - pair, i]
                         rest[i] -= times[k] * both[k - pair, i]
-            share = np.float32(1) / times[labels]
+            step = np.float32(1) / times[labels]
             for k in range(labels):
                 for i in range(count):
-                    f[k, i] -= share * rest[i]
+                    f[k, i] -= step * rest[i]
         for i in range(count):
             top[i] = np.float32(0)
         for k in range(labels):
@@ -160,11 +160,11 @@ def update_few(  # noqa: PLR0912 -- one pass, by design
                 top[i] = max(top[i], f[k, i])
         if last and q.shape[0] == 0:
             for i in range(count):
-                place = labels  # of equal labels the first
+                best_label = labels  # of equal labels the first
                 for k in range(labels - 1, -1, -1):
                     if f[k, i] >= top[i]:
-                        place = k
-                best[begin + i] = place
+                        best_label = k
+                best[begin + i] = best_label
             continue
         for i in range(count):
             f[labels, i] = _exp(-top[i])

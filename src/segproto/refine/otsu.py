@@ -14,10 +14,10 @@ def otsu_threshold(counts: Tensor) -> float | None:
     Returns:
         In 0..1, a limit of bins, the middle one of several that part alike; None where all values lie in one bin.
     """
-    share = counts.double() / counts.sum().clamp_min(1)
+    frequency = counts.double() / counts.sum().clamp_min(1)
     bins = len(counts)
-    centres = (share.new_tensor(range(bins)) + 0.5) / bins
-    below, mean = share.cumsum(0)[:-1], (share * centres).cumsum(0)
+    centres = (frequency.new_tensor(range(bins)) + 0.5) / bins
+    below, mean = frequency.cumsum(0)[:-1], (frequency * centres).cumsum(0)
     apart = (mean[-1] * below - mean[:-1]).square() / (below * (1 - below)).clamp_min(1e-12)
     apart = apart * ((below > 0) & (below < 1))
     if not bool((apart > 0).any()):

@@ -21,12 +21,12 @@ def chosen_device(device: str | None) -> torch.device:
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(name)
+        chosen = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device = {name}: {str(error).splitlines()[0]}; expected cpu, cuda or cuda:N") from None
-    if found.type not in COMPUTING:
+    if chosen.type not in COMPUTING:
         raise ConfigError(f"device = {name}: nothing can be computed there; expected cpu, cuda or cuda:N")
-    return found
+    return chosen
 
 
 def placed(model: Segmenter, device: str | None) -> Segmenter:

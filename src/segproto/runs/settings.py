@@ -126,7 +126,8 @@ def edited_run_of(target: Path) -> Path | None:
             return run
         file = target / "model.json"
         card = read_checked(file, Description, WeightsError).card if file.is_file() else {}
-        if not isinstance(source := card.get("edited_from"), str):
+        source = card.get("edited_from")
+        if not isinstance(source, str):
             return None
         target = Path(source)
     return None

@@ -155,7 +155,8 @@ def read_written(path: Path) -> Written:
     Raises:
         SegprotoError: it is damaged, or of a newer version.
     """
-    value = read_json(file := path / "state.json", SegprotoError, mending(path))
+    file = path / "state.json"
+    value = read_json(file, SegprotoError, mending(path))
     version = value.get("version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > VERSION:
         raise SegprotoError(f"{path}: written by a newer segproto (version {version}); update segproto")
@@ -207,7 +208,7 @@ def unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], scalars: Mapping
         ValueError: a name, a shape or a number of entries that this optimizer cannot have.
     """
     parameters, known = _parameters(optimizer), KEPT[type(optimizer).__name__]
-    found: dict[int, set[str]] = {}
+    names_of: dict[int, set[str]] = {}
     for key, value in {**tensors, **scalars}.items():
         index, _, name = key.partition(".")
         if name not in known or not index.isdecimal() or int(index) >= len(parameters):
@@ -219,8 +220,8 @@ def unflatten(optimizer: Optimizer, tensors: dict[str, Tensor], scalars: Mapping
         if kept.shape != shape or not kept.is_floating_point() or not bool(kept.isfinite().all()):
             found_here = f"{kept.dtype} of shape {tuple(kept.shape)}"
             raise ValueError(f"{key} is {found_here}; expected finite floating-point numbers of shape {tuple(shape)}")
-        found.setdefault(int(index), set()).add(name)
-    for number, names in found.items():
+        names_of.setdefault(int(index), set()).add(name)
+    for number, names in names_of.items():
         if missing := [name for name in known if name not in names]:
             raise ValueError(f"{number}.{missing[0]} is missing")
     for key, value in {**tensors, **scalars}.items():

@@ -33,17 +33,17 @@ def with_class_weights(recipe: RecipeT, dataset: SegmentationDataset, fabric: Fa
     names = [name for name in type(stages).model_fields if weights_of(stages, name) == "auto"]
     if not names:
         return recipe
-    found: list[list[float]] = []
+    measured: list[list[float]] = []
 
     def count() -> None:
         with reporter.bar("count the pixels of each class", len(dataset)) as bar:
             pixels, beside = count_pixels(dataset, bar)
-        found.append([round(w, 4) for w in median_frequency_weights(pixels, beside).tolist()])
+        measured.append([round(w, 4) for w in median_frequency_weights(pixels, beside).tolist()])
 
     on_first(fabric, count)
-    weights = fabric.broadcast(found)[0] if fabric.world_size > 1 else found[0]
-    told = ", ".join(f"{name} {w:g}" for name, w in zip(dataset.classes.names[:12], weights, strict=False))
-    reporter.line(f"class_weights = auto became: {told}{', ...' if len(weights) > 12 else ''}")
+    weights = fabric.broadcast(measured)[0] if fabric.world_size > 1 else measured[0]
+    words = ", ".join(f"{name} {w:g}" for name, w in zip(dataset.classes.names[:12], weights, strict=False))
+    reporter.line(f"class_weights = auto became: {words}{', ...' if len(weights) > 12 else ''}")
     changed = {name: getattr(stages, name).model_copy(update={"class_weights": weights}) for name in names}
     return recipe.model_copy(update={"stages": stages.model_copy(update=changed)})
 

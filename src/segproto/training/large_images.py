@@ -70,15 +70,15 @@ def cost(pixels: float, probes: tuple[tuple[float, float], tuple[float, float]])
 @torch.inference_mode()
 def measured_probes(encoder: Encoder, device: torch.device) -> tuple[tuple[float, float], tuple[float, float]]:
     """Pixels that the backbone sees, and its seconds, for two blank images."""
-    scale, found = encoder.config.input_scale, []
+    scale, probes = encoder.config.input_scale, []
     for side in (PROBES[0], *PROBES):  # the first is slower than all that follow
         height, width = encoder.padded_size(round(side / scale), round(side / scale))
         bands = len(encoder.normalisation.mean)
         images = torch.zeros(1, bands, height, width, device=device)
         began = time.perf_counter()
         encoder.backbone_features(images).sum().item()  # waits for a GPU, too
-        found.append((height * width * scale**2, time.perf_counter() - began))
-    return found[1], found[2]
+        probes.append((height * width * scale**2, time.perf_counter() - began))
+    return probes[1], probes[2]
 
 
 def caching_words(encoder: Encoder, dataset: SegmentationDataset, flips: bool, device: torch.device) -> str | None:

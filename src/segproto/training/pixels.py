@@ -20,14 +20,14 @@ def measured(recipe: RecipeT, fabric: Fabric, reporter: Reporter) -> RecipeT:
     """The recipe with the value range of its images in numbers, see :mod:`segproto.data.measure`."""
     if recipe.data.to_measure is None:
         return recipe
-    found = []
+    settings = []
 
     def look() -> None:
         with reporter.bar("measure the values of the training images", 1) as bar:
-            found.append(with_measured_range(recipe.data, bar))
+            settings.append(with_measured_range(recipe.data, bar))
 
     on_first(fabric, look)
-    data = fabric.broadcast(found)[0] if fabric.world_size > 1 else found[0]
+    data = fabric.broadcast(settings)[0] if fabric.world_size > 1 else settings[0]
     reporter.line(f"data.value_range as measured: {data.value_range}")
     return recipe.model_copy(update={"data": data})
 

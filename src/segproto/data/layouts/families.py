@@ -65,7 +65,7 @@ class Family:
 
 def families(listing: Listing) -> list[Family]:
     """All picture files, grouped."""
-    found: dict[tuple[str | None, str], Family] = {}
+    families_by_key: dict[tuple[str | None, str], Family] = {}
     pictures = list(listing.pictures())
     top = _idle_top([path for path, _ in pictures])
     for path, file in pictures:
@@ -73,8 +73,8 @@ def families(listing: Listing) -> list[Family]:
         template: list[str] = []
         rest: list[str] = []
         leading = True
-        for place, component in enumerate(path.parts[:-1]):
-            if place == 0 and component == top:
+        for depth, component in enumerate(path.parts[:-1]):
+            if depth == 0 and component == top:
                 template.append(component)
                 continue
             word, here = role_of(component), split_in(component)
@@ -86,14 +86,14 @@ def families(listing: Listing) -> list[Family]:
             else:
                 rest.append(component)
         key = (role, "/".join(template))
-        family = found.setdefault(key, Family(*key))
+        family = families_by_key.setdefault(key, Family(*key))
         family.leading = family.leading and leading
         below = "".join(f"{part}/" for part in rest)
         stem = (
             path.stem if folder is None else re.sub(rf"(?<![A-Za-z]){folder}(?![A-Za-z])", SPLIT, path.stem, flags=re.I)
         )
         family.entries.append(Entry(file, stem, path.suffix.lower(), below, split, folder))
-    return list(found.values())
+    return list(families_by_key.values())
 
 
 def _idle_top(paths: Sequence[PurePosixPath]) -> str | None:

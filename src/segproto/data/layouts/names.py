@@ -48,7 +48,7 @@ def _table(listing: Listing, name: str) -> list[NamedValue]:
     rows = [[c.strip() for c in row] for row in csv.reader(io.StringIO(listing.text(name))) if any(row)]
     if len(rows) < 2:
         return []
-    heads = {re.sub("[^a-z]", "", head.lower()): place for place, head in enumerate(rows[0])}
+    heads = {re.sub("[^a-z]", "", head.lower()): column for column, head in enumerate(rows[0])}
     label = next(
         (heads[h] for h in ("class", "name", "label", "classname", "category", "maskclasses") if h in heads), None
     )

@@ -61,8 +61,8 @@ def _readings(images: Family, masks: Family) -> list[Reading]:
     with_masks = {entry.split for entry in masks.entries}
     wanted = [e for e in images.entries if None in with_masks or e.split is None or e.split in with_masks]
     stems = list(dict.fromkeys(entry.stem for entry in wanted))
-    found = rules(stems, list(dict.fromkeys(entry.stem for entry in masks.entries)))
-    return [Reading(images, masks, rule, _pairs(images.entries, masks.entries, rule)) for rule in found]
+    affixes = rules(stems, list(dict.fromkeys(entry.stem for entry in masks.entries)))
+    return [Reading(images, masks, rule, _pairs(images.entries, masks.entries, rule)) for rule in affixes]
 
 
 def _pairs(images: Sequence[Entry], masks: Sequence[Entry], rule: Affixes) -> list[tuple[Entry, Entry]]:
@@ -73,7 +73,7 @@ def _pairs(images: Sequence[Entry], masks: Sequence[Entry], rule: Affixes) -> li
         if (name := rule.mask_name(entry.stem)) is not None:
             places[entry.split, entry.rest, name] = entry
             names.setdefault(name, []).append(entry)
-    found = []
+    pairs = []
     for image in images:
         name = rule.image_name(image.stem)
         if name is None:
@@ -84,8 +84,8 @@ def _pairs(images: Sequence[Entry], masks: Sequence[Entry], rule: Affixes) -> li
         if mask is None and len(alone) == 1 and (image.split is None or alone[0].split is None):
             mask = alone[0]
         if mask is not None and mask.file != image.file:
-            found.append((image, mask))
-    return found
+            pairs.append((image, mask))
+    return pairs
 
 
 def _finding(listing: Listing, reading: Reading) -> Finding:

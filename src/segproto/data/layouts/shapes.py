@@ -275,11 +275,11 @@ class Shapes(Drawn):
             raise DataError(f"{self}: {width}x{height} pixels are none or more than the limit of {MAX_PIXELS}")
         wide = any(shape.number > 255 for shape in self.shapes)
         mask = np.zeros((height, width), np.int64 if wide else np.uint8)
-        for place, shape in enumerate(self.shapes, 1):
+        for number, shape in enumerate(self.shapes, 1):
             try:
                 paint(mask, shape.region(height, width), shape.number)
             except ValueError as error:
-                raise DataError(f"{self}: shape {place} of {len(self.shapes)} cannot be drawn: {error}") from error
+                raise DataError(f"{self}: shape {number} of {len(self.shapes)} cannot be drawn: {error}") from error
         return mask
 
     def _size_of_image(self) -> tuple[int, int]:

@@ -54,8 +54,8 @@ def compare_assignments(first: Explanation, second: Explanation, names: tuple[st
             Tile(colour_labels(image, why.prediction, table), "classes"),
             Tile(colour_labels(image, winner, colours), "which prototype decides"),
         ]
-        for p, share in shares[:SHOWN]:
-            caption = f"{prototype_name(why.segmenter, p)}\n{100 * share:.0f} % of the pixels"
+        for p, part in shares[:SHOWN]:
+            caption = f"{prototype_name(why.segmenter, p)}\n{100 * part:.0f} % of the pixels"
             tiles.append(Tile(prototype_picture(why.segmenter, p), caption, colours[p]))
         rows.append(Row(f"{name}: {len(shares)} prototypes decide", tiles))
         listed = [{"prototype": p, "name": prototype_name(why.segmenter, p), "share": s} for p, s in shares]

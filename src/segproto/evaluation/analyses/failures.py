@@ -133,9 +133,9 @@ def save_failure(explanation: Explanation, failure: Failure, out: Path) -> dict[
     rows += group_rows(explanation, failure)
     for words, evidence in zip(("true", "wrong"), evidence_of(explanation, failure), strict=True):
         tiles = []
-        for share in evidence.prototypes:
-            caption = f"{prototype_name(explanation.segmenter, share.prototype)}\n{share.contribution:+.2f}"
-            tiles.append(Tile(prototype_picture(explanation.segmenter, share.prototype), caption))
+        for shown in evidence.prototypes:
+            caption = f"{prototype_name(explanation.segmenter, shown.prototype)}\n{shown.contribution:+.2f}"
+            tiles.append(Tile(prototype_picture(explanation.segmenter, shown.prototype), caption))
         title = f"what speaks for {evidence.class_name} (the {words} class) there: score {evidence.logit:.2f}"
         rows.append(Row(title, tiles))
     draw_sheet(rows, out / "failure.png", side=150)

@@ -91,8 +91,8 @@ def masks_of_walk(context: StageContext, recipe: PixelcontrastRecipe) -> Figures
     if config.given is None:
         figures |= keep_steps(context, rule, config.shown)
         if config.alpha == "auto" and config.background is None:
-            told = f"{words_of_masks(config)}; the background begins where Otsu's rule cuts the maps, at {cut:.2f}"
-            figures |= {"words": f"{told}: no mask was looked at", "alpha": rule.alpha}
+            words = f"{words_of_masks(config)}; the background begins where Otsu's rule cuts the maps, at {cut:.2f}"
+            figures |= {"words": f"{words}: no mask was looked at", "alpha": rule.alpha}
     maps = context.run / "stages" / "cams" / "model"
     if isinstance(context.segmenter.head, AffinityHead) and maps.is_dir():
         earlier = Segmenter.load(maps)

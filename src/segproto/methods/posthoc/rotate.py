@@ -124,7 +124,7 @@ def collect(context: StageContext, config: RotateConfig) -> Seen:
         ConfigError: images without two cells side by side.
     """
     model, dataset, fabric = context.segmenter, context.train_set, context.fabric
-    share, folder = -(-config.cells // len(dataset)), context.out / "cells"
+    per_image, folder = -(-config.cells // len(dataset)), context.out / "cells"
 
     def look(index: int, sample: Sample) -> dict[str, Tensor]:
         seen = image_features(model, dataset, index, context.train_cache)[0]
@@ -133,7 +133,7 @@ def collect(context: StageContext, config: RotateConfig) -> Seen:
         features = seen[:, :rows, :columns].float()
         cells, differences = features.flatten(1).T, neighbour_differences(features)
         generator = torch.Generator().manual_seed(context.recipe.train.seed + index)
-        drawn = [torch.randperm(len(v), generator=generator)[:share].to(v.device) for v in (cells, differences)]
+        drawn = [torch.randperm(len(v), generator=generator)[:per_image].to(v.device) for v in (cells, differences)]
         count = torch.tensor(len(cells))
         return {"cells": cells[drawn[0]], "differences": differences[drawn[1]], "sum": cells.sum(0), "count": count}
 

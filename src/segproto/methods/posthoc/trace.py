@@ -57,12 +57,12 @@ def search(context: StageContext, head: BasisHead) -> RunningNearest:
 
 def strengths_at(model: Segmenter, context: StageContext, strongest: RunningNearest) -> Tensor:
     """(P,) the strength at each part's cell, from the images again: features of a cache are rounded to 16 bits."""
-    found = -strongest.distance
+    strengths = -strongest.distance
     if context.train_cache is None:
-        return found
+        return strengths
     for index in sorted(set(strongest.image.tolist())):
         chosen = (strongest.image == index).nonzero()[:, 0]
         row, column = strongest.cell[chosen].T
         seen = model.head.activations(image_features(model, context.train_set, index))[0]
-        found[chosen] = seen[chosen, row, column]
-    return found
+        strengths[chosen] = seen[chosen, row, column]
+    return strengths

@@ -78,9 +78,9 @@ def read_neighbours(path: Path, images: int) -> Tensor:
     nearest = read_tensors(path).get("nearest", torch.empty(0))
     fits = nearest.dtype == torch.int64 and nearest.ndim == 2 and len(nearest) == images and nearest.numel() > 0
     if not fits or int(nearest.min()) < 0 or int(nearest.max()) >= images:
-        found = f"{nearest.dtype} {tuple(nearest.shape)}"
+        actual = f"{nearest.dtype} {tuple(nearest.shape)}"
         raise WeightsError(
-            f"{path}: nearest = {found}: expected the numbers of other images for each of {images} images; bring it "
+            f"{path}: nearest = {actual}: expected the numbers of other images for each of {images} images; bring it "
             "back from a copy, or begin a new run in another --out"
         )
     return nearest

@@ -87,7 +87,8 @@ def load_result(out: Path, name: str, keys: Set[str]) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is gone or damaged.
     """
-    found = read_tensors(path := result_path(out, name))
-    if missing := sorted(keys - found.keys()):
+    path = result_path(out, name)
+    tensors = read_tensors(path)
+    if missing := sorted(keys - tensors.keys()):
         raise WeightsError(f"{path}: has no {missing[0]}; remove it, and --resume makes it again")
-    return found
+    return tensors

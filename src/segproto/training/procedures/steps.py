@@ -99,16 +99,17 @@ def read_pictures(folder: Path, name: str, steps: Sequence[Step]) -> dict[str, T
     Raises:
         DataError: naming the file and the picture that is missing or none.
     """
-    found = read_npz(path := folder / f"{name.replace('/', '__')}.npz")
-    image = found.get("image", torch.empty(0))
+    path = folder / f"{name.replace('/', '__')}.npz"
+    arrays = read_npz(path)
+    image = arrays.get("image", torch.empty(0))
     size = tuple(image.shape[1:])
     wanted = {"image": (3, *size), "truth": size, **{step.key: size for step in steps}}
     classes = {"image", "truth", *(step.key for step in steps if step.kind == "classes")}
     for key, shape in wanted.items():
-        value = found.get(key)
+        value = arrays.get(key)
         if value is None or len(size) != 2 or tuple(value.shape) != shape:
             what = "is not there" if value is None else f"has shape {tuple(value.shape)}"
             raise DataError(f"{path}: its array {key!r} {what}, expected {shape}; remove {folder}")
         if (key in classes) == value.is_floating_point() or not bool(value.float().isfinite().all()):
             raise DataError(f"{path}: its array {key!r} of {value.dtype} is no picture of its kind; remove {folder}")
-    return found
+    return arrays
