@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 EntryT = TypeVar("EntryT")
-MOST_NAMES = 200  # that an error line lists
+MOST_NAMES = 30  # that an error line lists
 
 
 class Table(Mapping[str, EntryT]):
@@ -128,7 +128,7 @@ class Known(Generic[EntryT]):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``did you mean NAME?``, or where none is near the names there are, 200 at most."""
+    """``did you mean NAME?``, or where none is near the names there are, 30 at most."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
