@@ -86,6 +86,15 @@ def test_without_an_image_nothing_of_it_is_left(run: Path, tmp_path: Path) -> No
     assert f'"{name}"' not in "".join(texts)
 
 
+def test_the_size_that_a_model_sees_is_kept(run: Path, tmp_path: Path) -> None:
+    model = Segmenter.load(run)
+    model.input_size = (40, 40)
+    model.save(tmp_path / "sized")
+    segproto.edit(tmp_path / "sized", out=tmp_path / "more", add=folder_of(tmp_path / "data"), score=False, quiet=True)
+    segproto.edit(tmp_path / "more", out=tmp_path / "less", remove_images=["one"], score=False, quiet=True)
+    assert [Segmenter.load(tmp_path / name).input_size for name in ("more", "less")] == [(40, 40), (40, 40)]
+
+
 def test_what_cannot_be_added_or_forgotten_is_one_clear_line(run: Path, blackbox_run: Path, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "data")
     segproto.edit(run, out=tmp_path / "more", add=folder, score=False, quiet=True)

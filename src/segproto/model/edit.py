@@ -50,16 +50,7 @@ def edited(
         raise ConfigError("a black box has no prototypes to edit")
     if not drop and not forbid and merge_within is None:
         raise ConfigError("nothing to edit: name prototypes to drop or to forbid in a group, or merge duplicates")
-    out = Segmenter(
-        model.encoder,
-        copy.deepcopy(model.head),
-        model.classes,
-        model.provenance,
-        dict(model.patches),
-        copy.deepcopy(model.card),
-        model.forgotten,
-        model.input_size,
-    )
+    out = copy_to_edit(model)
     words = []
     if forbid:
         forbid_in_groups(out, forbid, renormalise)
@@ -80,6 +71,20 @@ def edited(
         words[-1] += " (weights of the groups made up)"
     note(out, words)
     return out.train(model.training), keep
+
+
+def copy_to_edit(model: Segmenter) -> Segmenter:
+    """A copy whose head, pictures and card may change; the encoder is shared."""
+    return Segmenter(
+        model.encoder,
+        copy.deepcopy(model.head),
+        model.classes,
+        model.provenance,
+        dict(model.patches),
+        copy.deepcopy(model.card),
+        model.forgotten,
+        model.input_size,
+    )
 
 
 def check_prototypes(numbers: Sequence[int], count: int) -> None:

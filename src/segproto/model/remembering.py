@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.errors import ConfigError, DataError
-from segproto.model.edit import keep_prototypes, note
+from segproto.model.edit import copy_to_edit, keep_prototypes, note
 from segproto.model.features import image_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.memory_head import MemoryBank, MemoryHead, cells_of
@@ -163,7 +163,7 @@ def with_images(
     grown = MemoryHead(larger, head.neighbours, head.temperature)
     provenance = replace(provenance, sources=tuple(sources))
     card = copy.deepcopy(model.card)
-    out = Segmenter(model.encoder, grown, classes, provenance, patches, card, model.forgotten)
+    out = Segmenter(model.encoder, grown, classes, provenance, patches, card, model.forgotten, model.input_size)
     note(out, [words_of_added(dataset.names, classes.names[model.classes.num_classes :])])
     return out.train(model.training)
 
@@ -220,15 +220,7 @@ def without_images(model: Segmenter, names: Sequence[str]) -> tuple[Segmenter, l
     keep = [i for i, source in enumerate(model.provenance.sources) if source is None or source.image not in gone]
     if not keep:
         raise ConfigError(f"without {', '.join(names)} nothing is left to look up; keep at least one image")
-    out = Segmenter(
-        model.encoder,
-        copy.deepcopy(model.head),
-        model.classes,
-        model.provenance,
-        dict(model.patches),
-        copy.deepcopy(model.card),
-        model.forgotten,
-    )
+    out = copy_to_edit(model)
     keep_prototypes(out, torch.tensor(keep))
     note(out, ["forgot the images " + ", ".join(names)])
     return out.train(model.training), keep
