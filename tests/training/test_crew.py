@@ -19,6 +19,7 @@ from segproto.errors import SegprotoError
 from segproto.training import crew
 
 LOST = "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:5"
+AGAIN = "go on with: segproto train --resume runs/a"
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
@@ -35,7 +36,7 @@ def test_a_killed_process_is_told_in_one_line(fabric: Any) -> None:
     others = fabric.strategy.launcher.procs
     others[1].kill()
     words = r"runs/a: process 3 of 3 was ended by signal 9 .* --resume runs/a$"
-    with pytest.raises(SegprotoError, match=words), crew.together(fabric, Path("runs/a")):
+    with pytest.raises(SegprotoError, match=words), crew.together(fabric, Path("runs/a"), AGAIN):
         raise RuntimeError(LOST)
     assert all(process.poll() is not None for process in others)
 
@@ -46,13 +47,13 @@ def test_the_error_of_another_process_is_told(fabric: Any, monkeypatch: pytest.M
     others[0].kill()
     others[0].wait()
     others[0].returncode = 2  # as a process that left its words
-    with pytest.raises(SegprotoError, match=r"^b\.png: broken$"), crew.together(fabric, Path("runs/a")):
+    with pytest.raises(SegprotoError, match=r"^b\.png: broken$"), crew.together(fabric, Path("runs/a"), AGAIN):
         raise RuntimeError(LOST)
 
 
 @pytest.mark.parametrize("error", [SegprotoError("a.png: broken"), ValueError("a defect"), KeyboardInterrupt()])
 def test_an_error_of_the_first_process_stays_what_it_is(fabric: Any, error: BaseException) -> None:
-    with pytest.raises(type(error)) as raised, crew.together(fabric, Path("runs/a")):
+    with pytest.raises(type(error)) as raised, crew.together(fabric, Path("runs/a"), AGAIN):
         raise error
     assert raised.value is error
     assert all(process.poll() is not None for process in fabric.strategy.launcher.procs)
@@ -65,7 +66,7 @@ def test_a_first_process_that_waits_for_ever_is_ended() -> None:
         "crew.PATIENCE = 0.2\n"
         "other = subprocess.Popen([sys.executable, '-c', 'raise SystemExit(7)'])\n"
         "strategy = N(launcher=N(procs=[other]))\n"
-        "with crew.together(N(strategy=strategy, world_size=2, global_rank=0), Path('runs/a')): time.sleep(60)\n"
+        "with crew.together(N(strategy=strategy, world_size=2, global_rank=0), 'runs/a', ''): time.sleep(60)\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
     assert found.returncode == 2

@@ -36,6 +36,7 @@ def evaluate(
     test: PathLike | None = None,
     names: PathLike | None = None,
     device: str | None = None,
+    devices: int | None = None,
     out: PathLike | None = None,
     interpretability: bool = False,
     quiet: bool = False,
@@ -56,6 +57,8 @@ def evaluate(
         test: images without labels whose masks are written too, seen the same way, to ``test`` and ``test-crf``.
         names: a text file with the names of the images to score, one per line; with ``test`` those of it to write.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None = cuda if there is one.
+        devices: processes that share the images, each on a GPU of its own (or on the CPU); the further ones repeat this
+            command. Started by ``torchrun`` or ``srun`` it takes theirs. All return the same figures, the first writes.
         out: JSON file. Default, for a run's last model or a ``stage`` of it, on its own data and without window,
             scales, flip and CRF: ``RUN/evaluation/<split>[-<stage>].json``; in all other cases none.
         interpretability: measure it, too (implied by ``data.parts`` among the settings), and keep the figures of a
@@ -88,6 +91,7 @@ def evaluate(
     from segproto.runs.models import ready
     from segproto.runs.settings import data_config
     from segproto.training.progress import Reporter, reporting
+    from segproto.training.sharing import shared
 
     target = Path(target)
     if test is not None and save is None:
@@ -107,8 +111,11 @@ def evaluate(
     own = not data and not changes_data(overrides) and (names is None or test is not None)
     kept = evaluation_file(target, split, stage) if own and asked.whole else None
     file = figures_file(out, kept)
-    with reporting(Reporter(active=not quiet)) as reporter:
-        model, dataset = ready(target, stage, device), build_dataset(config, split)
+    with (
+        shared(devices, device, target, "run the command again") as share,
+        reporting(Reporter(active=share.first and not quiet)) as reporter,
+    ):
+        model, dataset = ready(target, stage, share.device), build_dataset(config, split)
         if names is not None and test is None:
             dataset = listed(dataset, Path(names))
         protocol = replace(asked, input_size=config.input_size)
@@ -116,15 +123,18 @@ def evaluate(
             protocol = replace(asked, input_size=model.input_size)
         if folder is not None:
             require_masks(folder, dataset, after)
+        part: dict[str, Any] = {"rank": share.rank, "world": share.world}
         with reporter.bar("evaluate", len(dataset)) as bar:
-            figures = validate(model, dataset, protocol, progress=bar, save_masks=folder)
+            figures = validate(model, dataset, protocol, progress=bar, save_masks=folder, reduce=share.sum, **part)
         figures |= {"command": sys.argv, "split": split, "stage": stage, "trained_in": model.card.get("precision")}
         if jobs:
-            write_test(model, jobs, tested, protocol)
+            write_test(model, dict(list(jobs.items())[share.rank :: share.world]), tested, protocol)
             figures["test_images"] = len(jobs)
+        file = file if share.first else None
         if measures is None:
             return keep(figures, file)
-        measured = interpret_model(model, target, dataset, config, measures, stage=stage, keep_file=own)
+        own = own and share.first
+        measured = interpret_model(model, target, dataset, config, measures, stage=stage, keep_file=own, share=share)
     if out is not None:
         return keep(figures | {"interpretability": measured}, file)
     return keep(figures, file) | {"interpretability": measured}

@@ -19,6 +19,7 @@ from segproto.training.recipe import apply_overrides
 
 if TYPE_CHECKING:
     from segproto.model.segmenter import Segmenter
+    from segproto.training.sharing import Share
 
 SECTION = "interpretability."
 PARTS = ("data.parts=", "data.part_maps=", "data.part_suffix=", "parts=", "part_maps=", "part_suffix=")
@@ -68,6 +69,7 @@ def interpret_model(
     *,
     stage: str | None,
     keep_file: bool,
+    share: Share,
 ) -> dict[str, Any]:
     """All figures; of a run's own data also kept in ``evaluation/<split>[-<stage>]-interpretability.json``, ``.png``.
 
@@ -79,6 +81,7 @@ def interpret_model(
         config: what is measured.
         stage: of a run.
         keep_file: write the file.
+        share: of the images that this process looks at.
     """
     from segproto.evaluation.interpretability.plots import draw
     from segproto.evaluation.interpretability.run import interpret
@@ -91,7 +94,8 @@ def interpret_model(
     except DataError:
         sources = None  # the figures say so
     with current().bar("interpretability", 1) as bar:
-        figures = interpret(model, dataset, config, sources=sources, progress=bar.part)
+        part: dict[str, Any] = {"rank": share.rank, "world": share.world}
+        figures = interpret(model, dataset, config, sources=sources, progress=bar.part, gather=share.gather, **part)
     figures |= {"split": dataset.split, "stage": stage, "parts": None if data.parts is None else str(data.parts)}
     figures["trained_in"] = model.card.get("precision")
     plain = evaluation_file(target, dataset.split, stage) if keep_file else None

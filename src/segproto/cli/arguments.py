@@ -13,6 +13,10 @@ Values = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
 DataValues = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data.root=DIR ...")]
 Stage = Annotated[str | None, typer.Option(help="The model a stage left, as in project; default: the last.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
+Devices = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that share the images, one per GPU; torchrun and srun say it themselves."),
+]
 Window = Annotated[int | None, typer.Option(min=32, help="Side of the sliding window in pixels; bounds memory.")]
 Scales = Annotated[str, typer.Option(help="Input scales averaged, as in 0.75,1,1.25.")]
 SeenScales = Annotated[

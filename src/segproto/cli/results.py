@@ -11,6 +11,7 @@ import typer
 from segproto.cli.arguments import (
     DataValues,
     Device,
+    Devices,
     Flip,
     Json,
     MaxPixels,
@@ -21,7 +22,7 @@ from segproto.cli.arguments import (
     Window,
 )
 from segproto.cli.options import factors, settings, value_kind
-from segproto.cli.show import percent, print_json, print_table, say
+from segproto.cli.show import first_process, percent, print_json, print_table, say
 from segproto.errors import ConfigError
 
 
@@ -41,6 +42,7 @@ def evaluate(
         Path | None, typer.Option(help="Images without labels: with --save, their masks in test/ and test-crf/.")
     ] = None,
     device: Device = None,
+    devices: Devices = None,
     out: Annotated[
         Path | None, typer.Option(help="JSON file; default: in RUN/evaluation/ if only --stage or --split is given.")
     ] = None,
@@ -103,10 +105,13 @@ def evaluate(
             test=test,
             names=names,
             device=device,
+            devices=devices,
             out=out,
             interpretability=interpretability,
             quiet=quiet,
         )
+    if not first_process():
+        return
     if as_json:
         print_json(figures)
         return

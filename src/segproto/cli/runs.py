@@ -11,7 +11,7 @@ import typer
 from segproto.cli.arguments import Json, Quiet, Values
 from segproto.cli.options import numbers, settings
 from segproto.cli.results import tell_absent
-from segproto.cli.show import percent, print_json, print_table, say
+from segproto.cli.show import first_process, percent, print_json, print_table, say
 from segproto.errors import ConfigError
 
 PRODUCTS = {"maps, train %": "cam_miou", "masks, train %": "mask_miou"}  # of methods that make them on the way
@@ -70,13 +70,6 @@ def results_of(last: dict[str, Any], stages: dict[str, dict[str, Any]]) -> dict[
     """The model's mIoU on validation images, and those of maps and masks made of the training images, by heading."""
     products = {heading: s[key] for heading, key in PRODUCTS.items() for s in stages.values() if key in s}
     return {"mIoU %": last.get("miou"), **products}
-
-
-def first_process() -> bool:
-    """Whether this process is the one that speaks; a run on several devices has one for each."""
-    from torch import distributed
-
-    return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def quickstart(

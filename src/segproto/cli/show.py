@@ -13,6 +13,13 @@ FIGURE = 16  # characters of a short cell, as in 48.90 ± 1.23
 GAP = 2  # blanks after a column
 
 
+def first_process() -> bool:
+    """Whether this process is the one that speaks; a run on several devices has one for each."""
+    from torch import distributed
+
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
 def say(text: str = "", err: bool = False) -> None:
     """Prints a line, on stderr if it is a remark and no result; its parts may come from a file that others wrote."""
     print(plain(text), file=sys.stderr if err else sys.stdout)

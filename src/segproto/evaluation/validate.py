@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from segproto.data.base import ClassTable, Sample, SegmentationDataset
-from segproto.data.picture import look_at
+from segproto.data.base import ClassTable, Sample, SegmentationDataset, label_dtype
+from segproto.data.picture import as_read
 from segproto.errors import DataError
 from segproto.evaluation.protocol import Protocol
 from segproto.evaluation.same_classes import require_same_classes
@@ -20,8 +21,8 @@ from segproto.metrics.matching import hungarian
 from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
 from segproto.model.features import BackboneFeatures
 from segproto.model.field import Field
-from segproto.model.predict import predict_bands
 from segproto.model.segmenter import Segmenter
+from segproto.model.together import CHUNK, Look, chunk_size, chunked, in_order, logits_of, look
 from segproto.model.windows import evaluating, field_mask
 
 PLAIN = Protocol()
@@ -47,7 +48,7 @@ def validate(
         protocol: how the model looks at an image.
         cache: cached backbone features of the same images; then the backbone does not run.
         progress: called with (images done, images) of this process.
-        rank: this process scores images ``rank, rank + world, ...``.
+        rank: this process scores its share of the images (:func:`segproto.model.together.chunked`).
         world: processes.
         reduce: sums a tensor over processes; needed if ``world > 1``.
         save_masks: folder for the predictions, ``<name>.png``, gray; those after a CRF go to ``<folder>-crf``.
@@ -74,19 +75,9 @@ def validate(
     device = next(segmenter.parameters()).device
     rows = max(classes.num_classes, segmenter.head.num_classes)
     tallies = [Tally(dataset, rows, device, instances=not unlabelled) for _ in range(1 if protocol.crf is None else 2)]
-    indices = range(rank, len(dataset), world)
+    indices = chunked(len(dataset), rank, world)
     with evaluating(segmenter):
-        for done, index in enumerate(indices, 1):
-            sample = dataset[index]
-            views = protocol.views(*sample.image.shape[-2:])
-            predictions: Sequence[Tensor]
-            if cache is not None:
-                predictions = [_from_cache(segmenter, cache, index, sample)]
-            elif protocol.crf is not None:
-                scales = views["scales"]
-                predictions = masks_with_crf(segmenter, sample, protocol.crf, scales=scales, flip=protocol.flip)
-            else:
-                predictions = [torch.cat(list(predict_bands(segmenter, look_at(sample), **views)))]
+        for done, (index, sample, predictions) in enumerate(predicted(segmenter, dataset, indices, protocol, cache), 1):
             for tally, prediction in zip(tallies, predictions, strict=True):
                 tally.add(index, sample, prediction)
             if save_masks is not None:
@@ -97,6 +88,51 @@ def validate(
     scores = [_scores(tally, segmenter, reduce) for tally in tallies]
     size = {"images": len(dataset), "labels": dataset.label_source, "seconds": round(time.perf_counter() - start, 3)}
     return {**scores[0], **size, **({} if protocol.crf is None else {"crf": scores[1]})}
+
+
+def predicted(
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    indices: Sequence[int],
+    protocol: Protocol,
+    cache: BackboneFeatures | None,
+) -> Iterator[tuple[int, Sample, Sequence[Tensor]]]:
+    """Images with their masks (H, W), and with a CRF also those after it. They are read while the network runs.
+
+    Args: as in :func:`validate`; ``indices`` are those of the images.
+    """
+    samples = in_order((partial(_read, dataset, index) for index in indices), 1, CHUNK)
+    if cache is not None:
+        yield from ((i, sample, [_from_cache(segmenter, cache, i, sample)]) for i, sample in samples)
+    elif protocol.crf is not None:
+        for index, sample in samples:
+            scales = protocol.views(*sample.image.shape[-2:])["scales"]
+            masks = masks_with_crf(segmenter, sample, protocol.crf, scales=scales, flip=protocol.flip)
+            yield index, sample, masks
+    else:
+        yield from in_order(_masks(segmenter, samples, protocol, chunk_size(len(dataset))), 1, 2)
+
+
+def _read(dataset: SegmentationDataset, index: int) -> tuple[int, Sample]:
+    return index, dataset[index]
+
+
+def _masks(
+    segmenter: Segmenter, samples: Iterable[tuple[int, Sample]], protocol: Protocol, size: int
+) -> Iterator[Callable[[], tuple[int, Sample, Sequence[Tensor]]]]:
+    """For each image what makes its mask of logits on the grid, while the network runs on the next ones."""
+    window, overlap, flip = protocol.window, protocol.overlap, protocol.flip
+
+    def looks() -> Iterator[Look[tuple[int, Sample]]]:
+        for index, sample in samples:
+            scales = protocol.views(*sample.image.shape[-2:])["scales"]
+            yield look(segmenter, as_read(sample), (index, sample), index // size, window=window, scales=scales)
+
+    def mask(one: Look[tuple[int, Sample]], bands: Iterable[Tensor]) -> tuple[int, Sample, Sequence[Tensor]]:
+        return *one.key, [torch.cat([logits.max(0)[1].to(label_dtype(len(logits))).cpu() for logits in bands])]
+
+    for one, bands in logits_of(segmenter, looks(), window=window, overlap=overlap, flip=flip):
+        yield partial(mask, one, bands if one.pixels is not None else list(bands))
 
 
 def _scores(tally: Tally, segmenter: Segmenter, reduce: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:

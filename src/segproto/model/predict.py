@@ -112,7 +112,7 @@ def predict_logits(
     scales = chosen_scales(segmenter, picture, None, scales)
     with evaluating(segmenter):
         pixels = picture.read(0, 0, picture.height, picture.width).to(next(segmenter.parameters()).device)
-        fields = view_fields(segmenter, pixels, scales, flip)
+        fields = view_fields(segmenter, pixels[None], scales, flip)[0]
         return torch.cat([part.cpu() for part in field_logits(fields, (0, picture.height))], 1)
 
 
@@ -167,15 +167,11 @@ def logit_bands(
     """
     scales = chosen_scales(segmenter, picture, window, scales)
     size = (picture.height, picture.width)
-    view, sized = segmenter.encoder.view, any(isinstance(scale, tuple) for scale in scales)
-    if window is None and view.always:
-        window = view.window
-    if sized or (window is None and size[0] * size[1] <= whole_pixels(segmenter)):
-        pixels = picture.read(0, 0, *size).to(next(segmenter.parameters()).device)
-        yield from field_logits(view_fields(segmenter, pixels, scales, flip, maps), (0, size[0]))
-        return
+    window = chosen_window(segmenter, size, window, scales)
     if window is None:
-        window = view.window or WINDOW
+        pixels = picture.read(0, 0, *size).to(next(segmenter.parameters()).device)
+        yield from field_logits(view_fields(segmenter, pixels[None], scales, flip, maps)[0], (0, size[0]))
+        return
     active: list[WindowRow] = []
     done = 0
     for row, until in window_rows(segmenter, picture, window, overlap, scales, flip, maps):
@@ -183,6 +179,20 @@ def logit_bands(
         yield from blend(active, (done, until), size, window * overlap)
         active = [r for r in active if r.span[1] > until]
         done = until
+
+
+def chosen_window(
+    segmenter: Segmenter, size: tuple[int, int], window: int | None, scales: Sequence[Scale]
+) -> int | None:
+    """The side of the windows an image of (height, width) is seen through; None = it is seen at once."""
+    view = segmenter.encoder.view
+    if any(isinstance(scale, tuple) for scale in scales):
+        return None
+    if window is None and view.always:
+        window = view.window
+    if window is None and size[0] * size[1] > whole_pixels(segmenter):
+        return view.window or WINDOW
+    return window
 
 
 def whole_pixels(segmenter: Segmenter) -> int:

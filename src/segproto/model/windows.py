@@ -53,21 +53,24 @@ class WindowRow:
 
 
 def view_fields(
-    segmenter: Segmenter, image: Tensor, scales: Sequence[Scale], flip: bool, maps: Maps | None = None
-) -> list[Field]:
-    """Logits of one image seen at several scales and flipped; their mean (of logits) is the prediction.
+    segmenter: Segmenter, images: Tensor, scales: Sequence[Scale], flip: bool, maps: Maps | None = None
+) -> list[list[Field]]:
+    """Logits of images seen at several scales and flipped; their mean (of logits) is the prediction.
 
     Args:
         segmenter: in eval mode.
-        image: pixels (N, H, W), on the model's device.
-        scales: factors the normalised image is resized by, or sizes it is stretched to (bilinear).
+        images: pixels (B, N, H, W), on the model's device.
+        scales: factors the normalised images are resized by, or sizes they are stretched to (bilinear).
         flip: also mirrored left to right.
         maps: normalised images to maps on the grid, in the place of ``segmenter.grid_logits``.
+
+    Returns:
+        The fields of each image.
     """
     maps = maps or segmenter.grid_logits
-    inputs = segmenter.encoder.normalisation(image)[None]
-    size = (image.shape[-2], image.shape[-1])
-    fields = []
+    inputs = segmenter.encoder.normalisation(images)
+    size = (images.shape[-2], images.shape[-1])
+    views: list[list[Field]] = []
     for scale in scales:
         scaled_size = (
             scale if isinstance(scale, tuple) else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
@@ -77,11 +80,10 @@ def view_fields(
             if scaled_size == size
             else F.interpolate(inputs, size=scaled_size, mode="bilinear", align_corners=False)
         )
-        fields.append(Field.over(maps(scaled)[0].float(), segmenter.encoder, size, scaled_size))
-        if flip:
-            grid = maps(scaled.flip(-1))[0].float()
-            fields.append(Field.over(grid, segmenter.encoder, size, scaled_size, mirrored=True))
-    return fields
+        for mirrored in (False, True) if flip else (False,):
+            grids = maps(scaled.flip(-1) if mirrored else scaled).float()
+            views.append([Field.over(grid, segmenter.encoder, size, scaled_size, mirrored=mirrored) for grid in grids])
+    return [list(fields) for fields in zip(*views, strict=True)]
 
 
 def mean_rows(fields: Sequence[Field], start: int, stop: int) -> Tensor:
@@ -124,7 +126,7 @@ def window_rows(
         columns = []
         for x0, x1 in column_spans:
             image = picture.read(y0, x0, y1, x1).to(device)
-            columns.append(((x0, x1), view_fields(segmenter, image, scales, flip, maps)))
+            columns.append(((x0, x1), view_fields(segmenter, image[None], scales, flip, maps)[0]))
         yield WindowRow((y0, y1), columns), row_spans[i + 1][0] if i + 1 < len(row_spans) else picture.height
 
 

@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import SegprotoError, plain
@@ -21,30 +20,33 @@ OFTEN = 0.5  # seconds between two looks at the others
 PATIENCE = 3.0  # seconds that the first process gets to end by itself once another one is gone
 INTERRUPTED, LEFT_ALONE = 130, 3  # exit codes: Ctrl-C; another process is gone
 LOST = ("gloo", "nccl", "connection", "peer", "store", "socket")  # in what torch says when another process is gone
+Words = tuple[str, str]  # what the processes work on, and how it goes on
 _others: list[subprocess.Popen[bytes]] = []  # what the first process started, for as long as it lives
 
 
 @contextmanager
-def together(fabric: Fabric, out: Path) -> Iterator[None]:
-    """The block is a run's: when one of its processes dies or errs all others end within seconds, and one line is told.
+def together(fabric: Fabric, work: object, again: str) -> Iterator[None]:
+    """The block is one work: when one of its processes dies or errs all end within seconds, and one line is told.
 
     The first process speaks; if it is the one that was killed, the second one does.
 
     Args:
         fabric: launched. Processes that something else started (torchrun) are its business.
-        out: the run's folder, for the line.
+        work: what they work on, as a run's folder, for the line.
+        again: how it goes on, the end of the line.
 
     Raises:
         SegprotoError: in the first process: another one ended, or the error that it ended with.
     """
+    words = (str(work), again)
     launcher: Any = getattr(fabric.strategy, "launcher", None)
     _others.extend(process for process in getattr(launcher, "procs", []) if process not in _others)
     if fabric.world_size == 1 or not (_others or _is_launched()):
         yield
     elif fabric.global_rank == 0:
-        yield from _first(out, fabric.world_size)
+        yield from _first(words, fabric.world_size)
     else:
-        yield from _another(out, fabric.global_rank, fabric.world_size)
+        yield from _another(words, fabric.global_rank, fabric.world_size)
 
 
 def _is_launched() -> bool:
@@ -52,15 +54,15 @@ def _is_launched() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) > 0 and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
-def _first(out: Path, world: int) -> Iterator[None]:
+def _first(words: Words, world: int) -> Iterator[None]:
     _silence_lightning()
     ended = threading.Event()
-    threading.Thread(target=_watch_others, args=(out, world, ended), daemon=True).start()
+    threading.Thread(target=_watch_others, args=(words, world, ended), daemon=True).start()
     try:
         yield
     except BaseException as error:
         known = isinstance(error, SegprotoError | KeyboardInterrupt)
-        line = None if known or not _is_lost(error) else _wait_for_reason(out, world)
+        line = None if known or not _is_lost(error) else _wait_for_reason(words, world)
         _end_others()
         if line is not None:
             raise SegprotoError(line) from None
@@ -69,7 +71,7 @@ def _first(out: Path, world: int) -> Iterator[None]:
         ended.set()
 
 
-def _another(out: Path, rank: int, world: int) -> Iterator[None]:
+def _another(words: Words, rank: int, world: int) -> Iterator[None]:
     terminal = os.dup(2)
     if "SEGPROTO_DEBUG" not in os.environ:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it warns of the first process warns of, too
@@ -78,7 +80,7 @@ def _another(out: Path, rank: int, world: int) -> Iterator[None]:
     def leave_if_alone() -> None:
         if os.getppid() != parent:
             if rank == 1:
-                _tell(terminal, _gone(out, 0, world, "was ended"))
+                _tell(terminal, _gone(words, 0, world, "was ended"))
             os._exit(LEFT_ALONE)
 
     def watch() -> None:
@@ -112,7 +114,7 @@ def _is_lost(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in LOST)
 
 
-def _watch_others(out: Path, world: int, ended: threading.Event) -> None:
+def _watch_others(words: Words, world: int, ended: threading.Event) -> None:
     """Ends the first process if another one is gone and it does not notice by itself, waiting for it."""
     while not ended.wait(OFTEN):
         codes = [process.poll() for process in _others]
@@ -122,35 +124,32 @@ def _watch_others(out: Path, world: int, ended: threading.Event) -> None:
             return
         interrupted = all(code in (None, 0, INTERRUPTED) for code in codes)
         if not interrupted:
-            _tell(2, _reason(out, world) or f"{out}: a process ended")
+            _tell(2, _reason(words, world) or f"{words[0]}: a process ended")
         _end_others()
         os._exit(INTERRUPTED if interrupted else 2)
 
 
-def _wait_for_reason(out: Path, world: int) -> str | None:
+def _wait_for_reason(words: Words, world: int) -> str | None:
     end = time.monotonic() + 4
-    while (line := _reason(out, world)) is None and time.monotonic() < end:
+    while (line := _reason(words, world)) is None and time.monotonic() < end:
         time.sleep(0.05)
     return line
 
 
-def _reason(out: Path, world: int) -> str | None:
+def _reason(words: Words, world: int) -> str | None:
     """Which process is gone and why; None if none is, or only those that were left alone."""
     codes = {rank: process.poll() for rank, process in enumerate(_others, 1)}
     for rank, code in codes.items():
-        if code in (1, 2) and (words := _last_words(rank)):
-            return words
+        if code in (1, 2) and (reason := _last_words(rank)):
+            return reason
     for rank, code in codes.items():
         if code not in (None, 0, LEFT_ALONE):
-            return _gone(out, rank, world, f"was ended by signal {-code}" if code < 0 else f"ended with code {code}")
+            return _gone(words, rank, world, f"was ended by signal {-code}" if code < 0 else f"ended with code {code}")
     return None
 
 
-def _gone(out: Path, rank: int, world: int, how: str) -> str:
-    return (
-        f"{out}: process {rank + 1} of {world} {how} (out of memory?), the others stopped; go on with: segproto train "
-        f"--resume {out}"
-    )
+def _gone(words: Words, rank: int, world: int, how: str) -> str:
+    return f"{words[0]}: process {rank + 1} of {world} {how} (out of memory?), the others stopped; {words[1]}"
 
 
 def _end_others() -> None:

@@ -19,13 +19,34 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+def launched() -> tuple[int, int] | None:
+    """Processes per machine and machines, where ``torchrun`` or ``srun`` started this process as one of several.
+
+    Raises:
+        ConfigError: ``srun`` put another number of processes on each machine.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        return devices, int(os.environ["WORLD_SIZE"]) // devices
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # set by srun, and not in the batch script around it
+    if tasks == 1:
+        return None
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))
+    if tasks % nodes:
+        raise ConfigError(f"srun: {tasks} tasks on {nodes} machines; give each the same number: --ntasks-per-node=N")
+    return tasks // nodes, nodes
+
+
 def make_fabric(config: TrainConfig) -> Fabric:
     """The Fabric of a run, launched: with ``devices > 1`` further processes repeat this command from its start.
+
+    What ``torchrun`` or ``srun`` started are the processes themselves.
 
     Raises:
         ConfigError: a GPU or a precision that this machine does not have.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on every start
@@ -35,16 +56,20 @@ def make_fabric(config: TrainConfig) -> Fabric:
     kind = "cuda" if gpu and config.accelerator != "cpu" else "cpu"
     if kind == "cpu" and config.precision == "16-mixed":
         raise ConfigError("train.precision = 16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
-    devices, nodes = config.devices, config.num_nodes
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    started = launched()
+    devices, nodes = started or (config.devices, config.num_nodes)
     if kind == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(f"train.devices = {devices}: this machine shows {torch.cuda.device_count()} GPUs")
     # Losses may leave out parameters (a class absent from a batch), so DDP must look for unused ones.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else "auto"
     precision = settle(config).precision
-    fabric = Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
+    slurm = started is not None and "TORCHELASTIC_RUN_ID" not in os.environ
+    if slurm:
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(devices))  # Lightning refuses srun --ntasks=N without it
+    plugins: Any = [SLURMEnvironment(auto_requeue=False)] if slurm else None
+    fabric = Fabric(
+        accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision, plugins=plugins
+    )
     fabric.launch()
     return fabric
 

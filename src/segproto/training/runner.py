@@ -121,7 +121,7 @@ def run(
     out = Path(out)
     reporter = Reporter(active=fabric.global_rank == 0 and not quiet)
     with ExitStack() as resources:
-        resources.enter_context(together(fabric, out))
+        resources.enter_context(together(fabric, out, f"go on with: segproto train --resume {out}"))
         if not (resume and finished(out)):  # which only reads
             on_first(fabric, lambda: resources.enter_context(hold(out)))
         if resume:
