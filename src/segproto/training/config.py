@@ -30,6 +30,9 @@ class TrainConfig(BaseModel):
         input_pixels: of large training images the backbone sees at most so many pixels: ``encoder.input_scale`` is
             lowered to 0.75, 0.5, 0.375, 0.25 or 0.125 for that (where it is 1, and ``start`` is not set), and the run's
             ``recipe.yaml`` holds what it became. ``auto``: 1536 x 1536, four times as many on a GPU. None: off.
+        step_pixels: a batch of whole images holds at most so many pixels: ``batch_size`` is lowered for that, and the
+            run's ``recipe.yaml`` holds what it became. ``auto``: those of 2 photographs of 12 megapixels, four times as
+            many on a GPU, and images that ``input_pixels=auto`` takes as they are keep their batch. None: off.
         log_every: batches between lines in ``metrics.jsonl``.
         loggers: also write to TensorBoard or Weights & Biases.
         threads: CPU threads of a process; None = torch's choice.
@@ -51,6 +54,7 @@ class TrainConfig(BaseModel):
     ema: float | None = Field(default=None, gt=0, lt=1)
     cache_features: bool = False
     input_pixels: Annotated[int, Field(ge=1024, le=2**32)] | Literal["auto"] | None = None
+    step_pixels: Annotated[int, Field(ge=1024, le=2**40)] | Literal["auto"] | None = None
     log_every: int = Field(default=20, ge=1)
     loggers: list[Literal["tensorboard", "wandb"]] = []
     threads: int | None = Field(default=None, ge=1, le=1024)

@@ -1,4 +1,4 @@
-"""Large photographs: how much of them a backbone sees, and how long caching their features will take."""
+"""Large photographs: how much of them a backbone and a step see, and how long caching their features will take."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 SCALES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
 AUTO = 1536 * 1536  # pixels that a small ViT sees in seconds on a CPU; larger images are cut into windows anyway
+STEP = 8 * 3 * 2**20  # pixels of labels in a training step: 8 images of 3 megapixels, or 2 of 12
 LOOKED_AT = 5  # images whose size is looked at
 PROBES = (256, 512)  # sides in pixels of what the backbone is timed on
 WORTH_SAYING = 60  # seconds
 
 
-def with_input_scale(recipe: RecipeT, dataset: SegmentationDataset, fabric: Fabric, reporter: Reporter) -> RecipeT:
-    """The recipe with an ``encoder.input_scale`` for large images; itself where none is asked for.
+def with_large_images(recipe: RecipeT, dataset: SegmentationDataset, fabric: Fabric, reporter: Reporter) -> RecipeT:
+    """The recipe with an ``encoder.input_scale`` and a ``train.batch_size`` for large images; itself for all others.
 
     Args:
         recipe: of a new run.
@@ -32,14 +33,29 @@ def with_input_scale(recipe: RecipeT, dataset: SegmentationDataset, fabric: Fabr
         fabric: its device.
         reporter: is told what was chosen.
     """
+    if recipe.train.input_pixels is None and recipe.train.step_pixels is None:
+        return recipe
+    sizes = [(height, width) for height, width in (dataset[i].mask.shape for i in spread(len(dataset), LOOKED_AT))]
+    size = max(sizes, key=lambda size: size[0] * size[1])
+    more = 1 if fabric.device.type == "cpu" else 4
+    return with_batch_size(with_input_scale(recipe, size, more, reporter), size, more, reporter)
+
+
+def with_input_scale(recipe: RecipeT, size: tuple[int, int], more: int, reporter: Reporter) -> RecipeT:
+    """The recipe with an ``encoder.input_scale`` for large images; itself where none is asked for.
+
+    Args:
+        recipe: of a new run.
+        size: (height, width) of the largest training image looked at.
+        more: how many times as much as a CPU the device is trusted with.
+        reporter: is told what was chosen.
+    """
     asked, encoder = recipe.train.input_pixels, recipe.encoder
     reads = "input_scale" in encoder.backbone_kind.reads
     if asked is None or not reads or encoder.input_scale != 1 or recipe.train.start is not None:
         return recipe
-    limit = asked if asked != "auto" else AUTO if fabric.device.type == "cpu" else 4 * AUTO
-    sizes = [tuple(dataset[index].mask.shape) for index in spread(len(dataset), LOOKED_AT)]
-    height, width = max(sizes, key=lambda size: size[0] * size[1])
-    scale = scale_for(height * width, limit)
+    height, width = size
+    scale = scale_for(height * width, AUTO * more if asked == "auto" else asked)
     if scale == 1:
         return recipe
     reporter.line(
@@ -47,6 +63,28 @@ def with_input_scale(recipe: RecipeT, dataset: SegmentationDataset, fabric: Fabr
         f"{round(height * scale)} (train.input_pixels={asked}); for finer masks set encoder.input_scale yourself"
     )
     return recipe.model_copy(update={"encoder": encoder.model_copy(update={"input_scale": scale})})
+
+
+def with_batch_size(recipe: RecipeT, size: tuple[int, int], more: int, reporter: Reporter) -> RecipeT:
+    """The recipe with a smaller ``train.batch_size`` for photographs; itself for other images, or where none is asked.
+
+    The loss of whole images is taken at a quarter of their sides, however little the backbone sees: of photographs that
+    is most of a step. Images that a backbone sees as they are keep their batch.
+
+    Args: as of :func:`with_input_scale`.
+    """
+    asked, batch, (height, width) = recipe.train.step_pixels, recipe.train.batch_size, size
+    if asked is None or recipe.data.augment.crop is not None or (asked == "auto" and height * width <= AUTO * more):
+        return recipe
+    limit = STEP * more if asked == "auto" else asked
+    smaller = max(1, min(batch, limit // (height * width)))
+    if smaller == batch:
+        return recipe
+    reporter.line(
+        f"train.batch_size = {smaller} instead of {batch}: of {width} x {height} pixels a step holds {smaller} "
+        f"{'image' if smaller == 1 else 'images'} (train.step_pixels={asked}); train.step_pixels=null keeps {batch}"
+    )
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": smaller})})
 
 
 def scale_for(pixels: int, limit: int) -> float:

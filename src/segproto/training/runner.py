@@ -42,7 +42,7 @@ from segproto.training.folder import (
 )
 from segproto.training.job import Job
 from segproto.training.journal import Journal, build_loggers
-from segproto.training.large_images import caching_words, with_input_scale
+from segproto.training.large_images import caching_words, with_large_images
 from segproto.training.loop import Loop
 from segproto.training.memory import memory_errors
 from segproto.training.method import Method
@@ -187,7 +187,7 @@ def prepare(
         train_set = screened(train_set, fabric, reporter)
     path = checkpoint.latest(out / "checkpoints")
     if path is None:
-        recipe = with_input_scale(recipe, train_set, fabric, reporter)
+        recipe = with_large_images(recipe, train_set, fabric, reporter)
         recipe = with_class_weights(recipe, train_set, fabric, reporter)
         stages = chosen_stages(method, recipe)  # with the weights, if they were counted
     state = checkpoint.read_state(path, stages) if path is not None else State()
