@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from segproto.data.base import ClassTable
 from segproto.data.images import read_indices
 from segproto.encoders.view import View, trained_view
 from segproto.errors import ConfigError
+from segproto.files.stores import store_rows
 from segproto.model.outputs import Outputs, predict_to_files
 from segproto.model.predict import predict, predict_logits
 from segproto.model.segmenter import Segmenter
@@ -110,3 +112,54 @@ def test_windows_of_the_training_are_remembered(monkeypatch: pytest.MonkeyPatch)
     net.encoder.view = trained_view(None, None, (80, 90))  # trained on whole images of that size
     assert torch.equal(predict(net, picture), whole)
     assert trained_view(None, (64, 512), (80, 90)) == View(512)
+
+
+@pytest.mark.parametrize("window", [None, 160])
+def test_probabilities_in_chunks_are_those_of_the_npz(tmp_path: Path, window: int | None) -> None:
+    zarr = pytest.importorskip("zarr")
+    net, picture = model(), image(300, 530)
+    for name in ("p.npz", "p.zarr", "p.zarr"):  # an earlier store of ours is replaced
+        predict_to_files(net, picture, Outputs(tmp_path / "m.png", probabilities=tmp_path / name), window=window)
+    store = zarr.open(str(tmp_path / "p.zarr"), mode="r")
+    with np.load(tmp_path / "p.npz") as stored:
+        assert np.array_equal(store[:], stored["probabilities"])
+    assert store.chunks == (256, 512, 4)
+    assert store.attrs["classes"] == ["a", "b", "c", "d"]
+    assert store.attrs["_ARRAY_DIMENSIONS"] == ["row", "column", "class"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.png", "p.npz", "p.zarr"]
+
+
+def test_rows_reach_a_store_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zarr = pytest.importorskip("zarr")
+    monkeypatch.setattr("segproto.files.stores.CHUNK", (8, 5))
+    rows = np.random.default_rng(0).random((29, 11, 2)).astype(np.float16)
+    with store_rows(tmp_path / "a.zarr", rows.shape, "float16", "probabilities", {}, ("y", "x", "c")) as write:
+        (part,) = (path for path in tmp_path.iterdir() if path.name.endswith(".part"))
+        for start, stop in ((0, 3), (3, 20), (20, 21), (21, 29)):
+            write(rows[start:stop])
+            assert (part / "0.0.0").exists() == (stop >= 8)
+            assert (part / "2.0.0").exists() == (stop >= 24)
+    assert np.array_equal(zarr.open(str(tmp_path / "a.zarr"), mode="r")[:], rows)
+    with (
+        pytest.raises(ValueError, match="9 rows were not written"),
+        store_rows(tmp_path / "b.zarr", rows.shape, "float16", "probabilities", {}, ("y", "x", "c")) as write,
+    ):
+        write(rows[:20])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_stores_take_the_place_of_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(image(20, 20).permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    options = {"out": tmp_path / "m", "probabilities": tmp_path / "p", "quiet": True}
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ConfigError, match=r"probabilities-format zarr needs the extra zarr .* 'segproto\[zarr\]'"):
+        predict_files(model(), tmp_path / "a.png", probabilities_format="zarr", **options)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="say where to write them: --probabilities DIR"):
+        predict_files(model(), tmp_path / "a.png", out=tmp_path / "m", probabilities_format="npz")
+    pytest.importorskip("zarr")
+    (tmp_path / "p/a.zarr").mkdir(parents=True)
+    (tmp_path / "p/a.zarr/mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"a\.zarr: holds mine\.txt and would be replaced"):
+        predict_files(model(), tmp_path / "a.png", probabilities_format="zarr", **options)
+    assert not (tmp_path / "m").exists()

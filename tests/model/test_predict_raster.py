@@ -71,6 +71,23 @@ def test_probabilities_of_windows_are_shares(tmp_path: Path) -> None:
     np.testing.assert_allclose(shares.sum(0)[found != 255], 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["npz", "zarr"])
+def test_probabilities_beside_geotiffs_may_be_arrays(tmp_path: Path, form: str) -> None:
+    mosaic(tmp_path / "a.tif", 150, 140)
+    options = {"out": tmp_path / "m", "window": 64, "quiet": True, "probabilities_format": form}
+    if form == "zarr":
+        zarr = pytest.importorskip("zarr")
+    [mask] = api.predict(model(), tmp_path / "a.tif", probabilities=tmp_path / "p", **options)
+    file = tmp_path / f"p/a.{form}"
+    shares = np.load(file)["probabilities"] if form == "npz" else zarr.open(str(file), mode="r")[:]
+    api.predict(
+        model(), tmp_path / "a.tif", probabilities=tmp_path / "q", **{**options, "probabilities_format": "auto"}
+    )
+    with rasterio.open(mask) as made, rasterio.open(tmp_path / "q/a.tif") as raster:
+        inside = made.read(1) != 255
+        np.testing.assert_allclose(shares[inside], raster.read().transpose(1, 2, 0)[inside], atol=1e-3)
+
+
 def test_other_images_stay_png_and_commands_can_be_repeated(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()

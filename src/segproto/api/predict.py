@@ -34,6 +34,7 @@ def predict(
     palette: bool = False,
     overlay: PathLike | None = None,
     probabilities: PathLike | None = None,
+    probabilities_format: Literal["auto", "npz", "zarr"] = "auto",
     device: str | None = None,
     quiet: bool = False,
 ) -> list[Path]:
@@ -61,6 +62,8 @@ def predict(
         overlay: folder for pictures of the images in the classes' colours.
         probabilities: folder for npz files with ``probabilities``, float16 (H, W, C), or beside GeoTIFFs for GeoTIFFs
             with one band of float32 per class; of images of any size.
+        probabilities_format: ``npz``, or ``zarr``: a store of the same array in chunks, to be read in parts (extra
+            ``zarr``); ``auto``: as said above.
         device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
         quiet: no progress.
 
@@ -85,6 +88,7 @@ def predict(
     beside = {option: place(path, option) for option, path in given.items() if path is not None}
     if "--ood" in beside and (len(beside) > 1 or palette or values != "indices"):
         raise ConfigError("--ood writes plain masks beside its scores: leave out the other outputs, or run it apart")
+    require_format(probabilities_format, probabilities)
     reporter = Reporter(active=not quiet)
     model = ready(target, stage, device)
     value_table(model.classes, values)
@@ -99,11 +103,11 @@ def predict(
         raise DataError(f"{out}: two of the images have one name and would share a mask; predict them apart")
     if (values != "indices" or overlay is not None) and any(mask.suffix == ".tif" for _, mask in pairs):
         raise ConfigError("--values classes and --overlay go with pictures, and masks would be GeoTIFFs: --format png")
-    require_free(pairs, out, beside)
+    require_free(pairs, out, beside, probabilities_format)
     options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "max_pixels": max_pixels or MAX_PIXELS}
     with reporter.bar("predict", len(pairs)) as bar:
         for done, (file, mask) in enumerate(pairs, 1):
-            paths = {option: beside_mask(folder, mask, out, option) for option, folder in beside.items()}
+            paths = {o: beside_mask(folder, mask, out, o, probabilities_format) for o, folder in beside.items()}
             try:
                 if mask.suffix == ".tif":
                     predict_to_tiff(model, file, mask, probabilities=paths.get("--probabilities"), **options)
@@ -123,23 +127,46 @@ def predict(
     return written
 
 
-def require_free(pairs: list[tuple[Path, Path]], out: Path, beside: Mapping[str, Path]) -> None:
+def require_format(form: str, folder: PathLike | None) -> None:
+    """Sees that probabilities can be written in a format.
+
+    Raises:
+        ConfigError: no such format, nowhere to write, or ``zarr`` without the extra of that name.
+    """
+    from segproto.files.stores import zarr_or_refuse
+
+    if form not in ("auto", "npz", "zarr"):
+        raise ConfigError(f"--probabilities-format {form}: expected auto, npz or zarr")
+    if form != "auto" and folder is None:
+        raise ConfigError(f"--probabilities-format {form}: say where to write them: --probabilities DIR")
+    if form == "zarr":
+        zarr_or_refuse("--probabilities-format zarr")
+
+
+def require_free(pairs: list[tuple[Path, Path]], out: Path, beside: Mapping[str, Path], form: str) -> None:
     """Sees that no file to write would take the place of another.
 
     Args:
         pairs: images and masks.
         out: folder of the masks.
         beside: folders of other outputs by their option.
+        form: of probabilities.
 
     Raises:
         ConfigError: naming the first that would.
     """
+    from segproto.files.stores import require_store
+
     require_all((mask for _, mask in pairs), "mask", (file for file, _ in pairs))
     for option, folder in beside.items():
         if folder.absolute() in {out.absolute(), *(f.absolute() for o, f in beside.items() if o != option)}:
             raise ConfigError(f"{option} {folder}: is the folder of other files (--out); name another one")
-        files = (beside_mask(folder, mask, out, option) for _, mask in pairs)
-        require_all(files, KINDS[option], (file for file, _ in pairs))
+        files = [beside_mask(folder, mask, out, option, form) for _, mask in pairs]
+        if option == "--probabilities" and form == "zarr":
+            for file in files:
+                require_store(file, KINDS[option])
+        else:
+            require_all(files, KINDS[option], (file for file, _ in pairs))
 
 
 def with_forms(pairs: list[tuple[Path, Path]], form: str) -> list[tuple[Path, Path]]:
@@ -173,7 +200,9 @@ def with_forms(pairs: list[tuple[Path, Path]], form: str) -> list[tuple[Path, Pa
 KINDS = {"--ood": "scores", "--overlay": "picture", "--probabilities": "probabilities"}  # marks of the files
 
 
-def beside_mask(folder: Path, mask: Path, out: Path, option: str) -> Path:
-    """The file of another output that goes with a mask."""
+def beside_mask(folder: Path, mask: Path, out: Path, option: str, form: str) -> Path:
+    """The file of another output that goes with a mask; ``form`` is that of probabilities."""
     file = folder / mask.relative_to(out)
-    return file.with_suffix(".npz") if option == "--probabilities" and file.suffix == ".png" else file
+    if option != "--probabilities" or (form == "auto" and file.suffix == ".tif"):
+        return file
+    return file.with_suffix(".zarr" if form == "zarr" else ".npz")

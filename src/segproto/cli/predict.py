@@ -48,6 +48,9 @@ def predict(
     palette: Annotated[bool, typer.Option("--palette", help="Masks show the classes' colours.")] = False,
     overlay: Annotated[Path | None, typer.Option(help="Folder for the images in the classes' colours.")] = None,
     probabilities: Probabilities = None,
+    probabilities_format: Annotated[
+        str, typer.Option(help="npz, zarr (a store in chunks; extra zarr), or auto: npz, GeoTIFFs beside GeoTIFFs.")
+    ] = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -72,6 +75,7 @@ def predict(
             palette=palette,
             overlay=overlay,
             probabilities=probabilities,
+            probabilities_format=probabilities_format,  # type: ignore[arg-type]
             quiet=quiet,
         )
     except UnreadableImages as error:

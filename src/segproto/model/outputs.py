@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal, Unpack, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segproto.data.base import ClassTable
@@ -20,6 +21,7 @@ from segproto.data.picture import ImageLike, MaskWriter, look_at
 from segproto.data.pixels import to_colours
 from segproto.errors import ConfigError
 from segproto.files import fresh, mark
+from segproto.files.stores import store_rows
 from segproto.model.predict import Views, labels_of, logit_bands
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
@@ -39,7 +41,7 @@ class Outputs:
             was trained on.
         palette: the mask shows the classes' colours (its numbers stay the same).
         overlay: a PNG of the image in the colours of the classes.
-        probabilities: an npz with the array ``probabilities``, float16 (H, W, C).
+        probabilities: an npz with the array ``probabilities``, float16 (H, W, C), or a zarr store of it (``.zarr``).
     """
 
     mask: Path
@@ -115,8 +117,7 @@ def predict_to_files(
         if outputs.overlay is not None:
             overlay = files.enter_context(MaskWriter(outputs.overlay, *size, kind="picture", rgb=True))
         if outputs.probabilities is not None:
-            shape = (*size, classes.num_classes)
-            shares = files.enter_context(array_file(outputs.probabilities, shape))
+            shares = files.enter_context(share_file(outputs.probabilities, size, classes))
         done = 0
         for logits in logit_bands(segmenter, picture, maps=maps, **views):
             labels = labels_of(logits[:-1] if wanted else logits, picture, done)
@@ -126,8 +127,7 @@ def predict_to_files(
                 shown = to_colours(shown, segmenter.encoder.pixels.show)
                 overlay.write(colour_labels(shown, labels, colours).permute(1, 2, 0))
             if shares is not None:
-                probabilities = (logits[:-1] / logits[-1:]).softmax(0).permute(1, 2, 0)
-                shares.write(probabilities.half().cpu().contiguous().numpy().tobytes())
+                shares((logits[:-1] / logits[-1:]).softmax(0))
             done += len(labels)
 
 
@@ -137,14 +137,31 @@ def with_ones(logits: Tensor) -> Tensor:
 
 
 @contextmanager
-def array_file(path: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
-    """An npz that holds one float16 array, written from its first row to its last."""
-    with (
-        fresh(path, "probabilities") as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-    ):
-        archive.comment = mark("probabilities").encode()
+def share_file(path: Path, size: tuple[int, int], classes: ClassTable) -> Iterator[Callable[[Tensor], None]]:
+    """Something to call with probabilities (C, R, W) of rows from the first to the last.
+
+    Args:
+        path: an npz (``.npz``) that holds one float16 array (H, W, C), or a zarr store of it (``.zarr``).
+        size: (H, W).
+        classes: whose names go into the store.
+    """
+
+    def values(shares: Tensor) -> NDArray[np.float16]:
+        return shares.permute(1, 2, 0).half().cpu().contiguous().numpy()
+
+    shape, kind = (*size, classes.num_classes), "probabilities"
+    if path.suffix == ".zarr":
+        axes = ("row", "column", "class")
+        with store_rows(path, shape, "float16", kind, {"classes": list(classes.names)}, axes) as write:
+            yield lambda shares: write(values(shares))
+        return
+    with fresh(path, kind) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.comment = mark(kind).encode()
         with archive.open(PROBABILITIES, "w", force_zip64=True) as entry:
             header = {"descr": "<f2", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(cast("BinaryIO", entry), header)
-            yield cast("BinaryIO", entry)
+
+            def append(shares: Tensor) -> None:
+                entry.write(values(shares).tobytes())
+
+            yield append

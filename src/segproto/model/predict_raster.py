@@ -13,6 +13,7 @@ from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import look_at
 from segproto.data.tiff_bands import has_place
 from segproto.files.rasters import Georeference, RasterWriter, georeference
+from segproto.model.outputs import share_file
 from segproto.model.predict import Views, logit_bands
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
@@ -50,7 +51,8 @@ def predict_to_tiff(
         segmenter: the model.
         image: a file; a TIFF that is read in windows may be of any size.
         out: the mask: one band of class numbers with their colours, 255 = no image there (its nodata value).
-        probabilities: a file of one band per class, float32 in 0..1; NaN = no image there.
+        probabilities: a GeoTIFF (``.tif``) of one band per class, float32 in 0..1, NaN = no image there; or any that
+            :func:`segproto.model.outputs.share_file` writes.
         max_pixels: larger images are refused; the default is for files that are decoded as a whole.
         views: as :func:`segproto.model.predict.predict`.
 
@@ -67,12 +69,14 @@ def predict_to_tiff(
         options = {"nodata": IGNORE_INDEX, "kind": "mask", "names": ["class"], "colours": colours, "tags": words}
         dtype = "uint16" if wide else "uint8"
         mask = stack.enter_context(RasterWriter(out, *size, dtype, location, **options))  # type: ignore[arg-type]
-        shares = None
-        if probabilities is not None:
+        raster = plain = None
+        if probabilities is not None and probabilities.suffix == ".tif":
             options = {"nodata": float("nan"), "kind": "probabilities", "names": list(table.names)}
-            shares = stack.enter_context(
+            raster = stack.enter_context(
                 RasterWriter(probabilities, *size, "float32", location, **options)  # type: ignore[arg-type]
             )
+        elif probabilities is not None:
+            plain = stack.enter_context(share_file(probabilities, size, table))
         stack.enter_context(evaluating(segmenter))
         done = 0
         for maps in logit_bands(segmenter, picture, maps=lambda x: counted_maps(segmenter, x), **views):
@@ -83,9 +87,12 @@ def predict_to_tiff(
                 outside = ~picture.inside(done, 0, done + len(rows), picture.width)
                 rows[outside] = IGNORE_INDEX
             mask.write(rows.numpy())
-            if shares is not None:
+            if probabilities is not None:
                 values = (logits / maps[-1:]).softmax(0).cpu()
-                if outside is not None:
-                    values[:, outside] = float("nan")
-                shares.write(values.numpy())
+                if plain is not None:
+                    plain(values)
+                if raster is not None:
+                    if outside is not None:
+                        values[:, outside] = float("nan")
+                    raster.write(values.numpy())
             done += len(rows)
