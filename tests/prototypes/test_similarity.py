@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from segproto.prototypes import similarity
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.similarity import log_activation, squared_distances
 
@@ -205,3 +206,25 @@ def test_without_gradients_near_distances_do_not_depend_on_the_company() -> None
     assert whole.max() > 9  # close matches are among them
     assert (whole - alone).abs().max() < 2e-5
     assert (whole - exact).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.05], ids=["all near", "some near"])
+def test_many_near_distances_have_all_their_digits(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of collapsed features the expanded form in float32 keeps three digits; beside a naive float64 loop."""
+    generator = torch.Generator().manual_seed(4)
+    centre = torch.rand(12, generator=generator) * 0.5 + 0.25
+    features = (centre[:, None, None] + torch.randn(2, 12, 9, 7, generator=generator) * spread).repeat(1, 2, 1, 1)
+    vectors = centre + torch.randn(10, 12, generator=generator) * spread
+    vectors[3] = features[1, :12, 4, 5]
+    ranges = [(0, 6), (6, 10)]
+    monkeypatch.setattr(similarity, "CHUNK", 200)  # several parts
+    with torch.no_grad():
+        found = squared_distances(features, vectors, ranges).double()
+    for scale, (a, b) in enumerate(ranges):
+        x = features[:, None, 12 * scale : 12 * scale + 12].double()
+        exact = (x - vectors[a:b].double()[None, :, :, None, None]).square().sum(2)
+        near = exact < similarity.NEAR * 0.99
+        assert float(near.float().mean()) > 2 * similarity.FEW
+        error = (found[:, a:b] - exact).abs()
+        assert float((error[near] / exact[near].clamp_min(1e-9)).max()) < 2e-7
+    assert float(found[1, 3, 4, 5]) < 1e-14

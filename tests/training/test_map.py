@@ -11,7 +11,14 @@ from torch import Tensor
 from segproto.data.base import Sample
 from segproto.data.config import ScenesConfig
 from segproto.data.scenes import ScenesDataset
-from segproto.training.procedures.map_images import fold_images, load_result, map_images, result_path
+from segproto.training.procedures.map_images import (
+    AHEAD,
+    fold_images,
+    fold_samples,
+    load_result,
+    map_images,
+    result_path,
+)
 
 DATA = ScenesDataset(ScenesConfig(num_train=7, num_val=1, size=32), "train")
 
@@ -24,6 +31,16 @@ def test_processes_share_the_images_without_overlap() -> None:
     shares = [list(fold_images(DATA, rank=rank, world=3)) for rank in range(3)]
     assert sorted(index for own in shares for index in own) == list(range(7))
     assert list(fold_images(DATA)) == list(range(7))
+
+
+def test_samples_are_read_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    whole = ScenesDataset.__getitem__
+    monkeypatch.setattr(ScenesDataset, "__getitem__", lambda data, index: read.append(index) or whole(data, index))
+    for index, sample in fold_samples(DATA, rank=1, world=2):
+        assert sample.name == DATA.names[index]
+        assert len(read) <= index // 2 + 1 + AHEAD + 1  # a few before they are needed
+    assert read == [1, 3, 5]
 
 
 def test_every_image_gets_its_file(tmp_path: Path) -> None:

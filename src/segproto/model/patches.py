@@ -44,7 +44,7 @@ def covered_mask(model: Segmenter, mask: Tensor) -> Tensor:
 def draw_patch(image: Tensor, box: Box) -> bytes:
     """PNG of a patch with its surroundings, the cell outlined; uint8 image (3, H, W)."""
     buffer = io.BytesIO()
-    patch_picture(image, box).save(buffer, "PNG", optimize=True)
+    patch_picture(image, box).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.errors import ConfigError, DataError
 from segproto.model.edit import copy_to_edit, keep_prototypes, note
-from segproto.model.features import image_features
+from segproto.model.features import sample_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.memory_head import MemoryBank, MemoryHead, cells_of
 from segproto.model.patches import cell_box, covered_mask, keep_picture
@@ -177,11 +177,11 @@ def cells_to_add(
     Raises:
         DataError: no cell is labelled.
     """
-    bank = memory_of(model).bank
+    bank, sample = memory_of(model).bank, dataset[index]
     with evaluating(model):
-        features = image_features(model, dataset, index)
+        features = sample_features(model, sample, index)
     num_classes = dataset.classes.num_classes
-    cells = image_cells(model, dataset[index], features, num_classes, bank.blocks, count, labelled, index)
+    cells = image_cells(model, sample, features, num_classes, bank.blocks, count, labelled, index)
     if not len(cells["features"]):
         raise DataError(f"{dataset.names[index]}: no cell of it is labelled: nothing to remember; check its mask")
     vectors = embed_cells(cells["features"], 0, bank.mean, bank.removed)

@@ -14,6 +14,7 @@ from segproto.prototypes.numerics import exact_float32
 CENTRE = 0.5
 EPSILON = 1e-4
 NEAR = 0.1  # below this the rounding of the expanded form (1e-6) moves the log activation by more than 1e-5
+FEW = 1 / 256  # of all distances: more near ones than that are computed together
 CHUNK = 2**24  # numbers held at once when near distances are computed directly
 
 
@@ -22,8 +23,8 @@ def squared_distances(features: Tensor, vectors: Tensor, scale_ranges: Sequence[
 
     Uses ``|x|^2 - 2 x.p + |p|^2`` in float32, with both sides centred by 0.5 first: that leaves the distance unchanged
     and keeps an exact match exact (to about 1e-6) for features in (0, 1). Without gradients, distances below 0.1 are
-    then computed directly: the rounding of a matrix product depends on how many cells it holds, and near a match, where
-    the log activation is steep, a cell's explanation would differ from its logit.
+    then computed again without that loss of digits: the rounding of a matrix product depends on how many cells it
+    holds, and near a match, where the log activation is steep, a cell's explanation would differ from its logit.
 
     Args:
         features: (B, S*D, h, w), scales side by side in channel blocks of D.
@@ -57,13 +58,34 @@ def squared_distances(features: Tensor, vectors: Tensor, scale_ranges: Sequence[
 
 
 def _sharpen(distances: Tensor, cells: Tensor, vectors: Tensor, scale_ranges: Sequence[tuple[int, int]]) -> None:
-    """Replaces near distances (B, P, N) by the sum of squared differences, in place."""
+    """Gives near distances (B, P, N) the digits that the expanded form lost, in place.
+
+    Few of them are computed one by one, as sums of squared differences. Many, as of features that collapsed, would take
+    a hundred times the matrix product so: then that product is repeated in float64, whose rounding (1e-16) is below
+    what float32 shows of any distance. Either way the work is at most about that of the distances themselves.
+    """
     x = _by_scale(cells, len(scale_ranges))
     for scale, (a, b) in enumerate(scale_ranges):
-        near = (distances[:, a:b] < NEAR).nonzero()
-        for image, prototype, cell in (part.unbind(1) for part in torch.split(near, max(1, CHUNK // vectors.shape[1]))):
-            exact = (x[image, scale, :, cell] - vectors[a + prototype]).square().sum(1)
-            distances[image, a + prototype, cell] = exact
+        part, own = distances[:, a:b], x[:, scale]
+        near = (part < NEAR).nonzero()
+        if len(near) > FEW * part.numel() and cells.device.type != "mps":  # which has no float64
+            _sharpen_many(part, own, vectors[a:b])
+        elif len(near):
+            rows = own.transpose(1, 2).contiguous()  # of a cell, side by side: single columns are slow to gather
+            for image, prototype, cell in (p.unbind(1) for p in torch.split(near, max(1, CHUNK // vectors.shape[1]))):
+                difference = rows[image, cell] - vectors[a + prototype]
+                distances[image, a + prototype, cell] = difference.square_().sum(1)
+
+
+def _sharpen_many(distances: Tensor, cells: Tensor, vectors: Tensor) -> None:
+    """:func:`_sharpen` of one scale: distances (B, M, N) of cells (B, D, N) and vectors (M, D), in float64."""
+    p = vectors.double() - CENTRE
+    step = max(1, CHUNK // 2 // max(1, distances[..., 0].numel()))
+    for near, part in zip(torch.split(distances, step, 2), torch.split(cells, step, 2), strict=True):
+        y = part.double() - CENTRE
+        exact = torch.baddbmm(p.square().sum(1)[:, None], p.expand(len(y), -1, -1), y, alpha=-2)
+        exact += y.square_().sum(1, keepdim=True)
+        near.copy_(torch.where(near < NEAR, exact.relu_().to(near.dtype), near))
 
 
 class _SquaredDistances(torch.autograd.Function):

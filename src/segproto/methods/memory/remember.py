@@ -13,7 +13,7 @@ from segproto.data.base import Sample, SegmentationDataset
 from segproto.errors import ConfigError, DataError
 from segproto.files import remove
 from segproto.methods.memory.config import MemoryModel, RememberConfig
-from segproto.model.features import image_features
+from segproto.model.features import sample_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.memory_head import MemoryBank, MemoryHead
 from segproto.model.provenance import PrototypeSource, Provenance
@@ -68,7 +68,7 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     per_image = -(-config.patches // len(dataset))  # an image's part of the memory
 
     def look(index: int, sample: Sample) -> dict[str, Tensor]:
-        features = image_features(model, dataset, index, context.train_cache)
+        features = sample_features(model, sample, index, context.train_cache)
         seed = context.recipe.train.seed + index
         num_classes = model.classes.num_classes
         cells = image_cells(model, sample, features, num_classes, blocks, per_image, config.labelled, seed)

@@ -7,7 +7,7 @@ import torch
 from segproto.errors import ConfigError
 from segproto.methods.nonparametric.build import begin_nearest
 from segproto.methods.nonparametric.config import NonparametricModel, SeedConfig
-from segproto.model.features import image_features
+from segproto.model.features import sample_features
 from segproto.model.heads import LinearHead, NearestHead
 from segproto.model.patches import covered_mask
 from segproto.model.segmenter import Segmenter
@@ -17,7 +17,7 @@ from segproto.prototypes.sinkhorn import pixel_classes
 from segproto.training.agreement import agreement
 from segproto.training.devices import seed_all
 from segproto.training.figures import Figures
-from segproto.training.procedures.map_images import fold_images
+from segproto.training.procedures.map_images import fold_samples
 from segproto.training.procedures.projection import searched_images
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
@@ -64,9 +64,9 @@ def seed_from_features(context: StageContext, config: SeedConfig) -> Figures:
     have = torch.zeros(classes + 1, dtype=torch.int64, device=device)
     have[classes] = config.pixels  # of void, enough
     cells, labels = [bank.vectors.new_zeros(0, bank.dim)], [have.new_zeros(0)]
-    for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="seed"):
-        features = image_features(model, dataset, index, cache)
-        mask = covered_mask(model, dataset[index].mask.to(device))
+    for index, sample in fold_samples(dataset, rank=fabric.global_rank, world=fabric.world_size, title="seed"):
+        features = sample_features(model, sample, index, cache)
+        mask = covered_mask(model, sample.mask.to(device))
         grid = resize_labels(mask[None], (features.shape[-2], features.shape[-1])).flatten()
         class_of = pixel_classes(grid, classes, IGNORE_INDEX)
         keep = (have[class_of] < config.pixels) & first_pixels(grid, classes, config.pixels)

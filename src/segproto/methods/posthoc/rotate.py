@@ -12,7 +12,7 @@ from segproto.errors import ConfigError
 from segproto.files import remove
 from segproto.methods.posthoc.config import RotateConfig
 from segproto.model.basis_head import BasisBank, BasisHead, FactorBank, RotatedBank
-from segproto.model.features import image_features
+from segproto.model.features import sample_features
 from segproto.model.heads import LinearHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.factors import factorise, two_signs
@@ -127,7 +127,7 @@ def collect(context: StageContext, config: RotateConfig) -> Seen:
     per_image, folder = -(-config.cells // len(dataset)), context.out / "cells"
 
     def look(index: int, sample: Sample) -> dict[str, Tensor]:
-        seen = image_features(model, dataset, index, context.train_cache)[0]
+        seen = sample_features(model, sample, index, context.train_cache)[0]
         size = (sample.image.shape[-2], sample.image.shape[-1])
         rows, columns = inside(model, size, (seen.shape[-2], seen.shape[-1]))
         features = seen[:, :rows, :columns].float()

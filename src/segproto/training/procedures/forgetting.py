@@ -15,7 +15,7 @@ from torch import Tensor
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.errors import ConfigError, DataError
-from segproto.model.features import BackboneFeatures, image_features
+from segproto.model.features import BackboneFeatures, image_features, sample_features
 from segproto.model.forgotten import ForgottenPatch
 from segproto.model.patches import covered_mask
 from segproto.model.provenance import PrototypeSource
@@ -26,7 +26,7 @@ from segproto.prototypes.nearest import RunningNearest
 from segproto.training.figures import Figures
 from segproto.training.procedures.config import DiversityConfig, LearningRates, OptimiseConfig, ThresholdConfig
 from segproto.training.procedures.forgotten import Forgotten, Marked, nearest_to_forgotten, penalty, prototype_bank
-from segproto.training.procedures.map_images import fold_images
+from segproto.training.procedures.map_images import fold_samples
 from segproto.training.procedures.optimise import StageLoss, optimise_stage
 from segproto.training.procedures.projection import recompute, search, trace
 from segproto.training.procedures.pruning import threshold
@@ -152,10 +152,10 @@ def radii_of(
 ) -> Tensor:
     """(F, S): the ``share``-quantile of the distances from each marked patch to the training cells of its class."""
     samples: list[list[Tensor]] = [[] for _ in range(len(marked.features))]
-    for index in fold_images(dataset, title="mark"):
-        features = image_features(model, dataset, index, cache)
+    for index, sample in fold_samples(dataset, title="mark"):
+        features = sample_features(model, sample, index, cache)
         grid = (features.shape[-2], features.shape[-1])
-        labels = covered_mask(model, dataset[index].mask.to(features.device))
+        labels = covered_mask(model, sample.mask.to(features.device))
         member = nearest_label(labels, grid, model.classes.num_classes).flatten(1)
         distances = marked.to_cells(features[0])
         for f, c in enumerate(marked.class_of.tolist()):

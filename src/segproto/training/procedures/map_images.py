@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,8 +14,10 @@ from segproto.data.base import Sample, SegmentationDataset
 from segproto.errors import WeightsError
 from segproto.files import fresh
 from segproto.model.artefact import read_tensors
+from segproto.model.together import in_order
 from segproto.training.progress import current
 
+AHEAD = 2  # images read before they are asked for
 SUFFIX = ".safetensors"
 
 
@@ -28,6 +31,15 @@ def fold_images(dataset: SegmentationDataset, *, rank: int = 0, world: int = 1, 
         for done, index in enumerate(indices):
             yield index
             bar(done + 1, len(indices))
+
+
+def fold_samples(
+    dataset: SegmentationDataset, *, rank: int = 0, world: int = 1, title: str = "images"
+) -> Iterator[tuple[int, Sample]]:
+    """:func:`fold_images` with the images themselves, each read once, while the one before is worked on."""
+    indices = range(rank, len(dataset), world)
+    samples = in_order((partial(dataset.__getitem__, index) for index in indices), 1, AHEAD)
+    yield from zip(fold_images(dataset, rank=rank, world=world, title=title), samples, strict=True)
 
 
 def save_tensors(tensors: dict[str, Tensor], file: BinaryIO) -> None:

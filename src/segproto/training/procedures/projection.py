@@ -15,7 +15,7 @@ from segproto.data.build import list_folder
 from segproto.data.subset import Subset, spread
 from segproto.errors import DataError
 from segproto.model.edit import keep_prototypes
-from segproto.model.features import BackboneFeatures, image_features
+from segproto.model.features import BackboneFeatures, image_features, sample_features
 from segproto.model.fingerprint import encoder_hash
 from segproto.model.patches import cell_box, covered_mask, draw_patch
 from segproto.model.provenance import PrototypeSource, Provenance
@@ -26,7 +26,7 @@ from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.figures import Figures
 from segproto.training.first_look import LOOKED_AT
 from segproto.training.procedures.config import ProjectConfig
-from segproto.training.procedures.map_images import fold_images
+from segproto.training.procedures.map_images import fold_samples
 from segproto.training.procedures.require import require_prototypes
 from segproto.training.procedures.subset import SubsetFeatures, listed
 from segproto.training.stage import Procedure, StageContext
@@ -110,9 +110,9 @@ def search(
     assert bank is not None
     rule = nearest_label if membership == "nearest_label" else any_pixel
     nearest = RunningNearest(bank.class_of, bank.scale_of, bank.num_scales, bank.dim)
-    for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="project"):
-        features = model.head.cell_features(image_features(model, dataset, index, cache))
-        mask = covered_mask(model, dataset[index].mask.to(features.device))
+    for index, sample in fold_samples(dataset, rank=fabric.global_rank, world=fabric.world_size, title="project"):
+        features = model.head.cell_features(sample_features(model, sample, index, cache))
+        mask = covered_mask(model, sample.mask.to(features.device))
         allowed = rule(mask, (features.shape[-2], features.shape[-1]), bank.num_classes)
         nearest.update(distances(features), allowed, features[0], index)
     for state in of_others(context, nearest.state_dict()):

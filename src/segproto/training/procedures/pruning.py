@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segproto.data.base import SegmentationDataset
+from segproto.data.base import Sample
 from segproto.errors import DataError
 from segproto.model.edit import keep_prototypes
-from segproto.model.features import image_features
+from segproto.model.features import sample_features
 from segproto.model.patches import covered_mask
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.nearest import RunningTopK
 from segproto.training.figures import Figures
 from segproto.training.procedures.config import PruneConfig, ThresholdConfig
-from segproto.training.procedures.map_images import fold_images
+from segproto.training.procedures.map_images import fold_samples
 from segproto.training.procedures.projection import (
     classes_without_prototypes,
     of_others,
@@ -37,9 +37,9 @@ def prune(context: StageContext, config: PruneConfig) -> Figures:
     bank = require_prototypes(model, "prune")
     dataset, cache = searched_images(context, config.images)
     top = RunningTopK(bank.class_of, config.k)
-    for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="prune"):
-        features = image_features(model, dataset, index, cache)
-        update_top(context, top, features, dataset, index)
+    for index, sample in fold_samples(dataset, rank=fabric.global_rank, world=fabric.world_size, title="prune"):
+        features = sample_features(model, sample, index, cache)
+        update_top(context, top, features, sample, index)
     for state in of_others(context, top.state_dict()):
         top.merge(state)
     keep = top.keep_mask(config.threshold).nonzero()[:, 0]
@@ -54,15 +54,13 @@ def prune(context: StageContext, config: PruneConfig) -> Figures:
     return {"prototypes_start": start, "prototypes": len(keep), "classes_without_prototypes": empty}
 
 
-def update_top(
-    context: StageContext, top: RunningTopK, features: Tensor, dataset: SegmentationDataset, index: int
-) -> None:
+def update_top(context: StageContext, top: RunningTopK, features: Tensor, sample: Sample, index: int) -> None:
     """One candidate per prototype from this image: the nearest cell that is not void.
 
     See docs/specs/scaleproto.md#pruning, steps 1 and 2.
     """
     head = context.segmenter.head
-    mask = covered_mask(context.segmenter, dataset[index].mask.to(features.device))
+    mask = covered_mask(context.segmenter, sample.mask.to(features.device))
     grid_labels = resize_labels(mask[None], (features.shape[-2], features.shape[-1]))[0]
     top.update(head.distances(head.cell_features(features))[0], grid_labels, mask, index)
 
