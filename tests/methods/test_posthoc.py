@@ -61,8 +61,40 @@ def test_each_part_is_strongest_at_its_patch(run: Path) -> None:
         assert found == pytest.approx(float(largest[p]), rel=1e-4)
         assert found == pytest.approx(float(bank.top[p]), rel=1e-4)
         assert found > 0
+        patches = source.all_patches
+        assert len({patch.image for patch in patches}) == len(patches) <= 3
+        per_image = sorted((float(value[p].max()) for value in at.values()), reverse=True)[: len(patches)]
+        strengths = [float(at[patch.image][p, patch.cell[0], patch.cell[1]]) for patch in patches]
+        assert strengths == pytest.approx(per_image, rel=1e-4)
+        assert [patch.distance for patch in patches] == pytest.approx([(found - s) ** 2 for s in strengths], abs=1e-4)
+        assert all(patch.patch in model.patches for patch in patches)
+    assert any(source.also for source in model.provenance.sources)
     result = json.loads((run / "stages" / "trace" / "result.json").read_text())
     assert result["prototypes"] + result["silent"] == bank.num_parts
+    assert result["carried"] == pytest.approx(1)
+
+
+def test_only_parts_that_matter_are_shown(run: Path, tmp_path: Path) -> None:
+    few = explain(run / "stages" / "rotate", tmp_path / "few", "stages.trace.carry=0.9", "train.stages=[trace]")
+    result = json.loads((few / "stages" / "trace" / "result.json").read_text())
+    whole, model = Segmenter.load(run), Segmenter.load(few)
+    assert result["prototypes"] < whole.head.bank.num_prototypes
+    assert 0.9 <= result["carried"] < 1
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(whole(image), model(image))  # what is not shown is an offset, and counts
+    assert segproto.explain(few, np.zeros((50, 40, 3), np.uint8)).completeness_error() <= 1e-5
+    sources = [dict(zip(m.head.bank.kept, m.provenance.sources, strict=True)) for m in (whole, model)]
+    for number, source in sources[1].items():
+        before = [(patch.image, patch.box) for patch in sources[0][number].all_patches]
+        assert [(patch.image, patch.box) for patch in source.all_patches] == before
+
+
+def test_pictures_of_dropped_parts_go(run: Path, tmp_path: Path) -> None:
+    segproto.edit(run, drop=[0, 2], out=tmp_path / "without")
+    before, after = Segmenter.load(run), Segmenter.load(tmp_path / "without")
+    gone = [patch.patch for p in (0, 2) for patch in before.provenance.sources[p].all_patches]
+    assert set(before.patches) - set(after.patches) == set(gone)
+    assert {f"prototypes/{path.name}" for path in (tmp_path / "without" / "prototypes").iterdir()} == set(after.patches)
 
 
 @pytest.mark.parametrize("basis", ["channels", "random", "pca", "nmf"])

@@ -79,7 +79,8 @@ def test_dropped_parts_are_not_seen_and_silent_ones_belong_to_none(kind: str) ->
     cells = cells_of(features)
     shares = whole.contributions(cells, classes)
     count = whole.bank.num_prototypes
-    head.hide(torch.tensor([p for p in range(count) if p != 1]))
+    keep = torch.tensor([p for p in range(count) if p != 1])
+    head.show(keep, head.bank.class_of[keep])
     assert torch.equal(head(features), whole(features))
     hidden = head.contributions(cells, classes)
     assert torch.allclose(hidden.offset, shares.offset + shares.prototypes[:, 1], atol=1e-5)
@@ -114,3 +115,17 @@ def test_parts_are_not_merged() -> None:
 def test_a_description_that_cannot_be_is_refused(change: dict) -> None:
     with pytest.raises(ValueError, match=r"parts must ascend|unknown"):
         build_head({**make("plain").describe(), **change})
+
+
+def test_classes_go_with_their_parts() -> None:
+    head = make("plain")
+    count = head.bank.num_prototypes
+    classes = torch.arange(count) % CLASSES
+    head.show(torch.arange(1, count), classes[1:])
+    assert torch.equal(head.bank.class_of, classes[1:])
+    head.select(torch.arange(count - 1)[::2])
+    assert torch.equal(head.bank.class_of, classes[1::2])
+    assert torch.equal(build_head(head.describe()).bank.class_of, classes[1::2])
+    for wrong in ([0], [CLASSES] * len(head.bank.kept)):
+        with pytest.raises(ValueError, match="expected a class"):
+            build_head({**head.describe(), "classes": wrong})

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.membership import any_pixel, nearest_label
-from segproto.prototypes.nearest import RunningNearest, RunningTopK, patch_labels, unique_rows
+from segproto.prototypes.nearest import RunningNearest, RunningStrongest, RunningTopK, patch_labels, unique_rows
 
 SIZES = [((20, 28), (5, 7)), ((16, 16), (4, 4)), ((20, 28), (5, 7)), ((23, 17), (6, 5)), ((20, 28), (5, 7))]
 
@@ -200,3 +200,26 @@ def test_unique_rows_keeps_the_first() -> None:
     vectors = torch.tensor([[1.0, 2], [0, 5], [1, 2], [0, 5], [0, 4], [1, 2]])
     assert unique_rows(vectors).tolist() == [True, True, False, False, True, False]
     assert unique_rows(torch.rand(50, 3)).all()
+
+
+def test_strongest_images_of_each_part_equal_sorting_them_all() -> None:
+    generator = torch.Generator().manual_seed(3)
+    grids = [(4, 5), (6, 3), (4, 5), (5, 5), (4, 4)]
+    fired = [(torch.randint(0, 4, (7, h - 1, w), generator=generator) - 1).clamp_min(0).float() for h, w in grids]
+    for strengths in fired:
+        strengths[6] = 0  # a part that fires nowhere
+    whole, *halves = (RunningStrongest(7, 3, torch.device("cpu")) for _ in range(3))
+    for index, (grid, strengths) in enumerate(zip(grids, fired, strict=True)):
+        whole.update(strengths, grid, index)
+        halves[index % 2].update(strengths, grid, index)
+    halves[1].merge(halves[0].state_dict())
+    assert all(torch.equal(value, halves[1].state_dict()[key]) for key, value in whole.state_dict().items())
+    for p in range(7):
+        best = [(-float(s[p].max()), i, divmod(int(s[p].flatten().argmax()), s.shape[2])) for i, s in enumerate(fired)]
+        best = sorted(row for row in best if row[0] < 0)[:3]
+        n = int((whole.image[p] >= 0).sum())
+        assert whole.strength[p, :n].tolist() == [-s for s, _, _ in best]
+        assert whole.image[p, :n].tolist() == [i for _, i, _ in best]
+        assert whole.cell[p, :n].tolist() == [list(c) for _, _, c in best]
+        assert whole.grid[p, :n].tolist() == [list(grids[i]) for _, i, _ in best]
+        assert n == len(best)

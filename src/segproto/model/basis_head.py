@@ -26,6 +26,7 @@ class BasisBank(Bank):
         kept: numbers of the parts that are shown, ascending; None = all.
         dropped: of those that the network must not see. Parts in neither fire at no training patch; where they do fire,
             what they add is told as what belongs to no prototype.
+        classes: that the shown parts speak for; None = each for the one with the largest weight.
 
     Attributes:
         top: (P,) strength of each part at the training cell where it is strongest.
@@ -35,17 +36,25 @@ class BasisBank(Bank):
     weight: nn.Parameter
     top: Tensor
 
-    def __init__(self, weight: Tensor, num_parts: int, kept: Sequence[int] | None, dropped: Sequence[int]) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        num_parts: int,
+        kept: Sequence[int] | None,
+        dropped: Sequence[int],
+        classes: Sequence[int] | None,
+    ) -> None:
         super().__init__()
-        self.num_classes, self.num_scales = len(weight), 1
-        self.num_parts, self.kept, self.dropped = (
-            num_parts,
-            list(range(num_parts) if kept is None else kept),
-            [*dropped],
-        )
+        self.num_classes, self.num_scales, self.num_parts = len(weight), 1, num_parts
+        self.kept, self.dropped = list(range(num_parts) if kept is None else kept), [*dropped]
+        self.classes = None if classes is None else [*classes]
         for numbers in (self.kept, self.dropped):
             if numbers != sorted(set(numbers)) or (numbers and not 0 <= numbers[0] <= numbers[-1] < num_parts):
                 raise ValueError(f"parts must ascend within 0..{num_parts - 1}")
+        if self.classes is not None and (
+            len(self.classes) != len(self.kept) or not all(0 <= c < self.num_classes for c in self.classes)
+        ):
+            raise ValueError(f"expected a class of 0..{self.num_classes - 1} for each of {len(self.kept)} parts")
         self.weight = nn.Parameter(weight.detach().clone())
         self.register_buffer("top", torch.zeros(len(self.kept)))
 
@@ -66,7 +75,7 @@ class BasisBank(Bank):
         """What of cell features (N, D) is in no part: (N, D), or (D,) where it is the same everywhere."""
         raise NotImplementedError
 
-    def with_parts(self, kept: list[int], dropped: list[int]) -> BasisBank:
+    def with_parts(self, kept: list[int], dropped: list[int], classes: list[int] | None) -> BasisBank:
         """The same basis with other parts shown and dropped."""
         raise NotImplementedError
 
@@ -90,8 +99,10 @@ class BasisBank(Bank):
 
     @property
     def class_of(self) -> Tensor:  # type: ignore[override]
-        """(P,) int64: the class that each part speaks for most."""
-        return self.shown(self.shares().detach()).argmax(0)
+        """(P,) int64: the class that each part speaks for."""
+        if self.classes is None:
+            return self.shown(self.shares().detach()).argmax(0)
+        return torch.tensor(self.classes, dtype=torch.int64, device=self.weight.device)
 
     @property
     def scale_of(self) -> Tensor:  # type: ignore[override]
@@ -118,7 +129,8 @@ class BasisBank(Bank):
         """A bank that shows some of the parts it shows (places); the others are dropped, or belong to none."""
         kept = [self.kept[index] for index in keep]
         gone = set(self.kept) - set(kept) if drop else set()
-        bank = self.with_parts(kept, sorted({*self.dropped, *gone})).to(self.weight.device)
+        classes = None if self.classes is None else [self.classes[index] for index in keep]
+        bank = self.with_parts(kept, sorted({*self.dropped, *gone}), classes).to(self.weight.device)
         bank.top.copy_(self.top[keep])
         return bank
 
@@ -132,6 +144,7 @@ class RotatedBank(BasisBank):
         mean: (D,) subtracted first.
         kept: see :class:`BasisBank`; 0..D-1 are the positive parts, D..2D-1 the negative ones.
         dropped: likewise.
+        classes: likewise.
     """
 
     rotation: Tensor
@@ -144,8 +157,9 @@ class RotatedBank(BasisBank):
         mean: Tensor,
         kept: Sequence[int] | None = None,
         dropped: Sequence[int] = (),
+        classes: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(weight, 2 * len(rotation), kept, dropped)
+        super().__init__(weight, 2 * len(rotation), kept, dropped, classes)
         self.register_buffer("rotation", rotation)
         self.register_buffer("mean", mean)
 
@@ -159,8 +173,8 @@ class RotatedBank(BasisBank):
     def left(self, cells: Tensor, strengths: Tensor) -> Tensor:
         return self.mean
 
-    def with_parts(self, kept: list[int], dropped: list[int]) -> RotatedBank:
-        return RotatedBank(self.weight, self.rotation, self.mean, kept, dropped)
+    def with_parts(self, kept: list[int], dropped: list[int], classes: list[int] | None) -> RotatedBank:
+        return RotatedBank(self.weight, self.rotation, self.mean, kept, dropped, classes)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "rotated"}
@@ -175,6 +189,7 @@ class FactorBank(BasisBank):
         steps: updates that find the strengths.
         kept: see :class:`BasisBank`.
         dropped: likewise.
+        classes: likewise.
     """
 
     factors: Tensor
@@ -186,8 +201,9 @@ class FactorBank(BasisBank):
         steps: int,
         kept: Sequence[int] | None = None,
         dropped: Sequence[int] = (),
+        classes: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(weight, len(factors), kept, dropped)
+        super().__init__(weight, len(factors), kept, dropped, classes)
         self.steps, self.signed = steps, factors.shape[1] != weight.shape[1]
         self.register_buffer("factors", factors)
 
@@ -207,8 +223,8 @@ class FactorBank(BasisBank):
         with exact_float32(cells.device):
             return at_least_float32(cells) - strengths @ self.atoms()
 
-    def with_parts(self, kept: list[int], dropped: list[int]) -> FactorBank:
-        return FactorBank(self.weight, self.factors, self.steps, kept, dropped)
+    def with_parts(self, kept: list[int], dropped: list[int], classes: list[int] | None) -> FactorBank:
+        return FactorBank(self.weight, self.factors, self.steps, kept, dropped, classes)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "factors", "factors": list(self.factors.shape), "steps": self.steps}
@@ -266,28 +282,37 @@ class BasisHead(Head):
         self.bank = self.bank.select(kept, drop=True)
         return kept
 
-    def hide(self, keep: Tensor) -> None:
-        """Shows the parts of these places alone; what the others add belongs to no prototype from now on."""
+    def show(self, keep: Tensor, classes: Tensor) -> None:
+        """Shows the parts of these places alone; what the others add belongs to no prototype from now on.
+
+        Args:
+            keep: int64 (P',), ascending.
+            classes: int64 (P',) that they speak for.
+        """
+        self.bank.classes = None
         self.bank = self.bank.select(keep.tolist(), drop=False)
+        self.bank.classes = classes.tolist()
 
     def describe(self) -> dict[str, Any]:
         bank = self.bank
         parts = {"kept": bank.kept, "dropped": bank.dropped}
-        return {"kind": self.kind, "shape": list(bank.weight.shape), **parts, "basis": bank.describe()}
+        classes = {} if bank.classes is None else {"classes": bank.classes}
+        return {"kind": self.kind, "shape": list(bank.weight.shape), **parts, **classes, "basis": bank.describe()}
 
     @classmethod
     def from_description(cls, value: dict[str, Any]) -> BasisHead:
         num_classes, dim = value["shape"]
         basis, weight = value["basis"], torch.zeros(num_classes, dim)
         kept, dropped = ([int(part) for part in value[key]] for key in ("kept", "dropped"))
+        classes = [int(c) for c in value["classes"]] if "classes" in value else None
         bank: BasisBank
         if basis["kind"] == "rotated":
-            bank = RotatedBank(weight, torch.zeros(dim, dim), torch.zeros(dim), kept, dropped)
+            bank = RotatedBank(weight, torch.zeros(dim, dim), torch.zeros(dim), kept, dropped, classes)
         elif basis["kind"] == "factors":
             count, width = basis["factors"]
             if width not in (dim, 2 * dim):
                 raise ValueError(f"factors of {width} numbers for features of {dim}")
-            bank = FactorBank(weight, torch.zeros(count, width), basis["steps"], kept, dropped)
+            bank = FactorBank(weight, torch.zeros(count, width), basis["steps"], kept, dropped, classes)
         else:
             raise ValueError(f"basis {basis['kind']!r} is unknown")
         return cls(bank, torch.zeros(num_classes))

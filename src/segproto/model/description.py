@@ -98,8 +98,8 @@ class Description(BaseModel):
     resting: list[Source | None] | None = None  # of older models alone
 
 
-class Source(BaseModel):
-    """Where one prototype came from; the fields of :class:`segproto.model.provenance.PrototypeSource`."""
+class OnePatch(BaseModel):
+    """One training patch; the fields of :class:`segproto.model.provenance.PrototypeSource` but ``also``."""
 
     model_config = ConfigDict(extra="forbid")  # what is not named here would be lost
 
@@ -110,6 +110,12 @@ class Source(BaseModel):
     distance: float
     patch: str | None = None
     size: tuple[Place, Place] | None = None
+
+
+class Source(OnePatch):
+    """Where one prototype came from."""
+
+    also: list[OnePatch] = []
 
 
 class Sources(BaseModel):

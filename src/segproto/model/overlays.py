@@ -123,7 +123,8 @@ def _most_important(summary: list[dict[str, Any]], top: int) -> list[int]:
 
 def _write_patches(explanation: Explanation, summary: list[dict[str, Any]], folder: Path) -> None:
     """Pictures of the listed prototypes' training patches, under the names the JSON gives."""
-    sources = [item["source"] for row in summary for item in row["prototypes"] if item["source"]]
+    listed = [item["source"] for row in summary for item in row["prototypes"] if item["source"]]
+    sources = [patch for source in listed for patch in (source, *source["also"])]
     for name in {source["patch"] for source in sources if source["patch"]}:
         if name in explanation.segmenter.patches:
             picture = explanation.segmenter.patches[name]

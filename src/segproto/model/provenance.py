@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -18,6 +18,7 @@ class PrototypeSource:
         distance: squared distance before the projection replaced the vector.
         patch: file name of the patch's picture, relative to the artefact; None if not drawn.
         size: (height, width) of the image, where ``patch`` is a picture of all of it, from which the patch is cut.
+        also: further patches of other training images, each without any of its own, where a prototype has several.
     """
 
     image: str
@@ -27,6 +28,24 @@ class PrototypeSource:
     distance: float
     patch: str | None = None
     size: tuple[int, int] | None = None
+    also: tuple[PrototypeSource, ...] = ()
+
+    @property
+    def all_patches(self) -> tuple[PrototypeSource, ...]:
+        """The patch and the further ones."""
+        return self, *self.also
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``also`` only where there is something."""
+        value = asdict(replace(self, also=()))
+        also = [patch.to_json() for patch in self.also]
+        return {**value, "also": also} if also else {key: item for key, item in value.items() if key != "also"}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> PrototypeSource:
+        tuples = {k: tuple(value[k]) for k in ("cell", "grid", "box", "size") if value.get(k) is not None}
+        also = tuple(cls.from_json(item) for item in value.get("also", ()))
+        return cls(**{**value, **tuples, "also": also})
 
 
 @dataclass(frozen=True)
@@ -51,15 +70,10 @@ class Provenance:
         return Provenance(self.encoder_hash, self.dataset, sources, self.edits)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        sources = [None if source is None else source.to_json() for source in self.sources]
+        return {**asdict(replace(self, sources=())), "sources": sources}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Provenance:
-        def source(item: dict[str, Any] | None) -> PrototypeSource | None:
-            if item is None:
-                return None
-            tuples = {k: tuple(item[k]) for k in ("cell", "grid", "box", "size") if item.get(k) is not None}
-            return PrototypeSource(**{**item, **tuples})
-
-        sources = tuple(source(item) for item in value["sources"])
+        sources = tuple(None if item is None else PrototypeSource.from_json(item) for item in value["sources"])
         return cls(value["encoder_hash"], value["dataset"], sources, tuple(value.get("edits", ())))

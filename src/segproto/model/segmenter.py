@@ -116,7 +116,7 @@ class Segmenter(nn.Module):
     def drop_unnamed_patches(self) -> None:
         """Keeps the pictures of patches that a prototype's source names."""
         sources = () if self.provenance is None else self.provenance.sources
-        named = {source.patch for source in sources if source is not None}
+        named = {patch.patch for source in sources if source is not None for patch in source.all_patches}
         self.patches = {name: picture for name, picture in self.patches.items() if name in named}
 
     def save(self, folder: Path | str) -> None:

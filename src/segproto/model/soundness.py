@@ -82,11 +82,12 @@ def require_places(model: Segmenter, folder: Path) -> None:
             f"{folder}/prototypes.json: sources of {len(provenance.sources)} prototypes, the model has {count}"
         )
     for index, source in enumerate(provenance.sources):
-        if source is not None and not has_place(source):
-            raise WeightsError(
-                f"{folder}/prototypes.json: prototype {index} comes from cell {list(source.cell)} of a grid of "
-                f"{list(source.grid)}, box {list(source.box)}, which is no place in an image"
-            )
+        for patch in () if source is None else source.all_patches:
+            if not has_place(patch):
+                raise WeightsError(
+                    f"{folder}/prototypes.json: prototype {index} comes from cell {list(patch.cell)} of a grid of "
+                    f"{list(patch.grid)}, box {list(patch.box)}, which is no place in an image"
+                )
 
 
 def has_place(source: PrototypeSource) -> bool:

@@ -147,13 +147,70 @@ class RunningTopK:
     def _take(self, distance: Tensor, image: Tensor, cell: Tensor, label: Tensor) -> None:
         distances = torch.cat([self.distance, distance], 1)
         images = torch.cat([self.image, torch.where(torch.isfinite(distance), image, -1)], 1)
-        by_image = images.argsort(dim=1, stable=True)  # lexicographic order: stable sort by the second key first
-        by_distance = distances.gather(1, by_image).argsort(dim=1, stable=True)
-        order = by_image.gather(1, by_distance)[:, : self.k]
+        order = nearest_first(distances, images)[:, : self.k]
         self.distance = distances.gather(1, order)
         self.image = images.gather(1, order)
         self.cell = torch.cat([self.cell, cell], 1).gather(1, order[..., None].expand(-1, -1, 2))
         self.label = torch.cat([self.label, label], 1).gather(1, order)
+
+
+class RunningStrongest:
+    """Per part the k images in which it is strongest, one cell an image, whatever its label.
+
+    Ties go to the smaller image index, then to the first cell in row order.
+
+    Attributes:
+        strength: (P, k) float32, descending, 0 where empty: a part that fires nowhere has no patch.
+        image: (P, k) int64 image index, -1 where empty.
+        cell: (P, k, 2) int64 row and column.
+        grid: (P, k, 2) int64 rows and columns of that image's grid.
+    """
+
+    def __init__(self, parts: int, k: int, device: torch.device) -> None:
+        self.k = k
+        self.strength = torch.zeros(parts, k, device=device)
+        self.image = torch.full((parts, k), -1, dtype=torch.int64, device=device)
+        self.cell = torch.zeros(parts, k, 2, dtype=torch.int64, device=device)
+        self.grid = torch.zeros(parts, k, 2, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, strengths: Tensor, grid: tuple[int, int], image: int) -> None:
+        """Takes one image in.
+
+        Args:
+            strengths: (P, h, w) >= 0, of the cells that count: the first rows and columns of the grid.
+            grid: all its rows and columns.
+            image: index of the image in its set.
+        """
+        width = strengths.shape[-1]
+        best, at = (-strengths.float()).flatten(1).min(1, keepdim=True)
+        cell = torch.stack([at // width, at % width], 2)
+        shape = torch.tensor(grid, device=cell.device).expand_as(cell)
+        self._take(-best, torch.full_like(at, image), cell, shape)
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Takes in the ``state_dict`` of another process that saw other images of the same set."""
+        self._take(*(state[key].to(self.strength.device) for key in ("strength", "image", "cell", "grid")))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors, to be sent and merged."""
+        return {key: getattr(self, key) for key in ("strength", "image", "cell", "grid")}
+
+    def _take(self, strength: Tensor, image: Tensor, cell: Tensor, grid: Tensor) -> None:
+        strengths = torch.cat([self.strength, strength], 1)
+        images = torch.cat([self.image, torch.where(strength > 0, image, -1)], 1)
+        order = nearest_first(-strengths, images)[:, : self.k]
+        self.strength, self.image = strengths.gather(1, order), images.gather(1, order)
+        pairs = order[..., None].expand(-1, -1, 2)
+        self.cell, self.grid = (
+            torch.cat([old, new], 1).gather(1, pairs) for old, new in ((self.cell, cell), (self.grid, grid))
+        )
+
+
+def nearest_first(distances: Tensor, images: Tensor) -> Tensor:
+    """The order (P, n) of distances (P, n), each row's least first; ties go to the smaller image index."""
+    by_image = images.argsort(dim=1, stable=True)  # lexicographic order: stable sort by the second key first
+    return by_image.gather(1, distances.gather(1, by_image).argsort(dim=1, stable=True))
 
 
 def patch_labels(labels: Tensor, cells: Tensor, grid: tuple[int, int], class_of: Tensor) -> Tensor:

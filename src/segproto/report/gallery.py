@@ -23,7 +23,7 @@ from segproto.report.pictures import image_uri
 
 USAGE_IMAGES, USAGE_PROBES = 24, 400
 CARDS = 1000  # prototypes shown one by one; of more, those that decide most
-PATCH_SIDE = 112  # pixels of a patch in a page
+PATCH_SIDE, ALSO_SIDE = 112, 64  # pixels of a patch in a page, and of further ones beside it
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Card:
         health: a remark if it is unused, a copy or decides nothing; else empty.
         where: the training image and the box of the patch; None if unknown.
         patch: data URI of the patch; None if it was not drawn.
+        also: data URIs of further patches, of prototypes that have several.
     """
 
     index: int
@@ -51,6 +52,7 @@ class Card:
     health: str
     where: str | None
     patch: str | None
+    also: tuple[str, ...] = ()
 
     @property
     def weight_words(self) -> str:
@@ -96,6 +98,7 @@ def cards(model: Segmenter, decided: Tensor | None = None, named: Iterable[int] 
             health=remarks[p],
             where=place(model, p),
             patch=picture(model, p),
+            also=further_pictures(model, p),
         )
         for p, weights in enumerate(every)
     ]
@@ -137,6 +140,13 @@ def picture(model: Segmenter, prototype: int) -> str | None:
     """Data URI of a prototype's patch."""
     patch = stored_patch(model, source_of(model, prototype))
     return None if patch is None else image_uri(patch, "jpeg", PATCH_SIDE)
+
+
+def further_pictures(model: Segmenter, prototype: int) -> tuple[str, ...]:
+    """Data URIs of the further patches of a prototype that has several."""
+    source = source_of(model, prototype)
+    patches = [stored_patch(model, further) for further in (() if source is None else source.also)]
+    return tuple(image_uri(patch, "jpeg", ALSO_SIDE) for patch in patches if patch is not None)
 
 
 def shares_decided(
@@ -209,7 +219,7 @@ def for_probe(cards: Sequence[Card | None]) -> list[dict[str, Any] | None]:
     return [
         None
         if card is None
-        else {"class": card.class_id, "scale": card.scale, "patch": card.patch, "where": card.where}
+        else {"class": card.class_id, "scale": card.scale, "patch": card.patch, "where": card.where, "also": card.also}
         for card in cards
     ]
 

@@ -14,8 +14,9 @@ SENTENCES: dict[Relation, str] = {
     "equal": "Each is a real patch of a training image: the outlined square, shown with its surroundings.",
     "near": "Each is a mean of many training features, and no patch equals it: the outlined square, shown with its "
     "surroundings, is the training patch nearest to it.",
-    "strongest": "Each is a part of the features that the network reads, and shares its patch with other parts: the "
-    "outlined square, shown with its surroundings, is the training patch at which the part is strongest.",
+    "strongest": "Each is a part of the features that the network reads, and may share patches with other parts: the "
+    "outlined square, shown with its surroundings, is the training patch at which the part is strongest; smaller, "
+    "those that follow, of other images.",
     "unknown": "They were learned freely and never projected onto training patches, so there is no patch to show.",
 }
 LEADS: dict[Relation, str] = {

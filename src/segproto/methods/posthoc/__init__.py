@@ -37,7 +37,11 @@ def stages(recipe: PosthocRecipe) -> list[Stage]:
     """All stages in order; a network that is given is trained no further."""
     s = recipe.stages
     first = [optimise_stage("joint", s.joint, words="a black box is trained first")]
-    return [*(first if recipe.train.start is None else []), rotate_stage("rotate", s.rotate), trace_stage("trace")]
+    return [
+        *(first if recipe.train.start is None else []),
+        rotate_stage("rotate", s.rotate),
+        trace_stage("trace", s.trace),
+    ]
 
 
 METHOD = Method(

@@ -40,6 +40,21 @@ class RotateConfig(BaseModel):
     factors: int | None = Field(default=None, ge=1)
 
 
+class TraceConfig(BaseModel):
+    """How parts are shown.
+
+    Attributes:
+        patches: strongest training patches per part, each of another image.
+        carry: only the fewest parts are shown that make up this share of all that parts say of the classes answered in
+            the training images; what the others add is told as what belongs to no prototype. 1 = all that ever fire.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    patches: int = Field(3, ge=1, le=20)
+    carry: float = Field(1.0, gt=0, le=1)
+
+
 class PosthocStages(BaseModel):
     """A black box is trained first where none is given (``joint``, 0 steps); then its basis is found and traced."""
 
@@ -47,6 +62,7 @@ class PosthocStages(BaseModel):
 
     joint: LinearOptimise = OptimiseConfig()
     rotate: RotateConfig = RotateConfig()
+    trace: TraceConfig = TraceConfig()
 
 
 class PosthocRecipe(Recipe):

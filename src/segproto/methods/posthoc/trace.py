@@ -1,68 +1,132 @@
-"""The last stage of ``posthoc``: the training patch at which each part is strongest."""
+"""The last stage of ``posthoc``: the training patches at which each part is strongest, and the class it speaks for."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from segproto.methods.posthoc.config import TraceConfig
 from segproto.methods.posthoc.rotate import inside
 from segproto.model.basis_head import BasisHead
 from segproto.model.features import image_features
+from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.nearest import RunningNearest
+from segproto.prototypes.nearest import RunningStrongest
+from segproto.prototypes.spoken import most_of_all, spoken_for
 from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_images
 from segproto.training.procedures.projection import of_others, trace
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import Procedure, StageContext
 
+SMALL = 1e-12
 
-def trace_stage(name: str) -> Procedure:
+
+def trace_stage(name: str, config: TraceConfig) -> Procedure:
     """Finds the patches; parts that fire at none are not shown."""
-    return Procedure(name, trace_parts, "the training patch at which each part is strongest is found")
+    words = "the training patches at which each part is strongest are found, and the class that it speaks for"
+    return Procedure(name, lambda context: trace_parts(context, config), words)
+
+
+class Seen(NamedTuple):
+    """What parts did in the training images.
+
+    Attributes:
+        strongest: their strongest cells.
+        strengths: (C, P) sum of each part's strengths over the cells that the network gives to each class.
+        cells: (C,) number of these.
+    """
+
+    strongest: RunningStrongest
+    strengths: Tensor
+    cells: Tensor
+
+
+class Cells(NamedTuple):
+    """One cell of an image a row, as :func:`segproto.training.procedures.projection.trace` reads them."""
+
+    distance: Tensor
+    image: Tensor
+    cell: Tensor
+    grid: Tensor
 
 
 @torch.no_grad()
-def trace_parts(context: StageContext) -> Figures:
-    """Records the strongest training cell of each part, whatever its label; the head stays as it is."""
+def trace_parts(context: StageContext, config: TraceConfig) -> Figures:
+    """Records the strongest training cells of each part, whatever their label; the network's answers stay as they are.
+
+    The strengths come from the images again where features are cached: those of a cache are rounded to 16 bits.
+    """
     model = context.segmenter
     head = require_head(model, "trace", BasisHead)
-    strongest = search(context, head)
-    fires = strongest.distance < 0
-    head.hide(fires.nonzero()[:, 0])
-    strongest.load_state_dict({key: value[fires] for key, value in strongest.state_dict().items()})
-    head.bank.top.copy_(strengths_at(model, context, strongest))
-    strongest.distance.zero_()  # a patch is no distance away from the part that is strongest there
-    model.provenance, model.patches = trace(model, context.train_set, strongest)
-    images = len(set(strongest.image.tolist()))
-    return {"prototypes": head.bank.num_prototypes, "silent": len(head.bank.silent), "images_of_patches": images}
+    seen = search(context, head, config.patches)
+    shares = head.unit_weights()
+    said = (seen.strengths * shares.abs()).sum(0)
+    shown = most_of_all(said, config.carry) & (seen.strongest.strength[:, 0] > 0)
+    places = shown.nonzero()[:, 0]
+    head.show(places, spoken_for(seen.strengths, seen.cells, shares)[places])
+    image, cell, grid, strength = (
+        value[places] for value in (seen.strongest.image, seen.strongest.cell, seen.strongest.grid,
+                                    seen.strongest.strength)
+    )  # fmt: skip
+    if context.train_cache is not None:
+        strength = strengths_at(model, context, image, cell, strength)
+    head.bank.top.copy_(strength[:, 0])
+    apart = (strength[:, :1] - strength).clamp_min(0).square()
+    found = Cells(apart.flatten(), image.flatten(), cell.flatten(0, 1), grid.flatten(0, 1))
+    names = [f"{p:04d}" + (f"-{k + 1}" if k else "") for p in range(len(image)) for k in range(config.patches)]
+    provenance, model.patches = trace(model, context.train_set, found, names)
+    model.provenance = replace(provenance, sources=gathered(provenance.sources, config.patches))
+    return {
+        "prototypes": head.bank.num_prototypes,
+        "silent": len(head.bank.silent),
+        "carried": float(said[places].sum() / said.sum().clamp_min(SMALL)),
+        "images_of_patches": len(set(image.flatten().tolist()) - {-1}),
+    }
 
 
-def search(context: StageContext, head: BasisHead) -> RunningNearest:
-    """The strongest cell of each part over all processes' images: its ``distance`` is the strength, negative."""
+def gathered(sources: tuple[PrototypeSource | None, ...], count: int) -> tuple[PrototypeSource | None, ...]:
+    """One source for every ``count``: the first, with the others as further patches."""
+    out: list[PrototypeSource | None] = []
+    for start in range(0, len(sources), count):
+        first, *others = sources[start : start + count]
+        out.append(None if first is None else replace(first, also=tuple(s for s in others if s is not None)))
+    return tuple(out)
+
+
+def search(context: StageContext, head: BasisHead, count: int) -> Seen:
+    """What each part does in all processes' images."""
     model, dataset, fabric = context.segmenter, context.train_set, context.fabric
-    nothing = torch.zeros(head.bank.num_prototypes, dtype=torch.int64, device=head.bias.device)
-    strongest = RunningNearest(nothing, nothing, 1, head.bank.dim)
+    parts, classes, device = head.bank.num_prototypes, head.num_classes, head.bias.device
+    strongest = RunningStrongest(parts, count, device)
+    strengths = torch.zeros(classes, parts, dtype=torch.float64, device=device)
+    cells = torch.zeros(classes, dtype=torch.int64, device=device)
     for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="trace"):
         features = image_features(model, dataset, index, context.train_cache)
         grid, image = (features.shape[-2], features.shape[-1]), dataset[index].image
         rows, columns = inside(model, (image.shape[-2], image.shape[-1]), grid)
-        allowed = torch.zeros(1, *grid, dtype=torch.bool, device=features.device)
-        allowed[:, :rows, :columns] = True
-        strongest.update(-head.activations(features)[0], allowed, features[0], index)
-    for state in of_others(context, strongest.state_dict()):
+        features = features[..., :rows, :columns]
+        fired = head.activations(features)[0]
+        strongest.update(fired, grid, index)
+        answered = F.one_hot(head(features)[0].flatten(1).argmax(0), classes)
+        strengths += answered.T.double() @ fired.flatten(1).T.double()
+        cells += answered.sum(0)
+    for state in of_others(context, {**strongest.state_dict(), "strengths": strengths, "cells": cells}):
         strongest.merge(state)
-    return strongest
+        strengths, cells = strengths + state["strengths"], cells + state["cells"]
+    return Seen(strongest, strengths.to(head.bias.dtype), cells)
 
 
-def strengths_at(model: Segmenter, context: StageContext, strongest: RunningNearest) -> Tensor:
-    """(P,) the strength at each part's cell, from the images again: features of a cache are rounded to 16 bits."""
-    strengths = -strongest.distance
-    if context.train_cache is None:
-        return strengths
-    for index in sorted(set(strongest.image.tolist())):
-        chosen = (strongest.image == index).nonzero()[:, 0]
-        row, column = strongest.cell[chosen].T
+def strengths_at(model: Segmenter, context: StageContext, images: Tensor, cells: Tensor, strengths: Tensor) -> Tensor:
+    """(P, k) strengths at cells (P, k, 2) of images (P, k), from the images again; as they are where image is -1."""
+    out = strengths.clone()
+    for index in sorted(set(images.flatten().tolist()) - {-1}):
+        part, place = (images == index).nonzero(as_tuple=True)
+        row, column = cells[part, place].T
         seen = model.head.activations(image_features(model, context.train_set, index))[0]
-        strengths[chosen] = seen[chosen, row, column]
-    return strengths
+        out[part, place] = seen[part, row, column]
+    return out

@@ -7,6 +7,8 @@
     if (known && known.patch) node.src = known.patch;
     else node.replaceWith(Object.assign(document.createElement("div"), { className: "nopatch" }));
   }
+  const further = (known) => known.also.map((src) => Object.assign(document.createElement("img"), { src, alt: "" }));
+  for (const node of document.querySelectorAll("[data-also]")) node.append(...further(data.prototypes[node.dataset.also]));
   const root = document.querySelector(".probe");
   if (!root || !data.images.length) return;
   const find = (name) => root.querySelector(name);
@@ -63,6 +65,7 @@
     button.disabled = !(index in data.images[current].maps);
     const name = `${data.classes[known.class].name} #${index}`;
     const what = make("div", { className: "what" }, name, " ", make("small", { textContent: data.scales.length > 1 ? data.scales[known.scale] : "" }), track(share));
+    if (known.also.length) what.append(make("span", { className: "also" }, ...further(known)));
     if (known.where) what.title = `training image ${known.where}`;
     return make("li", {}, button, what, value);
   }

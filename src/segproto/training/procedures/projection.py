@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -197,10 +198,30 @@ def classes_without_prototypes(model: Segmenter, bank: Bank) -> list[str]:
     return [model.classes.names[c] for c, count in enumerate(counts) if count == 0]
 
 
+class Found(Protocol):
+    """Cells of images, one a row: as :class:`segproto.prototypes.nearest.RunningNearest` has them."""
+
+    @property
+    def distance(self) -> Tensor: ...
+    @property
+    def image(self) -> Tensor: ...
+    @property
+    def cell(self) -> Tensor: ...
+    @property
+    def grid(self) -> Tensor: ...
+
+
 def trace(
-    model: Segmenter, dataset: SegmentationDataset, nearest: RunningNearest
+    model: Segmenter, dataset: SegmentationDataset, nearest: Found, names: Sequence[str] | None = None
 ) -> tuple[Provenance, dict[str, bytes]]:
-    """The source of each prototype (None where no cell was found) and its patch's picture; each image is read once."""
+    """The source of each prototype (None where no cell was found) and its patch's picture; each image is read once.
+
+    Args:
+        model: whose cells they are.
+        dataset: the images.
+        nearest: (P,) cells, image -1 where there is none.
+        names: (P,) of the pictures, without folder and suffix; None = the prototype's number.
+    """
     images, cells, grids = nearest.image.tolist(), nearest.cell.tolist(), nearest.grid.tolist()
     distances = nearest.distance.tolist()
     sources: list[PrototypeSource | None] = [None] * len(images)
@@ -210,7 +231,7 @@ def trace(
         size = (image.shape[-2], image.shape[-1])
         for p in (p for p, i in enumerate(images) if i == index):
             box = cell_box(model, size, cells[p], grids[p])
-            name = f"prototypes/{p:04d}.png"
+            name = f"prototypes/{f'{p:04d}' if names is None else names[p]}.png"
             patches[name] = draw_patch(image, box)
             cell, grid = (cells[p][0], cells[p][1]), (grids[p][0], grids[p][1])
             sources[p] = PrototypeSource(dataset.names[index], cell, grid, box, distances[p], name)
