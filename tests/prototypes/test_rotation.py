@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import stdev
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 from segproto.prototypes.factors import codes, factorise, two_signs
 from segproto.prototypes.rotation import (
     Observed,
+    TermWeights,
     answered_weights,
     learn_rotation,
     nearest_orthogonal,
     neighbour_differences,
+    noise_fraction,
     principal_axes,
     random_rotation,
     rotation_objective,
@@ -35,21 +38,28 @@ def eye_error(rotation: Tensor) -> float:
     return float((rotation.double() @ rotation.double().T - torch.eye(len(rotation))).abs().max())
 
 
-def observed(cells: Tensor, differences: Tensor | None = None, weights: Tensor | None = None) -> Observed:
+def observed(
+    cells: Tensor, differences: Tensor | None = None, weights: Tensor | None = None, changes: Tensor | None = None
+) -> Observed:
+    changes = torch.ones_like(cells) if changes is None else changes
     return Observed(
         cells,
         torch.ones_like(cells) if weights is None else weights,
         cells[1:] - cells[:-1] if differences is None else differences,
+        torch.cov(cells.T),
+        changes.T @ changes / len(changes),
     )
 
 
-def learn(seen: Observed, coherence: float = 0.0, evidence: float = 0.0, steps: int = 300) -> Tensor:
-    options = {"coherence": coherence, "evidence": evidence, "steps": steps, "lr": 0.05, "batch": 1024}
-    return learn_rotation(seen, **options, generator=generator())
+def learn(
+    seen: Observed, coherence: float = 0.0, evidence: float = 0.0, steadiness: float = 0.0, steps: int = 300
+) -> Tensor:
+    terms = TermWeights(coherence, evidence, steadiness)
+    return learn_rotation(seen, terms, steps=steps, lr=0.05, batch=1024, generator=generator())
 
 
 def test_the_objective_is_that_of_plain_loops() -> None:
-    cells, weights, differences = (torch.randn(n, 3, generator=generator(n)).double() for n in (7, 7, 5))
+    cells, weights, differences, changes = (torch.randn(n, 3, generator=generator(n)).double() for n in (7, 7, 5, 6))
     rotation = random_rotation(3, generator()).double()
 
     def turned(rows: Tensor) -> list[list[float]]:
@@ -62,27 +72,30 @@ def test_the_objective_is_that_of_plain_loops() -> None:
     places = sum(even([row[k] for row in z]) for k in range(3)) / 3
     borders = sum(even([row[k] for row in d]) for k in range(3)) / 3
     shares = sum(even([a * b for a, b in zip(r, s, strict=True)]) for r, s in zip(z, w, strict=True)) / 7
-    found = rotation_objective(rotation, Observed(cells, weights, differences), 0.7, 0.4)
-    assert float(found) == pytest.approx(places + 0.7 * borders + 0.4 * shares, rel=1e-9)
+    moved = [math.sqrt(sum(row[k] ** 2 for row in turned(changes)) / 6) for k in range(3)]
+    noise = sum(m / stdev(row[k] for row in z) for k, m in enumerate(moved)) / 3
+    seen = observed(cells, differences, weights, changes)
+    found = rotation_objective(rotation, seen, TermWeights(0.7, 0.4, 0.3))
+    assert float(found) == pytest.approx(places + 0.7 * borders + 0.4 * shares + 0.3 * noise, rel=1e-9)
 
 
 def test_the_gradient_is_that_of_small_steps() -> None:
-    seen = Observed(*(torch.randn(20, 4, generator=generator(s), dtype=torch.float64) for s in range(3)))
+    seen = observed(*(torch.randn(20, 4, generator=generator(s), dtype=torch.float64) for s in range(4)))
     rotation = random_rotation(4, generator()).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda u: rotation_objective(u, seen, 0.5, 0.5), (rotation,))
+    assert torch.autograd.gradcheck(lambda u: rotation_objective(u, seen, TermWeights(0.5, 0.5, 0.5)), (rotation,))
 
 
 def test_channels_that_are_always_0_give_a_gradient() -> None:
     cells = torch.randn(20, 4)
     cells[:, 2] = 0
     rotation = torch.eye(4, requires_grad=True)
-    rotation_objective(rotation, observed(cells), 1.0, 1.0).backward()
+    rotation_objective(rotation, observed(cells, changes=cells), TermWeights(1.0, 1.0, 1.0)).backward()
     assert bool(torch.isfinite(rotation.grad).all())
 
 
 def test_rotations_are_orthogonal() -> None:
     cells = sparse_sources(500, 12) @ random_rotation(12, generator(3))
-    learned = learn(observed(cells), 0.5, 0.5, steps=20)
+    learned = learn(observed(cells), 0.5, 0.5, 0.5, steps=20)
     for rotation in (learned, random_rotation(12, generator()), principal_axes(cells)):
         assert eye_error(rotation) < 1e-5
     assert eye_error(nearest_orthogonal(random_rotation(12, generator()) + 1e-3)) < 1e-6
@@ -121,6 +134,17 @@ def test_a_logit_comes_to_be_carried_by_one_channel() -> None:
     turned = (cells @ learned.T) * (weight @ learned.T)
     assert torch.allclose(turned.sum(1), shares, atol=1e-4)
     assert float((turned.abs().amax(1) / turned.abs().sum(1)).mean()) > 0.9
+
+
+def test_what_noise_moves_is_kept_out_of_the_other_channels() -> None:
+    """Noise along one direction of the features: it gets a channel of its own, and the others keep still."""
+    cells, direction = torch.randn(2000, 5, generator=generator()), random_rotation(5, generator(2))[0]
+    changes = torch.randn(500, 1, generator=generator(1)) * direction
+    seen = observed(cells, changes=changes)
+    learned = learn(seen, steadiness=20.0)
+    assert float((learned @ direction).abs().max()) > 0.99
+    assert float(noise_fraction(learned, seen.unrest, seen.variance)) < 0.3
+    assert float(noise_fraction(random_rotation(5, generator(4)), seen.unrest, seen.variance)) > 0.35
 
 
 def test_the_weights_are_those_of_the_answered_class() -> None:

@@ -1,13 +1,17 @@
-"""An orthogonal basis in front of a 1x1 classifier, learned so that each channel fires at few, coherent places.
+"""An orthogonal basis in front of a 1x1 classifier, learned so that channels fire at few places and keep to them.
 
 ``W f = (W U^T) (U f)`` for any orthogonal U (the idea of InfoDisent, Struski et al. 2024, arXiv 2409.10329), so U is
-free to be chosen for people. The three terms of its objective are Hoyer's ratio of norms ("Non-negative matrix
+free to be chosen for people. Three terms of its objective are Hoyer's ratio of norms ("Non-negative matrix
 factorization with sparseness constraints", JMLR 5, 2004): 1 where all numbers are of one size, small where most are 0:
 
 - of each channel over places: it fires at few of them (as sparse ICA asks of a source, Hyvarinen & Oja 2000);
 - of its differences between neighbouring cells: it changes at few borders, so that it fires on whole regions (as total
   variation asks of a picture, Rudin, Osher & Fatemi 1992);
 - of the channels' shares in the logit of the class that the network answers: few of them carry it.
+
+The fourth is how far noise in the image moves a channel, beside how far it varies anyway (the noise fraction that Green
+et al., "A transformation for ordering multispectral data in terms of image quality", IEEE TGRS 26, 1988, minimise): a
+channel that noise moves fires elsewhere in the next picture of the same thing.
 """
 
 from __future__ import annotations
@@ -29,18 +33,30 @@ class Observed(NamedTuple):
         cells: (N, D) features.
         weights: (N, D) weights of the class answered at each cell, less the mean over classes.
         differences: (M, D) between the features of neighbouring cells.
+        variance: (D, D) covariance of features over cells.
+        unrest: (D, D) mean outer product of what noise in the image changes in a cell's feature.
     """
 
     cells: Tensor
     weights: Tensor
     differences: Tensor
+    variance: Tensor
+    unrest: Tensor
 
     def drawn(self, count: int, generator: torch.Generator) -> Observed:
         """So many rows of each, at random."""
         n, m = (
             torch.randint(len(v), (min(count, len(v)),), generator=generator) for v in (self.cells, self.differences)
         )
-        return Observed(self.cells[n], self.weights[n], self.differences[m])
+        return self._replace(cells=self.cells[n], weights=self.weights[n], differences=self.differences[m])
+
+
+class TermWeights(NamedTuple):
+    """Weights of the terms beside the first: few borders, few channels for a logit, little change by noise."""
+
+    coherence: float = 0.0
+    evidence: float = 0.0
+    steadiness: float = 0.0
 
 
 def answered_weights(cells: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -71,29 +87,42 @@ def evenness(values: Tensor, dim: int) -> Tensor:
     return ratio.mean()
 
 
-def rotation_objective(rotation: Tensor, seen: Observed, coherence: float, evidence: float) -> Tensor:
+def noise_fraction(rotation: Tensor, unrest: Tensor, variance: Tensor) -> Tensor:
+    """The mean over channels of how far noise moves them, over how far they vary: root mean square, standard deviation.
+
+    Args:
+        rotation: U (D, D).
+        unrest: see :class:`Observed`.
+        variance: likewise.
+    """
+    moved, varied = (((rotation @ moments) * rotation).sum(1) for moments in (unrest, variance))
+    fraction: Tensor = (moved.clamp_min(SMALL) / varied.clamp_min(SMALL)).sqrt().mean()
+    return fraction
+
+
+def rotation_objective(rotation: Tensor, seen: Observed, terms: TermWeights) -> Tensor:
     """What is minimised.
 
     Args:
         rotation: U (D, D).
-        seen: cells and their neighbours.
-        coherence: weight of the second term.
-        evidence: weight of the third.
+        seen: cells, their neighbours, and what noise does to them.
+        terms: weights of all but the first term.
     """
     turned = seen.cells @ rotation.T
     objective = evenness(turned, 0)
-    if coherence > 0:
-        objective = objective + coherence * evenness(seen.differences @ rotation.T, 0)
-    if evidence > 0:
-        objective = objective + evidence * evenness(turned * (seen.weights @ rotation.T), 1)
+    if terms.coherence > 0:
+        objective = objective + terms.coherence * evenness(seen.differences @ rotation.T, 0)
+    if terms.evidence > 0:
+        objective = objective + terms.evidence * evenness(turned * (seen.weights @ rotation.T), 1)
+    if terms.steadiness > 0:
+        objective = objective + terms.steadiness * noise_fraction(rotation, seen.unrest, seen.variance)
     return objective
 
 
 def learn_rotation(
     seen: Observed,
+    terms: TermWeights,
     *,
-    coherence: float,
-    evidence: float,
     steps: int,
     lr: float,
     batch: int,
@@ -104,8 +133,7 @@ def learn_rotation(
 
     Args:
         seen: what it is learned from.
-        coherence: see :func:`rotation_objective`.
-        evidence: likewise.
+        terms: see :func:`rotation_objective`.
         steps: of Adam; the learning rate falls to 0 along a half cosine.
         lr: its first.
         batch: rows that a step sees.
@@ -120,7 +148,7 @@ def learn_rotation(
     optimizer = torch.optim.Adam(layer.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(1, steps + 1):
-        loss = rotation_objective(layer.weight, seen.drawn(batch, generator), coherence, evidence)
+        loss = rotation_objective(layer.weight, seen.drawn(batch, generator), terms)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

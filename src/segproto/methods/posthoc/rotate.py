@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import Sample
+from segproto.data.subset import spread
 from segproto.errors import ConfigError
 from segproto.files import remove
 from segproto.methods.posthoc.config import RotateConfig
@@ -18,6 +19,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.prototypes.factors import factorise, two_signs
 from segproto.prototypes.rotation import (
     Observed,
+    TermWeights,
     answered_weights,
     learn_rotation,
     neighbour_differences,
@@ -31,7 +33,8 @@ from segproto.training.procedures.require import require_head
 from segproto.training.progress import current
 from segproto.training.stage import Procedure, StageContext
 
-KEYS = {"cells", "differences", "sum", "count"}  # of an image, on disk
+KEYS = {"cells", "differences", "sum", "count", "changes"}  # of an image, on disk
+NOISE = 0.2  # standard deviation, of the normalised image: what the metric `stability` adds
 CODE_STEPS = 60  # updates that find the strengths of nmf's parts in a cell
 
 
@@ -48,11 +51,13 @@ class Seen(NamedTuple):
         cells: (N, D) features of cells, drawn evenly over the images.
         differences: (M, D) between neighbouring cells.
         mean: (D,) over all cells.
+        changes: (K, D) of cells' features where their image gets noise; (0, D) where that is not asked for.
     """
 
     cells: Tensor
     differences: Tensor
     mean: Tensor
+    changes: Tensor
 
 
 def rotate(context: StageContext, config: RotateConfig) -> Figures:
@@ -69,7 +74,7 @@ def rotate(context: StageContext, config: RotateConfig) -> Figures:
     if isinstance(bank, RotatedBank):
         observed = observe(weight, bias, seen, bank.mean)
         for name, rotation in (("objective_before", torch.eye(bank.dim)), ("objective", bank.rotation)):
-            figures[name] = float(rotation_objective(rotation, observed, config.coherence, config.evidence))
+            figures[name] = float(rotation_objective(rotation, observed, terms_of(config)))
     else:
         left = bank.left(seen.cells, bank.strengths(seen.cells))
         figures["residual"] = float(left.detach().square().sum() / seen.cells.square().sum())
@@ -78,7 +83,14 @@ def rotate(context: StageContext, config: RotateConfig) -> Figures:
 
 def observe(weight: Tensor, bias: Tensor, seen: Seen, mean: Tensor) -> Observed:
     """What a rotation around ``mean`` is learned from."""
-    return Observed(seen.cells - mean, answered_weights(seen.cells, weight, bias), seen.differences)
+    unrest = seen.changes.T @ seen.changes / max(1, len(seen.changes))
+    weights = answered_weights(seen.cells, weight, bias)
+    return Observed(seen.cells - mean, weights, seen.differences, torch.cov(seen.cells.T), unrest)
+
+
+def terms_of(config: RotateConfig) -> TermWeights:
+    """The weights of the objective's terms; none for what only a learned basis looks at."""
+    return TermWeights(config.coherence, config.evidence, config.steadiness if config.basis == "learned" else 0.0)
 
 
 def find_basis(weight: Tensor, bias: Tensor, seen: Seen, config: RotateConfig, generator: torch.Generator) -> BasisBank:
@@ -106,8 +118,7 @@ def find_basis(weight: Tensor, bias: Tensor, seen: Seen, config: RotateConfig, g
         with current().bar("rotate", config.steps) as bar:
             rotation = learn_rotation(
                 observe(weight, bias, seen, mean),
-                coherence=config.coherence,
-                evidence=config.evidence,
+                terms_of(config),
                 steps=config.steps,
                 lr=config.lr,
                 batch=config.batch,
@@ -125,6 +136,7 @@ def collect(context: StageContext, config: RotateConfig) -> Seen:
     """
     model, dataset, fabric = context.segmenter, context.train_set, context.fabric
     per_image, folder = -(-config.cells // len(dataset)), context.out / "cells"
+    shaken = set(spread(len(dataset), config.shaken if terms_of(config).steadiness > 0 else 0))
 
     def look(index: int, sample: Sample) -> dict[str, Tensor]:
         seen = sample_features(model, sample, index, context.train_cache)[0]
@@ -134,8 +146,18 @@ def collect(context: StageContext, config: RotateConfig) -> Seen:
         cells, differences = features.flatten(1).T, neighbour_differences(features)
         generator = torch.Generator().manual_seed(context.recipe.train.seed + index)
         drawn = [torch.randperm(len(v), generator=generator)[:per_image].to(v.device) for v in (cells, differences)]
-        count = torch.tensor(len(cells))
-        return {"cells": cells[drawn[0]], "differences": differences[drawn[1]], "sum": cells.sum(0), "count": count}
+        changes = cells[:0]
+        if index in shaken:
+            clean = seen if context.train_cache is None else sample_features(model, sample, index)[0]
+            moved = noisy_features(model, sample.image, generator)[0] - clean
+            changes = moved[:, :rows, :columns].float().flatten(1).T
+        return {
+            "cells": cells[drawn[0]],
+            "differences": differences[drawn[1]],
+            "sum": cells.sum(0),
+            "count": torch.tensor(len(cells)),
+            "changes": changes,
+        }
 
     map_images(dataset, look, folder, rank=fabric.global_rank, world=fabric.world_size, title="features")
     fabric.barrier()
@@ -144,11 +166,20 @@ def collect(context: StageContext, config: RotateConfig) -> Seen:
     if fabric.global_rank == 0:
         for name in dataset.names:
             remove(result_path(folder, name))
-    cells, differences = (torch.cat([part[key] for part in parts]) for key in ("cells", "differences"))
+    names = ("cells", "differences", "changes")
+    cells, differences, changes = (torch.cat([part[key] for part in parts]) for key in names)
     if not len(differences):
         raise ConfigError("the training images have one cell each: nothing to find a basis from; use larger images")
     count = torch.stack([part["count"] for part in parts]).sum()
-    return Seen(cells, differences, torch.stack([part["sum"] for part in parts]).sum(0) / count)
+    return Seen(cells, differences, torch.stack([part["sum"] for part in parts]).sum(0) / count, changes)
+
+
+@torch.no_grad()
+def noisy_features(model: Segmenter, image: Tensor, generator: torch.Generator) -> Tensor:
+    """Features (1, D, h, w) of an image (3, H, W) to which noise is added once it is normalised."""
+    normalised = model.encoder.normalisation(image.to(next(model.parameters()).device))
+    noise = torch.randn(normalised.shape, generator=generator).to(normalised.device)
+    return model.features((normalised + NOISE * noise)[None])
 
 
 def inside(model: Segmenter, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:

@@ -12,13 +12,13 @@ from torch import Tensor
 from segproto.methods.posthoc.config import TraceConfig
 from segproto.methods.posthoc.rotate import inside
 from segproto.model.basis_head import BasisHead
-from segproto.model.features import image_features
+from segproto.model.features import image_features, sample_features
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.nearest import RunningStrongest
 from segproto.prototypes.spoken import most_of_all, spoken_for
 from segproto.training.figures import Figures
-from segproto.training.procedures.map_images import fold_images
+from segproto.training.procedures.map_images import fold_samples
 from segproto.training.procedures.projection import of_others, trace
 from segproto.training.procedures.require import require_head
 from segproto.training.stage import Procedure, StageContext
@@ -105,10 +105,10 @@ def search(context: StageContext, head: BasisHead, count: int) -> Seen:
     strongest = RunningStrongest(parts, count, device)
     strengths = torch.zeros(classes, parts, dtype=torch.float64, device=device)
     cells = torch.zeros(classes, dtype=torch.int64, device=device)
-    for index in fold_images(dataset, rank=fabric.global_rank, world=fabric.world_size, title="trace"):
-        features = image_features(model, dataset, index, context.train_cache)
-        grid, image = (features.shape[-2], features.shape[-1]), dataset[index].image
-        rows, columns = inside(model, (image.shape[-2], image.shape[-1]), grid)
+    for index, sample in fold_samples(dataset, rank=fabric.global_rank, world=fabric.world_size, title="trace"):
+        features = sample_features(model, sample, index, context.train_cache)
+        grid, size = (features.shape[-2], features.shape[-1]), (sample.image.shape[-2], sample.image.shape[-1])
+        rows, columns = inside(model, size, grid)
         features = features[..., :rows, :columns]
         fired = head.activations(features)[0]
         strongest.update(fired, grid, index)
