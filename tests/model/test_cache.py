@@ -164,3 +164,17 @@ def test_no_half_written_file_stays(tmp_path, monkeypatch):
     shard.write_bytes(shard.read_bytes()[:-9])  # cut off by a crash of the machine: made again
     again = FeatureCache.open(make(), Noise(), tmp_path)
     assert torch.equal(again.get(0), cache.get(0))
+
+
+def test_processes_share_the_files(tmp_path):
+    encoder, whole = make(), Noise()
+    parts = [Noise() for _ in range(2)]
+    for rank, data in enumerate(parts):
+        folder = module.make_cache(encoder, data, tmp_path / "two", rank=rank, world=2)
+    assert [sorted(data.reads) for data in parts] == [[0, 1, 4], [2, 3]]
+    reader = Noise()
+    FeatureCache.open(encoder, reader, tmp_path / "two")
+    assert reader.reads == []
+    FeatureCache.open(encoder, whole, tmp_path / "one")
+    for path in folder.glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "one" / folder.name / path.name).read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from segproto.encoders.base import Encoder
 from segproto.errors import ConfigError
 from segproto.files import tag_cache, write_tensors
 from segproto.model.fingerprint import backbone_hash
+from segproto.model.together import in_order
 
 SHARD = 16  # images per file: what a killed run loses at most
 BATCH_PIXELS = 1 << 20  # images go through the backbone together up to this many pixels
@@ -58,42 +60,11 @@ class FeatureCache:
         dtype: Literal["float16", "float32"] = "float16",
         progress: Callable[[int, int], None] | None = None,
     ) -> FeatureCache:
-        """Reads the cache of this backbone and data set, and makes what is missing of it.
+        """Reads the cache of this backbone and data set, and makes what is missing of it (:func:`make_cache`).
 
-        A killed run continues where it stopped. The folder under ``root`` is named after the backbone's hash, the
-        data set's fingerprint, the flips and the number format; anything else changing leaves it valid.
-
-        Args:
-            encoder: with a frozen backbone and without MSC; moved to ``device``, left in its mode.
-            dataset: its images, at native size.
-            root: where caches live.
-            device: where features are computed.
-            flips: compute mirrored images, too.
-            dtype: number format on disk; float16 keeps 3 digits (relative error 2e-4 on a ViT).
-            progress: called with (images done, images in all), after every file.
-
-        Raises:
-            ConfigError: the backbone is not frozen, MSC is on, or features exceed float16.
-            DataError: the disk is full or cannot be written, or an image cannot be read.
+        Args: as there.
         """
-        refuse(encoder)
-        folder = cache_folder(encoder, dataset, root, flips, dtype)
-        encoder.to(device)
-        was_training = encoder.training
-        encoder.eval()
-        try:
-            tag_cache(folder)
-            for first in range(0, len(dataset), SHARD):
-                last = min(first + SHARD, len(dataset))
-                path = shard_path(folder, first)
-                if not intact(path, (last - first) * (1 + flips)):
-                    samples = (dataset[i] for i in range(first, last))
-                    tensors = encode(encoder, samples, first, flips, DTYPES[dtype], torch.device(device))
-                    write_tensors(path, tensors, None, advice=ADVICE)
-                if progress is not None:
-                    progress(last, len(dataset))
-        finally:
-            encoder.train(was_training)
+        folder = make_cache(encoder, dataset, root, device=device, flips=flips, dtype=dtype, progress=progress)
         return cls(folder, len(dataset), flips)
 
     def __len__(self) -> int:
@@ -123,6 +94,62 @@ class FeatureCache:
         with safe_open(shard_path(self.folder, index), "pt") as file:
             value: Tensor = file.get_tensor(key)
         return value.float()
+
+
+def make_cache(
+    encoder: Encoder,
+    dataset: SegmentationDataset,
+    root: Path,
+    *,
+    device: torch.device | str = "cpu",
+    flips: bool = True,
+    dtype: Literal["float16", "float32"] = "float16",
+    progress: Callable[[int, int], None] | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Path:
+    """Makes what is missing of the cached features of a backbone and a data set.
+
+    A killed run continues where it stopped. The folder under ``root`` is named after the backbone's hash, the
+    data set's fingerprint, the flips and the number format; anything else changing leaves it valid.
+
+    Args:
+        encoder: with a frozen backbone and without MSC; moved to ``device``, left in its mode.
+        dataset: its images, at native size.
+        root: where caches live.
+        device: where features are computed.
+        flips: compute mirrored images, too.
+        dtype: number format on disk; float16 keeps 3 digits (relative error 2e-4 on a ViT).
+        progress: called with (images done, images in all), after every file.
+        rank: this process makes every ``world``-th file.
+        world: processes; each calls this.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the backbone is not frozen, MSC is on, or features exceed float16.
+        DataError: the disk is full or cannot be written, or an image cannot be read.
+    """
+    refuse(encoder)
+    folder, count = cache_folder(encoder, dataset, root, flips, dtype), len(dataset)
+    encoder.to(device)
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        tag_cache(folder)
+        for first in range(rank * SHARD, count, world * SHARD):
+            last = min(first + SHARD, count)
+            path = shard_path(folder, first)
+            if not intact(path, (last - first) * (1 + flips)):
+                samples = in_order((partial(dataset.__getitem__, i) for i in range(first, last)), 1, 2)
+                tensors = encode(encoder, samples, first, flips, DTYPES[dtype], torch.device(device))
+                write_tensors(path, tensors, None, advice=ADVICE)
+            if progress is not None:
+                progress(min(first + world * SHARD, count), count)
+    finally:
+        encoder.train(was_training)
+    return folder
 
 
 def cache_folder(

@@ -19,7 +19,7 @@ from segproto.errors import ConfigError, SegprotoError
 from segproto.evaluation.absent import absent_words
 from segproto.files import hold, write_json
 from segproto.files.documents import checked, read_json
-from segproto.model.cache import FeatureCache, cached
+from segproto.model.cache import FeatureCache, cached, make_cache
 from segproto.model.figures import number_figures
 from segproto.places import cache_root
 from segproto.training import checkpoint
@@ -235,7 +235,7 @@ def screened(train_set: SegmentationDataset, fabric: Fabric, reporter: Reporter)
 
 
 def open_cache(job: Job, dataset: SegmentationDataset, flips: bool) -> FeatureCache:
-    """The cached features under ``$SEGPROTO_CACHE`` or in the run; made by the first process if they are not there."""
+    """The cached features under ``$SEGPROTO_CACHE`` or in the run; all processes make what is not there yet."""
     root = cache_root() or job.out / "cache"
     encoder, device = job.segmenter.encoder, job.fabric.device
     if job.fabric.global_rank == 0 and not cached(encoder, dataset, root, flips):
@@ -243,12 +243,10 @@ def open_cache(job: Job, dataset: SegmentationDataset, flips: bool) -> FeatureCa
         if words is not None:
             job.reporter.line(words)
     with job.reporter.bar(f"cache features ({dataset.split})", len(dataset)) as bar:
-
-        def make() -> None:
-            FeatureCache.open(encoder, dataset, root, device=device, flips=flips, progress=bar)
-
         if job.fabric.world_size > 1:
-            on_first(job.fabric, make)
+            part = {"rank": job.fabric.global_rank, "world": job.fabric.world_size}
+            make_cache(encoder, dataset, root, device=device, flips=flips, progress=bar, **part)
+            job.fabric.barrier()
         return FeatureCache.open(encoder, dataset, root, device=device, flips=flips, progress=bar)
 
 
