@@ -25,7 +25,7 @@ from segproto.training.job import Job
 from segproto.training.loop import Loop
 from segproto.training.stage import Optimise
 
-TIMES = {"seconds", "time", "images_per_s", "stage_began"}
+TIMES = {"seconds", "time", "images_per_s", "waiting", "stage_began"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.precision]
 

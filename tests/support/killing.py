@@ -27,6 +27,7 @@ VOLATILE = {
     "seconds_of_change": "seconds, too",
     "time": "the time of day",
     "images_per_s": "how fast it was",
+    "waiting": "how long it waited for images",
     "command": "what was typed: a run that was resumed was told so",
 }
 

@@ -31,7 +31,7 @@ def resumable(out: Path) -> None:
 
 
 def lines(out: Path) -> list[dict[str, object]]:
-    timing = ("time", "images_per_s")
+    timing = ("time", "images_per_s", "waiting")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in timing} for row in rows]
 

@@ -18,6 +18,9 @@ import segproto.training.checkpoint as checkpoint
 from segproto.errors import ConfigError, SegprotoError, WeightsError
 from segproto.files import hold
 from segproto.model.segmenter import Segmenter
+from segproto.training.config import TrainConfig
+from segproto.training.devices import loading_processes
+from segproto.training.loop import Meter
 
 SHORT = ("stages.first_steps=2", "stages.second_steps=2")
 
@@ -47,7 +50,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     best = max(row["val_miou"] for row in rows if row["stage"] == "second" and "val_miou" in row)
     Segmenter.load(out / "checkpoints/best")
     assert best >= result.figures["miou"]
-    assert {"time", "stage", "step", "loss", "doubled", "lr", "images_per_s"} <= rows[0].keys()
+    assert {"time", "stage", "step", "loss", "doubled", "lr", "images_per_s", "waiting"} <= rows[0].keys()
     assert yaml.safe_load((out / "recipe.yaml").read_text())["train"]["validate_every"] == 2
     first = [row["lr"] for row in rows if row["stage"] == "first" and "lr" in row]
     expected = [0.01 * (1 - t / 6) ** 0.9 * min(1, (t + 1) / 2) for t in range(6)]
@@ -206,3 +209,28 @@ def test_a_missing_logger_names_its_package(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ConfigError, match=r'train.loggers: wandb is not installed .*pip install "segproto\[wandb\]"'):
         train(tmp_path, *SHORT, "train.loggers=[wandb]")
+
+
+def test_workers_follow_the_cores_and_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segproto.training.devices.os.cpu_count", lambda: 12)
+    config = TrainConfig(accelerator="cpu")
+    assert loading_processes(config) == 3
+    assert loading_processes(config.model_copy(update={"devices": 3})) == 1
+    assert loading_processes(config.model_copy(update={"cache_features": True})) == 0
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert loading_processes(TrainConfig()) == 8
+    assert loading_processes(TrainConfig(devices=4)) == 2
+    monkeypatch.undo()
+    train(tmp_path / "run", *SHORT)
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert written["data"]["workers"] == loading_processes(TrainConfig(accelerator="cpu"))
+
+
+def test_time_spent_waiting_for_images_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 3.0, 4.0, 5.0, 7.0, 8.0, 8.0])  # begin; before and after each of two batches; the end; read
+    monkeypatch.setattr("segproto.training.loop.time.perf_counter", lambda: next(clock))
+    meter = Meter(torch.full((), -1))
+    meter.go_on()
+    for number, _ in enumerate(meter.waiting(iter([1, 2]))):  # type: ignore[arg-type]
+        meter.step(torch.zeros(()), number, 5)
+    assert meter.read() == {"images_per_s": 1.25, "waiting": 0.5}

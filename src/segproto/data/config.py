@@ -115,7 +115,9 @@ class DataConfig(PixelConfig):
             leave the hard pixels out.
         on_error: what a run does with a training file it cannot read: ``skip`` (leave it out, warn) or ``fail``. An
             unreadable validation file is always an error.
-        workers: processes that load images; 0 = the training process itself.
+        workers: processes that load training images beside each training process; 0 = that process itself. ``auto``: up
+            to 8 for a GPU, up to 4 where a CPU has cores to spare, none for cached features; ``recipe.yaml`` holds what
+            it became. They do not change what is trained.
         protocol: ``native`` images, or the ``published`` centre squares of the methods without labels.
         square: side of those squares in pixels.
         input_size: what a model sees of a validation image, as published protocols have it: the shorter side in pixels,
@@ -149,7 +151,7 @@ class DataConfig(PixelConfig):
     scenes: ScenesConfig = ScenesConfig()
     coarse: bool = False
     on_error: Literal["skip", "fail"] = "fail"
-    workers: int = Field(default=0, ge=0, le=1024)
+    workers: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     protocol: Literal["native", "published"] = "native"
     square: int = Field(default=320, ge=16, le=65_536)
     input_size: Side | tuple[Side, Side] | None = None

@@ -13,6 +13,8 @@ from segproto.report import gallery
 from segproto.report.curves import in_percent, read_chart, svg
 from segproto.runs.folder import Run
 
+NOTICED = 0.1  # share of the time; less is no use to anybody to know
+
 
 def css(colour: tuple[int, int, int]) -> str:
     """``#rrggbb``."""
@@ -76,6 +78,9 @@ def charts(run: Run, other: Run | None) -> list[tuple[str, Markup]]:
         ("Validation mIoU (%)", "{:g}", read_chart(run.metrics, "val_miou", reference, dots=True)),
         ("Training loss", "{:.2f}", read_chart(run.metrics, "loss")),
     ]
+    waiting = read_chart(run.metrics, "waiting")
+    if waiting is not None and max(share for _, share in waiting.points) > NOTICED:
+        curves.append(("Time spent waiting for images (%): more with data.workers lowers it", "{:g}", waiting))
     return [
         (title, svg(in_percent(chart) if "%" in title else chart, title, form))
         for title, form, chart in curves

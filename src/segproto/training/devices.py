@@ -74,6 +74,20 @@ def make_fabric(config: TrainConfig) -> Fabric:
     return fabric
 
 
+def loading_processes(config: TrainConfig) -> int:
+    """What ``data.workers = auto`` becomes on this machine, for each training process.
+
+    A GPU waits for whoever reads and augments its images. On a CPU these are its own cores: a fourth of them is about
+    what reading takes beside a network, and where there are few the network should have them all.
+    """
+    if config.cache_features:
+        return 0
+    started = launched()
+    cores = (os.cpu_count() or 1) // (started[0] if started is not None else config.devices)
+    gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    return max(0, min(8, cores - 1)) if gpu else min(4, cores // 4)
+
+
 def on_first(fabric: Fabric, action: Callable[[], object]) -> None:
     """Runs ``action`` in the first process while the others wait; its error is raised in all of them.
 

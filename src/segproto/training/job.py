@@ -98,7 +98,7 @@ class Job:
             stop=stop,
             rank=rank,
             world=world,
-            workers=data.workers,
+            workers=0 if data.workers == "auto" else data.workers,  # settled when the run began
             pin_memory=self.fabric.device.type == "cuda",
             on_error=data.on_error,
         )

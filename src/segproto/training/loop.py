@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,14 @@ class LossModule(nn.Module):
 
 @dataclass
 class Meter:
-    """Speed, and whether a loss has been finite so far (on the device: asking it each step would stall a GPU)."""
+    """Speed, the time spent waiting for images, and whether a loss has been finite so far.
+
+    The latter is kept on the device: asking it each step would stall a GPU.
+    """
 
     bad: Tensor
     seconds: float = 0.0
+    waited: float = 0.0
     images: int = 0
     _since: float = field(default_factory=time.perf_counter)
 
@@ -65,13 +70,27 @@ class Meter:
     def go_on(self) -> None:
         self._since = time.perf_counter()
 
-    def rate(self) -> float:
-        """Images per second since the last call, without pauses."""
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, each of them waited for."""
+        while True:
+            since = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self.waited += time.perf_counter() - since
+            yield batch
+
+    def read(self) -> Logged:
+        """Since the last call, without pauses: images per second, and the share of the time spent waiting for them."""
         self.pause()
-        value = self.images / max(self.seconds, 1e-9)
-        self.seconds, self.images = 0.0, 0
+        seconds = max(self.seconds, 1e-9)
+        values: Logged = {
+            "images_per_s": round(self.images / seconds, 2),
+            "waiting": round(min(1.0, self.waited / seconds), 4),
+        }
+        self.seconds, self.waited, self.images = 0.0, 0.0, 0
         self.go_on()
-        return value
+        return values
 
 
 class Loop:
@@ -108,7 +127,7 @@ class Loop:
             dataset = job.train_set if stage.dataset is None else stage.dataset(job.train_set, job.out)
             batches = job.batches(dataset, self._seed(), job.state.step, length, stage.augment)
             optimizer.zero_grad()
-            for batch in batches:
+            for batch in self.meter.waiting(batches):
                 self._batch(module, optimizer, groups, batch, bar)
                 if self.stopped:
                     break
@@ -206,7 +225,7 @@ class Loop:
         means = mean_terms(terms)
         self.job.state.terms = means
         watched: Logged = {} if self.stage.watch is None else self.stage.watch(self.job.segmenter)
-        values: Logged = {**means, "lr": lr, "images_per_s": round(self.meter.rate(), 2), **watched}
+        values: Logged = {**means, "lr": lr, **self.meter.read(), **watched}
         self.job.journal.write(self.stage.name, self.job.state.step, self.done + self.job.state.step, values)
         bar.note(f"loss {means['loss']:.4f}")
 

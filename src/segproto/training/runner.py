@@ -28,7 +28,7 @@ from segproto.training.checkpoint import State
 from segproto.training.class_weights import with_class_weights
 from segproto.training.crew import together
 from segproto.training.data_record import DataRecord, keep_record
-from segproto.training.devices import arrange, make_fabric, on_first, seed_all
+from segproto.training.devices import arrange, loading_processes, make_fabric, on_first, seed_all
 from segproto.training.figures import Figures, FiguresRecord
 from segproto.training.first_look import check_procedures, first_look
 from segproto.training.folder import (
@@ -114,6 +114,9 @@ def run(
     choice = settle(recipe.train)
     train = recipe.train.model_copy(update={"precision": choice.precision})
     recipe = recipe.model_copy(update={"train": train})
+    if recipe.data.workers == "auto":
+        data = recipe.data.model_copy(update={"workers": loading_processes(train)})
+        recipe = recipe.model_copy(update={"data": data})
     stages = chosen_stages(method, recipe)
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
@@ -244,8 +247,8 @@ def open_cache(job: Job, dataset: SegmentationDataset, flips: bool) -> FeatureCa
             job.reporter.line(words)
     with job.reporter.bar(f"cache features ({dataset.split})", len(dataset)) as bar:
         if job.fabric.world_size > 1:
-            part = {"rank": job.fabric.global_rank, "world": job.fabric.world_size}
-            make_cache(encoder, dataset, root, device=device, flips=flips, progress=bar, **part)
+            rank, world = job.fabric.global_rank, job.fabric.world_size
+            make_cache(encoder, dataset, root, device=device, flips=flips, progress=bar, rank=rank, world=world)
             job.fabric.barrier()
         return FeatureCache.open(encoder, dataset, root, device=device, flips=flips, progress=bar)
 
