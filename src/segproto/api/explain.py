@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segproto.errors import ConfigError
 from segproto.files import place, require_all
 
 if TYPE_CHECKING:
     from segproto.data.picture import ImageLike
     from segproto.model.explanation import Explanation
+    from segproto.model.reading import Bands
     from segproto.model.segmenter import Segmenter
 
 PathLike = str | Path
@@ -25,6 +28,8 @@ def explain(
     stage: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     max_pixels: int | None = None,
+    bands: Bands | None = None,
+    page: int | None = None,
     device: str | None = None,
 ) -> Explanation:
     """The evidence for each pixel; with ``out`` also maps, JSON and a page ``index.html`` to look around in.
@@ -36,6 +41,8 @@ def explain(
         stage: of a run: the model this stage left.
         region: (y0, x0, y1, x1) in pixels, for large images.
         max_pixels: larger images are refused; None = 2^28.
+        bands: of a file whose bands stand elsewhere than in training, see :func:`predict`.
+        page: of a TIFF stack, from 1; None = as in training (``data.pages``).
         device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
 
     Examples:
@@ -50,6 +57,7 @@ def explain(
     from segproto.data.measure import orientation_note
     from segproto.model.explain import explain as explain_image
     from segproto.model.overlays import FILES
+    from segproto.model.reading import reading_by, with_bands
     from segproto.report.page import explanation_page
     from segproto.runs.models import ready
 
@@ -60,8 +68,13 @@ def explain(
     model = ready(target, stage, device)
     if isinstance(image, str | Path) and (line := orientation_note([Path(image)], "maps are of these")):
         log.warning("note: %s", line)
-    result = explain_image(model, image, region=region, max_pixels=max_pixels or MAX_PIXELS)
-    if out is not None:
-        result.save(Path(out))
-        explanation_page(result, Path(out) / "index.html")
+    rule = model.encoder.pixels if page is None else replace(model.encoder.pixels, page=page)
+    if bands is not None and not isinstance(image, str | Path):
+        raise ConfigError("bands: goes with files; of an array choose them yourself")
+    rule = with_bands(rule, bands, image) if isinstance(image, str | Path) else rule
+    with reading_by(model, rule):
+        result = explain_image(model, image, region=region, max_pixels=max_pixels or MAX_PIXELS)
+        if out is not None:
+            result.save(Path(out))
+            explanation_page(result, Path(out) / "index.html")
     return result

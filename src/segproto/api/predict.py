@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,9 @@ from segproto.errors import ConfigError, DataError, UnreadableImages
 from segproto.files import place, require_all
 
 if TYPE_CHECKING:
+    from segproto.data.pixels import PixelRule
+    from segproto.data.tiff_pages import Page
+    from segproto.model.reading import Bands, Pages
     from segproto.model.segmenter import Segmenter
 
 PathLike = str | Path
@@ -35,6 +39,8 @@ def predict(
     overlay: PathLike | None = None,
     probabilities: PathLike | None = None,
     probabilities_format: Literal["auto", "npz", "zarr"] = "auto",
+    bands: Bands | None = None,
+    pages: Pages | None = None,
     device: str | None = None,
     quiet: bool = False,
 ) -> list[Path]:
@@ -64,6 +70,10 @@ def predict(
             with one band of float32 per class; of images of any size.
         probabilities_format: ``npz``, or ``zarr``: a store of the same array in chunks, to be read in parts (extra
             ``zarr``); ``auto``: as said above.
+        bands: of files whose bands stand elsewhere than in those of the training: for each of the model's bands, in its
+            order, the number (from 1) or the name that the file gives it; or ``names``: those of the model's names.
+        pages: of TIFF stacks: ``all``, or the number of one, from 1; None = as in training (``data.pages``). With
+            ``all`` the mask of a stack is a TIFF of as many pages; with ``form="png"`` a PNG each, ``NAME/page1.png``.
         device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
         quiet: no progress.
 
@@ -76,9 +86,8 @@ def predict(
     """
     from segproto.data.images import MAX_PIXELS
     from segproto.data.measure import orientation_note
-    from segproto.model.ood import predict_scored_to_png
-    from segproto.model.outputs import Outputs, predict_to_files, value_table
-    from segproto.model.predict_raster import predict_to_tiff
+    from segproto.model.outputs import value_table
+    from segproto.model.reading import order_note, reading_by, with_bands
     from segproto.runs.folder import images_and_masks
     from segproto.runs.models import ready
     from segproto.training.progress import Reporter
@@ -92,36 +101,33 @@ def predict(
     reporter = Reporter(active=not quiet)
     model = ready(target, stage, device)
     value_table(model.classes, values)
+    rule = model.encoder.pixels if pages is None else replace(model.encoder.pixels, page=pages)
     several = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
     broken = dict[Path, str]()
     pairs_of_files = [pair for path in several for pair in images_and_masks(path, out, reporter.line)]
     if line := orientation_note([file for file, _ in pairs_of_files], "masks are of these"):
         reporter.line(f"note: {line}")
     # scores are pictures, and so are the masks beside them
-    pairs = with_forms(pairs_of_files, "png" if ood is not None else form)
-    if len({mask for _, mask in pairs}) < len(pairs):
+    jobs = jobs_of(pairs_of_files, "png" if ood is not None else form, rule)
+    if len({job.mask for job in jobs}) < len(jobs):
         raise DataError(f"{out}: two of the images have one name and would share a mask; predict them apart")
-    if (values != "indices" or overlay is not None) and any(mask.suffix == ".tif" for _, mask in pairs):
-        raise ConfigError("--values classes and --overlay go with pictures, and masks would be GeoTIFFs: --format png")
-    require_free(pairs, out, beside, probabilities_format)
+    refuse_unfit(jobs, {*beside}, values, palette)
+    require_free(jobs, out, beside, probabilities_format)
+    if bands is None and (notes := [line for job in jobs if (line := order_note(rule, job.file))]):
+        log.warning("%s%s", notes[0], f" ({len(notes) - 1} others, too)" if len(notes) > 1 else "")
     options: dict[str, Any] = {"window": window, "scales": scales, "flip": flip, "max_pixels": max_pixels or MAX_PIXELS}
-    with reporter.bar("predict", len(pairs)) as bar:
-        for done, (file, mask) in enumerate(pairs, 1):
-            paths = {o: beside_mask(folder, mask, out, o, probabilities_format) for o, folder in beside.items()}
+    with reporter.bar("predict", len(jobs)) as bar:
+        for done, job in enumerate(jobs, 1):
+            paths = {o: beside_mask(folder, job.mask, out, o, probabilities_format) for o, folder in beside.items()}
             try:
-                if mask.suffix == ".tif":
-                    predict_to_tiff(model, file, mask, probabilities=paths.get("--probabilities"), **options)
-                elif "--ood" in paths:
-                    predict_scored_to_png(model, file, mask, paths["--ood"], **options)
-                else:
-                    pictures, shares = paths.get("--overlay"), paths.get("--probabilities")
-                    predict_to_files(model, file, Outputs(mask, values, palette, pictures, shares), **options)
+                with reading_by(model, with_bands(rule, bands, job.file)):
+                    write_job(model, job, paths, values, palette, options)
             except DataError as error:
-                if [file] == several:
+                if [job.file] == several:
                     raise
-                broken[file] = str(error)
-            bar(done, len(pairs))
-    written = [mask for file, mask in pairs if file not in broken]
+                broken[job.file] = str(error)
+            bar(done, len(jobs))
+    written = [job.mask for job in jobs if job.file not in broken]
     if broken:
         raise UnreadableImages(broken, written)
     return written
@@ -143,11 +149,59 @@ def require_format(form: str, folder: PathLike | None) -> None:
         zarr_or_refuse("--probabilities-format zarr")
 
 
-def require_free(pairs: list[tuple[Path, Path]], out: Path, beside: Mapping[str, Path], form: str) -> None:
+def write_job(
+    model: Segmenter,
+    job: Job,
+    paths: Mapping[str, Path],
+    values: Literal["indices", "classes"],
+    palette: bool,
+    options: Mapping[str, Any],
+) -> None:
+    """Writes the mask of an image, and what goes beside it.
+
+    Args:
+        model: reads the image as it is to be read.
+        job: image and mask.
+        paths: of the other outputs, by their option.
+        values: what the mask holds.
+        palette: it shows the classes' colours.
+        options: how the image is looked at.
+    """
+    from segproto.model.ood import predict_scored_to_png
+    from segproto.model.outputs import Outputs, predict_to_files
+    from segproto.model.predict_raster import predict_to_tiff
+    from segproto.model.predict_stack import predict_to_stack
+
+    shares = paths.get("--probabilities")
+    if job.kind == "stack":
+        predict_to_stack(model, job.file, job.mask, values=values, **options)
+    elif job.kind == "raster":
+        predict_to_tiff(model, job.file, job.mask, probabilities=shares, **options)
+    elif "--ood" in paths:
+        predict_scored_to_png(model, job.image, job.mask, paths["--ood"], **options)
+    else:
+        outputs = Outputs(job.mask, values, palette, paths.get("--overlay"), shares)
+        predict_to_files(model, job.image, outputs, **options)
+
+
+def refuse_unfit(jobs: list[Job], beside: set[str], values: str, palette: bool) -> None:
+    """Refuses outputs that there are of pictures alone.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    kinds = {job.kind for job in jobs}
+    if "stack" in kinds and (palette or beside):
+        raise ConfigError("--palette, --overlay and --probabilities of stacks go with a picture per page: --format png")
+    if "raster" in kinds and (values != "indices" or "--overlay" in beside):
+        raise ConfigError("--values classes and --overlay go with pictures, and masks would be GeoTIFFs: --format png")
+
+
+def require_free(jobs: list[Job], out: Path, beside: Mapping[str, Path], form: str) -> None:
     """Sees that no file to write would take the place of another.
 
     Args:
-        pairs: images and masks.
+        jobs: images and masks.
         out: folder of the masks.
         beside: folders of other outputs by their option.
         form: of probabilities.
@@ -157,44 +211,85 @@ def require_free(pairs: list[tuple[Path, Path]], out: Path, beside: Mapping[str,
     """
     from segproto.files.stores import require_store
 
-    require_all((mask for _, mask in pairs), "mask", (file for file, _ in pairs))
+    images = [job.file for job in jobs]
+    require_all((job.mask for job in jobs), "mask", images)
     for option, folder in beside.items():
         if folder.absolute() in {out.absolute(), *(f.absolute() for o, f in beside.items() if o != option)}:
             raise ConfigError(f"{option} {folder}: is the folder of other files (--out); name another one")
-        files = [beside_mask(folder, mask, out, option, form) for _, mask in pairs]
+        files = [beside_mask(folder, job.mask, out, option, form) for job in jobs]
         if option == "--probabilities" and form == "zarr":
             for file in files:
                 require_store(file, KINDS[option])
         else:
-            require_all(files, KINDS[option], (file for file, _ in pairs))
+            require_all(files, KINDS[option], images)
 
 
-def with_forms(pairs: list[tuple[Path, Path]], form: str) -> list[tuple[Path, Path]]:
-    """Images and masks, of which those to be GeoTIFFs are called so.
+@dataclass(frozen=True)
+class Job:
+    """An image, or a page of one, and the mask to write of it.
+
+    Attributes:
+        file: of the image.
+        image: the same, or one of its pages.
+        mask: the file to write.
+        kind: a ``picture``, a ``raster`` with a place on the earth, or a ``stack`` with a mask per page.
+    """
+
+    file: Path
+    image: Path | Page
+    mask: Path
+    kind: Literal["picture", "raster", "stack"] = "picture"
+
+
+def jobs_of(pairs: list[tuple[Path, Path]], form: str, rule: PixelRule) -> list[Job]:
+    """What is to be written of each image.
+
+    Args:
+        pairs: images, and masks as PNGs.
+        form: of the masks.
+        rule: how images are read.
 
     Raises:
         ConfigError: no such form, or ``tif`` without the extra ``geo``.
     """
-    import importlib.util
-
-    from segproto.data.tiff_bands import has_place
-    from segproto.files.rasters import HINT, rasterio_or_refuse
+    from segproto.data.tiff_pages import pages_in
+    from segproto.files.rasters import rasterio_or_refuse
 
     if form not in ("auto", "png", "tif"):
         raise ConfigError(f"--format {form}: expected auto, png or tif")
-    if form == "png":
-        return pairs
-    if form == "tif":
-        rasterio_or_refuse("--format tif")
-        return [(file, mask.with_suffix(".tif")) for file, mask in pairs]
+    placed = placed_among([file for file, _ in pairs]) if form == "auto" else set()
+    jobs = []
+    for file, mask in pairs:
+        pages: list[Any] = [file]
+        with suppress(DataError):  # told when it is read
+            pages = pages_in(file, "all") if rule.page == "all" else pages
+        if len(pages) > 1 and form == "png":
+            jobs += [Job(file, page, mask.with_suffix("") / f"page{page.number}.png") for page in pages]
+        elif len(pages) > 1:
+            jobs.append(Job(file, file, mask.with_suffix(".tif"), "stack"))
+        elif form == "tif" or file in placed:
+            rasterio_or_refuse("--format tif")
+            jobs.append(Job(file, file, mask.with_suffix(".tif"), "raster"))
+        else:
+            jobs.append(Job(file, file, mask))
+    return jobs
+
+
+def placed_among(files: list[Path]) -> set[Path]:
+    """The images that have a place on the earth; none, with a warning, where the extra ``geo`` is missing."""
+    import importlib.util
+
+    from segproto.data.tiff_bands import has_place
+    from segproto.files.rasters import HINT
+
     placed = set()
-    for file, _ in pairs:
+    for file in files:
         with suppress(DataError):  # told when it is read
             placed |= {file} if has_place(file) else set()
     if placed and importlib.util.find_spec("rasterio") is None:
         log.warning("%d of the images are georeferenced; with %s their masks are, too (now: PNG)", len(placed), HINT)
-        return pairs
-    return [(file, mask.with_suffix(".tif") if file in placed else mask) for file, mask in pairs]
+        return set()
+    return placed
 
 
 KINDS = {"--ood": "scores", "--overlay": "picture", "--probabilities": "probabilities"}  # marks of the files

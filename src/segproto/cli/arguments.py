@@ -34,6 +34,13 @@ Image = Annotated[str | None, typer.Option(help="A file, or the name of a valida
 Nearest = Annotated[int, typer.Option("--nearest", min=1, help="How many for each.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the file has the model's bands, if elsewhere than in training: numbers or names of its bands in "
+        "the model's order, as in 4,1,2, or names: those called as in training."
+    ),
+]
 Form = Annotated[
     str, typer.Option("--format", help="png, tif (GeoTIFF; extra geo), or auto: tif for georeferenced images.")
 ]

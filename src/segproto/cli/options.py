@@ -34,6 +34,33 @@ def numbers(text: str | None, option: str) -> list[int] | None:
         raise ConfigError(f"{option} {text}: expected whole numbers between commas, as in 1,2,3") from error
 
 
+def bands(text: str | None) -> list[int | str] | Literal["names"] | None:
+    """``4,1,nir`` to numbers and names of bands.
+
+    Raises:
+        ConfigError: an empty one.
+    """
+    if text is None or text == "names":
+        return text  # type: ignore[return-value]
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise ConfigError(f"--bands {text}: expected numbers or names between commas, as in 4,1,2")
+    return [int(part) if part.isdecimal() else part for part in parts]
+
+
+def pages(text: str | None) -> int | Literal["all"] | None:
+    """``all``, or the number of a page.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if text is None or text == "all":
+        return text  # type: ignore[return-value]
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"--pages {text}: expected all, or the number of a page, from 1")
+    return int(text)
+
+
 def factors(text: str, option: str) -> list[float]:
     """``0.75,1,1.25`` to numbers.
 

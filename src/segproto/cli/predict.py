@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from segproto.cli.arguments import (
+    Bands,
     Device,
     Flip,
     Form,
@@ -22,7 +23,9 @@ from segproto.cli.arguments import (
     Target,
     Window,
 )
+from segproto.cli.options import bands as band_list
 from segproto.cli.options import factors, value_kind
+from segproto.cli.options import pages as page_choice
 from segproto.cli.show import print_json, say
 from segproto.errors import UnreadableImages
 
@@ -51,6 +54,11 @@ def predict(
     probabilities_format: Annotated[
         str, typer.Option(help="npz, zarr (a store in chunks; extra zarr), or auto: npz, GeoTIFFs beside GeoTIFFs.")
     ] = "auto",
+    bands: Bands = None,
+    pages: Annotated[
+        str | None,
+        typer.Option(help="Of TIFF stacks: all (a mask with as many pages), or a number; default: as trained."),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -76,6 +84,8 @@ def predict(
             overlay=overlay,
             probabilities=probabilities,
             probabilities_format=probabilities_format,  # type: ignore[arg-type]
+            bands=band_list(bands),
+            pages=page_choice(pages),
             quiet=quiet,
         )
     except UnreadableImages as error:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from segproto.cli.arguments import (
+    Bands,
     DataValues,
     Device,
     Devices,
@@ -21,6 +22,7 @@ from segproto.cli.arguments import (
     Target,
     Window,
 )
+from segproto.cli.options import bands as band_list
 from segproto.cli.options import factors, settings, value_kind
 from segproto.cli.show import first_process, percent, print_json, print_table, say
 from segproto.errors import ConfigError
@@ -194,6 +196,8 @@ def explain(
     stage: Stage = None,
     region: Annotated[str | None, typer.Option(help="Y0,X0,Y1,X1 in pixels: explain this part only.")] = None,
     max_pixels: MaxPixels = None,
+    bands: Bands = None,
+    page: Annotated[int | None, typer.Option(min=1, help="Of a TIFF stack, from 1.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -201,7 +205,8 @@ def explain(
     from segproto import api
 
     area = parse_region(region)
-    why = api.explain(target, image, out=out, stage=stage, region=area, max_pixels=max_pixels, device=device)
+    seen: dict[str, Any] = {"region": area, "max_pixels": max_pixels, "bands": band_list(bands), "page": page}
+    why = api.explain(target, image, out=out, stage=stage, device=device, **seen)
     classes = why.summary()
     if as_json:
         print_json({"page": str(out / "index.html"), "classes": classes})

@@ -83,7 +83,9 @@ def open_stored_bands(
     if path.suffix == ".mat":
         return of_array(str(path), read_mat(path, "img")[..., :3].transpose(2, 0, 1))
     if is_tiff(path):
-        tiff = TiffBands(path, rule.page)
+        tiff = TiffBands(path, 1 if rule.page == "all" else rule.page)
+        if rule.page == "all" and tiff.pages > 1:
+            raise DataError(f"{path}: holds {tiff.pages} pages; say which one is meant: --page K (in Python: page=K)")
         if not for_pillow(tiff, rule):
             check_size(str(path), tiff.height, tiff.width, STREAMED if streamed else max_pixels)
             return of_tiff(tiff, str(path))
@@ -217,7 +219,10 @@ def chosen_bands(stored: Stored, rule: PixelRule) -> tuple[int, ...]:
     if rule.bands is not None:
         if max(rule.bands) > count:
             what = f"has {count} bands" if count > 1 else "has one band"
-            raise DataError(f"{stored.name}: {what}, data.bands={list(rule.bands)} names others")
+            raise DataError(
+                f"{stored.name}: {what}, data.bands={list(rule.bands)} names others; where they stand elsewhere in "
+                "this file, predict --bands says so"
+            )
         return tuple(band - 1 for band in rule.bands)
     plain = count - (alpha is not None)
     if alpha is not None and rule.alpha is None:

@@ -11,7 +11,8 @@ from segproto.errors import DataError
 from segproto.files.marks import marked
 from segproto.files.walking import paths_below
 
-MADE = ("mask", "scores", "picture")  # marks of what predict writes
+MADE = ("mask", "scores", "picture", "probabilities")  # marks of what predict writes
+WRITTEN = (".png", ".tif")
 
 
 def images_below(path: Path, tell: Callable[[str], object] = lambda line: None) -> list[Path]:
@@ -30,7 +31,7 @@ def images_below(path: Path, tell: Callable[[str], object] = lambda line: None) 
         raise DataError(f"{path}: no such file or folder; expected an image or a folder of images")
     pictures = [p for p in paths_below(path) if p.suffix.lower() in IMAGE_SUFFIXES]
     hidden = [p for p in pictures if is_hidden(p.relative_to(path))]
-    own = [p for p in pictures if p.suffix == ".png" and p.is_file() and any(marked(p, kind) for kind in MADE)]
+    own = [p for p in pictures if p.suffix in WRITTEN and p.is_file() and any(marked(p, kind) for kind in MADE)]
     left_out = {"hidden": hidden, "made by segproto": own}
     if words := [f"{len(some)} {what} ({some[0]})" for what, some in left_out.items() if some]:
         tell(f"{path}: images left out: {', '.join(words)}")

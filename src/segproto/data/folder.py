@@ -20,7 +20,7 @@ from segproto.data.parts import PartTable, read_parts
 from segproto.data.roots import data_root
 from segproto.data.split import SplitConfig, found_in
 from segproto.data.subset import keep_only
-from segproto.data.tiff_pages import by_page
+from segproto.data.tiff_pages import by_page, pages_in
 from segproto.data.unlabelled import ImageFolder
 from segproto.errors import DataError
 
@@ -46,6 +46,8 @@ def open_folder(config: DataConfig, split: str) -> SegmentationDataset:
         raise DataError(pairs.doubles[0])
     if config.pages == "all":
         names, pairs.images, pairs.masks = by_page(names, pairs.images, pairs.masks)
+    elif config.pages is not None:
+        pairs.masks = {name: pages_in(mask, config.pages)[0] for name, mask in pairs.masks.items()}
     rule = split_rule(config, root, classes.split)
     parts = None if config.parts is None else split_parts(config, root, rule, split, classes)
     return PairDataset(split, names, pairs, classes.labels, parts, config.pixel_rule)
@@ -266,6 +268,8 @@ def check_folder(config: DataConfig, split: str) -> tuple[SegmentationDataset, l
     pairs, names = split_of_folder(config, root, classes, finding, split)
     if config.pages == "all":
         names, pairs.images, pairs.masks = by_page(names, pairs.images, pairs.masks)
+    elif config.pages is not None:
+        pairs.masks = {name: pages_in(mask, config.pages)[0] for name, mask in pairs.masks.items()}
     complete = [name for name in names if name in pairs.images and name in pairs.masks]
     problems = partner_problems(pairs, names)
     if finding is not None:

@@ -13,6 +13,7 @@ from segproto.data.layouts.finding import Finding
 from segproto.data.layouts.proposal import Proposal, propose
 from segproto.data.look import look_at_folder
 from segproto.data.roots import data_root
+from segproto.data.tiff_pages import pages_in
 from segproto.errors import ConfigError, DataError
 from segproto.files import write
 
@@ -68,7 +69,7 @@ def init_folder(config: DataConfig, out: Path | None = None, progress: Progress 
             f"{path}: is there already and is left as it is; write another with --out FILE, or move it away"
         )
     finding = look_at_folder(config)
-    masks = [item.mask for item in finding.items if item.mask is not None]
+    masks = [mask for item in finding.masked for mask in pages_in(item.mask, config.pages)]
     if not masks:
         raise DataError(f"{root}: {finding.words}: no image has a mask")
     values = count_values(masks, progress)

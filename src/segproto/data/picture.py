@@ -28,13 +28,14 @@ from segproto.data.bands import (
 from segproto.data.base import Sample
 from segproto.data.images import MAX_PIXELS
 from segproto.data.pixels import PLAIN, PixelRule
+from segproto.data.tiff_pages import Page
 from segproto.errors import DataError
 from segproto.files import fresh, png_chunk, stamped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageLike: TypeAlias = "str | Path | Image | np.ndarray[Any, Any] | Tensor | Sample"
+ImageLike: TypeAlias = "str | Path | Page | Image | np.ndarray[Any, Any] | Tensor | Sample"
 
 
 def to_pil(image: Tensor) -> Image:
@@ -69,9 +70,9 @@ def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PL
     """Opens an image without converting it as a whole.
 
     Args:
-        image: a path, a PIL image, an array (H, W) or (H, W, bands), a tensor (H, W) or (bands, H, W), or a sample of a
-            data set, which is taken as it was read. Arrays and tensors have the bands that the rule chooses from;
-            without a value range they hold uint8, uint16 (full range), or floats in [0, 1].
+        image: a path, a page of a TIFF, a PIL image, an array (H, W) or (H, W, bands), a tensor (H, W) or (bands, H,
+            W), or a sample of a data set, which is taken as it was read. Arrays and tensors have the bands that the
+            rule chooses from; without a value range they hold uint8, uint16 (full range), or floats in [0, 1].
         max_pixels: larger images are refused; the default is for those that are decoded as a whole, not for TIFFs that
             are read in windows.
         rule: how it is read, see :class:`segproto.data.pixels.PixelRule`; that of a model for the model.
@@ -89,8 +90,9 @@ def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PL
         except TypeError:
             raise DataError(f"array of {image.dtype}: pass uint8, uint16, or floats in [0, 1]") from None
         return _from_tensor(channels_first(array, rule, last=True), max_pixels, rule)
-    if isinstance(image, str | Path):
-        stored = open_stored_bands(Path(image), rule, max_pixels, streamed=max_pixels == MAX_PIXELS)
+    if isinstance(image, str | Path | Page):
+        path = Path(image) if isinstance(image, str) else image
+        stored = open_stored_bands(path, rule, max_pixels, streamed=max_pixels == MAX_PIXELS)
         return of_stored(stored, rule)
     if not (hasattr(image, "getbands") and hasattr(image, "size")):
         raise DataError(f"an image of {type(image).__name__}: expected a path, a PIL image, an array or a tensor")

@@ -46,8 +46,8 @@ class PixelConfig(BaseModel):
             mask of its own) or ``none``.
         alpha: what a band that a TIFF calls alpha means if it is none of ``bands``: ``void`` where it is 0, or
             ``ignore``. None: such a file is refused.
-        pages: of TIFFs of several pages: the number of one, from 1, or ``all`` (``folder`` only), each an image of its
-            own with a page of the mask; None: such files are refused.
+        pages: of TIFFs of several pages: the number of one, from 1, or ``all``, each an image of its own with a page
+            of the mask; None: such files are refused.
         show: bands that pictures show as red, green and blue, by name or number (one: in gray); None: those called red,
             green and blue, else the first three.
     """
@@ -91,7 +91,7 @@ class PixelConfig(BaseModel):
             value_range=self._ranges,
             nodata=self.nodata,
             alpha=self.alpha,
-            page=self.pages if isinstance(self.pages, int) else None,
+            page=self.pages,
             show=shown(self.show, numbers, names),
         )
 

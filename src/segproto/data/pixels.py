@@ -35,7 +35,7 @@ class PixelRule:
             ``none``.
         alpha: what an alpha band of a TIFF that is none of ``bands`` means: where it is 0 there is no image (``void``),
             or nothing (``ignore``). None: not decided, and such a file is refused.
-        page: of files of several pages, from 1; None: they are refused.
+        page: of files of several pages, from 1; ``all``: each page is an image of its own; None: they are refused.
         show: which of the model's bands, from 0, stand for red, green and blue in pictures.
         stored: kind of the training images' pixels, ``uint16`` or ``float32``; empty = 8 bits.
     """
@@ -45,7 +45,7 @@ class PixelRule:
     value_range: tuple[Range, ...] = ()
     nodata: float | Literal["auto", "none"] = "auto"
     alpha: Literal["void", "ignore"] | None = None
-    page: int | None = None
+    page: int | Literal["all"] | None = None
     show: tuple[int, int, int] = RGB
     stored: str = ""
 

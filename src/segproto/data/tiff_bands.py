@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import sys
@@ -30,7 +31,9 @@ PACKED = (8, 32946)  # deflate
 KNOWN = (1, 5, 7, *PACKED, 32773, 34925, 50000)  # none, LZW, JPEG, deflate, PackBits, LZMA, ZSTD
 REDUCED, MASK = 1, 4  # bits of a page's NewSubfileType
 ALPHA = (1, 2)  # kinds of extra samples
-NODATA = 42113  # GDAL's tag
+METADATA, NODATA = 42112, 42113  # GDAL's tags
+DESCRIPTION = re.compile(r'<Item name="DESCRIPTION" sample="(\d+)" role="description">([^<]*)</Item>')
+CHANNEL = re.compile(r"<Channel\b[^>]*>")
 PLACE = (33550, 33922, 34264)  # GeoTIFF's scale, tie points and matrix
 WORLD = (".tfw", ".tifw", ".tiffw", ".wld")
 
@@ -68,6 +71,7 @@ class TiffBands:
         dtype: of the stored values.
         alpha: the band, from 0, that the file calls alpha; None without one.
         nodata: the value that the file gives to pixels without an image.
+        names: what the file calls its bands (GDAL's descriptions, channels of OME); empty unless it names all.
         orientation: of the TIFF, 1..8; it is not applied.
 
     Raises:
@@ -86,7 +90,7 @@ class TiffBands:
             if page is None and slices > 1:
                 raise DataError(
                     f"{path}: holds {slices} pages, expected one; data.pages=all takes each for an image of "
-                    "its own, data.pages=K the K-th of every file"
+                    "its own, data.pages=K the K-th of every file (predict: --pages)"
                 )
             if page is not None and page > slices:
                 raise DataError(f"{path}: has {slices} pages, data.pages={page} is none of them")
@@ -101,6 +105,7 @@ class TiffBands:
                 (self.count - len(first.extrasamples) + i for i, e in enumerate(first.extrasamples) if e in ALPHA), None
             )
             self.nodata = nodata_of(first)
+            self.names = band_names(first, self.count)
             self.orientation = int(first.tags.valueof(274, 1))
             self.photometric, self.compression = int(first.photometric), int(first.compression)
             self.codec: str = getattr(first.compression, "name", str(self.compression))
@@ -243,6 +248,16 @@ def nodata_of(page: TiffPage) -> float | None:
         return float(str(page.tags.valueof(NODATA, "")).strip("\0 "))
     except ValueError:
         return None
+
+
+def band_names(page: TiffPage, count: int) -> tuple[str, ...]:
+    """What GDAL's metadata or OME's call the bands; empty unless each has a name."""
+    described = {int(band): name for band, name in DESCRIPTION.findall(str(page.tags.valueof(METADATA, "")))}
+    names = [described.get(band, "") for band in range(count)]
+    if not described and "<OME" in page.description[:4096]:
+        found = [re.search(r'\bName="([^"]*)"', channel) for channel in CHANNEL.findall(page.description)]
+        names = [match[1] if match else "" for match in found]
+    return tuple(map(html.unescape, names)) if len(names) == count and all(names) else ()
 
 
 def limited(data: bytes, size: int) -> bytes:

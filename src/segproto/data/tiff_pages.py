@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segproto.data.archives import Stat, ZipMember
 from segproto.data.tiff_bands import TiffBands, is_tiff
 from segproto.errors import DataError
 
@@ -24,7 +25,7 @@ class Page:
         number: of the page, from 1.
     """
 
-    file: Path
+    file: Path | ZipMember
     number: int
 
     suffix = ".page"
@@ -40,7 +41,7 @@ class Page:
     def stem(self) -> str:
         return f"{self.file.stem}_{self.number}"
 
-    def stat(self) -> os.stat_result:
+    def stat(self) -> os.stat_result | Stat:
         """Of the whole file."""
         return self.file.stat()
 
@@ -57,9 +58,16 @@ class Page:
         return values if values.dtype == np.uint8 else values.astype(np.int64)
 
 
-def pages_of(path: Path) -> int:
-    """How many pictures a file has; 1 if it is no TIFF."""
-    return TiffBands(path, 1).pages if isinstance(path, Path) and is_tiff(path) else 1
+def pages_of(path: Path | ZipMember) -> int:
+    """How many pictures a file has; 1 if it is no TIFF (or is drawn, and no file at all)."""
+    return TiffBands(path, 1).pages if isinstance(path, Path | ZipMember) and is_tiff(path) else 1
+
+
+def pages_in(path: Any, pages: int | Literal["all"] | None) -> list[Any]:
+    """A file, or what ``data.pages`` takes of it if it is a stack: all its pages, or one."""
+    if pages is None or (count := pages_of(path)) == 1:
+        return [path]
+    return [Page(path, number) for number in (range(1, count + 1) if pages == "all" else [pages])]
 
 
 def by_page(

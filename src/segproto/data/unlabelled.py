@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,7 @@ from segproto.data.picture import read_pixels
 from segproto.data.pixels import PLAIN, PixelRule
 from segproto.data.roots import data_root
 from segproto.data.suffixes import IMAGE_SUFFIXES, is_hidden, is_picture
+from segproto.data.tiff_pages import by_page
 from segproto.errors import DataError
 from segproto.files.reading import require_text_name
 from segproto.files.walking import paths_below
@@ -40,10 +41,15 @@ class ImageFolder(SegmentationDataset):
             raise DataError(f"{root}: no such file or folder")
         base = root if root.is_dir() else root.parent
         paths = paths_below(root) if root.is_dir() else [root]
-        self._files = [require_text_name(p) for p in paths if is_picture(p) and not is_hidden(p.relative_to(base))]
-        if not self._files:
+        files = [require_text_name(p) for p in paths if is_picture(p) and not is_hidden(p.relative_to(base))]
+        if not files:
             raise DataError(f"{root}: no image there ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        self.names = tuple(path.relative_to(base).with_suffix("").as_posix() for path in self._files)
+        names = [path.relative_to(base).with_suffix("").as_posix() for path in files]
+        by_name: dict[str, Any] = dict(zip(names, files, strict=True))
+        if rule.page == "all" and len(by_name) == len(names):
+            names, by_name, _ = by_page(names, by_name, {})
+        self.names = tuple(names)
+        self._files: list[Path] = [by_name[name] for name in names]
         twins = {name for name in self.names if self.names.count(name) > 1} if len(set(self.names)) < len(self) else ()
         if twins:
             raise DataError(f"{root}: two images are called {min(twins)!r} and differ only in their suffix; rename one")

@@ -131,7 +131,7 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
         if split == "val":
             _check_parts(config, dataset, report, progress)
     if finding is not None and report.classes is None:
-        report.notes.append(values_line(finding, progress))
+        report.notes.append(values_line(config, finding, progress))
     if masked:
         _check_presence(report, unused_classes(config))
     else:

@@ -13,6 +13,7 @@ from segproto.data.layouts.finding import Finding
 from segproto.data.layouts.proposal import CLOSE
 from segproto.data.look import look_at_folder
 from segproto.data.pairs import PairDataset
+from segproto.data.tiff_pages import pages_in
 from segproto.errors import DataError
 from segproto.prototypes.labels import IGNORE_INDEX
 
@@ -32,9 +33,12 @@ def look(config: DataConfig) -> Finding | None:
         return None
 
 
-def values_line(finding: Finding, progress: Progress | None) -> str:
+def values_line(config: DataConfig, finding: Finding, progress: Progress | None) -> str:
     """What the masks hold, where no ``classes.yaml`` says what it means."""
-    values = count_values([item.mask for item in finding.items if item.mask is not None], progress)
+    masks = [mask for item in finding.masked for mask in pages_in(item.mask, config.pages)]
+    values = count_values(masks, progress)
+    if values.problems:
+        return f"{len(values.problems)} of {len(masks)} masks cannot be read: {values.problems[0]}"
     words = {number: name for name, number in (finding.numbers or {}).items()}
     shares = []
     for value, _ in values.pixels.most_common(VALUES):

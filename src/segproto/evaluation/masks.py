@@ -22,6 +22,7 @@ from segproto.data.pairs import read_list
 from segproto.data.palette import default_colours
 from segproto.data.published_sets import shipped
 from segproto.data.suffixes import MASK_SUFFIXES, is_picture
+from segproto.data.tiff_pages import pages_in
 from segproto.errors import DataError
 from segproto.evaluation.tally import report
 from segproto.files.walking import paths_below
@@ -129,8 +130,11 @@ def score_masks(
     }
 
 
-def mask_files(folder: Path, option: str, suffix: str = "") -> dict[str, Path]:
-    """Name to file of all masks below a folder whose stems end in ``suffix``, which is no part of the name."""
+def mask_files(folder: Path, option: str, suffix: str = "") -> dict[str, Any]:
+    """Name to file of all masks below a folder whose stems end in ``suffix``, which is no part of the name.
+
+    A TIFF stack stands for its pages, ``NAME/page1`` and so on.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set {option} to a folder of mask files")
     paths = [path for path in paths_below(folder) if is_picture(path, MASK_SUFFIXES)]
@@ -140,7 +144,11 @@ def mask_files(folder: Path, option: str, suffix: str = "") -> dict[str, Path]:
     ending = {name.removesuffix(suffix): path for name, path in names.items() if name.endswith(suffix)}
     if not ending:
         raise DataError(f"{folder}: none of {len(names)} masks ends in {suffix!r}, for example {next(iter(names))!r}")
-    return ending
+    files: dict[str, Any] = {}
+    for name, path in ending.items():
+        pages = pages_in(path, "all")
+        files |= {name if page is path else f"{name}/page{page.number}": page for page in pages}
+    return files
 
 
 def frame(name: str) -> str:

@@ -30,7 +30,7 @@ class Pixels(BaseModel):
     value_range: tuple[tuple[float, float], ...] = ()
     nodata: Literal["auto", "none"] | float = "auto"
     alpha: Literal["void", "ignore"] | None = None
-    page: Annotated[int, Field(ge=1)] | None = None
+    page: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
     show: tuple[Shown, Shown, Shown] = (0, 1, 2)
     stored: str = ""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample
 from segproto.data.below import images_below, without_masks
+from segproto.data.tiff_pages import pages_in
 from segproto.errors import ConfigError
 from segproto.model.predict import Views, predict
 from segproto.model.segmenter import Segmenter
@@ -29,6 +30,11 @@ def predict_any(segmenter: Segmenter, image: Any, as_numpy: bool, options: Mappi
         return {file.relative_to(base).as_posix(): predict_any(segmenter, file, as_numpy, options) for file in files}
     if isinstance(image, list | tuple) and not isinstance(image, Sample):
         return [predict_any(segmenter, one, as_numpy, options) for one in image]
+    if isinstance(image, str | Path) and segmenter.encoder.pixels.page == "all":
+        image = pages_in(Path(image), "all")
+        if len(image) > 1:
+            return [predict_any(segmenter, page, as_numpy, options) for page in image]
+        image = image[0]
     if isinstance(image, Tensor | np.ndarray) and image.ndim == 4:
         masks = torch.stack([predict(segmenter, one, **options) for one in image])
     else:

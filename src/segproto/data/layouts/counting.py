@@ -14,6 +14,7 @@ from segproto.data.archives import ZipMember
 from segproto.data.drawn import Drawn
 from segproto.data.images import ColouredMask, open_picture, read_colours, read_stored
 from segproto.data.suffixes import LOSSY_SUFFIXES
+from segproto.data.tiff_pages import Page
 from segproto.errors import DataError
 
 Progress = Callable[[str, int, int], None]
@@ -90,7 +91,7 @@ def _count(masks: Sequence[Path | ZipMember | Drawn], coloured: bool, progress: 
     for done, mask in enumerate(masks, 1):
         try:
             values.add(read_colours(mask) if coloured else read_stored(mask))  # type: ignore[arg-type]
-            if not coloured and not isinstance(mask, Drawn) and not values.palette:
+            if not coloured and not isinstance(mask, Drawn | Page) and not values.palette:
                 values.palette = palette_of(mask)
         except ColouredMask:
             raise
