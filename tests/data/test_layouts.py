@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from command_line import Cli
 from tiny_annotations import ANNOTATIONS
 from tiny_layouts import COUNT, EXPORTS, PICTURES, VAL, Export, anti_aliased, image_of, mask_of, save
@@ -192,6 +193,40 @@ def test_what_no_layout_knows_is_said_with_the_settings(tmp_path: Path) -> None:
     save(tmp_path / "scans/a.png", image_of(0))
     with pytest.raises(DataError, match=r"scans/ \(1 pictures\).*data\.images='images/\*\.jpg'"):
         build_dataset(DataConfig(root=tmp_path), "train")
+
+
+def test_two_files_that_one_setting_mends_are_one_line(tmp_path: Path) -> None:
+    for name in ("t 0", "t 1", "u"):
+        four = np.zeros((8, 8, 4), np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / f"images/{name}.tif", four, photometric="rgb", extrasamples=["unspecified"])
+        save(tmp_path / f"labels/{name}.png", np.zeros((8, 8), np.uint8))
+    (tmp_path / "classes.yaml").write_text("classes: [a]\n")
+    (line,) = verify(DataConfig(root=tmp_path)).to_json()["problems"]
+    assert "has 4 bands; say which the model is to see: data.bands=[1, 2, 3, 4]" in line
+    assert line.endswith("(and 2 files more with the same problem)")
+
+
+def test_boxes_and_volumes_are_called_what_they_are(tmp_path: Path) -> None:
+    save(tmp_path / "yolo/images/a.jpg", image_of(0))
+    (tmp_path / "yolo/labels").mkdir()
+    (tmp_path / "yolo/labels/a.txt").write_text("0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.1 0.1\n")
+    with pytest.raises(DataError, match=r"1 text files \(such as labels/a.txt\) hold boxes.* and boxes are no masks: "):
+        build_dataset(DataConfig(root=tmp_path / "yolo"), "train")
+    for name in ("imagesTr/case_0000.nii.gz", "labelsTr/case.nii.gz", "dataset.json"):
+        (tmp_path / "nnunet" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "nnunet" / name).write_bytes(b"{}")
+    with pytest.raises(DataError, match=r"2 files \(such as imagesTr/case_0000.nii.gz\) are volumes.*data.pages=all"):
+        build_dataset(DataConfig(root=tmp_path / "nnunet"), "train")
+
+
+def test_further_channels_of_a_case_are_told(tmp_path: Path) -> None:
+    root = made(EXPORTS["nnU-Net"], tmp_path)
+    for file in sorted((root / "imagesTr").iterdir()):
+        save(file.with_name(file.name.replace("_0000", "_0001")), image_of(0))
+    (note,) = [note for note in verify(DataConfig(root=root)).notes if "channels" in note]
+    assert "further channels (such as" in note
+    assert "save the channels of a case as the bands of one TIFF and set data.bands" in note
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
+from tiny_layouts import COUNT, EXPORTS
 
+import segproto
 from segproto.data.base import ClassTable
+from segproto.data.build import build_dataset
+from segproto.data.config import DataConfig
 from segproto.data.labels import LabelMap
 from segproto.errors import DataError
 from segproto.evaluation.masks import score_masks
@@ -122,3 +126,25 @@ def test_wrong_folders_and_sizes(folders, tmp_path):
     for folder, text in ((tmp_path / "none", "no such folder"), (tmp_path / "empty", "no mask file")):
         with pytest.raises(DataError, match=text):
             score_masks(folder, gt)
+
+
+@pytest.mark.parametrize("name", ["COCO, polygons", "labelme", "Supervisely", "YOLO segmentation"])
+def test_true_masks_are_drawn_from_annotations(name, tmp_path):
+    root = tmp_path / "export"
+    EXPORTS[name].make(root)
+    config = DataConfig(root=root)
+    with pytest.raises(DataError, match="say which label is which class: --classes FILE"):
+        segproto.score_masks(root, gt=root, quiet=True)
+    segproto.data_init(overrides=[f"data.root={root}"], out=tmp_path / "classes.yaml", quiet=True)
+    for split in ("train", "val"):
+        dataset = build_dataset(config.model_copy(update={"classes": tmp_path / "classes.yaml"}), split)
+        for index, image in enumerate(dataset.names):
+            write(tmp_path / "masks/images" / f"{image}.png", dataset[index].mask.numpy())
+    scores = segproto.score_masks(tmp_path / "masks", gt=root, classes=tmp_path / "classes.yaml", quiet=True)
+    assert (scores["accuracy"], scores["images"]) == (1, COUNT)
+    first = next((tmp_path / "masks").rglob("*.png"))
+    write(first, np.asarray(Image.open(first)) * 0 + 255)
+    assert (
+        segproto.score_masks(tmp_path / "masks", gt=root, classes=tmp_path / "classes.yaml", quiet=True)["undecided"]
+        > 0
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -18,6 +20,8 @@ from segproto.model import explanation as explanation_module
 from segproto.model import predict as predict_module
 from segproto.model.explain import explain
 from segproto.model.predict import predict, predict_logits
+from segproto.report.evidence import lattice, probe_image
+from segproto.report.page import explanation_page
 
 KINDS = ["linear", "prototype", "grouped"]
 
@@ -215,6 +219,41 @@ def test_summary_accounts_for_every_pixel(case):
     assert all(len(row["prototypes"]) == 2 for row in rows)
     first = rows[0]
     assert first["confidence"] == pytest.approx(float(why.confidence[why.prediction == first["class_id"]].mean()))
+
+
+def test_where_a_file_holds_no_image_there_is_no_evidence(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.pad(image(21, 20).numpy(), ((0, 0), (0, 0), (0, 10))).transpose(1, 2, 0))
+    model = segmenter("grouped", classes=3, stride=4, multiple=8)
+    everything = explain(model, tmp_path / "a.tif")
+    model.encoder.pixels = replace(model.encoder.pixels, nodata=0)
+    why = explain(model, tmp_path / "a.tif", region=(2, 1, 21, 30))
+    empty = torch.zeros(19, 29, dtype=torch.bool)
+    empty[:, 19:] = True
+    assert why.no_data == pytest.approx(10 / 29)
+    assert torch.equal(why.prediction == 255, empty)
+    assert torch.equal(why.prediction[~empty], everything.prediction[2:, 1:][~empty])
+    assert torch.equal(why.prediction, predict(model, tmp_path / "a.tif")[2:, 1:])
+    for name in ("winning_prototype", "winning_group"):
+        assert torch.equal(getattr(why, name)() == -1, empty)
+        assert torch.equal(getattr(why, name)()[~empty], getattr(everything, name)()[2:, 1:][~empty])
+    assert sum(row["pixels"] for row in why.summary()) == 19 * 19
+    assert why.region_evidence(torch.ones(19, 29, dtype=torch.bool)) == why.region_evidence(~empty)
+    with pytest.raises(ConfigError, match=r"pixel \(5, 25\): no data here, .*a.tif holds no image"):
+        why.pixel(5, 25)
+    assert why.pixel(5, 19).class_id == int(why.prediction[3, 18])
+    with pytest.raises(ConfigError, match="at least one pixel of the image"):
+        why.region_evidence(empty)
+    assert "no data 34%" in repr(why)
+    why.save(tmp_path / "why")
+    assert json.loads((tmp_path / "why/explanation.json").read_text())["no_data"] == pytest.approx(10 / 29)
+    assert (
+        np.ptp(np.asarray(Image.open(tmp_path / "why/winning_prototype.png"))[4:, 24:], axis=2).max() == 0
+    )  # no colour
+    points = lattice(why)[1]
+    assert probe_image(why)["empty"] == (points >= 20).nonzero().flatten().tolist()
+    assert "empty" not in probe_image(everything)
+    explanation_page(why, tmp_path / "why.html")
+    why.plot()
 
 
 def test_region_of_an_image_seen_whole_is_a_crop():

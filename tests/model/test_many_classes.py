@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_segmenters import image, segmenter
 
 from segproto.data.base import ClassTable, Sample
+from segproto.data.build import build_dataset
+from segproto.data.classes import read_classes
+from segproto.data.config import DataConfig
 from segproto.data.palette import default_colours
+from segproto.data.verify import verify
+from segproto.errors import DataError
 from segproto.evaluation.analyses.failures import find_failures
 from segproto.interop.export import Graph
 from segproto.model.edit import edited
+from segproto.model.outputs import value_table
 from segproto.model.predict import predict, predict_to_png
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import IGNORE_INDEX
@@ -111,3 +119,48 @@ def test_steps_of_a_run(tmp_path: Path, picture: torch.Tensor, expected: torch.T
     found = read_steps(tmp_path)[1]["x"]
     assert torch.equal(found["a"].long(), expected)
     assert found["truth"].dtype == torch.uint8
+
+
+def test_a_classes_file_of_300_classes_trains_and_gives_its_numbers_back(tmp_path: Path) -> None:
+    from segproto.api import train
+    from segproto.data.images import read_indices
+
+    rng = np.random.default_rng(0)
+    values = np.arange(300)
+    for index in range(3):
+        for kind in ("images", "labels"):
+            (tmp_path / "many" / kind).mkdir(parents=True, exist_ok=True)
+        mask = rng.permutation(np.resize(values, 32 * 40)).reshape(32, 40)
+        Image.fromarray(rng.integers(0, 255, (32, 40, 3), dtype=np.uint8)).save(tmp_path / f"many/images/{index}.png")
+        Image.fromarray(mask.astype(np.uint16)).save(tmp_path / f"many/labels/{index}.png")
+    names = ", ".join(f"c{value}" for value in values)
+    (tmp_path / "many/classes.yaml").write_text(f"classes: [{names}]\nvoid: [999]\n")
+    config = DataConfig(root=tmp_path / "many")
+    assert verify(config).problems == []
+    dataset = build_dataset(config, "train")
+    stored = read_indices(tmp_path / f"many/labels/{dataset.names[0]}.png")
+    mask = dataset[0].mask.numpy()
+    assert dataset.classes.num_classes == 301
+    assert np.array_equal(mask, np.where(stored < IGNORE_INDEX, stored, stored + 1))
+    assert dataset.classes.names[256] == "c255"
+    small = [
+        *("encoder.name=unet", "encoder.backbone=null", "encoder.layers=null", "encoder.layer_norm=false"),
+        *("encoder.frozen=false", "encoder.width=4", "encoder.dim=4", "encoder.output_stride=1", "train.batch_size=1"),
+        *("train.cache_features=false", "train.precision=32-true", "train.accelerator=cpu", "model.prototypes=1"),
+        *("data.root=" + str(tmp_path / "many"), "stages.joint.steps=1", "train.stages=[seed,joint,project]"),
+    ]
+    train("protoseg/folder", out=tmp_path / "run", overrides=small, quiet=True)
+    trained = Segmenter.load(tmp_path / "run")
+    assert trained.head.bank is not None
+    assert set(trained.head.bank.class_of.tolist()) <= set(range(301)) - {IGNORE_INDEX}
+    predict_to_png(trained, tmp_path / "many/images/0.png", tmp_path / "mask.png")
+    numbers = value_table(trained.classes, "classes")
+    assert numbers is not None
+    assert numbers[[0, 254, 255, 256, 300]].tolist() == [0, 254, 999, 255, 299]
+
+
+def test_a_classes_file_may_call_no_class_void(tmp_path: Path) -> None:
+    file = tmp_path / "classes.yaml"
+    file.write_text('classes: ["(void)", b]\n')
+    with pytest.raises(DataError, match=r"class name '\(void\)' is taken"):
+        read_classes(file)

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from segproto.errors import DataError
 from segproto.files import place, require
 from segproto.runs.folder import figures_file, keep
 
 if TYPE_CHECKING:
     from segproto.data.labels import LabelMap
+    from segproto.data.layouts.finding import Finding
 
 PathLike = str | Path
 
@@ -33,7 +35,8 @@ def score_masks(
 
     Args:
         masks: PNGs of class indices; 255 = no decision, counts as wrong.
-        gt: ground truth; its values are those of ``classes``, or class indices.
+        gt: ground truth; its values are those of ``classes``, or class indices. Also an export of an annotation tool
+            with its images, whose masks are drawn (COCO, labelme, CVAT ...): a folder or a zip archive.
         names: a text file with the names to score, one per line.
         classes: a ``classes.yaml``; default: the one in ``gt``, if any.
         void: value in ``gt`` that does not count, where there is no ``classes.yaml``.
@@ -45,12 +48,14 @@ def score_masks(
         quiet: no progress.
     """
     from segproto.evaluation.masks import score_masks as score
+    from segproto.evaluation.truth import annotated_truth
     from segproto.training.progress import Reporter
 
-    file = figures_file(out)
-    labels, list_file = truth_labels(gt, classes), None if names is None else Path(names)
+    file, annotated = figures_file(out), annotated_truth(Path(gt))
+    labels = truth_labels(gt, classes) if annotated is None else drawn_labels(gt, classes, annotated)
+    list_file = None if names is None else Path(names)
     options: dict[str, Any] = {"classes": labels, "list_file": list_file, "void": void, "coarse": coarse}
-    options |= {"suffixes": (masks_suffix, gt_suffix), "own_values": values == "classes"}
+    options |= {"suffixes": (masks_suffix, gt_suffix), "own_values": values == "classes", "annotated": annotated}
     with Reporter(active=not quiet).bar("score", 1) as bar:
         figures = score(Path(masks), Path(gt), progress=bar, **options)
     return keep(figures | {"command": sys.argv}, file)
@@ -101,3 +106,21 @@ def truth_labels(gt: PathLike, classes: PathLike | None) -> LabelMap | None:
 
     table = Path(gt) / "classes.yaml" if classes is None else find_classes(Path(classes), Path(gt))
     return read_classes(table).labels if classes is not None or table.is_file() else None
+
+
+def drawn_labels(gt: PathLike, classes: PathLike | None, annotated: Finding) -> LabelMap:
+    """What the labels of annotations mean: the classes that the scored masks were made with.
+
+    Raises:
+        DataError: no ``classes.yaml`` says so.
+    """
+    from segproto.data.classes import find_classes, read_classes, usual_classes
+
+    if classes is None and not usual_classes(Path(gt)).is_file():
+        raise DataError(
+            f"{gt}: true masks are drawn from its annotations ({annotated.words}); say which label is which class: "
+            "--classes FILE, the classes.yaml that the scored masks were made with (segproto data init "
+            f"{gt} writes one)"
+        )
+    table = find_classes(None if classes is None else Path(classes), Path(gt))
+    return read_classes(table, annotated.numbers).labels

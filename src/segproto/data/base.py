@@ -40,6 +40,11 @@ class ClassTable:
         return len(self.names)
 
     @property
+    def hole(self) -> frozenset[int]:
+        """Numbers that are no class: 255, which is void, in tables of more than 255 classes."""
+        return frozenset({IGNORE_INDEX} if self.num_classes > IGNORE_INDEX else ())
+
+    @property
     def numbered(self) -> bool:
         """Whether the classes have numbers only, as those of a checkpoint that does not name them."""
         return self.names == numbered_names(self.num_classes)

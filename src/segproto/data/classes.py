@@ -9,6 +9,7 @@
       - name: tree
         values: "#00ff00"         # masks that hold colours: "#RRGGBB" or "r, g, b", or a list of them
     void: [0, 255]                # values (or colours) that are no class; 255 always is, unless a class takes it
+                                  # (of more than 255 classes those from the 256th on have indices from 256 on)
     rest: void                    # all other values: void, a class's name, or nearest (the nearest listed one);
                                   # left out: they are an error
     split:                        # one rule, see SplitConfig; lists are looked for beside this file, then in data.root
@@ -40,6 +41,9 @@ from segproto.files.keys import shown
 from segproto.prototypes.labels import IGNORE_INDEX
 
 EXAMPLES = Path(__file__).parent / "examples"
+MOST_CLASSES = 32_000  # class maps have 16 bits
+LAST = 65_535  # of 16 bits
+HOLE = "(void)"  # stands at 255 in tables of more classes, and is none
 VOID, NEAREST = "void", "nearest"  # of ``rest``, beside names of classes
 _SCHEMA = "classes: [{name: ..., values: 1}, ...]"
 
@@ -81,7 +85,7 @@ class ClassesFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    classes: list[ClassEntry] = Field(min_length=1, max_length=255)
+    classes: list[ClassEntry] = Field(min_length=1, max_length=MOST_CLASSES)
     void: list[Stored] = []
     rest: str | None = None
     split: SplitConfig | None = None
@@ -99,6 +103,8 @@ class ClassesFile(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> ClassesFile:
         names = [entry.name for entry in self.classes]
+        if HOLE in names:
+            raise ValueError(f"class name {HOLE!r} is taken; call it otherwise, or list its values under void")
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"class name {name!r} occurs twice")
@@ -119,7 +125,22 @@ class ClassesFile(BaseModel):
 
     def first_values(self) -> tuple[int | str, ...] | None:
         """The first value of each class; None where a class has none."""
-        return tuple(entry.values[0] for entry in self.classes) if all(e.values for e in self.classes) else None
+        void = [*self.void, "#000000" if self.coloured else LAST]
+        values = [void if entry.name == HOLE else entry.values for entry in self.classes]
+        return tuple(own[0] for own in values) if all(values) else None
+
+    @property
+    def coloured(self) -> bool:
+        """Whether the masks hold colours, not numbers."""
+        return any(isinstance(value, str) for entry in self.classes for value in entry.values)
+
+    def numbered(self) -> ClassesFile:
+        """Itself; of more than 255 classes with the number 255, which is void inside, left to no class."""
+        if len(self.classes) <= IGNORE_INDEX:
+            return self
+        hole = ClassEntry.model_construct(name=HOLE, values=[], colour=(0, 0, 0))
+        entries = [*self.classes[:IGNORE_INDEX], hole, *self.classes[IGNORE_INDEX:]]
+        return self.model_copy(update={"classes": entries})
 
     def label_map(self, numbers: Mapping[str, int] | None = None) -> LabelMap:
         """What the values in the masks mean.
@@ -127,7 +148,7 @@ class ClassesFile(BaseModel):
         Args:
             numbers: name of a label to its number, where masks are drawn from named shapes.
         """
-        coloured = any(isinstance(value, str) for entry in self.classes for value in entry.values)
+        coloured = self.coloured
         lookup = {} if coloured or numbers is not None else {IGNORE_INDEX: IGNORE_INDEX}
         lookup |= {_key(value): IGNORE_INDEX for value in self.void}
         for index, entry in enumerate(self.classes):
@@ -218,7 +239,7 @@ def read_classes(path: Path, numbers: Mapping[str, int] | None = None) -> Classe
         file = ClassesFile.model_validate(content, context=None if numbers is None else {NAMES: numbers})
     except ValidationError as error:
         raise DataError(f"{path}: {_first_error(error)}") from None
-    return Classes(file.label_map(numbers), file.split, path)
+    return Classes(file.numbered().label_map(numbers), file.split, path)
 
 
 def _first_error(error: ValidationError) -> str:

@@ -92,7 +92,7 @@ class LabelMap:
         Raises:
             DataError: naming the file, the value and the classes, for a value outside the classes.
         """
-        if stored.dtype == np.uint8 and not self.coloured:
+        if stored.dtype == np.uint8 and not self.coloured and self.table.num_classes <= IGNORE_INDEX:
             (by_byte, single_bytes), raw = self.byte_table, stored.tobytes()
             if unknown := raw.translate(None, single_bytes):
                 raise DataError(f"{path}: {self._complaint(np.frombuffer(unknown, np.uint8))}")

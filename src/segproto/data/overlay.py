@@ -23,17 +23,17 @@ def colour_labels(
 
     Args:
         image: uint8 (3, h, w).
-        labels: integers (h, w).
-        colours: RGB a label; labels without a colour stay gray.
+        labels: integers (h, w) from -1.
+        colours: RGB a label; labels without a colour, as -1, stay gray.
         strength: of the colours, 0..1.
 
     Returns:
         uint8 (3, h, w).
     """
     gray = image.float().mean(0, keepdim=True).expand(3, -1, -1)
-    table = torch.full((int(labels.max()) + 1, 3), -1.0)
+    table = torch.full((max(int(labels.max()), 0) + 2, 3), -1.0)  # the last row is that of label -1
     for label, colour in colours.items():
-        if label < len(table):
+        if 0 <= label < len(table) - 1:
             table[label] = torch.tensor(colour, dtype=torch.float32)
     painted = table[labels.long()].permute(2, 0, 1)
     out = torch.where(painted < 0, gray, (1 - strength) * gray + strength * painted)

@@ -212,7 +212,7 @@ def _check_presence(report: VerifyReport, unused: tuple[int, ...]) -> None:
         report.notes.append(f"{len(unused)} of the classes in no published label: {names}")
     for split, summary in report.splits.items():
         for c, (name, pixels) in enumerate(zip(report.classes.names, summary.pixels, strict=True)):
-            if summary.readable and pixels == 0 and c not in unused:
+            if summary.readable and pixels == 0 and c not in unused and c not in report.classes.hole:
                 lines = report.problems if split == "train" else report.notes
                 lines.append(f"class {name!r} has no pixel in the {split} split")
 

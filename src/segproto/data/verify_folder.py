@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from segproto.data.base import SegmentationDataset
     from segproto.data.config import DataConfig
 
+SETTING = "data."  # in lines that name a setting
+VARIES = r"\S*[/\\]\S*|\d+|'[^']*'"  # paths, numbers, quoted names: what differs in lines of one kind
 ALIKE = 3  # lines of one kind that are shown one by one
 VALUES = 24  # values that are listed
 
@@ -102,13 +104,18 @@ def unlisted_note(dataset: SegmentationDataset) -> str | None:
 
 
 def gathered(lines: Sequence[str]) -> list[str]:
-    """Lines that say the same of many files as one, with their count; the first of each kind stands as it is."""
+    """Lines that say the same of many files as one, with their count; the first of each kind stands as it is.
+
+    Where a setting mends all of them (``data.bands`` ...), and nothing but the file differs, two are many.
+    """
     kinds: dict[str, list[str]] = {}
     for line in lines:
-        kinds.setdefault(re.sub(r"\S*[/\\]\S*|\d+|'[^']*'", "*", line), []).append(line)
+        message = line.partition(": ")[2]  # what follows the file, whose name may hold anything
+        kinds.setdefault(re.sub(VARIES, "*", message if SETTING in message else line), []).append(line)
     gathered_lines = []
     for alike in kinds.values():
-        if len(alike) <= ALIKE:
+        mended = SETTING in alike[0] and len({line.partition(": ")[2] for line in alike}) == 1
+        if len(alike) <= (1 if mended else ALIKE):
             gathered_lines += alike
         else:
             gathered_lines.append(f"{alike[0]} (and {len(alike) - 1} files more with the same problem)")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segproto.prototypes.labels import IGNORE_INDEX
+
 
 def absent_words(per_class: Sequence[Mapping[str, Any]]) -> str:
     """What a mean over classes leaves out, `` over 1 of 2 classes (not in these images: cat)``; empty if nothing.
@@ -12,6 +14,8 @@ def absent_words(per_class: Sequence[Mapping[str, Any]]) -> str:
     Args:
         per_class: of :func:`segproto.evaluation.tally.report`.
     """
+    if len(per_class) > IGNORE_INDEX:  # void has a row there
+        per_class = [row for number, row in enumerate(per_class) if number != IGNORE_INDEX]
     absent = [str(row["name"]) for row in per_class if not row["pixels"]]
     if not absent:
         return ""

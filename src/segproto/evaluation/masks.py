@@ -18,6 +18,7 @@ from segproto.data.coarse import refuse_names
 from segproto.data.images import read_indices
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
 from segproto.data.labels import LabelMap
+from segproto.data.layouts.finding import Finding
 from segproto.data.pairs import read_list
 from segproto.data.palette import default_colours
 from segproto.data.published_sets import shipped
@@ -25,6 +26,7 @@ from segproto.data.suffixes import MASK_SUFFIXES, is_picture
 from segproto.data.tiff_pages import pages_in
 from segproto.errors import DataError
 from segproto.evaluation.tally import report
+from segproto.evaluation.truth import renamed
 from segproto.files.walking import paths_below
 from segproto.metrics.instances import instance_iou, instance_shares
 from segproto.metrics.segmentation import confusion_matrix
@@ -41,6 +43,7 @@ def score_masks(
     coarse: bool = False,
     suffixes: tuple[str, str] = ("", ""),
     own_values: bool = False,
+    annotated: Finding | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Scores the masks under one folder against those of the same name under another.
@@ -59,6 +62,7 @@ def score_masks(
         coarse: allow Cityscapes' coarse labels as ``gt``, whose scores are not comparable.
         suffixes: ends of the stems of scored and of true masks that do not belong to the name, as in ``_mask``.
         own_values: the scored masks hold the values of ``classes``, too (``predict --values classes``).
+        annotated: the annotations in ``gt`` that the true masks are drawn from, in the place of mask files.
         progress: called with (images done, images).
 
     Returns:
@@ -68,7 +72,8 @@ def score_masks(
     Raises:
         DataError: in one line, for a missing folder or partner, unequal sizes, a foreign value, or coarse labels.
     """
-    scored, truth = mask_files(masks, "--masks", suffixes[0]), mask_files(gt, "--gt", suffixes[1])
+    scored, truth = mask_files(masks, "--masks", suffixes[0]), true_masks(gt, suffixes[1], annotated)
+    scored = renamed(scored, truth) if annotated is not None else scored
     if official := {frame(name): path for name, path in truth.items() if path.name.endswith(LABELS)}:
         scored, truth = {frame(name): path for name, path in scored.items()}, official
         classes = shipped("cityscapes") if classes is None else classes
@@ -128,6 +133,13 @@ def score_masks(
         "undecided": int(undecided.sum()),
         "without_gt": [name for name in scored if name not in truth],
     }
+
+
+def true_masks(gt: Path, suffix: str, annotated: Finding | None) -> dict[str, Any]:
+    """Name to true mask: files, or what is drawn from annotations."""
+    if annotated is not None:
+        return {item.name: item.mask for item in annotated.masked}
+    return mask_files(gt, "--gt", suffix)
 
 
 def mask_files(folder: Path, option: str, suffix: str = "") -> dict[str, Any]:

@@ -9,9 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segproto.errors import ConfigError
 from segproto.model.head import Contributions, Head
 from segproto.model.provenance import PrototypeSource
 from segproto.model.segmenter import Segmenter
+from segproto.table import nearest
+
+
+def class_number(names: Sequence[str], named: int | str | None) -> int | None:
+    """The number of a class that is named by name or number; None for None.
+
+    Raises:
+        ConfigError: there is none of that name or number.
+    """
+    if isinstance(named, str):
+        if named not in names:
+            raise ConfigError(f"class {named!r}: is none of the model's; {nearest(named, names)}")
+        return names.index(named)
+    if named is not None and not 0 <= named < len(names):
+        raise ConfigError(f"class {named}: expected 0..{len(names) - 1}, or a name")
+    return named
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ def explain(
     field = Field.over(grid, segmenter.encoder, size, looked_at)
     shown = pixels[:, y0 - seen[0] : y1 - seen[0], x0 - seen[1] : x1 - seen[1]]
     shown = to_colours(shown, segmenter.encoder.pixels.show)
-    return Explanation(segmenter, picture.name, shown, (y0, x0, y1, x1), (seen[0], seen[1]), features, field)
+    inside = None if picture.inside is None else picture.inside(y0, x0, y1, x1)
+    where = (y0, x0, y1, x1), (seen[0], seen[1])
+    return Explanation(segmenter, picture.name, shown, *where, features, field, inside)
 
 
 def _check_region(region: Sequence[int], height: int, width: int) -> Region:

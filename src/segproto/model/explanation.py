@@ -18,11 +18,11 @@ from torch import Tensor
 from segproto.data.base import label_dtype
 from segproto.data.overlay import Shown, beside, colour_labels
 from segproto.errors import ConfigError
-from segproto.model.evidence import Evidence, PixelEvidence, list_evidence, mix
+from segproto.model.evidence import Evidence, PixelEvidence, class_number, list_evidence, mix
 from segproto.model.field import Field
 from segproto.model.head import Contributions
 from segproto.model.segmenter import Segmenter
-from segproto.table import nearest
+from segproto.prototypes.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +45,8 @@ class Explanation:
         origin: (y, x) in the image of the window that the model saw.
         features: (1, F, gh, gw) of that window, as the head's ``contributions`` take them.
         field: logits on the grid, over that window.
+        inside: bool (h, w), where the region holds an image at all; None = everywhere. Elsewhere (nodata, a file's own
+            mask) the prediction is 255, and nothing is told as if it were evidence.
     """
 
     segmenter: Segmenter
@@ -54,6 +56,7 @@ class Explanation:
     origin: tuple[int, int]
     features: Tensor
     field: Field
+    inside: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,7 +83,15 @@ class Explanation:
 
     @property
     def prediction(self) -> Tensor:
-        """(h, w): the class of the largest logit, in the integers of :func:`segproto.data.base.label_dtype`."""
+        """(h, w): the class of the largest logit, in the integers of :func:`segproto.data.base.label_dtype`.
+
+        255 where there is no image.
+        """
+        return self.strongest if self.inside is None else torch.where(self.inside, self.strongest, IGNORE_INDEX)
+
+    @property
+    def strongest(self) -> Tensor:
+        """(h, w): the same, also where there is no image."""
         return self._top_two[0]
 
     @property
@@ -131,13 +142,14 @@ class Explanation:
             top: prototypes (and groups) listed.
 
         Raises:
-            ConfigError: no such pixel or class.
+            ConfigError: no such pixel or class, or no data there.
         """
-        class_id = self._class(class_id)
+        class_id = class_number(self.segmenter.classes.names, class_id)
         if not (isinstance(y, int) and isinstance(x, int)):
             raise ConfigError(f"pixel ({y!r}, {x!r}): expected a row and a column, whole numbers")
         logits = self.logits(torch.tensor([y]), torch.tensor([x]))[0]
         order = logits.argsort(descending=True).tolist()
+        self._require_data(y, x)
         if class_id is not None:
             return self._pixel(y, x, class_id, logits, top)
         evidence = self._pixel(y, x, order[0], logits, top)
@@ -154,10 +166,10 @@ class Explanation:
         Raises:
             ConfigError: no such class, or a mask that does not fit.
         """
-        ys, xs = self._pixels(mask)
-        class_id = self._class(class_id)
+        ys, xs = self._pixels(mask.cpu() & self._known if tuple(mask.shape) == self.size else mask)
+        class_id = class_number(self.segmenter.classes.names, class_id)
         if class_id is None:
-            class_id = int(torch.bincount(self.prediction[mask.cpu()].long()).argmax())
+            class_id = int(torch.bincount(self.strongest[mask.cpu() & self._known].long()).argmax())
         index, cell_weights = self._cells(ys, xs)
         weight = torch.zeros(self.field.grid[0].numel(), device=cell_weights.device, dtype=torch.float64)
         weight.index_add_(0, index.flatten(), cell_weights.flatten().double())
@@ -169,11 +181,11 @@ class Explanation:
         return Evidence(**list_evidence(self.segmenter, class_id, shares, activations, top))
 
     def winning_prototype(self) -> Tensor:
-        """int32 (h, w): the prototype (black box: channel) that contributes most to the predicted class."""
+        """int32 (h, w): what (black box: which channel) contributes most to the predicted class; -1: no image there."""
         return self._winners[0]
 
     def winning_group(self) -> Tensor | None:
-        """int32 (h, w): the group that contributes most to the predicted class; None without groups."""
+        """int32 (h, w): the group that contributes most to the predicted class, -1: no data; None without groups."""
         return self._winners[1]
 
     def activation_map(self, prototype: int) -> Tensor:
@@ -212,27 +224,13 @@ class Explanation:
             sample: pixels looked at, chosen at random; None = all.
             seed: of that choice.
         """
-        count = self.size[0] * self.size[1]
-        if sample is None or sample >= count:
-            chosen = torch.arange(count)
-        else:
-            chosen = torch.randint(count, (sample,), generator=torch.Generator().manual_seed(seed))
-        worst = 0.0
-        for part in torch.chunk(chosen, self._chunks(len(chosen))):
-            ys, xs = part // self.size[1] + self.region[0], part % self.size[1] + self.region[1]
-            logits = self.logits(ys, xs)
-            for labels in (self.prediction, self.runner_up):
-                classes = labels.flatten()[part].long().to(logits.device)
-                shares = self.evidence(ys, xs, classes)
-                logit = logits.gather(1, classes[:, None])[:, 0].double()
-                total = shares.prototypes.double().sum(1) + shares.offset
-                scale = torch.maximum(logit.abs(), shares.prototypes.double().abs().sum(1)).clamp(min=1e-30)
-                worst = max(worst, float(((total - logit).abs() / scale).max()))
-        return worst
+        from segproto.model.completeness import completeness_error
+
+        return completeness_error(self, sample, seed)
 
     def summary(self, top: int = 10) -> list[dict[str, Any]]:
         """Per predicted class, the largest area first: pixels, share of the region, confidence and mean evidence."""
-        pixels = torch.bincount(self.prediction.flatten().long())
+        pixels = torch.bincount(self.strongest[self._known].long())
         rows = []
         for class_id in pixels.argsort(descending=True)[: int((pixels > 0).sum())].tolist():
             mask = self.prediction == class_id
@@ -265,23 +263,6 @@ class Explanation:
     def _repr_png_(self) -> bytes:
         return Shown(beside(self.image, self.overlay()))._repr_png_()
 
-    def _class(self, named: int | str | None) -> int | None:
-        """The number of a class.
-
-        Raises:
-            ConfigError: there is none of that name or number.
-        """
-        names = self.segmenter.classes.names
-        if named is None:
-            return None
-        if isinstance(named, str):
-            if named not in names:
-                raise ConfigError(f"class {named!r}: is none of the model's; {nearest(named, names)}")
-            return names.index(named)
-        if not 0 <= named < len(names):
-            raise ConfigError(f"class {named}: expected 0..{len(names) - 1}, or a name")
-        return named
-
     @cached_property
     def _activations(self) -> Tensor:
         """(P, gh, gw) on the grid."""
@@ -290,17 +271,36 @@ class Explanation:
 
     @cached_property
     def _winners(self) -> tuple[Tensor, Tensor | None]:
-        labels = self.prediction.flatten()
+        labels = self.strongest.flatten()
         prototypes, groups = [], []
-        for part in torch.chunk(torch.arange(labels.numel()), self._chunks(labels.numel())):
+        for part in torch.chunk(torch.arange(labels.numel()), self.chunks(labels.numel())):
             ys, xs = part // self.size[1] + self.region[0], part % self.size[1] + self.region[1]
             shares = self.evidence(ys, xs, labels[part].long())
             prototypes.append(shares.prototypes.max(1)[1].int().cpu())
             if shares.groups is not None:
                 groups.append(shares.groups.max(1)[1].int().cpu())
-        return torch.cat(prototypes).view(self.size), torch.cat(groups).view(self.size) if groups else None
+        winners = [torch.cat(part).view(self.size) for part in (prototypes, groups) if part]
+        winners = [torch.where(self._known, part, -1) for part in winners]
+        return winners[0], winners[1] if groups else None
 
-    def _chunks(self, pixels: int) -> int:
+    @cached_property
+    def _known(self) -> Tensor:
+        """bool (h, w): where there is an image."""
+        return torch.ones(self.size, dtype=torch.bool) if self.inside is None else self.inside
+
+    @property
+    def no_data(self) -> float:
+        """Share of the region's pixels that hold no image."""
+        return 1 - float(self._known.float().mean())
+
+    def _require_data(self, y: int, x: int) -> None:
+        if not bool(self._known[y - self.region[0], x - self.region[1]]):
+            raise ConfigError(
+                f"pixel ({y}, {x}): no data here, {self.name} holds no image at this pixel (nodata, or a mask of the "
+                "file's own): there is nothing to explain; data.nodata=none would have taken its numbers for an image"
+            )
+
+    def chunks(self, pixels: int) -> int:
         """Parts in which the contributions of so many pixels are worked out, to bound the memory."""
         return -(-pixels * self._activations.shape[0] // CHUNK)
 
@@ -328,7 +328,7 @@ class Explanation:
 
     def _pixels(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         if tuple(mask.shape) != self.size or not bool(mask.any()):
-            raise ConfigError(f"mask {tuple(mask.shape)}: expected {self.size} with at least one pixel")
+            raise ConfigError(f"mask {tuple(mask.shape)}: expected {self.size} with at least one pixel of the image")
         ys, xs = mask.cpu().nonzero(as_tuple=True)
         return ys + self.region[0], xs + self.region[1]
 

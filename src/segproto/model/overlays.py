@@ -53,6 +53,7 @@ def rank_colours(labels: Tensor) -> dict[int, tuple[int, int, int]]:
     """Colours for the labels of a map: the most frequent ones get those that are easiest to tell apart."""
     ids, counts = torch.unique(labels, return_counts=True)
     order = ids[counts.argsort(descending=True, stable=True)].tolist()
+    order = [label for label in order if label >= 0]  # -1: no data
     return dict(zip(order, default_colours(len(order)), strict=True))
 
 
@@ -99,6 +100,7 @@ def save(explanation: Explanation, out: Path | str, top: int = 8) -> None:
         ),
         "region": explanation.region,
         "unit": explanation.unit,
+        **({"no_data": explanation.no_data} if explanation.no_data else {}),
         "head": explanation.segmenter.head.kind,
         "classes": classes.to_json(),
         "completeness_error": explanation.completeness_error(),

@@ -35,7 +35,8 @@ def plot_explanation(why: Explanation) -> Figure:
     figure.colorbar(shown, ax=places[2], shrink=0.6)
     for axes in places:
         axes.set_axis_off()
-    present = why.prediction.long().unique().tolist()  # type: ignore[no-untyped-call]
+    known = why.prediction if why.inside is None else why.prediction[why.inside]
+    present = known.long().unique().tolist()  # type: ignore[no-untyped-call]
     handles = [
         Patch(color="#{:02x}{:02x}{:02x}".format(*classes.colours[c]), label=classes.names[c]) for c in present[:12]
     ]

@@ -37,9 +37,11 @@ def model_words(model: Segmenter) -> str:
 
 def explanation_words(why: Explanation) -> str:
     """An explanation in one line."""
-    pixels = why.prediction.flatten().long().bincount()
+    known = why.prediction if why.inside is None else why.prediction[why.inside]
+    pixels, total = known.flatten().long().bincount(), why.prediction.numel()
     order = pixels.argsort(descending=True)[: int((pixels > 0).sum())].tolist()
-    names = [f"{why.segmenter.classes.names[c]} {pixels[c] / pixels.sum():.0%}" for c in order]
+    names = [f"{why.segmenter.classes.names[c]} {pixels[c] / total:.0%}" for c in order]
+    names += [f"no data {why.no_data:.0%}"] if why.no_data else []
     height, width = why.size
     return f"<Explanation of {why.name}, {width} x {height} pixels: {listed(names)}>"
 

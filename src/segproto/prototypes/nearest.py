@@ -232,11 +232,12 @@ def patch_labels(labels: Tensor, cells: Tensor, grid: tuple[int, int], class_of:
     columns, column_ok = _pixels_of_cells(cells[:, 1], labels.shape[1], grid[1])
     inside = row_ok[:, :, None] & column_ok[:, None]
     patch = labels[rows[:, :, None], columns[:, None]].masked_fill(~inside, IGNORE_INDEX).flatten(1)
-    counts = torch.zeros(len(cells), 256, dtype=torch.int64, device=labels.device)
+    size = max(IGNORE_INDEX, int(labels.max())) + 1  # more than 255 classes have numbers beyond void
+    counts = torch.zeros(len(cells), size, dtype=torch.int64, device=labels.device)
     counts.scatter_add_(1, patch, torch.ones_like(patch))
     counts[:, IGNORE_INDEX] = 0
     common = torch.where(counts.sum(1) > 0, counts.argmax(1), IGNORE_INDEX)
-    own = counts.gather(1, class_of[:, None])[:, 0] > 0
+    own = counts.gather(1, class_of[:, None].clamp_max(size - 1))[:, 0].masked_fill(class_of >= size, 0) > 0
     return torch.where(own, class_of, common)
 
 

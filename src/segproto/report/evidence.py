@@ -40,7 +40,8 @@ def probe_image(explanation: Explanation, truth: Tensor | None = None) -> dict[s
 
     Returns:
         Pictures as data URIs; per lattice point (row-major) the class, the runner-up, both logits, and the largest
-        contributions as flat lists ``[unit, hundredths, unit, hundredths, ...]``; activation maps as base64 bytes.
+        contributions as flat lists ``[unit, hundredths, unit, hundredths, ...]``; activation maps as base64 bytes; the
+        points that hold no image, if there are some.
     """
     ys, xs, (rows, columns) = lattice(explanation)
     logits = explanation.logits(ys, xs).cpu()
@@ -48,7 +49,9 @@ def probe_image(explanation: Explanation, truth: Tensor | None = None) -> dict[s
     best, rival = classes[:, 0], classes[:, -1]
     ours, theirs = explanation.evidence(ys, xs, best), explanation.evidence(ys, xs, rival)
     maps = activation_maps(explanation, ys, xs, ours.prototypes)
-    colours = explanation.segmenter.classes.colours
+    colours, inside = explanation.segmenter.classes.colours, explanation.inside
+    top, left = explanation.region[:2]
+    empty = [] if inside is None else (~inside[ys - top, xs - left]).nonzero().flatten().tolist()
     return {
         "name": explanation.name,
         "size": list(explanation.size),
@@ -57,6 +60,7 @@ def probe_image(explanation: Explanation, truth: Tensor | None = None) -> dict[s
         "prediction": data_uri(paint(explanation.prediction, colours), "png"),
         "edges": data_uri(outline(explanation.prediction), "png"),
         "truth": None if truth is None else data_uri(paint(truth, colours), "png"),
+        **({"empty": empty} if empty else {}),
         "best": best.tolist(),
         "rival": rival.tolist(),
         "logits": hundredths(values[:, 0]),

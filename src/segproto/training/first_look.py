@@ -36,6 +36,7 @@ def look_at_classes(
         DataError: all is void; or the masks hold one class beside 255, which is void by convention alone.
     """
     names, chosen = dataset.classes.names, spread(len(dataset), LOOKED_AT)
+    unused = (*{*unused, *dataset.classes.hole},)
     missing, has_void = set(range(len(names))) - set(unused), False
     one = len(names) == 1
     for done, index in enumerate(chosen, 1):

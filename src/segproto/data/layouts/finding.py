@@ -130,11 +130,13 @@ class Layout:
         name: as in ``data.layout``.
         title: one line for people.
         looks: what it finds in a listing; None: nothing of its kind.
+        lacks: what of its kind is there and cannot be read, and what to do; empty: nothing. Asked where no layout fits.
     """
 
     name: str
     title: str
     looks: Looks
+    lacks: Callable[[Listing], str] = lambda listing: ""
 
 
 def unique(items: Sequence[Item], root: object) -> list[Item]:

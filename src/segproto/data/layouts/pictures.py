@@ -18,6 +18,7 @@ from segproto.data.layouts.pairing import Affixes, rules
 from segproto.data.layouts.words import MASK, TEST, role_of
 from segproto.errors import DataError
 
+VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm")
 PREFERRED = ("_gtFine_labelIds", "_labelIds")  # of several masks per image, the official one
 
 
@@ -136,7 +137,8 @@ def _channels(reading: Reading) -> list[str]:
     if not others:
         return []
     return [
-        f"{len(others)} further channels (such as {others[0]}) are not read: only *_0000 is; join the channels first"
+        f"{len(others)} further channels (such as {others[0]}) are not read, only *_0000 is: an image is one file; to "
+        "see all of them save the channels of a case as the bands of one TIFF and set data.bands"
     ]
 
 
@@ -156,6 +158,20 @@ def why_not(listing: Listing) -> str:
     return f"{described}; {'no image has a mask of a similar name' if any(masks) else 'none is named as masks are'}"
 
 
+def volumes(listing: Listing) -> str:
+    """What is missing where images or masks are volumes, as most of nnU-Net's are."""
+    files = listing.ending(*VOLUMES)
+    if not files:
+        return ""
+    return (
+        f"{len(files)} files (such as {files[0]}) are volumes, which are not read: segproto sees pictures; save the "
+        "slices of image and mask as TIFF stacks of the same name (data.pages=all takes each page for an image) or PNGs"
+    )
+
+
 PICTURES = Layout(
-    name="pictures", title="images with a picture each as mask, in any usual folders", looks=look_pictures
+    name="pictures",
+    title="images with a picture each as mask, in any usual folders",
+    looks=look_pictures,
+    lacks=volumes,
 )

@@ -35,9 +35,11 @@ def recognise(config: DataConfig, root: Path) -> Finding | None:
         raise DataError(f"{root}: may be read in {len(findings)} ways; say which: {choices}")
     if findings:
         return findings[0]
+    what = f"nothing of the layout {config.layout}" if config.layout else "none of the known layouts"
+    if lacking := [line for name in names if (line := LAYOUTS.find(name).lacks(listing))]:
+        raise DataError(f"{root}: {what}: {'; '.join(lacking)}")
     if config.layout is None and root.is_dir() and (root / config.images).is_dir():
         return None
-    what = f"nothing of the layout {config.layout}" if config.layout else "none of the known layouts"
     raise DataError(
         f"{root}: {what}: {why_not(listing)}; say where images and masks are, * for their common name: "
         "data.images='images/*.jpg' data.labels='masks/*_mask.png'"

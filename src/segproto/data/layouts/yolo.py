@@ -58,6 +58,18 @@ def look_yolo(listing: Listing) -> Finding | None:
     return finding_of("yolo", listing, images, annotated, numbers, f"polygons of {len(texts)} text files", notes)
 
 
+def boxes_alone(listing: Listing) -> str:
+    """What is missing where all text files of images hold boxes, as exports for detection do."""
+    texts = {name for path in Images(listing).files if (name := _text_of(listing, path)) is not None}
+    rows = [row for name in texts for row in _lines(listing.text(name))]
+    if not rows or not all(row is not None and len(row) == BOX for row in rows):
+        return ""
+    return (
+        f"{len(texts)} text files (such as {min(texts)}) hold boxes, as YOLO has them for detection, and boxes are no "
+        "masks: export polygons (YOLO segmentation, COCO), or draw masks of the boxes first"
+    )
+
+
 def _text_of(listing: Listing, image: str) -> str | None:
     """The text file of an image: beside it, or in ``labels`` where it lies in ``images``."""
     path = PurePosixPath(image).with_suffix(".txt")
@@ -103,4 +115,6 @@ def _names(listing: Listing) -> dict[int, str]:
     return {}
 
 
-YOLO = Layout(name="yolo", title="YOLO segmentation: text files of polygons, data.yaml", looks=look_yolo)
+YOLO = Layout(
+    name="yolo", title="YOLO segmentation: text files of polygons, data.yaml", looks=look_yolo, lacks=boxes_alone
+)

@@ -76,6 +76,13 @@
     const image = data.images[current], [rows, columns] = image.grid, cell = row * columns + column;
     spot.style.left = (100 * (column + 0.5)) / columns + "%";
     spot.style.top = (100 * (row + 0.5)) / rows + "%";
+    const empty = (image.empty || []).includes(cell);
+    for (const node of root.querySelectorAll(".why > :not(.verdict):not(.spoken)")) node.classList.toggle("hidden", empty);
+    if (empty) {
+      fill(".verdict", ["No data here: the file holds no image at this spot, so there is nothing to explain."]);
+      find(".spoken").textContent = "No data here.";
+      return;
+    }
     const best = data.classes[image.best[cell]], rival = data.classes[image.rival[cell]];
     const chip = make("span", { className: "chip" });
     chip.style.background = best.colour;
@@ -142,13 +149,14 @@
   // Where to begin: the clearest decision for the rarest class, not the sky in the corner.
   function interesting(image) {
     const counts = {};
-    for (const label of image.best) counts[label] = (counts[label] || 0) + 1;
+    const empty = new Set(image.empty || []);
+    image.best.forEach((label, i) => { if (!empty.has(i)) counts[label] = (counts[label] || 0) + 1; });
     const enough = Object.keys(counts).filter((label) => counts[label] > image.best.length / 50);
     const rare = Number((enough.length ? enough : Object.keys(counts)).sort((a, b) => counts[a] - counts[b])[0]);
     let found = 0, margin = -Infinity;
     image.best.forEach((label, i) => {
       const lead = image.logits[i] - image.rivals[i];
-      if (label === rare && lead > margin) { margin = lead; found = i; }
+      if (label === rare && !empty.has(i) && lead > margin) { margin = lead; found = i; }
     });
     return [Math.floor(found / image.grid[1]), found % image.grid[1]];
   }

@@ -50,6 +50,8 @@ def project(context: StageContext, config: ProjectConfig) -> Figures:
         drop_absent(model, nearest)
     else:
         require_found(model, nearest)
+        if model.classes.hole:
+            drop_absent(model, nearest)
     gap = nearest.distance.sqrt()
     if cache is not None:
         recompute(model, dataset, nearest)
@@ -152,7 +154,10 @@ def require_cells(stage: str, config: ProjectConfig, context: StageContext) -> N
     """
     model, dataset = context.segmenter, searched_images(context, config.images)[0]
     rule = nearest_label if config.membership == "nearest_label" else any_pixel
-    missing, grids = set(range(model.classes.num_classes)), dict[tuple[int, ...], tuple[int, int]]()
+    missing, grids = (
+        set(range(model.classes.num_classes)) - model.classes.hole,
+        dict[tuple[int, ...], tuple[int, int]](),
+    )
     for index in spread(len(dataset), LOOKED_AT):
         mask = covered_mask(model, dataset[index].mask)
         if not missing & set(np.unique(mask.numpy()).tolist()):
@@ -175,7 +180,7 @@ def require_cells(stage: str, config: ProjectConfig, context: StageContext) -> N
 
 def require_found(model: Segmenter, nearest: RunningNearest) -> None:
     """Refuses classes without a single cell: their prototypes would become arbitrary patches."""
-    missing = nearest.missing_classes()
+    missing = [c for c in nearest.missing_classes() if c not in model.classes.hole]
     if missing:
         names = ", ".join(model.classes.names[c] for c in missing)
         raise DataError(
