@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from command_line import Cli
+from PIL import Image
 from tiny_annotations import ANNOTATIONS
 from tiny_layouts import COUNT, EXPORTS, PICTURES, VAL, Export, anti_aliased, image_of, mask_of, save
 
@@ -343,3 +345,32 @@ def test_masks_without_images_are_called_so(tmp_path: Path) -> None:
     save(tmp_path / "SegmentationClass/a.png", mask_of(0))
     with pytest.raises(DataError, match="masks without their images: put the images beside them"):
         build_dataset(DataConfig(root=tmp_path), "train")
+
+
+def test_settings_reach_into_a_zip_archive(tmp_path: Path) -> None:
+    picture, mask = Image.new("RGB", (9, 7)), Image.fromarray(np.eye(7, 9, dtype=np.uint8))
+    for split, count in (("train", 3), ("val", 2)):
+        for number in range(count):
+            for kind, name, what in (("pics", f"{number}.jpg", picture), ("segs", f"{number}_m.png", mask)):
+                file = tmp_path / "a" / kind / split / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                what.save(file)
+    (tmp_path / "a/pics/__MACOSX").mkdir()
+    (tmp_path / "a/pics/__MACOSX/x.jpg").write_bytes(b"resource fork")
+    shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "a")
+    (tmp_path / "c.yaml").write_text("classes: [a, b]\n")
+    common = {"root": tmp_path / "x.zip", "classes": tmp_path / "c.yaml"}
+    suffixed = DataConfig(**common, images="pics", labels="segs", label_suffix="_m")
+    assert verify(suffixed).ok
+    assert verify(suffixed).settings["data.label_suffix"] == "_m"
+    assert [len(build_dataset(suffixed, split)) for split in ("train", "val")] == [3, 2]
+    starred = DataConfig(**common, images="pics/train/*.jpg", labels="segs/train/*_m.png")
+    assert len(build_dataset(starred, "train")) + len(build_dataset(starred, "val")) == 3
+    (tmp_path / "a/train.txt").write_text("0\n2\n")
+    shutil.make_archive(str(tmp_path / "y"), "zip", tmp_path / "a")
+    listed = starred.model_copy(update={"root": tmp_path / "y.zip"})
+    assert build_dataset(listed, "train").names == ("0", "2")
+    assert build_dataset(listed, "val").names == ("1",)
+    wrong = DataConfig(**common, images="photos", labels="segs")
+    with pytest.raises(DataError, match=r"x\.zip/photos: no such folder; set data\.images"):
+        build_dataset(wrong, "train")

@@ -99,6 +99,35 @@ def archive(path: Path) -> zipfile.ZipFile:
     return _open[key]
 
 
+def leading_into(path: Path) -> tuple[Path, str] | None:
+    """The zip archive that a path leads into (``x.zip/images``), and what it names there; None where there is none."""
+    for above in (path, *path.parents):
+        if above.suffix.lower() == ".zip" and above.is_file():
+            return above, path.relative_to(above).as_posix()
+    return None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, be it in a zip archive."""
+    return path.is_dir() or ((found := leading_into(path)) is not None and any(members_below(*found)))
+
+
+def members_below(path: Path, folder: str) -> Iterator[tuple[str, ZipMember]]:
+    """The files below a folder of an archive (``.``: all), with their paths below it."""
+    above = "" if folder == "." else f"{folder}/"
+    for name in archive(path).namelist():
+        if name.startswith(above) and not name.endswith("/"):
+            yield name[len(above) :], ZipMember(path, name)
+
+
+def file_at(path: Path) -> Path | ZipMember | None:
+    """The file that a path names, be it in a zip archive; None if there is none."""
+    if path.is_file():
+        return path
+    found = leading_into(path)
+    return ZipMember(*found) if found is not None and found[1] in archive(found[0]).namelist() else None
+
+
 class Tree:
     """All files of a data root, unpacked or still in the zip archives that lie in it.
 

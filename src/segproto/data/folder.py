@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segproto.data.archives import file_at, is_folder
 from segproto.data.base import SegmentationDataset
 from segproto.data.classes import Classes, find_classes, read_classes
 from segproto.data.coarse import refuse_names
@@ -161,12 +162,14 @@ def split_rule(config: DataConfig, root: Path, of_classes: SplitConfig | None) -
     if own_rule is not None and own_rule.has_rule:
         return own_rule
     seed = own_rule.seed if own_rule is not None else 0
-    folders = {name: _usual_word(name, lambda word: _split_place(config, root, word).is_dir()) for name in (TRAIN, VAL)}
+    folders = {
+        name: _usual_word(name, lambda word: is_folder(_split_place(config, root, word))) for name in (TRAIN, VAL)
+    }
     if all(folders.values()):
         return SplitConfig(train_folder=folders[TRAIN], val_folder=folders[VAL])
     if "{split}" in config.images:
         return SplitConfig(train_folder=folders[TRAIN] or TRAIN, val_folder=folders[VAL] or VAL)
-    lists = {name: _usual_word(name, lambda word: (root / f"{word}.txt").is_file()) for name in (TRAIN, VAL)}
+    lists = {name: _usual_word(name, lambda word: file_at(root / f"{word}.txt") is not None) for name in (TRAIN, VAL)}
     if any(lists.values()):  # one list alone: the other split is all the rest
         lists_of_split = {f"{name}_list": root / f"{word}.txt" for name, word in lists.items() if word is not None}
         return SplitConfig.model_validate(lists_of_split)
@@ -235,7 +238,7 @@ def split_names(rule: SplitConfig, names: list[str], split: str, list_folders: t
 
 def _by_lists(rule: SplitConfig, names: list[str], split: str, list_folders: tuple[Path, ...]) -> list[str]:
     lists = {
-        key: read_list(next((p / path for p in list_folders if (p / path).is_file()), list_folders[-1] / path))
+        key: read_list(next((p / path for p in list_folders if file_at(p / path) is not None), list_folders[-1] / path))
         for key, path in (("train", rule.train_list), ("val", rule.val_list))
         if path is not None
     }

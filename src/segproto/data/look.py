@@ -76,6 +76,8 @@ def _as_set(config: DataConfig, root: Path) -> Finding:
     class_names, names_from = read_names(list_files(root))
     words = f"{config.images} with {config.labels}"
     settings = {"data.images": config.images, "data.labels": str(config.labels)}
+    suffixes = {"data.image_suffix": config.image_suffix, "data.label_suffix": config.label_suffix}
+    settings |= {key: suffix for key, suffix in suffixes.items() if suffix}
     drawn = rule.val_fraction or FRACTION
     return Finding("folder", words, items, settings, names=class_names, names_from=names_from, drawn=drawn)
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from segproto.data.archives import ZipMember, file_at, is_folder, leading_into, members_below
 from segproto.data.base import Sample, SegmentationDataset, stamp_of
 from segproto.data.images import orientation
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
@@ -79,11 +80,25 @@ def _scan(folder: Path, suffixes: frozenset[str], named: Named, doubles: list[st
 def _files(folder: Path, suffixes: frozenset[str], named: Named) -> Iterator[tuple[str, Path]]:
     """Name and path of every file below a folder that is so named (a path object only for these)."""
     before, after, only = named
+    if (archived := leading_into(folder)) is not None:
+        yield from _members(*archived, suffixes, named)
+        return
     for below, entry in files_below(folder):
         stem, suffix = os.path.splitext(entry.name)
         fits = stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)
         if fits and suffix.lower() in suffixes and only in ("", suffix) and not entry.name.startswith("."):
             yield f"{below}{stem[len(before) : len(stem) - len(after)]}", Path(entry.path)
+
+
+def _members(path: Path, folder: str, suffixes: frozenset[str], named: Named) -> Iterator[tuple[str, Any]]:
+    """The same of a folder in a zip archive; its members stand where paths are expected."""
+    before, after, only = named
+    for name, member in members_below(path, folder):
+        above, stem, suffix = name[: -len(member.name)], member.stem, member.suffix
+        fits = stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)
+        shown = not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+        if fits and shown and suffix.lower() in suffixes and only in ("", suffix):
+            yield f"{above}{stem[len(before) : len(stem) - len(after)]}", member
 
 
 def named_by(place: Path, suffix: str) -> tuple[Path, Named]:
@@ -112,7 +127,7 @@ def find_pairs(images: Path, labels: Path, image_suffix: str = "", label_suffix:
     """
     (images, image_named), (labels, mask_named) = named_by(images, image_suffix), named_by(labels, label_suffix)
     for folder, key in ((images, "data.images"), (labels, "data.labels")):
-        if not folder.is_dir():
+        if not is_folder(folder):
             alternative = ", or to null if there are tags alone (pixelcontrast)" if folder == labels else ""
             raise DataError(f"{folder}: no such folder; set {key} to the folder's name under data.root{alternative}")
     pairs = Pairs(mask_folder=labels, mask_named=mask_named)
@@ -155,7 +170,11 @@ def read_list(path: Path) -> list[str]:
     Raises:
         DataError: if the file cannot be read, is empty or names an image twice.
     """
-    names = listed_names(read_text(path, what="list of image names"))
+    file = file_at(path)
+    if isinstance(file, ZipMember):
+        names = listed_names(file.open_binary().read().decode("utf-8", "replace").removeprefix("\ufeff"))
+    else:
+        names = listed_names(read_text(path, what="list of image names"))
     if not names:
         raise DataError(f"{path}: the list of image names is empty")
     if len(set(names)) < len(names):

@@ -130,7 +130,7 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
         report.splits[split] = _summarise(config, dataset, report, progress)
         if split == "val":
             _check_parts(config, dataset, report, progress)
-    if finding is not None and report.classes is None:
+    if finding is not None and finding.masked and report.classes is None:
         report.notes.append(values_line(config, finding, progress))
     if masked:
         _check_presence(report, unused_classes(config))
