@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.numerics import exact_float32
+from segproto.prototypes.segments import occurrences
 
 
 class DiversityLoss(nn.Module):
@@ -71,7 +72,7 @@ class DiversityLoss(nn.Module):
             difference = self.difference.to(log_p.dtype)
             terms = (log_p.exp() @ difference) * (log_p @ difference) / 2  # (B*N, S, pairs)
         divergence = terms.new_zeros(segments, *terms.shape[1:]).index_add(0, segment, terms)
-        cells = torch.bincount(segment, minlength=segments).view(batch, -1, 1, 1)[:, :classes]
+        cells = occurrences(segment, segments).view(batch, -1, 1, 1)[:, :classes]
         valid = (cells >= 2) & self.pair_mask
         similarity = torch.exp(-divergence.view(batch, classes + 1, *terms.shape[1:])[:, :classes])
         return torch.where(valid, similarity, 0).sum() / valid.sum().clamp_min(1)

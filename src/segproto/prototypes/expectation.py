@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.numerics import exact_float32
-from segproto.prototypes.segments import Reduce, one_process
+from segproto.prototypes.segments import Reduce, occurrences, one_process
 
 Warmup = Literal["published", "none"]
 
@@ -59,7 +59,7 @@ def majority_vote(
     images = torch.arange(len(regions), device=regions.device)[:, None, None]
     slots = images * (most + 1) + regions
     size = len(regions) * (most + 1) * num_classes
-    counts = torch.bincount((slots * num_classes + predictions).flatten(), minlength=size)
+    counts = occurrences(slots * num_classes + predictions, size)
     winners = counts.view(-1, num_classes).argmax(1)
     return torch.where(regions == 0, ignore_index, winners[slots])
 
@@ -90,7 +90,7 @@ def frequency_weighted_loss(
     log_p = F.log_softmax(logits.float(), dim=1)
     with torch.no_grad():
         shares = log_p.exp().sum((0, 2, 3))
-        packed = reduce(torch.cat([shares, shares.new_tensor([float(labels.numel())])]))
+        packed = reduce(torch.cat([shares, shares.new_full((1,), float(labels.numel()))]))
         weights = (1 - packed[:-1] / packed[-1]).clamp_min(0) ** gamma
     total = F.nll_loss(log_p, labels, weight=weights, ignore_index=ignore_index, reduction="sum")
     return total / labels.numel()

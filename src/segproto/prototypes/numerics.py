@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,6 +26,12 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.backends.cuda.matmul.allow_tf32 = True
+
+
+@lru_cache(maxsize=32)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers as a vector, copied to a device once: a copy in each step would wait for it."""
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

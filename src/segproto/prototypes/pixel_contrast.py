@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.prototypes.numerics import at_least_float32, exact_float32
+from segproto.prototypes.segments import occurrences
 
 EPSILON = 1e-5
 HARDEST = 0.6  # hard pixels: the hardest 60 % of a class without the very hardest, as many as half the class
@@ -162,7 +163,7 @@ def intra_view(similarities: Tensor, labels: Tensor, temperature: float) -> Tens
     loss = torch.where(usable, loss, 0)
     order = positive.detach()[:, 0].argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]
-    sizes = torch.bincount(labels, minlength=count)
+    sizes = occurrences(labels, count)
     starts = sizes.cumsum(0) - sizes
     sorted_labels = labels[order]
     rank = torch.arange(len(labels), device=labels.device) - starts[sorted_labels]

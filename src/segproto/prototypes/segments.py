@@ -25,6 +25,17 @@ def one_process(tensor: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
     return tensor
 
 
+def occurrences(ids: Tensor, count: int) -> Tensor:
+    """How often each of ``0 .. count - 1`` is among ``ids`` (int64, any shape): int64 (count,).
+
+    ``bincount`` looks for the largest id first, and the host waits for a GPU to find it.
+    """
+    flat = ids.flatten()
+    if flat.device.type == "cpu":
+        return torch.bincount(flat, minlength=count)
+    return flat.new_zeros(count).index_add_(0, flat, torch.ones_like(flat))
+
+
 class Segments:
     """Rows grouped by an id, by one sort; shapes never depend on the ids, so nothing waits for a device.
 

@@ -177,7 +177,8 @@ def view_losses(
         sizes: that the maps of each view are enlarged to, and compared at; None = as they are.
     """
     first, size = sizes or ((cam1.shape[-2], cam1.shape[-1]), (cam2.shape[-2], cam2.shape[-1]))
-    index, channels, y = present_first(labels, background).to(cam1.device), cam1.shape[1], labels.to(cam1)
+    index = present_first(labels, background).to(cam1.device, non_blocking=True)
+    channels, y = cam1.shape[1], labels.to(cam1, non_blocking=True)
     tags = (tag_loss(cam1, y, background, first) + tag_loss(cam2, y, background, size)) / 2
     y = only(y, index)
     maps = [to_size(only(m, index), s) for m, s in ((cam1, first), (refined1, first), (cam2, size), (refined2, size))]

@@ -128,7 +128,7 @@ class ContrastLoss:
         assert batch.images is not None
         images, config = batch.images, self.config
         tags = self._labels(batch, head.num_classes)
-        labels = tags.to(images.device)
+        labels = tags.to(images.device, non_blocking=True)
         if config.second_view is None:
             return self._one_view(head.maps(model.features(images)).cam.float(), batch, labels)
         small = to_size(images, (self._smaller(images.shape[2]), self._smaller(images.shape[3])))

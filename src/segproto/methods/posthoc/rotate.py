@@ -65,11 +65,9 @@ def rotate(context: StageContext, config: RotateConfig) -> Figures:
     model = context.segmenter
     head = require_head(model, "rotate", LinearHead)
     seen = collect(context, config)
-    device = head.weight.device
     generator = torch.Generator().manual_seed(context.recipe.train.seed)
     weight, bias = head.weight.detach().cpu(), head.bias.detach().cpu()
     bank = find_basis(weight, bias, seen, config, generator)
-    model.head = BasisHead(bank, head.bias).to(device)
     figures: Figures = {"basis": config.basis, "channels": bank.dim, "parts": bank.num_parts}
     if isinstance(bank, RotatedBank):
         observed = observe(weight, bias, seen, bank.mean)
@@ -78,6 +76,7 @@ def rotate(context: StageContext, config: RotateConfig) -> Figures:
     else:
         left = bank.left(seen.cells, bank.strengths(seen.cells))
         figures["residual"] = float(left.detach().square().sum() / seen.cells.square().sum())
+    model.head = BasisHead(bank, head.bias).to(head.weight.device)
     return figures
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segproto.encoders.base import Normalisation
 from segproto.methods.primaps.config import StudentConfig
+from segproto.prototypes.numerics import constant
 
 TAPS = 21  # of the Gaussian
 SIGMA = (0.1, 2.0)
@@ -31,9 +32,9 @@ def changed(images: Tensor, keys: Sequence[str], config: StudentConfig, normalis
         (B, 3, H, W), normalised (``order: published`` changes the normalised images as they are).
     """
     device = images.device
-    draws = torch.stack([draw(key) for key in keys]).to(device, images.dtype)
-    mean = torch.tensor(normalisation.mean, device=device).view(-1, 1, 1)
-    std = torch.tensor(normalisation.std, device=device).view(-1, 1, 1)
+    draws = torch.stack([draw(key) for key in keys]).to(device, images.dtype, non_blocking=True)
+    mean = constant(tuple(normalisation.mean), device).view(-1, 1, 1)
+    std = constant(tuple(normalisation.std), device).view(-1, 1, 1)
     x = images if config.order == "published" else images * std + mean
     if config.blur:
         x = blurred(x, SIGMA[0] + (SIGMA[1] - SIGMA[0]) * draws[:, 0])
@@ -80,7 +81,7 @@ def recoloured(images: Tensor, factors: Tensor, hue: Tensor) -> Tensor:
 
 def gray(images: Tensor) -> Tensor:
     """Luma (B, 1, H, W)."""
-    weights = torch.tensor(GRAY, device=images.device, dtype=images.dtype).view(-1, 1, 1)
+    weights = constant(GRAY, images.device, images.dtype).view(-1, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 

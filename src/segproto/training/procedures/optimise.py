@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from segproto.prototypes.bank import Bank
 from segproto.prototypes.diversity import DiversityLoss
 from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
 from segproto.prototypes.losses import dice_loss, focal_loss, grid_cross_entropy, off_class_l1
+from segproto.prototypes.numerics import constant
 from segproto.training.procedures.config import DiversityConfig, LearningRates, OptimiseConfig
 from segproto.training.stage import Optimise, ParamGroup
 
@@ -279,13 +279,7 @@ def class_weight(values: list[float] | Literal["auto"] | None, logits: Tensor) -
         raise ConfigError("class_weights = auto: is counted where a run begins; here give one number per class")
     if len(values) != logits.shape[1]:
         raise ConfigError(f"class_weights: {len(values)} numbers for {logits.shape[1]} classes; give one per class")
-    return _on_device(tuple(values), logits.device, logits.dtype)
-
-
-@lru_cache(maxsize=8)
-def _on_device(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Copied to a device once: a copy in each step would wait for it."""
-    return torch.tensor(values, device=device, dtype=dtype)
+    return constant(tuple(values), logits.device, logits.dtype)
 
 
 def pad_masks(model: Segmenter, batch: Batch) -> Tensor:

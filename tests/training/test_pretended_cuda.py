@@ -1,0 +1,157 @@
+"""Every method on a GPU that is none: nothing on the wrong device, no waiting in a step, the numbers of the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pretended_cuda import CUDA, OnCuda, PretendedCuda
+from safetensors.torch import load_file
+from two_steps import smaller
+
+from segproto.methods import METHODS
+from segproto.training.runner import run
+from segproto.training.stage import Optimise
+
+# Where the first step of a stage may make a GPU wait; no later step may.
+ONCE_A_STAGE = {
+    "methods/primaps/em.py:EmLoss.done": "the steps taken so far are read, and counted on the host from then on",
+    "prototypes/diversity.py:DiversityLoss.__init__": "the loss is built with the first batch",
+    "prototypes/diversity.py:_slot_table": "so is its table of prototypes",
+    "prototypes/labels.py:nearest_table": "a table for one size of image, kept",
+    "prototypes/numerics.py:constant": "a few numbers, kept",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    name: str
+    cpu: Path
+    cuda: Path
+    gpu: PretendedCuda
+
+
+@pytest.fixture(scope="module", params=sorted(METHODS))
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    name: str = request.param
+    folder, gpu, recipe = tmp_path_factory.mktemp(name), PretendedCuda(), smaller(name)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": "32-true"})})
+    run(METHODS[name], recipe, folder / "cpu", quiet=True)
+    with gpu.running():
+        run(METHODS[name], recipe, folder / "cuda", quiet=True)
+    return Trained(name, folder / "cpu", folder / "cuda", gpu)
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
+class TestEveryMethod:
+    def test_no_step_makes_the_gpu_wait(self, trained: Trained) -> None:
+        steps = [s for s in METHODS[trained.name].stages(smaller(trained.name)) if isinstance(s, Optimise) and s.steps]
+        for stage in steps:
+            assert stage.steps == 2
+            assert trained.gpu.operators[f"{stage.name} step 1"] > 50, "the step did not run on the GPU"
+        first, later = [], []
+        for wait in trained.gpu.waits:
+            if wait.phase.endswith(" step 0"):
+                first += [wait] if wait.place not in ONCE_A_STAGE else []
+            elif " step " in wait.phase:
+                later.append(wait)
+        assert not first
+        assert not later
+
+    def test_losses_and_model_are_those_of_the_cpu(self, trained: Trained) -> None:
+        """Up to the order of sums; Adam makes whole steps of the smallest gradient."""
+        for result in sorted((trained.cpu / "stages").glob("*/result.json")):
+            cpu, cuda = (json.loads(p.read_text()) for p in (result, trained.cuda / result.relative_to(trained.cpu)))
+            assert cpu.keys() == cuda.keys()
+            if "steps" in cpu:
+                terms = {key: value for key, value in cpu.items() if key.startswith("loss") or key == "steps"}
+                assert {key: cuda[key] for key in terms} == pytest.approx(terms, rel=0.01), result.parent.name
+        weights, others = (load_file(p / "model" / "model.safetensors") for p in (trained.cpu, trained.cuda))
+        assert weights.keys() == others.keys()
+        for key, value in weights.items():
+            torch.testing.assert_close(others[key], value, rtol=1e-3, atol=0.02, msg=key)
+
+
+class TestThePretendedGpu:
+    """What a real GPU refuses is refused here, and what makes the host wait is noted."""
+
+    @pytest.fixture
+    def gpu(self) -> Iterator[PretendedCuda]:
+        with PretendedCuda().running() as gpu:
+            yield gpu
+
+    @pytest.mark.parametrize(
+        "mixed",
+        [
+            lambda x: x + torch.zeros(3),
+            lambda x: torch.cat([x, torch.zeros(3)]),
+            lambda x: torch.zeros(3)[x.long()],
+            lambda x: torch.where(x > 0, x, torch.zeros(3)),
+            lambda x: x.index_add(0, torch.arange(3), x),
+        ],
+    )
+    def test_two_devices_are_refused(self, gpu: PretendedCuda, mixed: Callable[[torch.Tensor], object]) -> None:
+        with pytest.raises(RuntimeError, match="two devices"):
+            mixed(torch.ones(3, device=CUDA))
+
+    def test_a_backward_pass_on_two_devices_is_refused(self, gpu: PretendedCuda) -> None:
+        class Careless(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+                return x * 2
+
+            @staticmethod
+            def backward(ctx: Any, *grad: torch.Tensor) -> torch.Tensor:
+                return grad[0] * torch.full((3,), 2.0)
+
+        x = torch.ones(3, device=CUDA, requires_grad=True)
+        with pytest.raises(RuntimeError, match="two devices"):
+            Careless.apply(x).sum().backward()
+
+    @pytest.mark.parametrize(
+        "asking",
+        [
+            lambda x: x.sum().item(),
+            lambda x: bool(x.any()),
+            lambda x: x.tolist(),
+            lambda x: x[x > 1],
+            lambda x: x.nonzero(),
+            lambda x: x.cpu(),
+            lambda x: torch.bincount(x.long()),
+            lambda x: torch.tensor([1.0], device=x.device),
+            lambda x: torch.ones(3).to(x.device),
+        ],
+    )
+    def test_waits_are_noted(self, gpu: PretendedCuda, asking: Callable[[torch.Tensor], object]) -> None:
+        x = torch.ones(3, device=CUDA)
+        assert not gpu.waits
+        asking(x)
+        assert len(gpu.waits) == 1
+
+    @pytest.mark.parametrize(
+        "free",
+        [
+            lambda x: x + torch.tensor(2.0),
+            lambda x: x.masked_fill(x > 0, 1),
+            lambda x: torch.ones(3).to(x.device, non_blocking=True),
+            lambda x: torch.where(x > 0, x, 0).sum().clamp_min(1),
+            lambda x: x[torch.zeros(3, dtype=torch.int64, device=x.device)],
+        ],
+    )
+    def test_what_runs_on_its_own_is_not(self, gpu: PretendedCuda, free: Callable[[torch.Tensor], object]) -> None:
+        out = free(torch.ones(3, device=CUDA))
+        assert isinstance(out, OnCuda)
+        assert out.device == CUDA
+        assert not gpu.waits
+
+    def test_numpy_and_other_generators_are_refused(self, gpu: PretendedCuda) -> None:
+        with pytest.raises(TypeError, match="numpy"):
+            torch.ones(3, device=CUDA).numpy()
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(3, device=CUDA, generator=torch.Generator())
+        assert torch.rand(3, device=CUDA, generator=torch.Generator(CUDA)).device == CUDA
