@@ -45,6 +45,7 @@ SETS = ("fasseg_v2", "msrc21", "camvid", "ccp500_half")
 PARTS = ("fasseg_v2", "ccp500_half")
 SEEDED = ("random", "learned")  # where chance is in it
 SMALL = ("fasseg_v2", "msrc21")  # all seeds
+DELETING = ("msrc21", "ccp500_half")  # hundreds of passes a run, so not where images are large
 BASES = ("learned", "random", "channels", "pca", "nmf")
 COUNTED = ("carriers", "purity", "consistency", "stability", "pointing", "sparsity", "completeness")
 DELETED: dict[str, Any] = {"faithfulness_images": 4, "tops": (3,), "areas": (0.3, 0.7), "draws": 2}
@@ -153,6 +154,12 @@ def read(folder: Path) -> dict[str, float | None] | None:
     } | ({} if counted else {"pointing": None})
 
 
+def row(out: Path, data: str, basis: str, seed: int, carry: str) -> dict[str, float | None] | None:
+    """The columns of one basis; how many parts carry a logit is counted among all of them."""
+    figures, every = (read(folder_of(out, data, basis, seed, c)) for c in (carry, "1"))
+    return None if figures is None or every is None else {**figures, "90 %": every["90 %"]}
+
+
 def mean_gain(rows: list[Figures], mode: str) -> float | None:
     """How much better than random regions those of the three most used prototypes are, fills averaged."""
     chosen = [row["gain"] for row in rows if (row["mode"], row["region"]) == (mode, "top 3")]
@@ -179,7 +186,7 @@ def table(out: Path, seeds: list[int], carry: str) -> str:
     lines: list[str] = []
     for data in SETS:
         rows = {
-            f"`{basis}`": [read(folder_of(out, data, basis, s, carry)) for b, s in runs(data, seeds) if b == basis]
+            f"`{basis}`": [row(out, data, basis, s, carry) for b, s in runs(data, seeds) if b == basis]
             for basis in BASES
         }
         for name, found in {**rows, "trained `scaleproto`": [read(out / data / "scaleproto")]}.items():
@@ -204,10 +211,12 @@ def main() -> None:
     os.environ.setdefault("SEGPROTO_CACHE", str(given.out / "cache"))  # shared by all
     for data in [] if given.table else given.data.split(","):
         models(given.out, data)
-        measure(data, given.out / data / "scaleproto")
+        measure(data, given.out / data / "scaleproto", deleting=data in DELETING)
         for basis, seed in runs(data, seeds):
             explain(given.out, data, basis, seed)
-            measure(data, folder_of(given.out, data, basis, seed, CARRY), deleting=seed == seeds[0])
+            measure(
+                data, folder_of(given.out, data, basis, seed, CARRY), deleting=data in DELETING and seed == seeds[0]
+            )
             measure(data, folder_of(given.out, data, basis, seed, "1"), deleting=False)
     print(f"Parts that carry {CARRY} of what is said:\n\n{table(given.out, seeds, CARRY)}\n")
     print(f"All parts:\n\n{table(given.out, seeds, '1')}")

@@ -38,7 +38,7 @@ def posthoc(
     """Explains a trained segmentation network by parts of the features that its last layer reads.
 
     The network's masks and logits stay what they are; each logit is split exactly over the parts, and each part is
-    shown by the training patch at which it is strongest. No label is read but to score. A run of segproto's own is
+    shown by the training patches at which it is strongest. No label is read but to score. A run of segproto's own is
     explained by ``segproto train posthoc/folder train.start=RUN``.
 
     Args:

@@ -175,7 +175,8 @@ def shares_decided(
         sample = dataset[index]
         explanation = explain(model, sample)
         best, winner = winners(explanation)
-        wins += torch.bincount(winner, minlength=bank.num_prototypes)
+        own = winner[bank.class_of.cpu()[winner] == best]  # a part may add most to another class than its own
+        wins += torch.bincount(own, minlength=bank.num_prototypes)
         pixels += torch.bincount(best, minlength=bank.num_classes)
         if visit is not None:
             visit(explanation, sample)

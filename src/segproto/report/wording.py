@@ -22,7 +22,7 @@ SENTENCES: dict[Relation, str] = {
 LEADS: dict[Relation, str] = {
     "equal": "small patches of its training images, its",
     "near": "typical features of its training images, its",
-    "strongest": "parts of its features, each shown by the training patch at which it is strongest, its",
+    "strongest": "parts of its features, each shown by the training patches at which it is strongest, its",
     "unknown": "learned vectors, its",
 }
 
