@@ -59,7 +59,7 @@ class Cells(NamedTuple):
 def trace_parts(context: StageContext, config: TraceConfig) -> Figures:
     """Records the strongest training cells of each part, whatever their label; the network's answers stay as they are.
 
-    The strengths come from the images again where features are cached: those of a cache are rounded to 16 bits.
+    The largest strengths come from the images again where features are cached: those of a cache are rounded to 16 bits.
     """
     model = context.segmenter
     head = require_head(model, "trace", BasisHead)
@@ -74,7 +74,7 @@ def trace_parts(context: StageContext, config: TraceConfig) -> Figures:
                                     seen.strongest.strength)
     )  # fmt: skip
     if context.train_cache is not None:
-        strength = strengths_at(model, context, image, cell, strength)
+        strength[:, 0] = strengths_at(model, context, image[:, 0], cell[:, 0])
     head.bank.top.copy_(strength[:, 0])
     apart = (strength[:, :1] - strength).clamp_min(0).square()
     found = Cells(apart.flatten(), image.flatten(), cell.flatten(0, 1), grid.flatten(0, 1))
@@ -121,12 +121,12 @@ def search(context: StageContext, head: BasisHead, count: int) -> Seen:
     return Seen(strongest, strengths.to(head.bias.dtype), cells)
 
 
-def strengths_at(model: Segmenter, context: StageContext, images: Tensor, cells: Tensor, strengths: Tensor) -> Tensor:
-    """(P, k) strengths at cells (P, k, 2) of images (P, k), from the images again; as they are where image is -1."""
-    out = strengths.clone()
-    for index in sorted(set(images.flatten().tolist()) - {-1}):
-        part, place = (images == index).nonzero(as_tuple=True)
-        row, column = cells[part, place].T
+def strengths_at(model: Segmenter, context: StageContext, images: Tensor, cells: Tensor) -> Tensor:
+    """(P,) strengths of the parts at a cell each, (P, 2), of images (P,): from the images again."""
+    strengths = torch.zeros(len(images), device=images.device)
+    for index in sorted(set(images.tolist())):
+        chosen = (images == index).nonzero()[:, 0]
+        row, column = cells[chosen].T
         seen = model.head.activations(image_features(model, context.train_set, index))[0]
-        out[part, place] = seen[part, row, column]
-    return out
+        strengths[chosen] = seen[chosen, row, column]
+    return strengths
