@@ -15,7 +15,7 @@ from tiny_runs import GROUPS, SMALL
 from tiny_segmenters import segmenter
 
 import segproto
-from segproto.api.edit import parse_pair
+from segproto.api.edit_words import parse_pair
 from segproto.errors import ConfigError, WeightsError
 from segproto.evaluation.rescore import EncoderFeatures, rescore_heads
 from segproto.model.direction_head import DirectionBank, DirectionHead

@@ -23,7 +23,7 @@ class Page:
     """One page of a fresh browser; a context manager.
 
     Args:
-        file: the HTML file to open.
+        file: the HTML file to open, or an address.
         width: of the window in CSS pixels.
         height: of the window.
         dark: prefer dark colours.
@@ -31,7 +31,7 @@ class Page:
     """
 
     def __init__(
-        self, file: Path, width: int = 1180, height: int = 900, dark: bool = False, phone: bool = False
+        self, file: Path | str, width: int = 1180, height: int = 900, dark: bool = False, phone: bool = False
     ) -> None:
         self.file, self.size, self.dark, self.phone = file, (width, height), dark, phone
         self.errors: list[str] = []
@@ -62,7 +62,7 @@ class Page:
         self.ask("Emulation.setDeviceMetricsOverride", **shape)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if self.dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        self.ask("Page.navigate", url=self.file.absolute().as_uri())
+        self.ask("Page.navigate", url=self.file if isinstance(self.file, str) else self.file.absolute().as_uri())
         self.wait("document.readyState === 'complete'")
         return self
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segproto.api.edit_words import parse_merge, parse_pair, parse_weight
 from segproto.errors import ConfigError
 from segproto.files import is_empty, place, write_json
 from segproto.places import cache_root
@@ -28,6 +28,8 @@ def edit(
     out: PathLike,
     drop: Sequence[int] = (),
     forbid: Sequence[str | tuple[int, int]] = (),
+    merge: Sequence[str | tuple[int, int]] = (),
+    reweight: Sequence[str | tuple[int, float]] = (),
     merge_duplicates: bool = False,
     within: float | None = None,
     renormalise: bool = False,
@@ -50,6 +52,8 @@ def edit(
         out: folder of the edited model (with ``forget``: of the run that made it); must be free.
         drop: prototypes to remove.
         forbid: ``GROUP:PROTOTYPE`` pairs; the group is a number, or ``CLASS/NUMBER`` as the report writes it.
+        merge: ``PROTOTYPE:OTHER`` pairs of one class and scale: the first becomes the second, their weights added.
+        reweight: ``GROUP:FACTOR`` pairs, the group as in ``forbid``: what it adds to each class, times the factor.
         merge_duplicates: equal prototypes of a class and scale become one, their weights added.
         within: squared distance up to which prototypes count as equal.
         renormalise: a dropped or forbidden weight goes to the other members of its group.
@@ -91,7 +95,7 @@ def edit(
     require_free(out)
     require_one_kind(
         {
-            "drop, forbid or merge_duplicates": bool(drop or forbid or merge_duplicates),
+            "drop, forbid, merge or reweight": bool(drop or forbid or merge or reweight or merge_duplicates),
             "forget": bool(forget),
             "add": add is not None,
             "remove_images": bool(remove_images),
@@ -109,8 +113,15 @@ def edit(
         limit = None
         if merge_duplicates:
             limit = WITHIN if within is None else within
-        pairs = [pair if isinstance(pair, tuple) else parse_pair(pair, model) for pair in forbid]
-        after, kept = edited(model, drop=drop, forbid=pairs, merge_within=limit, renormalise=renormalise)
+        after, kept = edited(
+            model,
+            drop=drop,
+            forbid=[pair if isinstance(pair, tuple) else parse_pair(pair, model) for pair in forbid],
+            merge=[pair if isinstance(pair, tuple) else parse_merge(pair) for pair in merge],
+            reweight=[pair if isinstance(pair, tuple) else parse_weight(pair, model) for pair in reweight],
+            merge_within=limit,
+            renormalise=renormalise,
+        )
     changed_seconds = time.perf_counter() - begin
     settings = [item for item in overrides if item.startswith("data.")] if forget else list(overrides)
     figures = figures_of(model, after, forgetting=bool(forget))
@@ -245,29 +256,6 @@ def require_free(out: Path) -> None:
     """Sees that nothing is overwritten."""
     if out.exists() and (out.is_file() or not is_empty(out)):
         raise ConfigError(f"{out}: is taken; give another --out (an edit never changes what is there)")
-
-
-def parse_pair(text: str, model: Segmenter) -> tuple[int, int]:
-    """``7:42`` or ``car/2:42`` to a group's and a prototype's number.
-
-    Raises:
-        ConfigError: of another form, or no such class.
-    """
-    match = re.fullmatch(r"(?:(\d+)|(.+)/(\d+)):(\d+)", text)
-    if match is None:
-        raise ConfigError(f"forbid {text!r}: expected GROUP:PROTOTYPE, as in 7:42 or car/2:42")
-    number, name, group, prototype = match.groups()
-    if number is not None:
-        return int(number), int(prototype)
-    grouping = model.head.grouping
-    if grouping is None:
-        raise ConfigError(f"forbid {text!r}: a {model.head.kind} head has no groups; drop the prototype instead")
-    if name not in model.classes.names:
-        raise ConfigError(f"forbid {text!r}: no class {name!r}; there are {', '.join(model.classes.names)}")
-    groups = (grouping.class_of_group == model.classes.names.index(name)).nonzero()[:, 0].tolist()
-    if not 1 <= int(group) <= len(groups):
-        raise ConfigError(f"forbid {text!r}: class {name} has groups 1..{len(groups)}")
-    return groups[int(group) - 1], int(prototype)
 
 
 def forgotten_by_training(

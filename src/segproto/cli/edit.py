@@ -24,6 +24,12 @@ def edit(
     forbid: Annotated[
         list[str] | None, typer.Option(metavar="GROUP:PROTO", help="A group does without it: 7:42 or car/2:42.")
     ] = None,
+    merge: Annotated[
+        list[str] | None, typer.Option(metavar="PROTO:OTHER", help="The first becomes the second: 5:2.")
+    ] = None,
+    reweight: Annotated[
+        list[str] | None, typer.Option(metavar="GROUP:FACTOR", help="A group counts so much more or less: car/2:0.5.")
+    ] = None,
     merge_duplicates: Annotated[bool, typer.Option("--merge-duplicates", help="Equal prototypes become one.")] = False,
     within: Annotated[
         float | None, typer.Option(min=0, help="Squared distance of duplicates; default 1e-4 (needs the flag above).")
@@ -59,6 +65,8 @@ def edit(
         out=out,
         drop=numbers(drop, "--drop") or (),
         forbid=forbid or (),
+        merge=merge or (),
+        reweight=reweight or (),
         merge_duplicates=merge_duplicates,
         within=within,
         renormalise=renormalise,

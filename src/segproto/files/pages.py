@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def page_environment(package: str) -> Environment:
-    """Jinja for the templates of a package: all values are escaped, a misspelt name is an error.
+def page_environment(*packages: str) -> Environment:
+    """Jinja for the templates of packages, the first that has one: all values are escaped, a misspelt name is an error.
 
     Templates may use ``{{ value | embed }}`` (:func:`embed`) and ``{{ policy(script, ...) }}`` (:func:`policy`).
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined)
+    loader = ChoiceLoader([PackageLoader(package) for package in packages])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["embed"] = embed
     environment.globals["policy"] = policy
     environment.trim_blocks = environment.lstrip_blocks = True

@@ -15,6 +15,7 @@ from segproto.model.heads import made_up
 from segproto.model.segmenter import Segmenter
 
 WITHIN = 1e-4  # squared distance: where the activation ln((d + 1) / (d + 1e-4)) is within a factor of two of its top
+MOST_WEIGHT = 1000.0  # factor of a group
 
 
 def edited(
@@ -22,17 +23,21 @@ def edited(
     *,
     drop: Sequence[int] = (),
     forbid: Sequence[tuple[int, int]] = (),
+    merge: Sequence[tuple[int, int]] = (),
+    reweight: Sequence[tuple[int, float]] = (),
     merge_within: float | None = None,
     renormalise: bool = False,
 ) -> tuple[Segmenter, list[int]]:
     """A copy of the model without some of its prototypes; the encoder is shared, the original untouched.
 
-    Numbers are those of the model given. Forbidding comes first, then dropping, then merging.
+    Numbers are those of the model given. Forbidding comes first, then re-weighting, dropping and merging.
 
     Args:
         model: with prototypes.
         drop: prototypes to remove.
         forbid: (group, prototype): the group does without it, other groups keep it.
+        merge: (prototype, other) of one class and scale: the first becomes the second, its weights added to that one's.
+        reweight: (group, factor): what the group adds to every class's logit, times the factor, 0 or more.
         merge_within: prototypes of one class and scale within this squared distance of an earlier one become that one,
             their weights added: at distance 0 nothing changes but the count. None = no merging.
         renormalise: what a group lost by ``drop`` and ``forbid`` goes to its other members in proportion; without it
@@ -48,13 +53,16 @@ def edited(
     bank = model.head.bank
     if bank is None:
         raise ConfigError("a black box has no prototypes to edit")
-    if not drop and not forbid and merge_within is None:
+    if not (drop or forbid or merge or reweight) and merge_within is None:
         raise ConfigError("nothing to edit: name prototypes to drop or to forbid in a group, or merge duplicates")
     out = copy_to_edit(model)
     words = []
     if forbid:
         forbid_in_groups(out, forbid, renormalise)
         words.append("forbade " + ", ".join(f"prototype {p} in group {g}" for g, p in forbid))
+    if reweight:
+        reweight_groups(out, reweight)
+        words.append("weighted " + ", ".join(f"group {g} by {factor:g}" for g, factor in reweight))
     keep = list(range(bank.num_prototypes))
     if drop:
         check_prototypes(drop, bank.num_prototypes)
@@ -63,6 +71,10 @@ def edited(
             raise ConfigError(f"dropping all {bank.num_prototypes} prototypes leaves nothing to decide by")
         keep = keep_prototypes(out, torch.tensor(keep), renormalise=renormalise)
         words.append("dropped prototypes " + ", ".join(map(str, sorted(set(drop)))))
+    if merge:
+        leaders = chosen_leaders(out, merge, keep)
+        words.append(merge_words(leaders, keep))
+        keep = [keep[p] for p in keep_prototypes(out, torch.unique(leaders), into=leaders)]
     if merge_within is not None:
         leaders = merge_leaders(out, merge_within)
         words.append(merge_words(leaders, keep))
@@ -127,6 +139,20 @@ def forbid_in_groups(model: Segmenter, pairs: Sequence[tuple[int, int]], renorma
     grouping.set_dense_(weights)
 
 
+@torch.no_grad()
+def reweight_groups(model: Segmenter, pairs: Sequence[tuple[int, float]]) -> None:
+    """Multiplies the readout of single groups, in place."""
+    grouping, readout = model.head.grouping, model.head.unit_weights()
+    if grouping is None or readout is None:
+        raise ConfigError(f"a {model.head.kind} head has no groups to weigh; drop a prototype instead")
+    for group, factor in pairs:
+        if not 0 <= group < grouping.num_groups:
+            raise ConfigError(f"group {group}: there is none; this model's are 0..{grouping.num_groups - 1}")
+        if not 0 <= factor <= MOST_WEIGHT:
+            raise ConfigError(f"group {group}: factor {factor:g}; expected 0..{MOST_WEIGHT:g}")
+        readout[:, group] *= factor
+
+
 def keep_prototypes(
     model: Segmenter, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False
 ) -> list[int]:
@@ -176,6 +202,40 @@ def merge_leaders(model: Segmenter, within: float) -> Tensor:
     while not torch.equal(leader, leader[leader]):
         leader = leader[leader]
     return leader.cpu()
+
+
+def chosen_leaders(model: Segmenter, pairs: Sequence[tuple[int, int]], names: Sequence[int]) -> Tensor:
+    """(P,) int64: for each prototype the one it becomes, as a person chose; chains are followed to their end.
+
+    Args:
+        model: whose prototypes they are.
+        pairs: (prototype, other), by the numbers of the model before all edits.
+        names: those numbers of the prototypes there are now.
+
+    Raises:
+        ConfigError: one that is not there (any more), another class or scale, or a circle.
+    """
+    bank = model.head.bank
+    assert bank is not None
+    place = {name: index for index, name in reversed(list(enumerate(names)))}
+    leader = list(range(bank.num_prototypes))
+    for pair in pairs:
+        for number in pair:
+            if number not in place:
+                raise ConfigError(f"merge {pair[0]} into {pair[1]}: there is no prototype {number} (any more)")
+        p, q = place[pair[0]], place[pair[1]]
+        if bank.class_of[p] != bank.class_of[q] or bank.scale_of[p] != bank.scale_of[q]:
+            raise ConfigError(f"merge {pair[0]} into {pair[1]}: they are of different classes or scales")
+        leader[p] = q
+    for p, first in enumerate(leader):
+        seen, end = {p}, first
+        while leader[end] != end:
+            if end in seen:
+                raise ConfigError(f"merge {names[p]} into {names[first]}: each would become the other")
+            seen.add(end)
+            end = leader[end]
+        leader[p] = end
+    return torch.tensor(leader)
 
 
 def merge_words(leaders: Tensor, names: Sequence[int]) -> str:

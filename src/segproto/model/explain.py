@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from segproto.data.images import MAX_PIXELS
-from segproto.data.picture import ImageLike, look_at
+from segproto.data.picture import ImageLike, Picture, look_at
 from segproto.data.pixels import to_colours
 from segproto.errors import ConfigError, DataError
 from segproto.model.explanation import Explanation, Region
@@ -35,11 +37,35 @@ def explain(
         ConfigError: for a region outside the image.
         DataError: if the image cannot be read, or is too large to be explained without a (smaller) region.
     """
+    return explained(segmenter, seen(segmenter, image, region=region, max_pixels=max_pixels), region)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What an encoder made of an image, or of a window of one; heads that differ can be asked about it.
+
+    Attributes:
+        picture: the image.
+        window: (y0, x0, y1, x1) that was seen.
+        features: (1, F, gh, gw) of that window, as a head receives them.
+        looked_at: (height, width) that the window was resized to.
+    """
+
+    picture: Picture
+    window: Region
+    features: Tensor
+    looked_at: tuple[int, int]
+
+
+def seen(
+    segmenter: Segmenter, image: ImageLike, *, region: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS
+) -> Seen:
+    """The first half of :func:`explain`: what the encoder sees."""
     picture = look_at(image, max_pixels, segmenter.encoder.pixels)
     height, width = picture.height, picture.width
     whole = (0, 0, height, width)
     y0, x0, y1, x1 = _check_region(region, height, width) if region is not None else whole
-    seen = whole
+    window = whole
     limit = whole_pixels(segmenter)
     if height * width > limit:
         if (y1 - y0) * (x1 - x0) > limit:
@@ -48,24 +74,40 @@ def explain(
                 f"choose a part of at most {limit} pixels with --region y0,x0,y1,x1"
             )
         top, left = (max(0, v - CONTEXT) // ALIGN * ALIGN for v in (y0, x0))
-        seen = (top, left, min(height, y1 + CONTEXT), min(width, x1 + CONTEXT))
-    pixels = picture.read(*seen)
+        window = (top, left, min(height, y1 + CONTEXT), min(width, x1 + CONTEXT))
+    pixels = picture.read(*window)
     device = next(segmenter.parameters()).device
     with evaluating(segmenter):
         inputs = segmenter.encoder.normalisation(pixels.to(device))[None]
-        if segmenter.input_size is not None and seen == whole:
+        if segmenter.input_size is not None and window == whole:
             published = seen_size((height, width), segmenter.input_size)
             inputs = F.interpolate(inputs, size=published, mode="bilinear", align_corners=False)
         features = segmenter.features(inputs)
-        grid = segmenter.head(features)[0].float()
-        features = segmenter.head.cell_features(features)
-    size = (seen[2] - seen[0], seen[3] - seen[1])
-    looked_at = (inputs.shape[-2], inputs.shape[-1])
-    field = Field.over(grid, segmenter.encoder, size, looked_at)
-    shown = pixels[:, y0 - seen[0] : y1 - seen[0], x0 - seen[1] : x1 - seen[1]]
-    shown = to_colours(shown, segmenter.encoder.pixels.show)
+    return Seen(picture, window, features, (inputs.shape[-2], inputs.shape[-1]))
+
+
+def explained(segmenter: Segmenter, looked: Seen, region: Sequence[int] | None = None) -> Explanation:
+    """The second half of :func:`explain`: what the head says of it.
+
+    Args:
+        segmenter: whose encoder saw it; its head may be another one's.
+        looked: of :func:`seen`.
+        region: (y0, x0, y1, x1) in the image, within the window; None = the whole image.
+
+    Raises:
+        ConfigError: for a region outside the image.
+    """
+    picture, window = looked.picture, looked.window
+    height, width = picture.height, picture.width
+    y0, x0, y1, x1 = _check_region(region, height, width) if region is not None else (0, 0, height, width)
+    with evaluating(segmenter):
+        grid = segmenter.head(looked.features)[0].float()
+        features = segmenter.head.cell_features(looked.features)
+    size = (window[2] - window[0], window[3] - window[1])
+    field = Field.over(grid, segmenter.encoder, size, looked.looked_at)
+    shown = to_colours(picture.read(y0, x0, y1, x1), segmenter.encoder.pixels.show)
     inside = None if picture.inside is None else picture.inside(y0, x0, y1, x1)
-    where = (y0, x0, y1, x1), (seen[0], seen[1])
+    where = (y0, x0, y1, x1), (window[0], window[1])
     return Explanation(segmenter, picture.name, shown, *where, features, field, inside)
 
 

@@ -63,6 +63,10 @@ class Field:
             full = torch.ops.aten.upsample_bilinear2d.default(lines[None], [height, width], False, 1.0, self.step[1])[0]
         return full.flip(-1) if self.mirrored else full
 
+    def cell_rows(self) -> Tensor:
+        """(height,) int64: for every image row the row of cells that it is mixed from, the upper one of the two."""
+        return self._taps(torch.arange(self.size[0]), 0)[0]
+
     def cells(self, ys: Tensor, xs: Tensor) -> tuple[Tensor, Tensor]:
         """The four cells (row-major index, int64 (N, 4)) each pixel is mixed from, and their shares (N, 4).
 

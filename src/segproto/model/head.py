@@ -135,6 +135,10 @@ class Head(nn.Module, ABC):
         distances = self.distances(cells) if self.bank.compares == "distance" else None
         return Reading(logits, self.activations(cells), distances)
 
+    def from_activations(self, activations: Tensor) -> Tensor | None:
+        """Activations (B, P, h, w) as of :meth:`activations` to logits (B, C, h, w); None = they are not enough."""
+        return None
+
     def familiarity(self, reading: Reading) -> Tensor | None:
         """(B, 1, h, w) in -1..1: how like anything known each cell is, for out-of-distribution maps; None = unknown."""
         return None

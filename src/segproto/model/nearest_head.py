@@ -93,6 +93,9 @@ class NearestHead(Head):
         activations = similarities.view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
         return Reading(self.grid_logits(similarities, features), activations)
 
+    def from_activations(self, activations: Tensor) -> Tensor:
+        return self.grid_logits(activations.permute(0, 2, 3, 1).flatten(0, 2), activations)
+
     def familiarity(self, reading: Reading) -> Tensor:
         """The largest cosine to any prototype, raw: a score norm over classes would forget how near the nearest is."""
         assert reading.activations is not None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segproto.model.explanation import Explanation
+from segproto.model.head import Contributions
 from segproto.report.pictures import data_uri, outline, paint
 
 PROBES = 2400  # pixels with evidence in an image; about 48 x 48
@@ -43,24 +44,37 @@ def probe_image(explanation: Explanation, truth: Tensor | None = None) -> dict[s
         contributions as flat lists ``[unit, hundredths, unit, hundredths, ...]``; activation maps as base64 bytes; the
         points that hold no image, if there are some.
     """
+    told, (ys, xs, ours) = spots(explanation)
+    colours = explanation.segmenter.classes.colours
+    return {
+        "name": explanation.name,
+        "size": list(explanation.size),
+        "photo": data_uri(explanation.image),
+        "prediction": data_uri(paint(explanation.prediction, colours), "png"),
+        "edges": data_uri(outline(explanation.prediction), "png"),
+        "truth": None if truth is None else data_uri(paint(truth, colours), "png"),
+        **told,
+        "maps": activation_maps(explanation, ys, xs, ours.prototypes),
+    }
+
+
+def spots(explanation: Explanation) -> tuple[dict[str, Any], tuple[Tensor, Tensor, Contributions]]:
+    """The evidence of :func:`probe_image`, without pictures and maps.
+
+    Returns:
+        What the page's probe reads, JSON-ready, and with it the points' rows (N,), columns (N,) and evidence for the
+        predicted classes.
+    """
     ys, xs, (rows, columns) = lattice(explanation)
     logits = explanation.logits(ys, xs).cpu()
     values, classes = logits.topk(min(2, logits.shape[1]), dim=1)
     best, rival = classes[:, 0], classes[:, -1]
     ours, theirs = explanation.evidence(ys, xs, best), explanation.evidence(ys, xs, rival)
-    maps = activation_maps(explanation, ys, xs, ours.prototypes)
-    colours, inside = explanation.segmenter.classes.colours, explanation.inside
-    top, left = explanation.region[:2]
+    inside, (top, left) = explanation.inside, explanation.region[:2]
     empty = [] if inside is None else (~inside[ys - top, xs - left]).nonzero().flatten().tolist()
-    return {
-        "name": explanation.name,
-        "size": list(explanation.size),
-        "grid": [rows, columns],
-        "photo": data_uri(explanation.image),
-        "prediction": data_uri(paint(explanation.prediction, colours), "png"),
-        "edges": data_uri(outline(explanation.prediction), "png"),
-        "truth": None if truth is None else data_uri(paint(truth, colours), "png"),
+    told = {
         **({"empty": empty} if empty else {}),
+        "grid": [rows, columns],
         "best": best.tolist(),
         "rival": rival.tolist(),
         "logits": hundredths(values[:, 0]),
@@ -70,8 +84,8 @@ def probe_image(explanation: Explanation, truth: Tensor | None = None) -> dict[s
         "groups": [] if ours.groups is None else largest(ours.groups, GROUPS),
         "prototypes": largest(ours.prototypes, PROTOTYPES),
         "rival_prototypes": largest(theirs.prototypes, RIVALS),
-        "maps": maps,
     }
+    return told, (ys, xs, ours)
 
 
 def hundredths(values: Tensor) -> list[int]:
@@ -102,10 +116,12 @@ def activation_maps(explanation: Explanation, ys: Tensor, xs: Tensor, shares: Te
     """Activations on the lattice, 0..255 from each map's least to its most, of the prototypes that matter most."""
     order = shares.detach().abs().sum(0).argsort(descending=True)[:MAPS].tolist()
     top, left = explanation.region[:2]
-    maps = {}
-    for prototype in order:
-        values = explanation.activation_map(prototype)[ys - top, xs - left].float()
-        low, high = values.min(), values.max()
-        level = ((values - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
-        maps[str(prototype)] = base64.b64encode(level.cpu().numpy().tobytes()).decode()
-    return maps
+    return {str(p): levels(explanation.activation_map(p)[ys - top, xs - left]) for p in order}
+
+
+def levels(values: Tensor) -> str:
+    """Values (N,) as base64 of bytes, 0 their least and 255 their most."""
+    values = values.float()
+    low, high = values.min(), values.max()
+    level = ((values - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
+    return base64.b64encode(level.cpu().numpy().tobytes()).decode()

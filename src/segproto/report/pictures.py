@@ -15,10 +15,11 @@ from segproto.data.picture import to_pil
 from segproto.model.overlays import heat_colours
 from segproto.prototypes.labels import IGNORE_INDEX, borders
 
+Kind = Literal["jpeg", "png"]
 SHOWN = 720  # longest side of an embedded picture in pixels
 
 
-def data_uri(picture: Tensor, kind: Literal["jpeg", "png"] = "jpeg", side: int = SHOWN) -> str:
+def data_uri(picture: Tensor, kind: Kind = "jpeg", side: int = SHOWN) -> str:
     """A picture as a data URI, made smaller where it is larger than ``side``.
 
     Args:
@@ -29,8 +30,13 @@ def data_uri(picture: Tensor, kind: Literal["jpeg", "png"] = "jpeg", side: int =
     return image_uri(to_pil(picture), kind, side)
 
 
-def image_uri(image: Image.Image, kind: Literal["jpeg", "png"] = "jpeg", side: int = SHOWN) -> str:
+def image_uri(image: Image.Image, kind: Kind = "jpeg", side: int = SHOWN) -> str:
     """The same for a PIL image."""
+    return f"data:image/{kind};base64,{base64.b64encode(encoded(image, kind, side)).decode()}"
+
+
+def encoded(image: Image.Image, kind: Kind = "jpeg", side: int = SHOWN, *, small: bool = True) -> bytes:
+    """The file of a picture, made smaller where it is larger than ``side``; ``small``: time is spent on its size."""
     factor = side / max(image.size)
     if factor < 1:
         size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
@@ -39,8 +45,8 @@ def image_uri(image: Image.Image, kind: Literal["jpeg", "png"] = "jpeg", side: i
     if kind == "jpeg":
         image.convert("RGB").save(buffer, "JPEG", quality=88)
     else:
-        image.save(buffer, "PNG", optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        image.save(buffer, "PNG", **({"optimize": True} if small else {"compress_level": 1}))
+    return buffer.getvalue()
 
 
 def paint(mask: Tensor, colours: Sequence[tuple[int, int, int]]) -> Tensor:

@@ -1,16 +1,11 @@
 "use strict";
 // The probe: moving over an image shows which groups and prototypes decided that spot, and by how much.
-(() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  for (const node of document.querySelectorAll("img[data-patch]")) {
-    const known = data.prototypes[node.dataset.patch];
-    if (known && known.patch) node.src = known.patch;
-    else node.replaceWith(Object.assign(document.createElement("div"), { className: "nopatch" }));
-  }
-  const further = (known) => known.also.map((src) => Object.assign(document.createElement("img"), { src, alt: "" }));
-  for (const node of document.querySelectorAll("[data-also]")) node.append(...further(data.prototypes[node.dataset.also]));
-  const root = document.querySelector(".probe");
-  if (!root || !data.images.length) return;
+// root: the element of probe.html.j2. data: classes, prototypes, groups, scales, images. hooks, all of them optional:
+//   heat(unit, image): a promise of a map's bytes as base64, for maps that are not there yet ("12", "g3")
+//   picked(unit): a patch or a group was chosen, or none (null); moved(row, column): the spot moved
+//   extra(index, isChosen): nodes for the end of a prototype's row; busy(): true while the mouse drags the image
+function segprotoProbe(root, data, hooks = {}) {
+  const further = (known) => (known.also || []).map((src) => Object.assign(document.createElement("img"), { src, alt: "" }));
   const find = (name) => root.querySelector(name);
   const stage = find(".stage"), spot = find(".spot"), canvas = find("canvas");
   const make = (tag, props = {}, ...children) => {
@@ -19,6 +14,7 @@
     return node;
   };
   const hasPrototypes = data.prototypes.length > 0;
+  const pictures = [...stage.querySelectorAll("img:not(.photo)")];
   let current = 0, row = 0, column = 0, view = "prediction", chosen = null;
 
   const number = (hundredths) => {
@@ -26,16 +22,17 @@
     return hundredths > 0 ? "+" + value : value.replace("-", "\u2212");
   };
   const pairs = (flat) => Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
-  const largest = data.images.map((image) => {
-    let most = 1;
+  function largest(image) {
+    if (image.largest) return image.largest;
+    image.largest = 1;
     for (const list of [image.prototypes, image.groups])
-      for (const flat of list) for (let i = 1; i < flat.length; i += 2) most = Math.max(most, Math.abs(flat[i]));
-    return most;
-  });
+      for (const flat of list) for (let i = 1; i < flat.length; i += 2) image.largest = Math.max(image.largest, Math.abs(flat[i]));
+    return image.largest;
+  }
 
   function track(hundredths) {
     const inner = make("i", { className: hundredths < 0 ? "against" : "" });
-    inner.style.width = Math.max(1, (100 * Math.abs(hundredths)) / largest[current]) + "%";
+    inner.style.width = Math.max(1, (100 * Math.abs(hundredths)) / largest(data.images[current])) + "%";
     return make("div", { className: "track" }, inner);
   }
 
@@ -43,7 +40,12 @@
     const group = data.groups[index];
     const members = group.members.slice(0, 3).map(([p, w]) => `#${p} \u00d7 ${(w / 100).toFixed(2)}`).join(", ");
     const more = group.members.length > 3 ? `, and ${group.members.length - 3} more` : "";
-    const name = `${data.classes[group.class].name}, group ${group.number}`;
+    const text = `${data.classes[group.class].name}, group ${group.number}`;
+    const name = hooks.heat ? make("button", { type: "button", className: "name", textContent: text }) : text;
+    if (hooks.heat) {
+      name.dataset.unit = "g" + index;
+      name.setAttribute("aria-pressed", String(chosen === "g" + index));
+    }
     const what = make("div", { className: "what" }, name, make("br"), make("small", { textContent: members + more }), track(share));
     return make("li", {}, what, make("div", { className: "value", textContent: number(share) }));
   }
@@ -59,13 +61,14 @@
       ? make("img", { src: known.patch, alt: "", width: 56, height: 56 })
       : make("div", { className: "nopatch" });
     const button = make("button", { type: "button", title: "Show where the image looks like this patch" }, picture);
-    button.dataset.prototype = index;
-    button.setAttribute("aria-pressed", String(chosen === index));
+    button.dataset.prototype = button.dataset.unit = index;
+    button.setAttribute("aria-pressed", String(chosen === String(index)));
     button.setAttribute("aria-label", `Show where the image looks like prototype ${index}`);
-    button.disabled = !(index in data.images[current].maps);
+    button.disabled = !hooks.heat && !(index in data.images[current].maps);
     const name = `${data.classes[known.class].name} #${index}`;
     const what = make("div", { className: "what" }, name, " ", make("small", { textContent: data.scales.length > 1 ? data.scales[known.scale] : "" }), track(share));
-    if (known.also.length) what.append(make("span", { className: "also" }, ...further(known)));
+    if (known.also && known.also.length) what.append(make("span", { className: "also" }, ...further(known)));
+    if (hooks.extra) what.append(...hooks.extra(index, chosen === String(index)));
     if (known.where) what.title = `training image ${known.where}`;
     return make("li", {}, button, what, value);
   }
@@ -73,7 +76,10 @@
   function fill(name, items) { find(name).replaceChildren(...items); }
 
   function show() {
-    const image = data.images[current], [rows, columns] = image.grid, cell = row * columns + column;
+    const image = data.images[current];
+    spot.hidden = find(".why").hidden = !image.best;
+    if (!image.best) return;
+    const [rows, columns] = image.grid, cell = row * columns + column;
     spot.style.left = (100 * (column + 0.5)) / columns + "%";
     spot.style.top = (100 * (row + 0.5)) / rows + "%";
     const empty = (image.empty || []).includes(cell);
@@ -109,19 +115,33 @@
     find(".spoken").textContent = `${best.name}; runner-up ${rival.name}, ${gap} behind; most from ${name}, ${number(shown[0][1])}`;
   }
 
+  // The bytes of the chosen map; a map that is fetched is painted once it is there.
+  function chosenHeat(image) {
+    if (chosen === null) return null;
+    if (!(chosen in image.maps) && hooks.heat) {
+      const unit = chosen;
+      image.maps[unit] = "";
+      hooks.heat(unit, image).then((bytes) => { image.maps[unit] = bytes; paint(); });
+    }
+    return image.maps[chosen];
+  }
+
   function paint() {
-    const image = data.images[current], [rows, columns] = image.grid, context = canvas.getContext("2d");
-    canvas.width = columns; canvas.height = rows;
-    context.clearRect(0, 0, columns, rows);
-    const heat = chosen !== null && image.maps[chosen];
-    for (const name of ["prediction", "truth", "edges"]) {
-      find("." + name).hidden = !image[name] || (name === "edges" ? view === "truth" : heat || view !== name);
+    const image = data.images[current], context = canvas.getContext("2d");
+    const heat = image.grid && chosenHeat(image);
+    for (const node of pictures) {
+      const name = node.className, source = image[name];
+      node.hidden = !source || (name === "edges" ? view === "truth" : heat || view !== name);
+      if (!node.hidden && node.dataset.shown !== source) node.src = node.dataset.shown = source;
     }
     canvas.hidden = !heat;
+    const unit = chosen !== null && chosen[0] === "g" ? `group ${data.groups[chosen.slice(1)].number} of ${data.classes[data.groups[chosen.slice(1)].class].name}` : `prototype ${chosen}`;
     find(".note").textContent = heat
-      ? `Bright: where the image looks like prototype ${chosen}. Choose its patch again to go back.`
+      ? `Bright: where the image looks like ${unit}. Choose it again to go back.`
       : find(".note").dataset.text;
     if (!heat) return;
+    const [rows, columns] = image.grid;
+    canvas.width = columns; canvas.height = rows;
     const bytes = atob(heat), pixels = context.createImageData(columns, rows);
     const stops = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
     for (let i = 0; i < bytes.length; i++) {
@@ -137,10 +157,8 @@
     const image = data.images[current];
     find(".photo").src = image.photo;
     find(".photo").alt = `Image ${image.name}`;
-    for (const name of ["prediction", "truth", "edges"]) if (image[name]) find("." + name).src = image[name];
-    const truth = root.querySelector("[data-view=truth]");
-    if (truth) truth.hidden = !image.truth;
-    [row, column] = interesting(image);
+    for (const button of root.querySelectorAll("[data-view]")) button.hidden = button.dataset.view !== "photo" && !image[button.dataset.view];
+    if (image.best) [row, column] = interesting(image);
     chosen = null;
     root.querySelectorAll(".thumbs button").forEach((b, i) => b.setAttribute("aria-pressed", String(i === index)));
     paint(); show();
@@ -162,35 +180,40 @@
   }
 
   function point(event) {
-    const box = stage.getBoundingClientRect(), [rows, columns] = data.images[current].grid;
+    const box = stage.getBoundingClientRect(), [rows, columns] = data.images[current].grid || [1, 1];
     column = Math.min(columns - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * columns)));
     row = Math.min(rows - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * rows)));
     show();
+    if (hooks.moved) hooks.moved(row, column);
   }
 
-  let held = false;
-  stage.addEventListener("pointermove", (event) => { if (!held || event.buttons) point(event); });
-  stage.addEventListener("pointerdown", (event) => {
-    held = event.pointerType === "mouse" && !held;
-    point(event);
+  let held = false, pointer = "mouse";
+  const busy = () => Boolean(hooks.busy && hooks.busy());
+  stage.addEventListener("pointermove", (event) => { if (!busy() && (!held || event.buttons)) point(event); });
+  stage.addEventListener("pointerdown", (event) => { pointer = event.pointerType; point(event); });
+  stage.addEventListener("click", () => {
+    if (busy()) return;
+    held = pointer === "mouse" && !held;
     find(".held").hidden = !held;
   });
   stage.addEventListener("keydown", (event) => {
-    const step = event.shiftKey ? 5 : 1, [rows, columns] = data.images[current].grid;
+    const step = event.shiftKey ? 5 : 1, [rows, columns] = data.images[current].grid || [1, 1];
     const moves = { ArrowLeft: [0, -step], ArrowRight: [0, step], ArrowUp: [-step, 0], ArrowDown: [step, 0] };
     if (!(event.key in moves)) return;
     event.preventDefault();
     row = Math.min(rows - 1, Math.max(0, row + moves[event.key][0]));
     column = Math.min(columns - 1, Math.max(0, column + moves[event.key][1]));
     show();
+    if (hooks.moved) hooks.moved(row, column);
   });
   root.addEventListener("click", (event) => {
-    const patch = event.target.closest("button[data-prototype]");
+    const patch = event.target.closest("button[data-unit]");
     if (patch) {
-      const index = Number(patch.dataset.prototype);
-      chosen = chosen === index ? null : index;
+      const unit = patch.dataset.unit;
+      chosen = chosen === unit ? null : unit;
       paint(); show();
-      const again = root.querySelector(`button[data-prototype="${index}"]`);
+      if (hooks.picked) hooks.picked(chosen);
+      const again = root.querySelector(`button[data-unit="${unit}"]`);
       if (again) again.focus();
       return;
     }
@@ -201,5 +224,20 @@
     paint(); show();
   });
   root.querySelectorAll(".thumbs button").forEach((button, i) => button.addEventListener("click", () => choose(i)));
-  choose(0);
-})();
+  if (data.images.length) choose(0);
+  return {
+    // Shows an image in the place of the one before; stay: it is the same place, seen anew.
+    replace(image, stay) {
+      const before = [row, column, chosen];
+      data.images = [image];
+      choose(0);
+      if (stay && image.grid) {
+        row = Math.min(before[0], image.grid[0] - 1); column = Math.min(before[1], image.grid[1] - 1); chosen = before[2];
+        paint(); show();
+      }
+    },
+    moveTo(r, c) { if (data.images.length && data.images[0].grid) { [row, column] = [r, c]; show(); } },
+    choose(unit) { chosen = unit; if (data.images.length) { paint(); show(); } },
+    held: () => held,
+  };
+}

@@ -1,0 +1,293 @@
+"""The routes of the studio: what the page asks for, and what it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from segproto.errors import ConfigError, SegprotoError
+from segproto.model.explanation import Region
+from segproto.studio import draw, tell
+from segproto.studio.images import UPLOAD_BYTES, Uploads, too_large
+from segproto.studio.jobs import Jobs
+from segproto.studio.page import ASSETS, asset, page
+from segproto.studio.session import Edits, Session, Sessions, changed
+from segproto.studio.state import Side
+
+BODY = 2**20  # bytes of a request that is no picture
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class Studio:
+    """The two sides, their images, the sessions and the work in progress.
+
+    Args:
+        side: the run.
+        other: a run to compare with, or None.
+        uploads: images that a person brought.
+        jobs: that write.
+    """
+
+    def __init__(self, side: Side, other: Side | None, uploads: Uploads, jobs: Jobs) -> None:
+        self.sides = [side] if other is None else [side, other]
+        self.uploads, self.jobs, self.sessions = uploads, jobs, Sessions()
+
+    # What a request names.
+
+    def session(self, request: Request) -> Session:
+        """The session of the browser that asks."""
+        return self.sessions.get(request.query_params.get("s", ""))
+
+    def side(self, request: Request) -> tuple[Side, Edits]:
+        """The side it asks about, with the edits in force there: only the first can be edited."""
+        number = request.query_params.get("side", "0")
+        if number == "0":
+            return self.sides[0], self.session(request).edits
+        if number == "1" and len(self.sides) > 1:
+            return self.sides[1], Edits()
+        raise ConfigError(f"side {number}: there is none; start the studio with --compare RUN")
+
+    def part(self, request: Request) -> tuple[Side, str, Region, Edits]:
+        """The part of an image it asks about."""
+        side, edits = self.side(request)
+        key = request.path_params["key"]
+        height, width = side.size(key)
+        text = request.query_params.get("region")
+        try:
+            y0, x0, y1, x1 = (0, 0, height, width) if text is None else map(int, text.split(","))
+        except ValueError:
+            raise ConfigError(f"region {text}: expected y0,x0,y1,x1") from None
+        if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
+            raise ConfigError(f"region {text}: the image has {height} x {width} pixels")
+        return side, key, (y0, x0, y1, x1), edits
+
+    def prototype(self, request: Request) -> tuple[Side, int]:
+        """The prototype it asks about."""
+        side, p = self.side(request)[0], int(request.path_params["p"])
+        bank = side.model.head.bank
+        if bank is None or p >= bank.num_prototypes:
+            raise ConfigError(f"prototype {p}: there is none")
+        return side, p
+
+    # Answers; each runs in a thread.
+
+    def state(self, request: Request) -> Any:
+        session = self.session(request)
+        progress = [{"done": side.done, "total": side.total, "failed": side.failed} for side in self.sides]
+        return {"looked": progress, "job": self.jobs.to_json(), **tell.state_json(self.sides[0], session)}
+
+    def model(self, request: Request) -> Any:
+        return tell.model_json(self.side(request)[0])
+
+    def wall(self, request: Request) -> Any:
+        side, edits = self.side(request)
+        return tell.wall_json(side, edits) if side.ready and side.no_scores is None else []
+
+    def scores(self, request: Request) -> Any:
+        side, edits = self.side(request)
+        return {"before": side.scores(Edits()), "after": side.scores(edits)}
+
+    def without(self, request: Request) -> Any:
+        side, p = self.prototype(request)
+        edits = self.side(request)[1]
+        less = changed(edits, {"kind": "drop", "prototype": p}, partial(tell.group_name, side)).edits
+        return {"before": side.scores(edits), "after": side.scores(less)}
+
+    def probe(self, request: Request) -> Any:
+        return tell.probe_json(*self.part(request))
+
+    def heat(self, request: Request) -> Any:
+        return tell.heat_json(*self.part(request), request.query_params.get("unit", ""))
+
+    def about(self, request: Request) -> Any:
+        return tell.prototype_json(*self.prototype(request))
+
+    def layer(self, request: Request) -> tuple[bytes, str]:
+        side, key, region, edits = self.part(request)
+        return draw.layer(side, request.path_params["name"], key, region, edits)
+
+    def thumb(self, request: Request) -> tuple[bytes, str]:
+        return draw.thumb(self.sides[0], request.path_params["key"])
+
+    def patch(self, request: Request) -> tuple[bytes, str]:
+        number = request.query_params.get("number", "0")
+        return draw.patch(*self.prototype(request), int(number) if number.isdigit() else 0)
+
+    def context(self, request: Request) -> tuple[bytes, str]:
+        return draw.context(*self.prototype(request))
+
+    def fire(self, request: Request) -> tuple[bytes, str]:
+        side, key, box, _ = self.part(request)
+        return draw.fire(side, int(key), box)
+
+    # Changes.
+
+    def edit(self, request: Request, value: dict[str, Any]) -> Any:
+        session, side = self.session(request), self.sides[0]
+        step = changed(session.edits, value, partial(tell.group_name, side))
+        side.changed(step.edits)  # refuses what cannot be done
+        session.do(step.edits, step.words)
+        return tell.state_json(side, session)
+
+    def go(self, request: Request, value: dict[str, Any]) -> Any:
+        session, to = self.session(request), value.get("to")
+        if not isinstance(to, int):
+            raise ConfigError(f"edit {to!r}: expected a number")
+        session.go(to)
+        return tell.state_json(self.sides[0], session)
+
+    def restore(self, request: Request, value: dict[str, Any]) -> Any:
+        """Edits that the browser remembers from a studio that ended; those of a session that goes on are kept."""
+        session, side = self.session(request), self.sides[0]
+        rows = value.get("steps", [])
+        if len(session.steps) == 1 and isinstance(rows, list) and value.get("model") == str(side.target.absolute()):
+            for row in rows[:500]:
+                edits = Edits.from_json(row["edits"])
+                side.changed(edits)
+                session.do(edits, str(row["words"])[:200])
+            session.go(value.get("at", 0))
+        return {"model": str(side.target.absolute()), **tell.state_json(side, session)}
+
+    def apply(self, request: Request, value: dict[str, Any]) -> Any:
+        self.jobs.apply(self.session(request).edits, value.get("name"))
+        return self.jobs.to_json()
+
+    def forget(self, request: Request, value: dict[str, Any]) -> Any:
+        p = value.get("prototype")
+        if not isinstance(p, int):
+            raise ConfigError(f"prototype {p!r}: expected a number")
+        self.jobs.forget(p, value.get("name"))
+        return self.jobs.to_json()
+
+    def stop(self, request: Request, value: dict[str, Any]) -> Any:
+        self.jobs.stop()
+        return self.jobs.to_json()
+
+    def upload(self, content: bytes, name: str) -> Any:
+        key = self.uploads.add(content, name)
+        height, width = self.sides[0].size(key)
+        return {"key": key, "size": [height, width], "name": self.uploads.get(key).name}
+
+
+def told(answer: Callable[[Request], Any]) -> Answer:
+    """A route that answers with JSON, or with a line of what is wrong."""
+
+    async def route(request: Request) -> Response:
+        return await answered(lambda: JSONResponse(answer(request), headers={"cache-control": "no-store"}))
+
+    return route
+
+
+def shown(answer: Callable[[Request], tuple[bytes, str]]) -> Answer:
+    """A route that answers with a picture. Its address says all it depends on, and is kept for an hour."""
+
+    def response(request: Request) -> Response:
+        content, kind = answer(request)
+        return Response(content, media_type=f"image/{kind}", headers={"cache-control": "private, max-age=3600"})
+
+    async def route(request: Request) -> Response:
+        return await answered(lambda: response(request))
+
+    return route
+
+
+def done(answer: Callable[[Request, dict[str, Any]], Any]) -> Answer:
+    """A route that takes JSON and changes something."""
+
+    async def route(request: Request) -> Response:
+        try:
+            body = await read(request, BODY)
+            value = await request.json() if body else {}
+        except ValueError:
+            return wrong("a request that is no JSON")
+        except SegprotoError as error:
+            return wrong(str(error.args[0]), 413)
+        if not isinstance(value, dict):
+            return wrong("a request that is no object")
+        return await answered(lambda: JSONResponse(answer(request, value)))
+
+    return route
+
+
+def uploaded(studio: Studio) -> Answer:
+    """The route that takes a picture, its bytes being the whole request."""
+
+    async def route(request: Request) -> Response:
+        try:
+            content = await read(request, UPLOAD_BYTES)
+        except SegprotoError as error:
+            return wrong(str(error.args[0]), 413)
+        name = request.query_params.get("name", "image")
+        return await answered(lambda: JSONResponse(studio.upload(content, name)))
+
+    return route
+
+
+async def read(request: Request, most: int) -> bytes:
+    """A request's body; reading stops where it is too long.
+
+    Raises:
+        ConfigError: too many bytes.
+    """
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise too_large()
+        parts.append(part)
+    request._body = b"".join(parts)
+    return request._body
+
+
+async def answered(answer: Callable[[], Response]) -> Response:
+    """Works an answer out in a thread."""
+    try:
+        return await run_in_threadpool(answer)
+    except SegprotoError as error:
+        return wrong(str(error.args[0]))
+
+
+def wrong(line: str, status: int = 400) -> Response:
+    """What is wrong, in a line."""
+    return JSONResponse({"error": line}, status_code=status)
+
+
+def build_app(studio: Studio) -> Starlette:
+    """The application, for :class:`segproto.studio.security.Guard`."""
+
+    async def home(request: Request) -> Response:
+        return Response(page(studio.sides), media_type="text/html")
+
+    async def assets(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in ASSETS:
+            return wrong("no such file", 404)
+        return Response(asset(name), media_type=ASSETS[name], headers={"cache-control": "no-cache"})
+
+    tells = {name: getattr(studio, name) for name in ("state", "model", "wall", "scores")}
+    takes = {name: getattr(studio, name) for name in ("edit", "go", "restore", "apply", "forget", "stop")}
+    return Starlette(
+        routes=[
+            Route("/", home),
+            Route("/asset/{name}", assets),
+            *(Route(f"/{name}", told(answer)) for name, answer in tells.items()),
+            *(Route(f"/{name}", done(answer), methods=["POST"]) for name, answer in takes.items()),
+            Route("/upload", uploaded(studio), methods=["POST"]),
+            Route("/probe/{key}", told(studio.probe)),
+            Route("/heat/{key}", told(studio.heat)),
+            Route("/about/{p:int}", told(studio.about)),
+            Route("/without/{p:int}", told(studio.without)),
+            Route("/layer/{name}/{key}", shown(studio.layer)),
+            Route("/thumb/{key}", shown(studio.thumb)),
+            Route("/patch/{p:int}", shown(studio.patch)),
+            Route("/context/{p:int}", shown(studio.context)),
+            Route("/fire/{key}", shown(studio.fire)),
+        ]
+    )

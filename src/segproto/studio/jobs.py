@@ -1,0 +1,231 @@
+"""Work that takes longer than a click: writing an edited model, and the short training that forgets a patch."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from segproto.errors import ConfigError, SegprotoError, plain
+from segproto.orphans import end_with_parent
+from segproto.runs.folder import run_of
+from segproto.studio.session import Edits
+from segproto.studio.state import Side
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+FOLDER = "studio"  # in the run: where models are written unless --out says otherwise
+STOP = 5.0  # seconds a training has to end
+
+
+@dataclass
+class Job:
+    """One piece of work.
+
+    Attributes:
+        kind: ``apply`` or ``forget``.
+        out: the folder it writes.
+        state: ``running``, ``done``, ``failed`` or ``stopped``.
+        done: batches of a training so far.
+        total: of so many.
+        words: what it does, or how it ended.
+        miou: before and after, at its end.
+    """
+
+    kind: str
+    out: str
+    state: str = "running"
+    done: int = 0
+    total: int = 0
+    words: str = ""
+    miou: dict[str, float | None] | None = None
+
+
+class Jobs:
+    """One job at a time.
+
+    Args:
+        side: the run.
+        out: where models are written; None = the run's own folder ``studio``.
+    """
+
+    def __init__(self, side: Side, out: Path | None) -> None:
+        self.side = side
+        run = run_of(side.target)
+        self.root = out if out is not None else None if run is None else run / FOLDER
+        self.job: Job | None = None
+        self._process: BaseProcess | None = None
+        self._lock = threading.Lock()
+
+    def to_json(self) -> dict[str, Any] | None:
+        """The job, for the page."""
+        job = self.job
+        if job is None:
+            return None
+        if job.state == "running" and job.total:
+            job.done = batches(Path(job.out))
+        return asdict(job)
+
+    def place(self, name: str | None, stem: str) -> Path:
+        """A free folder for a model.
+
+        Args:
+            name: that a person gave; None = the first free of ``STEM-1``, ``STEM-2`` ...
+            stem: of such names.
+
+        Raises:
+            ConfigError: a name that is taken, or with other characters than ``NAME`` has.
+        """
+        if self.root is None:
+            raise ConfigError(f"{self.side.target} is in no run: start the studio with --out FOLDER to write models")
+        if not name:
+            return next(p for i in range(1, 10_000) if not (p := self.root / f"{stem}-{i}").exists())
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{name!r}: a name has letters, digits, '.', '_' and '-', and begins with one of the first two"
+            )
+        if (self.root / name).exists():
+            raise ConfigError(f"{self.root / name}: is taken; give another name")
+        return self.root / name
+
+    def apply(self, edits: Edits, name: str | None) -> None:
+        """Writes the edited model, with its scores and provenance, as ``segproto edit`` does."""
+        if not edits:
+            raise ConfigError("nothing to apply: the model is as it was")
+        out = self.place(name, "edit")
+        self.start(Job("apply", str(out), words="writing the model and its scores"), lambda: self._apply(edits, out))
+
+    def _apply(self, edits: Edits, out: Path) -> dict[str, Any]:
+        from segproto.api.edit import edit
+
+        side = self.side
+        return edit(
+            side.target,
+            out=out,
+            **edits.options(),
+            score=side.no_scores is None,
+            stage=side.stage,
+            overrides=side.data_overrides,
+            device=side.device,
+            quiet=True,
+        )
+
+    def forget(self, prototype: int, name: str | None) -> None:
+        """Starts the short training after which no prototype of the class stands for this patch."""
+        out, side = self.place(name, "forget"), self.side
+        options = {
+            "target": str(side.target),
+            "out": str(out),
+            "forget": [prototype],
+            "stage": side.stage,
+            "overrides": side.overrides,
+            "device": side.device,
+            "score": side.no_scores is None,
+            "quiet": True,
+        }
+        words = f"training to forget the patch of prototype {prototype}"
+        self.start(Job("forget", str(out), total=length(side), words=words), lambda: self._train(options))
+
+    def _train(self, options: dict[str, Any]) -> dict[str, Any]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=train_apart, args=(theirs, options), daemon=True)
+        with self._lock:
+            self._process = process
+            process.start()
+        theirs.close()
+        try:
+            answer: dict[str, Any] = ours.recv()
+        except EOFError:
+            raise SegprotoError("the training ended without a word; its run can be resumed") from None
+        finally:
+            process.join(STOP)
+            self._process = None
+        if "error" in answer:
+            raise SegprotoError(answer["error"])
+        return answer
+
+    def start(self, job: Job, work: Callable[[], dict[str, Any]]) -> None:
+        """Runs a job in a thread.
+
+        Raises:
+            ConfigError: another one is running.
+        """
+        with self._lock:
+            if self.job is not None and self.job.state == "running":
+                raise ConfigError("something else is being written; wait for it, or stop it")
+            self.job = job
+        threading.Thread(target=self._work, args=(job, work), daemon=True).start()
+
+    def _work(self, job: Job, work: Callable[[], dict[str, Any]]) -> None:
+        try:
+            figures = work()
+        except SegprotoError as error:
+            if job.state == "running":
+                job.state, job.words = "failed", plain(error.args[0])
+        except Exception as error:  # whatever it is, the page must not wait for ever
+            job.state, job.words = "failed", plain(f"{type(error).__name__}: {error}")
+            raise
+        else:
+            job.miou, job.words = figures.get("miou"), f"written to {job.out}"
+            job.state = "done"
+
+    def stop(self) -> None:
+        """Ends a training; what it has is kept and can go on with ``segproto train --resume``."""
+        with self._lock:
+            process, job = self._process, self.job
+            if process is None or job is None:
+                return
+            job.state, job.words = "stopped", f"stopped; to go on: segproto train --resume {job.out}"
+            process.terminate()
+        process.join(STOP)
+        if process.is_alive():
+            process.kill()
+
+
+def train_apart(answers: Connection, options: dict[str, Any]) -> None:
+    """In a process of its own, which ends with the studio: an edit that trains."""
+    end_with_parent()
+    from segproto.api.edit import edit
+
+    try:
+        figures = edit(options.pop("target"), **options)
+        answers.send({"miou": figures["miou"]})
+    except SegprotoError as error:
+        answers.send({"error": str(error.args[0])})
+
+
+def length(side: Side) -> int:
+    """Batches of forgetting, by the run's recipe."""
+    run = run_of(side.target)
+    if run is None:
+        raise ConfigError(f"{side.target}: forgetting trains again, which needs the run's recipe; open the run folder")
+    from segproto.runs.folder import Run
+
+    forget = Run(run).recipe.get("stages", {}).get("forget")
+    if not isinstance(forget, dict):
+        raise ConfigError(f"a run of {Run(run).method} has no stages that forget; switch the prototype off instead")
+    settings: dict[str, str] = dict(item.split("=", 1) for item in side.overrides)
+    steps = [settings.get(f"stages.forget.{key}", str(forget.get(key, 0))) for key in ("steps", "retune_steps")]
+    return sum(int(value) for value in steps)
+
+
+def batches(out: Path) -> int:
+    """Batches that a training has written down so far."""
+    file = out / "metrics.jsonl"
+    if not file.is_file():
+        return 0
+    steps: dict[str, int] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            steps[row["stage"]] = int(row["step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # the line is being written
+    return sum(steps.values())
