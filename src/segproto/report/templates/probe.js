@@ -83,7 +83,7 @@ function segprotoProbe(root, data, hooks = {}) {
     spot.style.left = (100 * (column + 0.5)) / columns + "%";
     spot.style.top = (100 * (row + 0.5)) / rows + "%";
     const empty = (image.empty || []).includes(cell);
-    for (const node of root.querySelectorAll(".why > :not(.verdict):not(.spoken)")) node.classList.toggle("hidden", empty);
+    for (const node of root.querySelectorAll(".why > :not(.verdict):not(.spoken)")) node.hidden = empty;
     if (empty) {
       fill(".verdict", ["No data here: the file holds no image at this spot, so there is nothing to explain."]);
       find(".spoken").textContent = "No data here.";
