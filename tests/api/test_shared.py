@@ -7,13 +7,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from training_tiny import free_port, in_processes, process_context
 
+import segproto
 from segproto import api
-from segproto.errors import ConfigError, SegprotoError
+from segproto.api import predict_loop
+from segproto.data.picture import look_at
+from segproto.errors import ConfigError, SegprotoError, UnreadableImages
+from segproto.model import together
 from segproto.model.together import CHUNK, chunk_size, chunked, in_order
+from segproto.model.windows import evaluating
 from segproto.training.devices import launched
 from segproto.training.sharing import shared
 
@@ -115,3 +122,104 @@ def test_launchers_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_gpu_is_not_for_several_processes() -> None:
     with pytest.raises(ConfigError, match=r"device = cuda:1"), shared(2, "cuda:1", "run", "again"):
         pass
+
+
+def pictures(folder: Path, count: int = 40) -> Path:
+    """Noise of two sizes, in runs of some length."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        Image.fromarray(generator.integers(0, 256, (48 if i % 5 else 40, 56, 3), np.uint8)).save(
+            folder / f"{i:03d}.png"
+        )
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def mask_all(run: Path, images: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    with pytest.raises(UnreadableImages) as raised:
+        api.predict(run, images, out=out, overlay=out.with_name("overlay"), quiet=True)
+    assert [path.name for path in raised.value.broken] == ["bad.png"]  # known to all
+    assert len(raised.value.written) == 40
+
+
+@pytest.mark.slow
+def test_predict_in_two_processes_is_predict_in_one(scaleproto_run: Path, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images")
+    (images / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    in_processes(2, mask_all, scaleproto_run, images, tmp_path / "two" / "masks")
+    mask_all(scaleproto_run, images, tmp_path / "one" / "masks")
+    for name in ("masks", "overlay"):
+        one, two = (contents(tmp_path / folder / name) for folder in ("one", "two"))
+        assert one.pop(".predict.json", None) is None or two.pop(".predict.json")
+        assert len(one) == 40
+        assert one == two
+
+
+def test_an_interrupted_prediction_goes_on_with_the_same_masks(
+    scaleproto_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "chunk_size", lambda count: 4)
+    monkeypatch.setattr(predict_loop, "chunk_size", lambda count: 4)
+    images, out = pictures(tmp_path / "images", 10), tmp_path / "masks"
+    api.predict(scaleproto_run, images, out=out, quiet=True)
+    whole = contents(out)
+    with pytest.raises(ConfigError, match="made with flip = False"):
+        api.predict(scaleproto_run, images, out=out, flip=True, resume=True, quiet=True)
+    with pytest.raises(ConfigError, match="nothing there says"):
+        api.predict(scaleproto_run, images, out=tmp_path / "other", resume=True, quiet=True)
+    (out / "005.png").unlink()
+    kept = (out / "004.png").stat().st_ino
+    seen: list[str] = []
+    read = predict_loop.look_at
+    monkeypatch.setattr(predict_loop, "look_at", lambda image, *rest: seen.append(image.name) or read(image, *rest))
+    api.predict(scaleproto_run, images, out=out, resume=True, quiet=True)
+    assert contents(out) == whole
+    assert (out / "004.png").stat().st_ino == kept
+    assert sorted(seen) == ["004.png", "005.png", "006.png", "007.png"]  # those that share its batch
+    model = segproto.load(scaleproto_run)
+    with torch.no_grad():
+        next(model.head.parameters()).mul_(2)
+    with pytest.raises(ConfigError, match="of another model"):
+        api.predict(model, images, out=out, resume=True, quiet=True)
+
+
+def test_a_precision_is_that_of_the_network(scaleproto_run: Path, tmp_path: Path) -> None:
+    images, model = pictures(tmp_path / "images", 2), segproto.load(scaleproto_run)
+    found = {}
+    for precision in ("32-true", "bf16-mixed", "auto"):
+        (_, mask) = api.predict(model, images, out=tmp_path / precision, precision=precision, quiet=True)  # type: ignore[arg-type]
+        found[precision] = np.asarray(Image.open(mask))
+    full = model.predict(images / "001.png", as_numpy=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.predict(images / "001.png", as_numpy=True)
+    assert not np.array_equal(full, mixed)
+    assert np.array_equal(found["32-true"], full)
+    assert np.array_equal(found["auto"], full)
+    assert np.array_equal(found["bf16-mixed"], mixed)
+    with pytest.raises(ConfigError, match="16-mixed: needs a GPU"):
+        api.predict(model, images, out=tmp_path / "half", precision="16-mixed", device="cpu", quiet=True)
+
+
+def test_images_of_one_size_go_through_the_network_together(scaleproto_run: Path, tmp_path: Path) -> None:
+    model = segproto.load(scaleproto_run)
+    images = pictures(tmp_path / "images", 12)
+    batches: list[int] = []
+    keep = model.encoder.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0])))
+    files = sorted(images.iterdir())
+    looks = [together.look(model, look_at(file), file, index // 8) for index, file in enumerate(files)]
+    with evaluating(model):
+        found = {
+            one.key: torch.cat([logits.max(0)[1] for logits in bands])
+            for one, bands in together.logits_of(model, looks)
+        }
+    keep.remove()
+    assert batches == [1, 4, 1, 2, 2, 1, 1]  # every fifth has another size; chunks of 8
+    for file in files:
+        assert float((found[file] == model.predict(file)).float().mean()) > 0.99

@@ -62,7 +62,7 @@ def test_predict_never_takes_a_photo(
     assert tree(tmp_path) == before
     for _ in range(2):  # its own masks are replaced
         assert cli("predict", blackbox_run, folder, "--out", tmp_path / "masks", "-q").code == 0
-    assert sorted(tree(tmp_path / "masks")) == ["0.png", "1.png"]
+    assert sorted(tree(tmp_path / "masks")) == [".predict.json", "0.png", "1.png"]
 
 
 def test_predict_leaves_masks_drawn_by_hand(cli: Cli, blackbox_run: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import typer
 from segproto.cli.arguments import (
     Bands,
     Device,
+    Devices,
     Flip,
     Form,
     Json,
@@ -26,7 +27,7 @@ from segproto.cli.arguments import (
 from segproto.cli.options import bands as band_list
 from segproto.cli.options import factors, value_kind
 from segproto.cli.options import pages as page_choice
-from segproto.cli.show import print_json, say
+from segproto.cli.show import first_process, print_json, say
 from segproto.errors import UnreadableImages
 
 if TYPE_CHECKING:
@@ -59,14 +60,20 @@ def predict(
         str | None,
         typer.Option(help="Of TIFF stacks: all (a mask with as many pages), or a number; default: as trained."),
     ] = None,
+    devices: Devices = None,
+    precision: Annotated[
+        str, typer.Option(help="32-true, bf16-mixed, 16-mixed, or auto: as trained on a GPU, 32-true on a CPU.")
+    ] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Masks that this model made there stay.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write a mask for each image."""
     from segproto import api
-    from segproto.runs.models import ready
+    from segproto.runs.models import chosen_device, ready
 
-    model, kind = ready(target, stage, device), value_kind(mask_values)
+    computing = str(chosen_device(device))
+    model, kind = ready(target, stage, "cpu"), value_kind(mask_values)  # each of several processes has its own device
     unreadable: UnreadableImages | None = None
     try:
         written: Sequence[Path] = api.predict(
@@ -86,10 +93,16 @@ def predict(
             probabilities_format=probabilities_format,  # type: ignore[arg-type]
             bands=band_list(bands),
             pages=page_choice(pages),
+            device=computing,
+            devices=devices,
+            precision=precision,  # type: ignore[arg-type]
+            resume=resume,
             quiet=quiet,
         )
     except UnreadableImages as error:
         unreadable, written = error, error.written
+    if not first_process():
+        return
     if as_json:
         broken = {} if unreadable is None else unreadable.broken
         rows = [{"image": str(path), "reason": reason} for path, reason in broken.items()]

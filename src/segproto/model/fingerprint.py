@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from segproto.encoders.base import Encoder
+
+if TYPE_CHECKING:
+    from segproto.model.segmenter import Segmenter
 
 # where tensors came from, who trains them, and what is done with features: not what an encoder computes
 NOT_FEATURES = {"weights", "pretrained", "frozen", "enlarge", "neck_momentum"}
@@ -45,6 +48,12 @@ def backbone_hash(encoder: Encoder) -> str:
 def as_before(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that came later and say nothing new."""
     return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+
+
+def model_hash(segmenter: Segmenter) -> str:
+    """SHA-256 of everything that decides a model's logits."""
+    settings = {"encoder": encoder_hash(segmenter.encoder), "head": segmenter.head.kind}
+    return digest(segmenter.encoder, settings, segmenter.head.state_dict())
 
 
 def digest(encoder: Encoder, settings: dict[str, Any], state: Mapping[str, Tensor]) -> str:

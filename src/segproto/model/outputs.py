@@ -17,7 +17,7 @@ from torch import Tensor
 from segproto.data.base import ClassTable
 from segproto.data.images import MAX_PIXELS
 from segproto.data.overlay import colour_labels
-from segproto.data.picture import ImageLike, MaskWriter, look_at
+from segproto.data.picture import ImageLike, MaskWriter, Picture, look_at
 from segproto.data.pixels import to_colours
 from segproto.errors import ConfigError
 from segproto.files import fresh, mark
@@ -105,13 +105,25 @@ def predict_to_files(
         DataError: the image cannot be read or is too large.
         ConfigError: an option that does not fit the model's classes.
     """
-    picture, classes = look_at(image, max_pixels, segmenter.encoder.pixels), segmenter.classes
-    size, wanted = (picture.height, picture.width), outputs.probabilities is not None
+    picture = look_at(image, max_pixels, segmenter.encoder.pixels)
+    maps = None if outputs.probabilities is None else lambda images: with_ones(segmenter.grid_logits(images))
+    with evaluating(segmenter):
+        write_outputs(segmenter, picture, outputs, logit_bands(segmenter, picture, maps=maps, **views))
+
+
+def write_outputs(segmenter: Segmenter, picture: Picture, outputs: Outputs, bands: Iterator[Tensor]) -> None:
+    """Writes what bands of logits say of an image; asked for probabilities they end in a channel of weights.
+
+    Args:
+        segmenter: whose classes they are.
+        picture: the image.
+        outputs: the files.
+        bands: (C, R, W), or (C + 1, R, W) (:func:`with_ones`), from the top.
+    """
+    classes, size, wanted = segmenter.classes, (picture.height, picture.width), outputs.probabilities is not None
     table = value_table(classes, outputs.values)
     colours = dict(enumerate(classes.colours))
-    maps = (lambda images: with_ones(segmenter.grid_logits(images))) if wanted else None
     with ExitStack() as files:
-        files.enter_context(evaluating(segmenter))
         mask = files.enter_context(mask_writer(outputs, classes, table, size))
         overlay = shares = None
         if outputs.overlay is not None:
@@ -119,7 +131,7 @@ def predict_to_files(
         if outputs.probabilities is not None:
             shares = files.enter_context(share_file(outputs.probabilities, size, classes))
         done = 0
-        for logits in logit_bands(segmenter, picture, maps=maps, **views):
+        for logits in bands:
             labels = labels_of(logits[:-1] if wanted else logits, picture, done)
             mask.write(labels if table is None else table[labels.long()])
             if overlay is not None:

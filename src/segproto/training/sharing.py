@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +14,7 @@ from segproto.errors import ConfigError
 from segproto.training.agreement import over_processes
 from segproto.training.config import TrainConfig
 from segproto.training.crew import together
-from segproto.training.devices import launched, make_fabric
+from segproto.training.devices import launched, make_fabric, on_first
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -42,6 +42,13 @@ class Share:
     def first(self) -> bool:
         """Whether this process speaks, and writes what all of them found."""
         return self.rank == 0
+
+    def do_first(self, action: Callable[[], object]) -> None:
+        """Runs ``action`` in the first process while the others wait; its error is raised in all of them."""
+        if self.fabric is None:
+            action()
+        else:
+            on_first(self.fabric, action)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, each of which must call this."""
