@@ -11,8 +11,11 @@ import torch
 from test_contract import interrupt_after_images
 
 import segproto
+from segproto.data.base import ClassTable
 from segproto.data.build import build_dataset
 from segproto.errors import ConfigError, SegprotoError
+from segproto.methods.posthoc import build
+from segproto.methods.posthoc.config import PosthocRecipe
 from segproto.model.basis_head import BasisHead
 from segproto.model.segmenter import Segmenter
 from segproto.runs.settings import data_config
@@ -186,3 +189,10 @@ def test_what_cannot_be_is_one_clear_line(
     model = None if start == "none" else runs / start
     with pytest.raises(error, match=words):
         segproto.train("posthoc/scenes", out=tmp_path / "run", start=model, overrides=[*QUICK, *settings], quiet=True)
+
+
+def test_a_network_of_other_classes_is_one_clear_line(blackbox_run: Path) -> None:
+    recipe = PosthocRecipe.model_validate({"data": {"name": "scenes"}, "train": {"start": blackbox_run}})
+    with pytest.raises(ConfigError, match="its classes are not the 2 of the data") as raised:
+        build(recipe, ClassTable(("a", "b"), ((0, 0, 0), (1, 1, 1))))
+    assert "\n" not in str(raised.value)

@@ -19,11 +19,16 @@ def build(recipe: PosthocRecipe, classes: ClassTable) -> Segmenter:
     """A black box to be trained first, where no trained one is given.
 
     Raises:
-        ConfigError: neither a trained network nor a stage that trains one.
+        ConfigError: neither a trained network nor a stage that trains one, or a network of other classes.
     """
     if recipe.encoder.network is not None:
         raise ConfigError(
             "the network itself is in no file yet; from Python: segproto.posthoc(network, ..., resume=True)"
+        )
+    if recipe.train.start is not None:  # a head that must begin anew is no network to be explained
+        raise ConfigError(
+            f"train.start = {recipe.train.start}: its classes are not the {classes.num_classes} of the data; explain "
+            "it on data of its own classes, or on images without masks: posthoc/images"
         )
     if recipe.stages.joint.steps == 0:
         raise ConfigError(

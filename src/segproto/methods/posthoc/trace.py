@@ -84,7 +84,7 @@ def trace_parts(context: StageContext, config: TraceConfig) -> Figures:
     return {
         "prototypes": head.bank.num_prototypes,
         "silent": len(head.bank.silent),
-        "carried": float(said[places].sum() / said.sum().clamp_min(SMALL)),
+        "carried": min(1.0, float(said[places].sum() / said.sum().clamp_min(SMALL))),
         "images_of_patches": len(set(image.flatten().tolist()) - {-1}),
     }
 
