@@ -16,7 +16,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segproto.data.archives import ZipMember
+from segproto.data.archives import Member
 from segproto.data.cams import read_npz
 from segproto.data.classes import read_classes
 from segproto.data.em import _read_stack
@@ -156,7 +156,7 @@ def test_arrays_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypat
     with pytest.raises(DataError, match=r"a\.npz: .*would take more than 1 MiB"):
         read_npz(tmp_path / "a.npz")
     with pytest.raises(DataError, match=r"a\.zip/a\.png: 1,048,576 bytes are more than"):
-        read_image(ZipMember(tmp_path / "a.zip", "a.png"))  # type: ignore[arg-type]
+        read_image(Member(tmp_path / "a.zip", "a.png"))  # type: ignore[arg-type]
 
 
 def test_archives_that_are_encrypted_or_packed_in_an_unknown_way(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_archives_that_are_encrypted_or_packed_in_an_unknown_way(tmp_path: Path)
         content[content.index(b"PK\x01\x02") + at + 2] = value
         (tmp_path / f"{name}.zip").write_bytes(content)
         with pytest.raises(DataError, match=rf"{name}\.zip/a\.png: cannot be read from its archive"):
-            read_image(ZipMember(tmp_path / f"{name}.zip", "a.png"))  # type: ignore[arg-type]
+            read_image(Member(tmp_path / f"{name}.zip", "a.png"))  # type: ignore[arg-type]
 
 
 LAUGHS = "a: &a0 [x, x]\n" + "".join(f"b{i}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(40))

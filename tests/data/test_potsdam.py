@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from segproto.data import inflate
-from segproto.data.archives import Tree, ZipMember
+from segproto.data.archives import Member, Tree
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
 from segproto.data.crops import LABELLED, Crop, potsdam_tiles
@@ -159,7 +159,7 @@ def test_reading_anywhere_in_an_archive(tmp_path: Path, monkeypatch: pytest.Monk
         archive.writestr("b", b"before")
         archive.writestr("a", content)
         archive.writestr("c", b"")
-    stream = inflate.MemberStream(ZipMember(tmp_path / "a.zip", "a"))
+    stream = inflate.MemberStream(Member(tmp_path / "a.zip", "a"))
     places = [*random.Random(0).sample(range(len(content)), 60), 0, len(content) - 5, len(content), len(content) + 9]
     for place in places:
         stream.seek(place)
@@ -168,7 +168,7 @@ def test_reading_anywhere_in_an_archive(tmp_path: Path, monkeypatch: pytest.Monk
     assert stream.seek(-7, 2) == len(content) - 7
     assert stream.seek(3, 1) == stream.tell() == len(content) - 4
     assert len(stream.states) > 5
-    assert inflate.MemberStream(ZipMember(tmp_path / "a.zip", "c")).read() == b""
+    assert inflate.MemberStream(Member(tmp_path / "a.zip", "c")).read() == b""
 
 
 @pytest.mark.parametrize(("place", "value", "line"), [(6, 1, "is encrypted"), (8, 12, "in an unusual way")])
@@ -192,4 +192,4 @@ def test_a_damaged_archive(tmp_path: Path) -> None:
     content[30 + len(name) : 40 + len(name)] = b"\xff" * 10
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"RGBIR\.tif: cannot be read as a TIFF \(damaged at byte 0"):
-        Crop(ZipMember(path, name), 0, 0).image()
+        Crop(Member(path, name), 0, 0).image()

@@ -79,16 +79,19 @@ def as_setting(value: str) -> str:
     """
     import difflib
 
+    from segproto.data.archives import is_archive
     from segproto.data.table import DATASETS
     from segproto.errors import DataError
 
     if "=" in value:
         return value
-    if Path(value).is_file() and value.lower().endswith(".zip"):
+    if is_archive(Path(value)):
         return f"data.root={value}"
     if not Path(value).is_dir() and value not in DATASETS:
         near = difflib.get_close_matches(value, DATASETS, n=1, cutoff=0.7)
-        expected = "expected a folder or zip archive of images and masks, or a name that segproto data list shows"
+        expected = (
+            "expected a folder or archive (zip, tar) of images and masks, or a name that segproto data list shows"
+        )
         hint = f"did you mean {near[0]}?" if near else expected
         raise DataError(f"{value!r} is neither a folder nor a data set; {hint}")
     return f"data.root={value}" if Path(value).is_dir() else f"data.name={value}"

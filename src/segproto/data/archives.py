@@ -1,4 +1,4 @@
-"""Files in a folder or inside its zip archives, found by one listing and read alike."""
+"""Files in a folder or inside its zip and tar archives, found by one listing and read alike."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from segproto.data.tars import TarFiles
 from segproto.errors import DataError
 from segproto.files.reading import require_ordinary
 from segproto.files.walking import files_below
@@ -21,7 +22,9 @@ MOST = 2**30  # bytes of a file that is unpacked into memory
 # RuntimeError: encrypted; NotImplementedError (one of these): a compression that zipfile does not know
 BROKEN_ZIP = (OSError, LookupError, ValueError, RuntimeError, EOFError, struct.error, zipfile.BadZipFile, zlib.error)
 
-_open: dict[tuple[int, str], zipfile.ZipFile] = {}
+ARCHIVES = (".zip", ".tar")  # suffixes of those that are read as they are
+
+_open: dict[tuple[int, str], zipfile.ZipFile | TarFiles] = {}
 _lock = threading.Lock()
 
 
@@ -33,11 +36,11 @@ class Stat(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ZipMember:
-    """A file inside a zip archive; stands where a path of a picture is expected.
+class Member:
+    """A file inside an archive; stands where a path of a picture is expected.
 
     Attributes:
-        archive: the zip file.
+        archive: a zip or tar file.
         member: name inside it.
     """
 
@@ -83,49 +86,55 @@ class ZipMember:
             raise DataError(f"{self}: cannot be read from its archive ({error})") from error
 
 
-def archive(path: Path) -> zipfile.ZipFile:
-    """An archive, opened once per process (a handle must not be shared with forked workers).
+def is_archive(path: Path) -> bool:
+    """Whether a path is that of an archive, by its suffix."""
+    return path.suffix.lower() in ARCHIVES and path.is_file()
+
+
+def archive(path: Path) -> zipfile.ZipFile | TarFiles:
+    """An archive, opened once per process (a zip file's handle must not be shared with forked workers).
 
     Raises:
-        DataError: it is no zip file.
+        DataError: it is no zip or tar file.
     """
     key = (os.getpid(), str(path))
     if key not in _open:
-        require_ordinary(path, what="zip archive")
+        tar = path.suffix.lower() == ".tar"
+        require_ordinary(path, what="tar archive" if tar else "zip archive")
         try:
-            _open[key] = zipfile.ZipFile(path)
+            _open[key] = TarFiles(path) if tar else zipfile.ZipFile(path)
         except BROKEN_ZIP as error:
             raise DataError(f"{path}: cannot be read as a zip archive ({error})") from error
     return _open[key]
 
 
 def leading_into(path: Path) -> tuple[Path, str] | None:
-    """The zip archive that a path leads into (``x.zip/images``), and what it names there; None where there is none."""
+    """The archive that a path leads into (``x.zip/images``), and what it names there; None where there is none."""
     for above in (path, *path.parents):
-        if above.suffix.lower() == ".zip" and above.is_file():
+        if is_archive(above):
             return above, path.relative_to(above).as_posix()
     return None
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder, be it in a zip archive."""
+    """Whether there is a folder, be it in an archive."""
     return path.is_dir() or ((found := leading_into(path)) is not None and any(members_below(*found)))
 
 
-def members_below(path: Path, folder: str) -> Iterator[tuple[str, ZipMember]]:
+def members_below(path: Path, folder: str) -> Iterator[tuple[str, Member]]:
     """The files below a folder of an archive (``.``: all), with their paths below it."""
     above = "" if folder == "." else f"{folder}/"
     for name in archive(path).namelist():
         if name.startswith(above) and not name.endswith("/"):
-            yield name[len(above) :], ZipMember(path, name)
+            yield name[len(above) :], Member(path, name)
 
 
-def file_at(path: Path) -> Path | ZipMember | None:
-    """The file that a path names, be it in a zip archive; None if there is none."""
+def file_at(path: Path) -> Path | Member | None:
+    """The file that a path names, be it in an archive; None if there is none."""
     if path.is_file():
         return path
     found = leading_into(path)
-    return ZipMember(*found) if found is not None and found[1] in archive(found[0]).namelist() else None
+    return Member(*found) if found is not None and found[1] in archive(found[0]).namelist() else None
 
 
 class Tree:
@@ -139,7 +148,7 @@ class Tree:
         self.root = root
         self.zips = [root] if root.suffix == ".zip" else sorted(root.glob("*.zip"))
 
-    def files(self, folder: str, ending: str) -> dict[str, Path | ZipMember]:
+    def files(self, folder: str, ending: str) -> dict[str, Path | Member]:
         """Files below ``folder`` whose path ends in ``ending``: name (without both) to file, in name order.
 
         ``""`` is the root. What is unpacked goes before what lies in an archive, where a folder above ``folder`` is
@@ -149,7 +158,7 @@ class Tree:
         files = unpacked or {name: file for path in self.zips for name, file in _members(path, folder, ending)}
         return dict(sorted(files.items()))
 
-    def first_files(self, folders: Iterable[str], ending: str) -> dict[str, Path | ZipMember]:
+    def first_files(self, folders: Iterable[str], ending: str) -> dict[str, Path | Member]:
         """The :meth:`files` of the first folder that has any; empty if none has."""
         for folder in folders:
             files = self.files(folder, ending)
@@ -157,16 +166,16 @@ class Tree:
                 return files
         return {}
 
-    def _unpacked(self, folder: str, ending: str) -> Iterator[tuple[str, Path | ZipMember]]:
+    def _unpacked(self, folder: str, ending: str) -> Iterator[tuple[str, Path | Member]]:
         base = self.root / folder
         for below, entry in files_below(base) if base.is_dir() else ():
             if entry.name.endswith(ending) and not entry.name.startswith("."):
                 yield f"{below}{entry.name}"[: -len(ending)], Path(entry.path)
 
 
-def _members(path: Path, folder: str, ending: str) -> Iterator[tuple[str, Path | ZipMember]]:
+def _members(path: Path, folder: str, ending: str) -> Iterator[tuple[str, Path | Member]]:
     mark = f"/{folder.strip('/')}/" if folder else "/"
     for name in archive(path).namelist():
         where = f"/{name}".find(mark)
         if where >= 0 and name.endswith(ending) and not name.rpartition("/")[2].startswith("."):
-            yield f"/{name}"[where + len(mark) : -len(ending)], ZipMember(path, name)
+            yield f"/{name}"[where + len(mark) : -len(ending)], Member(path, name)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from segproto.data.archives import ZipMember
+from segproto.data.archives import Member
 from segproto.data.crops import Crop
 from segproto.data.images import MAX_PIXELS, exif_orientation, open_picture, to_rgb
 from segproto.data.matlab import read_mat
@@ -59,7 +59,7 @@ class Stored:
 
 
 def open_stored_bands(
-    path: Path | Crop | Page | ZipMember,
+    path: Path | Crop | Page | Member,
     rule: PixelRule = PLAIN,
     max_pixels: int = MAX_PIXELS,
     *,
@@ -127,7 +127,7 @@ def of_array(name: str, values: NDArray[Any]) -> Stored:
     return Stored(name, height, width, count, values.dtype, read)
 
 
-def of_pillow(path: Path | ZipMember, rule: PixelRule, max_pixels: int) -> Stored:
+def of_pillow(path: Path | Member, rule: PixelRule, max_pixels: int) -> Stored:
     """A picture that Pillow decodes, as a whole; converted window by window."""
     with open_picture(path, sys.maxsize) as picture:
         check_size(str(path), picture.height, picture.width, max_pixels)
@@ -180,7 +180,7 @@ def is_wide(picture: Image.Image) -> bool:
     return picture.format == "PNG" and str(tiles[0][3]) in ("RGB;16B", "RGBA;16B")
 
 
-def lower_bytes(path: Path | ZipMember) -> NDArray[np.uint8]:
+def lower_bytes(path: Path | Member) -> NDArray[np.uint8]:
     """The other bytes of such colours (H, W, bands): given by Pillow if told that the lower ones come last."""
     with open_picture(path, sys.maxsize) as picture:
         tiles = picture.tile  # type: ignore[attr-defined]

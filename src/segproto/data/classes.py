@@ -31,6 +31,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from segproto.data.archives import ARCHIVES
 from segproto.data.base import ClassTable
 from segproto.data.class_values import NAMES, Stored, stored_values, trap
 from segproto.data.labels import LabelMap
@@ -187,8 +188,8 @@ class Classes:
 
 
 def usual_classes(root: Path) -> Path:
-    """Where the ``classes.yaml`` of a folder lies, or of a zip archive: ``x.classes.yaml`` beside ``x.zip``."""
-    return root.with_suffix(".classes.yaml") if root.suffix.lower() == ".zip" else root / "classes.yaml"
+    """Where the ``classes.yaml`` of a folder lies, or of an archive: ``x.classes.yaml`` beside ``x.zip``."""
+    return root.with_suffix(".classes.yaml") if root.suffix.lower() in ARCHIVES else root / "classes.yaml"
 
 
 def find_classes(name: Path | None, root: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segproto.data.archives import Stat, Tree, ZipMember
+from segproto.data.archives import Member, Stat, Tree
 from segproto.data.tiff import open_tiff, read_array
 from segproto.errors import DataError
 
@@ -37,7 +37,7 @@ class Crop:
         column: of the tile.
     """
 
-    file: Path | ZipMember
+    file: Path | Member
     row: int
     column: int
 
@@ -84,7 +84,7 @@ class Crop:
         return COLOURS[bits @ np.array([4, 2, 1], np.uint8)]
 
 
-def read_rows(file: Path | ZipMember, top: int, stop: int) -> NDArray[Any]:
+def read_rows(file: Path | Member, top: int, stop: int) -> NDArray[Any]:
     """Rows ``top..stop - 1`` of a TIFF, (rows, width, channels); only the strips that hold them are decoded."""
     import tifffile
 
@@ -112,7 +112,7 @@ def read_rows(file: Path | ZipMember, top: int, stop: int) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=1)
-def whole(file: Path | ZipMember, age: int) -> NDArray[Any]:
+def whole(file: Path | Member, age: int) -> NDArray[Any]:
     """All of a TIFF that cannot be read in parts."""
     with open_tiff(file) as tiff:
         return read_array(tiff, stack=False)
@@ -146,14 +146,14 @@ def potsdam_tiles(tree: Tree, split: str) -> tuple[dict[str, Crop], dict[str, Cr
     return images, masks
 
 
-def areas(tree: Tree, ending: str) -> dict[str, Path | ZipMember]:
+def areas(tree: Tree, ending: str) -> dict[str, Path | Member]:
     """Area (``2_10``) to the file of it with this ending, in the order of the files' names."""
     files = sorted(tree.files("", f"_{ending}.tif").values(), key=lambda file: file.name)
     matches = [(re.fullmatch(rf"top_potsdam_(\d+_\d+)_{ending}\.tif", file.name), file) for file in files]
     return {match[1]: file for match, file in matches if match}
 
 
-def grid(file: Path | ZipMember) -> tuple[int, int]:
+def grid(file: Path | Member) -> tuple[int, int]:
     """Rows and columns of tiles in a file.
 
     Raises:

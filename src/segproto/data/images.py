@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from segproto.data.archives import ZipMember
+from segproto.data.archives import Member
 from segproto.data.crops import Crop
 from segproto.data.drawn import Drawn
 from segproto.data.matlab import read_mat
@@ -45,14 +45,14 @@ class ColouredMask(DataError):
 
 
 @contextmanager
-def open_picture(path: Path | ZipMember, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def open_picture(path: Path | Member, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Opens a picture file of the ``FORMATS``, with one page and at most ``max_pixels`` pixels.
 
     Raises:
         DataError: naming the file, if it is missing, no ordinary file, broken, of another format, too large or has
             several pages; also when decoding fails inside the ``with`` block.
     """
-    file = path.open_binary() if isinstance(path, ZipMember) else open_file(path, what="picture file")
+    file = path.open_binary() if isinstance(path, Member) else open_file(path, what="picture file")
     with file, open_stored(file, str(path), max_pixels) as picture:
         yield picture
 

@@ -1,4 +1,4 @@
-"""Reading anywhere inside a file that lies in a zip archive, without unpacking all that is before it each time."""
+"""Reading anywhere inside a file that lies in an archive, without unpacking all that is before it each time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from segproto.data.archives import ZipMember, archive
+from segproto.data.archives import Member, archive
+from segproto.data.tars import TarEntry
 
 STEP = 8 << 20  # bytes between two places that reading can start from; each costs some 45 KB of memory
 CHUNK = 1 << 14  # compressed bytes taken at once
@@ -26,23 +27,25 @@ class MemberStream(io.RawIOBase):
     The first pass over the file keeps the state of the decompression every :data:`STEP` bytes.
 
     Args:
-        member: stored or deflated, not encrypted.
+        member: stored or deflated, not encrypted; or of a tar archive.
 
     Raises:
         ValueError: compressed in another way, or encrypted.
         OSError: the archive is damaged.
     """
 
-    def __init__(self, member: ZipMember) -> None:
+    def __init__(self, member: Member) -> None:
+        self.name, self.position = str(member), 0
+        self.file = os.open(member.archive, os.O_RDONLY)
         info = archive(member.archive).getinfo(member.member)
+        if isinstance(info, TarEntry):
+            self.start, self.size, self.stored = info.start, info.file_size, True
+            return
         if info.flag_bits & 1:
             raise ValueError(f"{member.archive.name} is encrypted; unpack it with the password its owner gives")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{member.archive.name} is compressed in an unusual way; unpack it")
-        self.name = str(member)
         self.size, self.stored = info.file_size, info.compress_type == zipfile.ZIP_STORED
-        self.position = 0
-        self.file = os.open(member.archive, os.O_RDONLY)
         header = os.pread(self.file, 30, info.header_offset)
         names = sum(struct.unpack("<26xHH", header)) if len(header) == 30 else 0
         self.start = info.header_offset + 30 + names
@@ -108,14 +111,14 @@ class MemberStream(io.RawIOBase):
 
 
 @lru_cache(maxsize=128)
-def member_stream(member: ZipMember, age: int) -> io.BufferedReader:
+def member_stream(member: Member, age: int) -> io.BufferedReader:
     """The stream of a file, kept open; ``age`` of its archive tells a replaced one."""
     return io.BufferedReader(MemberStream(member), BUFFER)
 
 
-def open_stream(file: Path | ZipMember) -> Path | io.BufferedReader:
+def open_stream(file: Path | Member) -> Path | io.BufferedReader:
     """What a reader of large files is given: a path, or a stream into the archive, at its start."""
-    if not isinstance(file, ZipMember):
+    if not isinstance(file, Member):
         return file
     stream = member_stream(file, file.stat().st_mtime_ns)
     stream.seek(0)

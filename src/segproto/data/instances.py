@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segproto.data.archives import ZipMember, archive
+from segproto.data.archives import Member, archive
 from segproto.data.images import read_indices
 
 LABELS, INSTANCES = "_labelIds.png", "_instanceIds.png"
@@ -28,18 +28,18 @@ CITYSCAPES_SIZES = {
 }
 
 
-def instance_file(mask: Path | ZipMember) -> Path | ZipMember | None:
+def instance_file(mask: Path | Member) -> Path | Member | None:
     """The official file of instances beside a file of label ids, in its folder or archive; None if there is none."""
     if not mask.name.endswith(LABELS):
         return None
-    if isinstance(mask, ZipMember):
+    if isinstance(mask, Member):
         member = mask.member.removesuffix(LABELS) + INSTANCES
         return replace(mask, member=member) if member in archive(mask.archive).NameToInfo else None
     file = mask.with_name(mask.name.removesuffix(LABELS) + INSTANCES)
     return file if file.is_file() else None
 
 
-def read_instances(path: Path | ZipMember) -> Tensor:
+def read_instances(path: Path | Member) -> Tensor:
     """Instance numbers, int64 (H, W), 0 = none: what is stored above 1,000 (class id x 1,000 + number).
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segproto.data.archives import ZipMember
+from segproto.data.archives import Member
 from segproto.errors import DataError
 from segproto.files.reading import read_bytes
 
@@ -24,7 +24,7 @@ BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, Arithmeti
           struct.error, zlib.error)  # fmt: skip
 
 
-def read_mat(path: Path | ZipMember, *keys: str) -> NDArray[Any]:
+def read_mat(path: Path | Member, *keys: str) -> NDArray[Any]:
     """The array of the first of these keys that the file has; of SBD's ``GTcls`` the segmentation.
 
     Raises:
@@ -33,7 +33,7 @@ def read_mat(path: Path | ZipMember, *keys: str) -> NDArray[Any]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
-    stored = path.open_binary().read() if isinstance(path, ZipMember) else read_bytes(path, MOST, what="MATLAB file")
+    stored = path.open_binary().read() if isinstance(path, Member) else read_bytes(path, MOST, what="MATLAB file")
     try:
         refuse_nesting(stored)
         content = loadmat(io.BytesIO(stored))

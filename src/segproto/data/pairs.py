@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from segproto.data.archives import ZipMember, file_at, is_folder, leading_into, members_below
+from segproto.data.archives import Member, file_at, is_folder, leading_into, members_below
 from segproto.data.base import Sample, SegmentationDataset, stamp_of
 from segproto.data.images import orientation
 from segproto.data.instances import CITYSCAPES_SIZES, LABELS, instance_file, read_instances
@@ -171,7 +171,7 @@ def read_list(path: Path) -> list[str]:
         DataError: if the file cannot be read, is empty or names an image twice.
     """
     file = file_at(path)
-    if isinstance(file, ZipMember):
+    if isinstance(file, Member):
         names = listed_names(file.open_binary().read().decode("utf-8", "replace").removeprefix("\ufeff"))
     else:
         names = listed_names(read_text(path, what="list of image names"))

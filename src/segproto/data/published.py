@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segproto.data.archives import Tree, ZipMember
+from segproto.data.archives import Member, Tree
 from segproto.data.crops import Crop
 from segproto.data.kind import DataKind
 from segproto.data.labels import LabelMap
@@ -23,7 +23,7 @@ from segproto.errors import DataError
 if TYPE_CHECKING:
     from segproto.data.config import DataConfig
 
-Files = Mapping[str, Path | ZipMember | Crop]
+Files = Mapping[str, Path | Member | Crop]
 LONG_NAMES = {
     "train": "training",
     "val": "validation",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from segproto.data.archives import Tree, ZipMember
+from segproto.data.archives import Member, Tree
 from segproto.data.base import ClassTable
 from segproto.data.classes import EXAMPLES, read_classes
 from segproto.data.crops import potsdam_tiles
@@ -195,13 +195,13 @@ def read_names(tree: Tree, *paths: str, hint: str = "") -> list[str]:
     Raises:
         DataError: there is no such list.
     """
-    lists: list[Path | ZipMember] = []
+    lists: list[Path | Member] = []
     for path in paths:
         folder, _, name = path.rpartition("/")
         lists += [file for before, file in tree.files(folder, name).items() if not before.rpartition("/")[2]]
     file = lists[0] if lists else tree.root / paths[0]
     try:
-        text = file.open_binary().read().decode() if isinstance(file, ZipMember) else read_text(file)
+        text = file.open_binary().read().decode() if isinstance(file, Member) else read_text(file)
     except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: the list of image names cannot be read ({error}){hint}") from None
     files = [PurePosixPath(line.split()[0]) for line in text.splitlines() if line.strip()]

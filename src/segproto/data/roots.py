@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segproto.data.archives import is_archive
 from segproto.errors import DataError
 from segproto.files.reading import require_text_name
 
@@ -43,7 +44,7 @@ def known_root(name: str, variable: str) -> Path | None:
 
 
 def data_root(config: DataConfig, archives: bool = False) -> Path:
-    """The data folder, checked; with ``archives`` it may be a zip archive.
+    """The data folder, checked; with ``archives`` it may be a zip or tar archive.
 
     Raises:
         DataError: if it is not set, holds an unset variable or is no folder.
@@ -53,7 +54,7 @@ def data_root(config: DataConfig, archives: bool = False) -> Path:
     if "$" in str(config.root):
         raise DataError(f"data.root={config.root} holds an environment variable that is not set")
     require_text_name(config.root)
-    if archives and config.root.suffix.lower() == ".zip" and config.root.is_file():
+    if archives and is_archive(config.root):
         return config.root
     if not config.root.is_dir():
         raise DataError(f"data.root={config.root} is not a folder; set data.root=DIR to where the files are")

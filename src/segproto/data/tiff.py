@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segproto.data.archives import ZipMember
+from segproto.data.archives import Member
 from segproto.data.inflate import open_stream
 from segproto.errors import DataError
 from segproto.files.reading import require_ordinary
@@ -28,7 +28,7 @@ BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, Assertion
 
 
 @contextmanager
-def open_tiff(file: Path | ZipMember) -> Iterator[TiffFile]:
+def open_tiff(file: Path | Member) -> Iterator[TiffFile]:
     """An open TIFF; no other file is opened with it, whatever its metadata name.
 
     Raises:
@@ -43,7 +43,7 @@ def open_tiff(file: Path | ZipMember) -> Iterator[TiffFile]:
         raise DataError(f"{file}: cannot be read as a TIFF ({reason})") from error
 
 
-def bare_tiff(file: Path | ZipMember) -> TiffFile:
+def bare_tiff(file: Path | Member) -> TiffFile:
     """The same without a block, to be kept open; what is wrong with the file comes as one of :data:`BROKEN`.
 
     Raises:
@@ -51,7 +51,7 @@ def bare_tiff(file: Path | ZipMember) -> TiffFile:
     """
     import tifffile
 
-    if not isinstance(file, ZipMember):
+    if not isinstance(file, Member):
         require_ordinary(file, what="TIFF")
     return tifffile.TiffFile(open_stream(file), is_ome=False, is_mmstack=False, is_ndtiff=False)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segproto.data.archives import ZipMember
+from segproto.data.archives import Member
 from segproto.data.tiff import BROKEN, MAX_BYTES, bare_tiff
 from segproto.errors import DataError
 from segproto.files.reading import open_file
@@ -38,14 +38,14 @@ PLACE = (33550, 33922, 34264)  # GeoTIFF's scale, tie points and matrix
 WORLD = (".tfw", ".tifw", ".tiffw", ".wld")
 
 
-def is_tiff(path: Path | ZipMember) -> bool:
+def is_tiff(path: Path | Member) -> bool:
     """Whether an ordinary file, or one in an archive, begins as TIFF and BigTIFF files do."""
-    with path.open_binary() if isinstance(path, ZipMember) else open_file(path, what="picture file") as file:
+    with path.open_binary() if isinstance(path, Member) else open_file(path, what="picture file") as file:
         return file.read(4) in MAGIC
 
 
 @contextmanager
-def tiff_errors(path: Path | ZipMember) -> Iterator[None]:
+def tiff_errors(path: Path | Member) -> Iterator[None]:
     """What damaged files raise in tifffile becomes one line."""
     try:
         yield
@@ -79,7 +79,7 @@ class TiffBands:
             that needs the extra ``tiff``.
     """
 
-    def __init__(self, path: Path | ZipMember, page: int | None = None) -> None:
+    def __init__(self, path: Path | Member, page: int | None = None) -> None:
         self.path = path
         with tiff_errors(path):
             self._tiff = bare_tiff(path)

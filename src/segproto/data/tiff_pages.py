@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segproto.data.archives import Stat, ZipMember
+from segproto.data.archives import Member, Stat
 from segproto.data.tiff_bands import TiffBands, is_tiff
 from segproto.errors import DataError
 
@@ -25,7 +25,7 @@ class Page:
         number: of the page, from 1.
     """
 
-    file: Path | ZipMember
+    file: Path | Member
     number: int
 
     suffix = ".page"
@@ -58,9 +58,9 @@ class Page:
         return values if values.dtype == np.uint8 else values.astype(np.int64)
 
 
-def pages_of(path: Path | ZipMember) -> int:
+def pages_of(path: Path | Member) -> int:
     """How many pictures a file has; 1 if it is no TIFF (or is drawn, and no file at all)."""
-    return TiffBands(path, 1).pages if isinstance(path, Path | ZipMember) and is_tiff(path) else 1
+    return TiffBands(path, 1).pages if isinstance(path, Path | Member) and is_tiff(path) else 1
 
 
 def pages_in(path: Any, pages: int | Literal["all"] | None) -> list[Any]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segproto.data.archives import ZipMember
+from segproto.data.archives import Member
 from segproto.data.base import ClassTable
 from segproto.data.coarse import refuse_names
 from segproto.data.images import read_indices
@@ -168,7 +168,7 @@ def frame(name: str) -> str:
     return re.sub(r"_(leftImg8bit|pred|gt(Fine|Coarse)_labelIds|labelIds)$", "", name)
 
 
-def found_instances(prediction: NDArray[np.int64], target: NDArray[Any], file: Path | ZipMember, size: int) -> Tensor:
+def found_instances(prediction: NDArray[np.int64], target: NDArray[Any], file: Path | Member, size: int) -> Tensor:
     """:func:`segproto.metrics.instances.instance_shares` of one image, with the instances of a file.
 
     Raises:

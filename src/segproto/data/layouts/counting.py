@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segproto.data.archives import ZipMember
+from segproto.data.archives import Member
 from segproto.data.drawn import Drawn
 from segproto.data.images import ColouredMask, open_picture, read_colours, read_stored
 from segproto.data.suffixes import LOSSY_SUFFIXES
@@ -78,7 +78,7 @@ def uniform(stored: NDArray[np.int64] | NDArray[np.uint8]) -> NDArray[np.bool_]:
     return same
 
 
-def count_values(masks: Sequence[Path | ZipMember | Drawn], progress: Progress | None = None) -> Values:
+def count_values(masks: Sequence[Path | Member | Drawn], progress: Progress | None = None) -> Values:
     """Reads all masks; where one is coloured, the colours of all."""
     try:
         return _count(masks, False, progress)
@@ -86,7 +86,7 @@ def count_values(masks: Sequence[Path | ZipMember | Drawn], progress: Progress |
         return _count(masks, True, progress)
 
 
-def _count(masks: Sequence[Path | ZipMember | Drawn], coloured: bool, progress: Progress | None) -> Values:
+def _count(masks: Sequence[Path | Member | Drawn], coloured: bool, progress: Progress | None) -> Values:
     values = Values(coloured=coloured)
     for done, mask in enumerate(masks, 1):
         try:
@@ -103,7 +103,7 @@ def _count(masks: Sequence[Path | ZipMember | Drawn], coloured: bool, progress: 
     return values
 
 
-def palette_of(mask: Path | ZipMember) -> dict[int, int]:
+def palette_of(mask: Path | Member) -> dict[int, int]:
     """Number to colour ``0xRRGGBB`` of a mask with a palette; empty for others, and for palettes of gray."""
     with open_picture(mask) as picture:
         stored = picture.getpalette("RGB") if picture.mode == "P" else None

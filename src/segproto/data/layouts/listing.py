@@ -1,4 +1,4 @@
-"""The files of a folder or of a zip archive, by their path below it."""
+"""The files of a folder or of an archive, by their path below it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segproto.data.archives import MOST, ZipMember, archive
+from segproto.data.archives import MOST, Member, archive
+from segproto.data.layouts.words import split_in
 from segproto.data.suffixes import PICTURE_SUFFIXES
 from segproto.errors import DataError
 from segproto.files.documents import parse_json
 from segproto.files.reading import read_text
 from segproto.files.walking import files_below
 
-File = Path | ZipMember
+File = Path | Member
 # Keys by which JSON of one tool is told from that of another.
 TELLING = ("images", "annotations", "categories", "shapes", "imagePath", "result", "objects", "classTitle", "classes")
 
@@ -26,12 +27,17 @@ class Listing:
     """All files below a root, hidden ones left out.
 
     Attributes:
-        root: a folder or a zip archive.
+        root: a folder or an archive.
         files: path below the root (``a/b.png``) to file, in name order.
     """
 
     root: Path
     files: Mapping[str, File]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the files lie in archives below the root."""
+        return self.root.is_dir() and any(isinstance(file, Member) for file in self.files.values())
 
     @property
     def digest(self) -> str:
@@ -92,16 +98,40 @@ class Listing:
 
 
 def list_files(root: Path) -> Listing:
-    """The listing of a folder or a zip archive.
+    """The listing of a folder or an archive; of a folder of shards (tar archives and no picture) of what these hold.
 
     Raises:
-        DataError: no such folder, no zip archive, or a folder that is there twice by a link.
+        DataError: no such folder, no archive, a folder that is there twice by a link, or a name in two shards.
     """
-    if root.is_dir():
-        files: dict[str, File] = {f"{below}{entry.name}": Path(entry.path) for below, entry in files_below(root)}
+    if not root.is_dir():
+        files: dict[str, File] = {**_members(root)}
     else:
-        files = {name: ZipMember(root, name) for name in archive(root).namelist() if not name.endswith("/")}
+        files = {f"{below}{entry.name}": Path(entry.path) for below, entry in files_below(root)}
+        shards = [name for name in sorted(files) if name.lower().endswith(".tar")]
+        if shards and not any(PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES for name in files):
+            files = {**files, **_of_shards({name: Path(root, name) for name in shards})}
     return Listing(root, {name: files[name] for name in sorted(files) if not _hidden(name)})
+
+
+def _members(path: Path) -> dict[str, Member]:
+    return {name: Member(path, name) for name in archive(path).namelist() if not name.endswith("/")}
+
+
+def _of_shards(shards: Mapping[str, Path]) -> dict[str, Member]:
+    """The files of several archives, below the split that the name of each tells: ``train-0001.tar``, ``val/0.tar``.
+
+    Raises:
+        DataError: two hold a file of one name.
+    """
+    files: dict[str, Member] = {}
+    for name, path in shards.items():
+        told = next((found[0] for part in reversed(PurePosixPath(name).parts) if (found := split_in(part))), None)
+        for member, file in _members(path).items():
+            inside = member if told is None or split_in(member.partition("/")[0]) else f"{told}/{member}"
+            if inside in files:
+                raise DataError(f"{path}: holds {member}, as {files[inside].archive} does; name each image otherwise")
+            files[inside] = file
+    return files
 
 
 def _hidden(name: str) -> bool:

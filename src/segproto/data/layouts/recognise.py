@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,9 @@ def recognise(config: DataConfig, root: Path) -> Finding | None:
 def _findings(root: Path, names: tuple[str, ...], digest: str) -> list[Finding]:
     """What the layouts of these names find, as long as the files are the same."""
     listing = list_files(root)
-    return [finding for name in names if (finding := LAYOUTS.find(name).looks(listing)) is not None]
+    findings = [finding for name in names if (finding := LAYOUTS.find(name).looks(listing)) is not None]
+    # settings say where files lie below the root, and reach into no shard
+    return [replace(finding, settings={}) for finding in findings] if listing.sharded else findings
 
 
 def suggestion(root: Path) -> str:
