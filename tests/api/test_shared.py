@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import Cli
 from PIL import Image
 from training_tiny import free_port, in_processes, process_context
 
@@ -136,7 +137,7 @@ def pictures(folder: Path, count: int = 40) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def mask_all(run: Path, images: Path, out: Path) -> None:
@@ -186,7 +187,7 @@ def test_an_interrupted_prediction_goes_on_with_the_same_masks(
     model = segproto.load(scaleproto_run)
     with torch.no_grad():
         next(model.head.parameters()).mul_(2)
-    with pytest.raises(ConfigError, match="of another model"):
+    with pytest.raises(ConfigError, match="are of another model"):
         api.predict(model, images, out=out, resume=True, quiet=True)
 
 
@@ -223,3 +224,23 @@ def test_images_of_one_size_go_through_the_network_together(scaleproto_run: Path
     assert batches == [1, 4, 1, 2, 2, 1, 1]  # every fifth has another size; chunks of 8
     for file in files:
         assert float((found[file] == model.predict(file)).float().mean()) > 0.99
+
+
+def test_the_images_of_a_folder_are_explained(scaleproto_run: Path, tmp_path: Path, cli: Cli) -> None:
+    images, out = pictures(tmp_path / "images", 3), tmp_path / "why"
+    (images / "bad.png").write_bytes(b"no picture")
+    answer = cli("explain", scaleproto_run, images, "--out", out, "-q")
+    assert answer.code == 1
+    assert "3 images explained" in answer.out
+    assert "bad.png" in answer.err
+    (images / "bad.png").unlink()
+    alone = tmp_path / "alone"
+    api.explain(scaleproto_run, images / "001.png", out=alone)
+    assert contents(out / "001") == contents(alone)
+    (out / "002" / "index.html").unlink()
+    kept = (out / "001" / "index.html").stat().st_ino
+    pages = api.explain_folder(scaleproto_run, images, out=out, resume=True, quiet=True)
+    assert [page.parent.name for page in pages] == ["000", "001", "002"]
+    assert all(page.is_file() for page in pages)
+    assert (out / "001" / "index.html").stat().st_ino == kept
+    assert "go with one image" in cli("explain", scaleproto_run, images, "--out", out, "--region", "0,0,9,9").err

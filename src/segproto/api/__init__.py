@@ -14,7 +14,7 @@ from segproto.api.data import data_init, data_prepare, data_sets, data_submit, d
 from segproto.api.doctor import doctor
 from segproto.api.edit import edit
 from segproto.api.evaluate import evaluate
-from segproto.api.explain import explain
+from segproto.api.explain import explain, explain_folder
 from segproto.api.export import export
 from segproto.api.hub import hub_pull, hub_push
 from segproto.api.load import load
@@ -47,6 +47,7 @@ __all__ = [
     "edit",
     "evaluate",
     "explain",
+    "explain_folder",
     "export",
     "given",
     "hub_pull",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, DataError, UnreadableImages
 from segproto.files import place, require_all
 
 if TYPE_CHECKING:
@@ -78,3 +78,69 @@ def explain(
             result.save(Path(out))
             explanation_page(result, Path(out) / "index.html")
     return result
+
+
+def explain_folder(
+    target: PathLike | Segmenter,
+    images: PathLike,
+    *,
+    out: PathLike,
+    stage: str | None = None,
+    max_pixels: int | None = None,
+    bands: Bands | None = None,
+    device: str | None = None,
+    devices: int | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> list[Path]:
+    """:func:`explain` of each image of a folder: maps, JSON and a page in ``out/NAME/``.
+
+    Args:
+        target: a run or model folder, or a loaded model.
+        images: the folder; folders of masks in it are left out.
+        out: folder to write.
+        stage: of a run: the model this stage left.
+        max_pixels: larger images are refused; None = 2^28.
+        bands: as in :func:`explain`.
+        device: as in :func:`evaluate`.
+        devices: processes that share the images, as in :func:`evaluate`.
+        resume: what this model made there stays.
+        quiet: no progress.
+
+    Returns:
+        The pages, in order of the images' names.
+
+    Raises:
+        ConfigError: with ``resume``, if ``out`` holds what another model made.
+        UnreadableImages: at the end: images that are broken; all others are explained.
+    """
+    from segproto.model.together import chunked
+    from segproto.runs.continuing import keep_record
+    from segproto.runs.folder import images_and_masks
+    from segproto.runs.models import ready
+    from segproto.training.progress import Reporter
+    from segproto.training.sharing import shared
+
+    folder = place(out)
+    with shared(devices, device, folder, "go on with the same command and --resume") as share:
+        reporter = Reporter(active=share.first and not quiet)
+        model = ready(target, stage, share.device)
+        pairs = images_and_masks(Path(images), folder, reporter.line)
+        pages = [mask.with_suffix("") / "index.html" for _, mask in pairs]
+        share.do_first(lambda: keep_record(folder, "explain", model, {"bands": bands}, resume))
+        broken: dict[Path, str] = {}
+        own = chunked(len(pairs), share.rank, share.world)
+        with reporter.bar("explain", len(own)) as bar:
+            for done, index in enumerate(own, 1):
+                file, page = pairs[index][0], pages[index]
+                if not (resume and page.exists()):  # it is written last
+                    try:
+                        explain(model, file, out=page.parent, max_pixels=max_pixels, bands=bands)
+                    except DataError as error:
+                        broken[file] = str(error)
+                bar(done, len(own))
+        told = dict(one for part in share.gather(broken) for one in part.items())
+    written = [page for (file, _), page in zip(pairs, pages, strict=True) if file not in told]
+    if told:
+        raise UnreadableImages(told, written)
+    return written

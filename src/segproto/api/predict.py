@@ -91,10 +91,11 @@ def predict(
             the masks are of another model or of other settings; nothing is written.
         UnreadableImages: of a folder, at the end: images that are broken; all others have their mask.
     """
-    from segproto.api.predict_loop import Recorded, Writing, write_all
+    from segproto.api.predict_loop import Writing, settings_of, write_all
     from segproto.data.images import MAX_PIXELS
     from segproto.model.outputs import value_table
     from segproto.model.reading import order_note
+    from segproto.runs.continuing import keep_record
     from segproto.runs.models import ready
     from segproto.training.progress import Reporter
     from segproto.training.sharing import shared
@@ -123,9 +124,9 @@ def predict(
         ]
         views: Views = {"window": window, "scales": scales, "flip": flip}
         writing = Writing(model, rule, bands, values, palette, views, max_pixels or MAX_PIXELS, precision)
-        record = Recorded.of(writing, beside, probabilities_format)
+        settings = settings_of(writing, beside, probabilities_format)
         if [job.file for job in jobs] != several or resume:
-            share.do_first(lambda: record.keep(out, resume))
+            share.do_first(lambda: keep_record(out, "predict", model, settings, resume))
         broken: dict[Path, str] = {}
         with reporter.bar("predict", len(jobs)) as bar:
             for done, (job, error) in enumerate(write_all(writing, jobs, paths, share, skip=resume), 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,10 +16,6 @@ from segproto.api.predict_jobs import Job
 from segproto.data.picture import look_at
 from segproto.data.pixels import PixelRule
 from segproto.errors import ConfigError, DataError
-from segproto.files import write_json
-from segproto.files.documents import read_object
-from segproto.files.keys import shown
-from segproto.model.fingerprint import model_hash
 from segproto.model.ood import predict_scored_to_png
 from segproto.model.outputs import Outputs, with_ones, write_outputs
 from segproto.model.predict import Views
@@ -34,7 +29,6 @@ from segproto.model.windows import evaluating
 if TYPE_CHECKING:
     from segproto.training.sharing import Share
 
-RECORD = ".predict.json"
 WRITERS = 2
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Paths = Mapping[str, Path]
@@ -183,53 +177,15 @@ def _write_alone(writing: Writing, job: Job, paths: Paths) -> None:
             predict_scored_to_png(model, job.image, job.mask, paths["--ood"], **options)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What decides the masks of a folder; kept beside them, so that an interrupted command can go on.
-
-    Attributes:
-        model: its hash.
-        settings: all options that change a file.
-    """
-
-    model: str
-    settings: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, writing: Writing, beside: Paths, form: str) -> Recorded:
-        """Of a command."""
-        views = {key: list(value) if isinstance(value, tuple) else value for key, value in writing.views.items()}
-        settings = {
-            **views,
-            "values": writing.values,
-            "palette": writing.palette,
-            "precision": writing.precision,
-            "bands": None if writing.bands is None else list(writing.bands),
-            "page": writing.rule.page,
-            "beside": {option: str(folder) for option, folder in beside.items()},
-            "probabilities_format": form,
-        }
-        return cls(model_hash(writing.model), settings)
-
-    def keep(self, out: Path, resume: bool) -> None:
-        """Writes it, or with ``resume`` sees that it is the one that is there.
-
-        Raises:
-            ConfigError: the masks there are of another model or of other settings, or nothing says what they are.
-        """
-        file, value = out / RECORD, {"model": self.model, "settings": dict(self.settings)}
-        if not resume:
-            write_json(file, value, "record")
-            return
-        if not file.is_file():
-            raise ConfigError(f"{out}: nothing there says which model made its masks ({RECORD}); leave out --resume")
-        earlier = read_object(file, ConfigError, "leave out --resume, and all masks are made anew")
-        if earlier.get("model") != self.model:
-            raise ConfigError(f"{out}: its masks are of another model; leave out --resume, and all are made anew")
-        before = earlier.get("settings") or {}
-        for key, now in json.loads(json.dumps(value["settings"])).items():
-            if before.get(key) != now:
-                raise ConfigError(
-                    f"{out}: its masks were made with {key} = {shown(before.get(key))}, now it is {shown(now)}; leave "
-                    "out --resume, and all are made anew"
-                )
+def settings_of(writing: Writing, beside: Paths, form: str) -> dict[str, Any]:
+    """All options that change a file."""
+    return {
+        **writing.views,
+        "values": writing.values,
+        "palette": writing.palette,
+        "precision": writing.precision,
+        "bands": writing.bands,
+        "page": writing.rule.page,
+        "beside": {option: str(folder) for option, folder in beside.items()},
+        "probabilities_format": form,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from segproto.cli import analyse, convert, edit, export, info, predict, propose, results, runs, studio
+from segproto.cli import analyse, convert, edit, explain, export, info, predict, propose, results, runs, studio
 from segproto.cli import data as data_sets
 
 # Plain help: importing rich for panels would take half of the 0.5 s that --help may last.
@@ -30,7 +30,7 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
         raise typer.Exit
 
 
-for command in (runs.quickstart, runs.train, results.evaluate, predict.predict, results.explain, results.report):
+for command in (runs.quickstart, runs.train, results.evaluate, predict.predict, explain.explain, results.report):
     app.command()(command)
 app.command()(results.compare)
 app.command()(propose.propose)

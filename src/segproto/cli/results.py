@@ -1,4 +1,4 @@
-"""``evaluate``, ``explain``, ``report`` and ``compare``."""
+"""``evaluate``, ``report`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from segproto.cli.arguments import (
-    Bands,
     DataValues,
     Device,
     Devices,
     Flip,
     Json,
-    MaxPixels,
     Quiet,
     Scales,
     Stage,
-    Target,
     Window,
 )
-from segproto.cli.options import bands as band_list
 from segproto.cli.options import factors, settings, value_kind
 from segproto.cli.show import first_process, percent, print_json, print_table, say
 from segproto.errors import ConfigError
@@ -187,59 +183,6 @@ def print_metrics(figures: dict[str, Any]) -> None:
         say(f"faithfulness: {passes} forward passes on {figures['images_deleted']} images")
     if figures.get("file"):
         say(f"all figures: {figures['file']}")
-
-
-def explain(
-    target: Target,
-    image: Annotated[Path, typer.Argument(help="An image.")],
-    out: Annotated[Path, typer.Option(help="Folder for maps, JSON and index.html.")],
-    stage: Stage = None,
-    region: Annotated[str | None, typer.Option(help="Y0,X0,Y1,X1 in pixels: explain this part only.")] = None,
-    max_pixels: MaxPixels = None,
-    bands: Bands = None,
-    page: Annotated[int | None, typer.Option(min=1, help="Of a TIFF stack, from 1.")] = None,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Show which prototypes decided each pixel of an image."""
-    from segproto import api
-
-    area = parse_region(region)
-    seen: dict[str, Any] = {"region": area, "max_pixels": max_pixels, "bands": band_list(bands), "page": page}
-    why = api.explain(target, image, out=out, stage=stage, device=device, **seen)
-    classes = why.summary()
-    if as_json:
-        print_json({"page": str(out / "index.html"), "classes": classes})
-        return
-    rows = [(row["class_name"], percent(row["area"]), strongest(row, why.unit)) for row in classes]
-    print_table(["class", "pixels %", "strongest evidence"], rows)
-    say(f"Open {out / 'index.html'}")
-
-
-def strongest(row: dict[str, Any], unit: str) -> str:
-    """The two largest contributions to a class, in words."""
-    parts = []
-    for prototype in row["prototypes"][:2]:
-        source = f" from {prototype['source']['image']}" if prototype["source"] else ""
-        parts.append(f"{unit} {prototype['prototype']}{source} {prototype['contribution']:+.2f}")
-    return ", ".join(parts)
-
-
-def parse_region(text: str | None) -> tuple[int, int, int, int] | None:
-    """``Y0,X0,Y1,X1`` to numbers.
-
-    Raises:
-        ConfigError: not four whole numbers with Y0 < Y1 and X0 < X1.
-    """
-    if text is None:
-        return None
-    try:
-        y0, x0, y1, x1 = (int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--region {text}: expected Y0,X0,Y1,X1 in pixels") from error
-    if not (0 <= y0 < y1 and 0 <= x0 < x1):
-        raise ConfigError(f"--region {text}: expected 0 <= Y0 < Y1 and 0 <= X0 < X1")
-    return y0, x0, y1, x1
 
 
 def report(
