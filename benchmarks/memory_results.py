@@ -44,6 +44,7 @@ def jobs(only: list[str], seed: int) -> Iterator[Job]:
     """The runs of a data set, those that others start from first."""
     if "plain" in only:
         yield Job("memory", "memory", [])
+    if "fine" in only:
         yield Job("memory, grid of 8 pixels", "memory", ["encoder.input_scale=2"])
     if "coreset" in only:
         yield Job("memory, 10 % (coreset)", "memory", ["stages.remember.keep=2000"])
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parts = ["plain", "coreset", "neck", "few", "cost"]
+    parts = ["plain", "fine", "coreset", "neck", "few", "cost"]
     parser.add_argument("--only", nargs="+", default=parts, choices=parts)
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()

@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from two_steps import SMALL
+from training_tiny import in_processes
+from two_steps import SMALL, smaller
 
 import segproto
 from segproto.errors import ConfigError, DataError
+from segproto.methods import METHODS
 from segproto.model.memory_head import MemoryBank, MemoryHead
 from segproto.model.segmenter import Segmenter
+from segproto.training import runner
 
 PATCHES = "stages.remember.patches=300"
 
 
-def head(patches: int = 40, classes: int = 5, dim: int = 6) -> MemoryHead:
+def head(patches: int = 40, classes: int = 5, dim: int = 6, balance: float = 0.0) -> MemoryHead:
     torch.manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(patches, dim), dim=1).half()
     frequencies = torch.rand(patches, classes).softmax(1).half()
-    return MemoryHead(MemoryBank(vectors, frequencies, torch.randn(dim), torch.zeros(0, dim), 0), 7, 0.2)
+    return MemoryHead(MemoryBank(vectors, frequencies, torch.randn(dim), torch.zeros(0, dim), 0), 7, 0.2, balance)
 
 
-def test_scores_are_those_of_a_plain_loop_and_shares_add_up() -> None:
-    subject = head()
+@pytest.mark.parametrize("balance", [0.0, 0.5])
+def test_scores_are_those_of_a_plain_loop_and_shares_add_up(balance: float) -> None:
+    subject = head(balance=balance)
     features = torch.randn(2, 6, 3, 4)
     logits = subject(features)
     cells = features.permute(0, 2, 3, 1).flatten(0, 2)
     classes = torch.arange(len(cells)) % 5
     shares = subject.contributions(cells, classes)
+    votes = subject.bank.frequencies.double()
+    if balance:
+        weighed = [y / votes.mean(0) ** balance for y in votes]
+        votes = torch.stack([row / row.sum() for row in weighed])
     bank, flat = subject.bank, logits.permute(0, 2, 3, 1).flatten(0, 2)
     for n, cell in enumerate(cells.double()):
         x = cell - bank.mean.double()
         cosines = bank.vectors.double() @ (x / x.norm())
         order = cosines.argsort(descending=True)[:7]
         weights = (cosines[order] / 0.2).softmax(0)
-        expected = weights @ bank.frequencies[order].double()
+        expected = weights @ votes[order]
         assert torch.allclose(flat[n].double(), expected, atol=1e-5)
-        own = weights * bank.frequencies[order, classes[n]].double()
+        own = weights * votes[order, classes[n]]
         assert torch.allclose(shares.prototypes[n, order].double(), own, atol=1e-5)
         assert int((shares.prototypes[n] != 0).sum()) <= 7
         assert float(shares.prototypes[n].sum()) == pytest.approx(float(flat[n, classes[n]]), rel=1e-5)
@@ -125,3 +134,47 @@ def test_a_class_without_a_labelled_pixel_is_named(tmp_path: Path) -> None:
         segproto.train(
             "memory/scenes", out=tmp_path / "run", overrides=[*SMALL, PATCHES, "data.scenes.num_train=1"], quiet=True
         )
+
+
+def fitted(folder: Path, settings: tuple[str, ...]) -> None:
+    torch.set_num_threads(1)
+    runner.run(METHODS["memory"], smaller("memory", *settings), folder, quiet=True)
+
+
+def test_two_processes_remember_what_one_does(tmp_path: Path) -> None:
+    settings = ("data.scenes.num_train=13", "stages.remember.patches=60", "stages.remember.remove_position=2")
+    settings += ("model.neighbours=5",)
+    fitted(tmp_path / "one", settings)
+    in_processes(2, fitted, tmp_path / "two", settings)
+    one, two = (Segmenter.load(tmp_path / name) for name in ("one", "two"))
+    assert one.provenance == two.provenance
+    assert one.patches == two.patches
+    assert one.head.describe() == two.head.describe()
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+
+
+def test_faiss_finds_nearly_the_same_patches_and_says_how_many(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    segproto.train("memory/scenes", out=tmp_path / "run", overrides=[*SMALL, PATCHES, "model.search=faiss"], quiet=True)
+    result = json.loads((tmp_path / "run" / "stages" / "remember" / "result.json").read_text())
+    model = Segmenter.load(tmp_path / "run")
+    assert isinstance(model.head, MemoryHead)
+    assert model.head.search == "faiss"
+    assert 0.9 < result["search_recall"] <= 1
+    features = torch.randn(1, model.encoder.num_features, 6, 6)
+    approximate = model.head(features)
+    model.head.search = "exact"
+    assert torch.allclose(approximate, model.head(features), atol=0.02)
+    model.head.search = "faiss"
+    why = segproto.explain(model, np.zeros((50, 40, 3), np.uint8))
+    assert why.completeness_error() <= 1e-5
+
+
+def test_without_faiss_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ConfigError, match=r"pip install 'segproto\[faiss\]'"):
+        segproto.train(
+            "memory/scenes", out=tmp_path / "run", overrides=[*SMALL, PATCHES, "model.search=faiss"], quiet=True
+        )
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segproto.prototypes import retrieval
+from segproto.prototypes.approximate import ApproximateIndex, search_recall
 from segproto.prototypes.retrieval import (
     cell_frequencies,
     choose_cells,
@@ -121,3 +122,29 @@ def test_directions_of_places_are_found_and_orthonormal() -> None:
     assert torch.allclose(direction @ direction.T, torch.eye(2), atol=1e-5)
     assert float((direction[0] @ F.normalize(ramp[-1], dim=0)).abs()) > 0.99
     assert position_directions(means, torch.zeros(9), 2).shape == (0, 6)
+
+
+def test_a_balanced_draw_prefers_what_is_rare_in_all_images() -> None:
+    """Of two cells one is drawn: with odds 1 / sqrt(0.01) against 1 / sqrt(0.81), 10 : 1.11."""
+    frequencies, usable = torch.eye(2), torch.ones(2, dtype=torch.bool)
+    shares = torch.tensor([0.81, 0.01])
+    draws = [choose_cells(frequencies, usable, 1, torch.Generator().manual_seed(s), shares) for s in range(2000)]
+    assert abs(sum(int(draw[0]) for draw in draws) / 2000 - 0.9) < 0.02
+    few = choose_cells(frequencies, torch.tensor([True, False]), 2, torch.Generator(), shares)
+    assert few.tolist() == [0]
+
+
+def test_an_inverted_file_finds_nearly_all_neighbours() -> None:
+    pytest.importorskip("faiss")
+    torch.manual_seed(0)
+    centres = torch.randn(50, 16)
+    keys = torch.nn.functional.normalize(centres.repeat(100, 1) + 0.5 * torch.randn(5000, 16), dim=1)
+    index = ApproximateIndex(keys.half())
+    queries = torch.nn.functional.normalize(centres + 0.5 * torch.randn(50, 16), dim=1)
+    exact, found = nearest_patches(queries, keys.half(), 10), index.nearest(queries, 10)
+    hits = (exact.patch[:, :, None] == found.patch[:, None, :]).any(2).float().mean()
+    assert 0.9 < float(hits) <= 1
+    assert torch.allclose(exact.similarity[:, 0], found.similarity[:, 0], atol=1e-3)
+    assert 0.9 < search_recall(index, 10) <= 1
+    index.index.nprobe = 1
+    assert search_recall(index, 10) < 0.9

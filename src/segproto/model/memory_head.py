@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
 
 from segproto.errors import ConfigError
 from segproto.model.head import Contributions, Head, HeadDescription
+from segproto.prototypes.approximate import ApproximateIndex
 from segproto.prototypes.bank import Bank
-from segproto.prototypes.retrieval import Neighbours, embed_cells, nearest_patches, vote_shares
+from segproto.prototypes.retrieval import Neighbours, class_votes, embed_cells, nearest_patches, vote_shares
+
+Search = Literal["exact", "faiss"]
 
 
 class MemoryBank(Bank):
@@ -68,12 +73,15 @@ class MemoryHead(Head):
     """A cell's score of class c is ``sum_i w_i y_ic`` over its k nearest patches, ``w = softmax(cosine / T)``.
 
     Scores are between 0 and 1 and add up to 1 over classes. The shares ``w_i y_ic`` are the explanation: they add up
-    to the score exactly.
+    to the score exactly. With ``balance`` a patch's labels are weighed first, see
+    :func:`segproto.prototypes.retrieval.class_votes`.
 
     Args:
         bank: the memory.
         neighbours: k.
         temperature: T.
+        balance: of the labels of mixed patches; 0 = as they are.
+        search: ``exact``, or approximately by ``faiss`` (an extra).
     """
 
     kind = "memory"
@@ -83,31 +91,60 @@ class MemoryHead(Head):
     remembers = True
     bank: MemoryBank
 
-    def __init__(self, bank: MemoryBank, neighbours: int = 30, temperature: float = 0.07) -> None:
+    def __init__(
+        self,
+        bank: MemoryBank,
+        neighbours: int = 30,
+        temperature: float = 0.07,
+        balance: float = 0.0,
+        search: Search = "exact",
+    ) -> None:
         super().__init__()
         self.bank = bank
         self.num_classes = bank.num_classes
-        self.neighbours, self.temperature = neighbours, temperature
+        self.neighbours, self.temperature, self.balance = neighbours, temperature, balance
+        self.search: Search = search
+        self.index: ApproximateIndex | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy builds its own index when it needs one."""
+        return {**self.__dict__, "index": None}
+
+    def with_bank(self, bank: MemoryBank) -> MemoryHead:
+        """A head that looks patches of another memory up in the same way."""
+        return MemoryHead(bank, self.neighbours, self.temperature, self.balance, self.search)
 
     def forward(self, features: Tensor) -> Tensor:
         neighbours = self.look_up(cells_of(features))
-        weights = vote_shares(neighbours.similarity, self.temperature)
+        class_weights, sums = class_votes(self.bank.frequencies, self.balance)
+        weights = vote_shares(neighbours.similarity, self.temperature) / sums[neighbours.patch]
         # embedding_bag sums the k label rows of each cell without making them (N, k, C)
         scores = torch.nn.functional.embedding_bag(
             neighbours.patch, self.bank.frequencies.float(), mode="sum", per_sample_weights=weights
         )
-        return scores.view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
+        return (scores * class_weights).view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
 
     def look_up(self, cells: Tensor) -> Neighbours:
-        """The nearest patches of cell features (N, D)."""
-        return nearest_patches(self.bank.embed(cells), self.bank.vectors, min(self.neighbours, len(self.bank.vectors)))
+        """The nearest patches of cell features (N, D).
+
+        Raises:
+            ConfigError: they are searched by faiss, which is not installed.
+        """
+        queries, keys = self.bank.embed(cells), self.bank.vectors
+        k = min(self.neighbours, len(keys))
+        if self.search == "exact":
+            return nearest_patches(queries, keys, k)
+        if self.index is None or self.index.keys is not keys:
+            self.index = ApproximateIndex(keys)
+        return self.index.nearest(queries, k)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         """The share ``w_i y_ic`` of each of the k patches; all others have none, and nothing is left over."""
         neighbours = self.look_up(features)
-        own = self.bank.frequencies.float()[neighbours.patch, classes[:, None]]
-        shares = vote_shares(neighbours.similarity, self.temperature) * own
-        out = shares.new_zeros(len(features), self.bank.num_prototypes).scatter(1, neighbours.patch, shares)
+        class_weights, sums = class_votes(self.bank.frequencies, self.balance)
+        own = self.bank.frequencies.float()[neighbours.patch, classes[:, None]] * class_weights[classes][:, None]
+        shares = vote_shares(neighbours.similarity, self.temperature) * own / sums[neighbours.patch]
+        out = shares.new_zeros(len(features), self.bank.num_prototypes).scatter_add(1, neighbours.patch, shares)
         return Contributions(out, None, shares.new_zeros(len(features)))
 
     def select(self, keep: Tensor, *, into: Tensor | None = None, renormalise: bool = False) -> list[int]:
@@ -127,6 +164,8 @@ class MemoryHead(Head):
             "blocks": self.bank.blocks,
             "neighbours": self.neighbours,
             "temperature": self.temperature,
+            "balance": self.balance,
+            "search": self.search,
         }
 
     @classmethod
@@ -140,7 +179,8 @@ class MemoryHead(Head):
             torch.zeros(value["removed"], dim),
             value["blocks"],
         )
-        return cls(bank, value["neighbours"], value["temperature"])
+        balance, search = value.get("balance", 0.0), value.get("search", "exact")  # older models have neither
+        return cls(bank, value["neighbours"], value["temperature"], balance, search)
 
 
 def empty_memory(dim: int, num_classes: int) -> MemoryBank:

@@ -38,6 +38,7 @@ def image_cells(
     count: int,
     labelled: float,
     seed: int,
+    shares: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """What one image adds to a memory: its remembered cells, and sums over all its labelled cells.
 
@@ -50,6 +51,7 @@ def image_cells(
         count: at most so many cells are remembered.
         labelled: a cell with a smaller share of labelled pixels is not.
         seed: of the draw.
+        shares: (C,) of the classes in all images, see :func:`segproto.prototypes.retrieval.choose_cells`.
 
     Returns:
         ``features`` (n, D) with normalised layers, ``frequencies`` (n, C), ``cell`` (n, 2), ``grid`` and ``size`` (2,),
@@ -60,7 +62,7 @@ def image_cells(
     cells = normalise_layers(cells_of(features), blocks)
     frequencies, known = cell_frequencies(mask, grid, num_classes)
     usable = known >= labelled
-    index = choose_cells(frequencies, usable, count, torch.Generator().manual_seed(seed))
+    index = choose_cells(frequencies, usable, count, torch.Generator().manual_seed(seed), shares)
     return {
         "features": cells[index],
         "frequencies": frequencies[index],
@@ -160,7 +162,7 @@ def with_images(
         if progress is not None:
             progress(index + 1, len(dataset))
     larger = MemoryBank(torch.cat(vectors), torch.cat(frequencies), bank.mean, bank.removed, bank.blocks)
-    grown = MemoryHead(larger, head.neighbours, head.temperature)
+    grown = head.with_bank(larger)
     provenance = replace(provenance, sources=tuple(sources))
     card = copy.deepcopy(model.card)
     out = Segmenter(model.encoder, grown, classes, provenance, patches, card, model.forgotten, model.input_size)

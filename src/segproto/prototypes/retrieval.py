@@ -99,6 +99,26 @@ def vote_shares(similarity: Tensor, temperature: float) -> Tensor:
     return (similarity.float() / temperature).softmax(1)
 
 
+def class_votes(frequencies: Tensor, balance: float) -> tuple[Tensor, Tensor]:
+    """How the labels of mixed patches are weighed, so that what is small beside what is large is not outvoted.
+
+    A patch votes with ``y_ic r_c / s_i`` instead of ``y_ic``, with ``r_c = p_c^-balance``, p the mean of y over the
+    memory, and ``s_i = sum_c y_ic r_c``: its votes still sum to 1, and a patch of one class votes as before.
+
+    Args:
+        frequencies: (P, C) y.
+        balance: 0 = labels as they are (published).
+
+    Returns:
+        r (C,) and s (P,), float32.
+    """
+    y = frequencies.float()
+    if not balance:
+        return y.new_ones(y.shape[1]), y.new_ones(len(y))
+    weights = y.mean(0).clamp_min(1e-6).pow(-balance)
+    return weights, (y @ weights).clamp_min(1e-12)
+
+
 def cell_frequencies(labels: Tensor, grid: tuple[int, int], num_classes: int) -> tuple[Tensor, Tensor]:
     """Class frequencies of the labelled pixels of each cell.
 
@@ -135,22 +155,32 @@ def rarity(frequencies: Tensor) -> Tensor:
     return holds.float() @ holds.sum(0).float()
 
 
-def choose_cells(frequencies: Tensor, usable: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The ``count`` cells of an image to remember: those whose :func:`rarity`, times a uniform number, is least.
+def choose_cells(
+    frequencies: Tensor, usable: Tensor, count: int, generator: torch.Generator, shares: Tensor | None = None
+) -> Tensor:
+    """The ``count`` cells of an image to remember: rare classes keep theirs, common ones are thinned at random.
 
-    Rare classes keep their cells, and common ones are thinned at random.
+    As published, those whose :func:`rarity`, times a uniform number, is least. With ``shares`` each cell is drawn with
+    odds in proportion to ``sum_c y_c / sqrt(shares_c)``: what is rare is told by all images instead of this one
+    (drawn without repetition by exponential keys; Efraimidis and Spirakis 2006).
 
     Args:
         frequencies: (N, C).
         usable: (N,) bool.
         count: at most so many.
         generator: of the uniform numbers, on the CPU.
+        shares: (C,) of each class in the pixels of all images; None = as published.
 
     Returns:
         (n,) int64 indices, ascending; n <= count.
     """
     draw = torch.rand(len(frequencies), generator=generator).to(frequencies.device)
-    score = (rarity(frequencies) * draw).masked_fill(~usable, torch.inf)
+    if shares is None:
+        score = rarity(frequencies) * draw
+    else:
+        odds = frequencies @ shares.to(frequencies).clamp_min(1e-6).rsqrt()
+        score = -draw.clamp_min(1e-30).log() / odds.clamp_min(1e-30)
+    score = score.masked_fill(~usable, torch.inf)
     chosen = score.argsort(stable=True)[: min(count, int(usable.sum()))]
     return chosen.sort().values
 

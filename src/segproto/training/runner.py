@@ -241,6 +241,7 @@ def open_cache(job: Job, dataset: SegmentationDataset, flips: bool) -> FeatureCa
     """The cached features under ``$SEGPROTO_CACHE`` or in the run; all processes make what is not there yet."""
     root = cache_root() or job.out / "cache"
     encoder, device = job.segmenter.encoder, job.fabric.device
+    flips = flips or cached(encoder, dataset, root, True)  # a cache of another method's holds the plain ones, too
     if job.fabric.global_rank == 0 and not cached(encoder, dataset, root, flips):
         words = caching_words(encoder, dataset, flips, device)
         if words is not None:

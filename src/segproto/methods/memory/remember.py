@@ -18,9 +18,13 @@ from segproto.model.fingerprint import encoder_hash
 from segproto.model.memory_head import MemoryBank, MemoryHead
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.remembering import image_cells, patch_sources, picture_name, sums_by_place
+from segproto.prototypes.approximate import ApproximateIndex, require_faiss, search_recall
 from segproto.prototypes.retrieval import embed_cells, position_directions, spread_subset
+from segproto.training.class_weights import count_pixels
+from segproto.training.devices import on_first
 from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import load_result, map_images, result_path
+from segproto.training.progress import current
 from segproto.training.stage import Procedure, StageContext
 
 KEYS = {"features", "frequencies", "cell", "grid", "size", "picture", "sum", "count"}  # of an image, on disk
@@ -29,7 +33,12 @@ KEYS = {"features", "frequencies", "cell", "grid", "size", "picture", "sum", "co
 def remember_stage(name: str, config: RememberConfig, model: MemoryModel) -> Procedure:
     """Balazevic et al. 2023, section 3: the memory is filled."""
     words = "training patches are remembered with their labels; nothing is learned"
-    return Procedure(name, lambda context: remember(context, config, model), words=words)
+
+    def check(context: StageContext) -> None:
+        if model.search == "faiss":
+            require_faiss()
+
+    return Procedure(name, lambda context: remember(context, config, model), words=words, check=check)
 
 
 class Remembered(NamedTuple):
@@ -66,12 +75,13 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     require_memory(config.patches, model.encoder.num_features, model.classes.num_classes)
     blocks = layer_blocks(model.encoder, config)
     per_image = -(-config.patches // len(dataset))  # an image's part of the memory
+    shares = class_shares(context) if config.draw == "balanced" else None
 
     def look(index: int, sample: Sample) -> dict[str, Tensor]:
         features = sample_features(model, sample, index, context.train_cache)
         seed = context.recipe.train.seed + index
         num_classes = model.classes.num_classes
-        cells = image_cells(model, sample, features, num_classes, blocks, per_image, config.labelled, seed)
+        cells = image_cells(model, sample, features, num_classes, blocks, per_image, config.labelled, seed, shares)
         if config.remove_position:
             cells |= sums_by_place(model, sample, features, blocks, config.labelled)
         return cells
@@ -95,12 +105,32 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
             f"model.neighbours = {lookup.neighbours}: the memory has only {bank.num_prototypes} patches; "
             "use fewer neighbours or more images"
         )
-    model.head = MemoryHead(bank, lookup.neighbours, lookup.temperature).to(fabric.device)
+    head = MemoryHead(bank, lookup.neighbours, lookup.temperature, lookup.balance, lookup.search)
+    model.head = head.to(fabric.device)
     model.provenance, model.patches = sources(context, gathered, kept)
     fabric.barrier()
     if fabric.global_rank == 0:
         forget_files(dataset, folder)
-    return {"prototypes_start": gathered_count, "prototypes": bank.num_prototypes, "images_remembered": len(dataset)}
+    figures = {"prototypes_start": gathered_count, "prototypes": bank.num_prototypes, "images_remembered": len(dataset)}
+    if head.search == "faiss":
+        head.index = ApproximateIndex(head.bank.vectors)
+        figures["search_recall"] = round(search_recall(head.index, min(head.neighbours, bank.num_prototypes - 1)), 4)
+        current().line(f"faiss finds {100 * figures['search_recall']:.1f} % of the {head.neighbours} nearest patches")
+    return figures
+
+
+def class_shares(context: StageContext) -> Tensor:
+    """(C,) the share of each class in the labelled pixels of the training images; the first process counts for all."""
+    counted: list[list[float]] = []
+
+    def count() -> None:
+        with current().bar("count the pixels of each class", len(context.train_set)) as bar:
+            pixels = count_pixels(context.train_set, bar)[0].double()
+        counted.append((pixels / pixels.sum().clamp_min(1)).tolist())
+
+    on_first(context.fabric, count)
+    shares = context.fabric.broadcast(counted) if context.fabric.world_size > 1 else counted
+    return torch.tensor(shares[0], dtype=torch.float32)
 
 
 def layer_blocks(encoder: Any, config: RememberConfig) -> int:
@@ -160,8 +190,9 @@ def require_memory(patches: int, dim: int, num_classes: int) -> None:
     room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     bytes_per_cell = 4 * dim + 2 * dim + 4 * num_classes  # float32 while it is gathered, 16 bits afterwards, labels
     if patches * bytes_per_cell > room:
+        needed = patches * bytes_per_cell / 2**30
         raise ConfigError(
-            f"model.patches = {patches}: of {dim} numbers each, they need {patches * bytes_per_cell / 2**30:.0f} GiB; "
+            f"stages.remember.patches = {patches}: of {dim} numbers each, they need {needed:.0f} GiB; "
             f"{room // bytes_per_cell} fit this machine"
         )
 
