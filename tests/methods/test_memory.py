@@ -106,6 +106,14 @@ def test_features_of_a_trained_model_are_taken_behind_its_neck(blackbox_run: Pat
     assert torch.equal(trained.eval().features(image), memory.features(image))
 
 
+def test_settings_of_another_encoder_than_that_one_starts_from_are_refused(blackbox_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"encoder.width=6: with train.start=.* has width = \d+; leave this"):
+        segproto.train(
+            "memory/scenes", out=tmp_path / "own", start=blackbox_run, overrides=["encoder.width=6"], quiet=True
+        )
+    assert not (tmp_path / "own").exists()
+
+
 def test_a_coreset_keeps_every_class(run: Path, tmp_path: Path) -> None:
     segproto.train(
         "memory/scenes", out=tmp_path / "small", overrides=[*SMALL, PATCHES, "stages.remember.keep=60"], quiet=True

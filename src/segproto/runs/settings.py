@@ -84,8 +84,25 @@ def checked(given: RecipeDict, recipe: object, overrides: Sequence[str] = ()) ->
     value = apply_overrides(given, overrides, method.recipe)
     start = value.get("train", {}).get("start")
     if method.starts_from_any_encoder and start is not None:
-        value["encoder"] = encoder_of(Path(start)) | {"frozen": True}
+        own = encoder_of(Path(start)) | {"frozen": True}
+        refuse_other_encoder(value["encoder"], own, overrides, start)
+        value["encoder"] = own
     return method, validate_recipe(value, method.recipe)
+
+
+def refuse_other_encoder(asked: RecipeDict, own: RecipeDict, overrides: Sequence[str], start: object) -> None:
+    """Refuses settings of another encoder than that of the model one starts from, which would be left unread.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    for item in overrides:
+        key = item.partition("=")[0].removeprefix("encoder.")
+        if item.startswith("encoder.") and key in own and own[key] is not None and asked.get(key) != own[key]:
+            raise ConfigError(
+                f"{item}: with train.start={start} features are those of that model's encoder, which has "
+                f"{key} = {own[key]}; leave this setting out, or start from another model"
+            )
 
 
 def encoder_of(start: Path) -> dict[str, Any]:
