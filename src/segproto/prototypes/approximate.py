@@ -76,7 +76,7 @@ def search_recall(index: ApproximateIndex, k: int, count: int = 500) -> float:
         k: neighbours, less than M.
         count: keys that are looked up, spread over all.
     """
-    picked = torch.linspace(0, len(index.keys) - 1, min(count, len(index.keys))).long().unique().to(index.keys.device)
+    picked = torch.arange(0, len(index.keys), max(1, len(index.keys) // count), device=index.keys.device)[:count]
     queries = index.keys[picked].float()
     exact, found = nearest_patches(queries, index.keys, k + 1).patch, index.nearest(queries, k + 1).patch
     hits = (exact[:, :, None] == found[:, None, :]).any(2) & (exact != picked[:, None])

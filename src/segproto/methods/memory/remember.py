@@ -91,7 +91,8 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     fabric.barrier()
     gathered = gather(dataset, folder)
     require_labels(gathered, model)
-    mean = gathered.mean if config.centre else torch.zeros_like(gathered.mean)
+    centre = blocks > 0 if config.centre is None else config.centre
+    mean = gathered.mean if centre else torch.zeros_like(gathered.mean)
     removed = position_directions(gathered.places, gathered.counts, config.remove_position)
     vectors = embed_cells(gathered.features, 0, mean, removed).half()
     bank = MemoryBank(vectors, gathered.frequencies.half(), mean, removed, blocks)
@@ -111,7 +112,11 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     fabric.barrier()
     if fabric.global_rank == 0:
         forget_files(dataset, folder)
-    figures = {"prototypes_start": gathered_count, "prototypes": bank.num_prototypes, "images_remembered": len(dataset)}
+    figures: Figures = {
+        "prototypes_start": gathered_count,
+        "prototypes": bank.num_prototypes,
+        "images_remembered": len(dataset),
+    }
     if head.search == "faiss":
         head.index = ApproximateIndex(head.bank.vectors)
         figures["search_recall"] = round(search_recall(head.index, min(head.neighbours, bank.num_prototypes - 1)), 4)
