@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -67,13 +68,26 @@ class WhatIf:
     def cells_of(self, features: Tensor) -> Tensor:
         """Features (1, F, h, w) to what is kept of them: activations where these are enough to answer by."""
         head = self.model.head
-        if head.bank is None:
+        if not self.answers:
             return features
-        activations = head.activations(head.cell_features(features))
-        return features if head.from_activations(activations) is None else activations
+        return head.activations(head.cell_features(features))
+
+    @cached_property
+    def answers(self) -> bool:
+        """Whether the head answers by activations alone."""
+        bank = self.model.head.bank
+        if bank is None:
+            return False
+        with torch.no_grad():
+            none = torch.zeros(1, bank.num_prototypes, 1, 1, device=bank.class_of.device)
+            return self.model.head.from_activations(none) is not None
 
     def add(self, name: str, features: Tensor, mask: Tensor) -> None:
-        """Takes one image in.
+        """Takes one image in; arguments as :meth:`keep`."""
+        self.images.append(self.keep(name, features, mask))
+
+    def keep(self, name: str, features: Tensor, mask: Tensor) -> Kept:
+        """What is kept of one image.
 
         Args:
             name: of the image.
@@ -88,7 +102,7 @@ class WhatIf:
         above = field.cell_rows().to(cells.device)
         index = above[:, None] * (classes + 1) + labels.long()
         rows = torch.bincount(index.flatten(), minlength=cells.shape[-2] * (classes + 1)).view(-1, classes + 1)
-        self.images.append(Kept(name, cells, labels, rows, field.step, field.aligned))
+        return Kept(name, cells, labels, rows, field.step, field.aligned)
 
     @torch.no_grad()
     def grids(self, head: Head, kept: Sequence[int] | None = None) -> list[Tensor]:
@@ -102,12 +116,12 @@ class WhatIf:
 
     def answer(self, head: Head, cells: Tensor, kept: Sequence[int] | None) -> Tensor:
         """What is kept of images, (B, P or F, h, w), to logits (B, C, h, w)."""
-        if self.model.head.bank is None:
-            logits: Tensor = head(cells)
+        if self.answers:
+            logits = head.from_activations(cells if kept is None else cells[:, list(kept)])
+            assert logits is not None  # an edited head is of the same kind
             return logits
-        chosen = cells if kept is None else cells[:, list(kept)]
-        from_activations = head.from_activations(chosen) if chosen.shape[1] == head_prototypes(head) else None
-        return head(cells) if from_activations is None else from_activations
+        answer: Tensor = head(cells)
+        return answer
 
     def count(self, head: Head, kept: Sequence[int] | None = None) -> Tensor:
         """int64 (N, C, C): pixels by true and answered class of every image; arguments as :meth:`grids`."""
@@ -120,11 +134,6 @@ class WhatIf:
     def scores(self, counts: Tensor) -> dict[str, Any]:
         """The figures of :meth:`count`, as of :func:`segproto.evaluation.tally.report`."""
         return report(counts.sum(0), self.classes)
-
-
-def head_prototypes(head: Head) -> int:
-    """How many prototypes a head has."""
-    return 0 if head.bank is None else head.bank.num_prototypes
 
 
 @torch.no_grad()

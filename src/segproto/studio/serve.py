@@ -51,9 +51,12 @@ def serve(
         from segproto.studio.app import Studio, build_app
     except ImportError as error:
         raise ConfigError(f"{MISSING} ({error})") from error
+    import torch
+
     from segproto.studio.jobs import Jobs
     from segproto.studio.state import Side
 
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # requests and images are worked on side by side
     listening = listen(port)
     with listening:
         uploads = Uploads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from segproto.errors import DataError, SegprotoError
 from segproto.evaluation.as_before import AnsweredMasks
 from segproto.evaluation.rescore import EncoderFeatures
 from segproto.evaluation.same_classes import require_same_classes
-from segproto.evaluation.whatif import WhatIf
+from segproto.evaluation.whatif import Kept, WhatIf
 from segproto.model.edit import edited
 from segproto.model.explain import Seen, explained, seen
 from segproto.model.explanation import Explanation, Region
 from segproto.model.predict import whole_pixels
 from segproto.model.segmenter import Segmenter
+from segproto.model.together import in_order
 from segproto.places import cache_root
 from segproto.runs.models import ready
 from segproto.runs.settings import data_config
@@ -121,10 +123,14 @@ class Side:
         """Looks at the validation images; with ``$SEGPROTO_CACHE`` what was seen before is read from there."""
         if self.dataset is None:
             return
-        features = EncoderFeatures(self.model, self.dataset, cache_root())
+        dataset, features = self.dataset, EncoderFeatures(self.model, self.dataset, cache_root())
+
+        def keep(index: int) -> Kept:
+            return self.what_if.keep(dataset.names[index], features.get(index), dataset[index].mask)
+
         try:
-            for index in self.indices:
-                self.what_if.add(self.dataset.names[index], features.get(index), self.dataset[index].mask)
+            for kept in in_order((partial(keep, index) for index in self.indices), workers=2, ahead=4):
+                self.what_if.images.append(kept)
                 self.done += 1
         except SegprotoError as error:
             self.failed = self.no_scores = str(error.args[0]) if error.args else str(error)

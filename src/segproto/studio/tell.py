@@ -145,8 +145,7 @@ def prototype_json(side: Side, prototype: int) -> dict[str, Any]:
 def activations(side: Side, image: Kept) -> Tensor:
     """(P, h, w) of an image that is kept."""
     head = side.model.head
-    as_kept = head.bank is not None and image.cells.shape[1] == head.bank.num_prototypes
-    return image.cells[0] if as_kept else head.activations(head.cell_features(image.cells))[0]
+    return image.cells[0] if side.what_if.answers else head.activations(head.cell_features(image.cells))[0]
 
 
 @torch.no_grad()
