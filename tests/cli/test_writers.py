@@ -126,7 +126,7 @@ def test_a_model_takes_the_place_of_a_model_only(blackbox_run: Path, tmp_path: P
     assert (tmp_path / ".new.old" / "mine").exists()
 
 
-ELSEWHERE = {  # tests/data/: test_published.py, test_layouts.py; tests/studio/test_studio.py; with what they need besides
+ELSEWHERE = {  # in test_published.py, test_layouts.py and test_studio.py; with what they need besides
     ("data prepare", "--root"): ["voc", "--from", "x"],
     ("data init", "--out"): ["."],
     ("studio", "--out"): ["x"],

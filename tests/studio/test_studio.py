@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 import shutil
@@ -15,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from studio_server import studio
 
 from segproto.errors import ConfigError
-from segproto.studio.images import UPLOAD_BYTES, Recent
+from segproto.studio import state
+from segproto.studio.images import UPLOAD_BYTES, Recent, Uploads
 from segproto.studio.jobs import batches
 from segproto.studio.page import ASSETS, asset
 from segproto.studio.security import listen
 from segproto.studio.session import Edits, Session, Sessions, changed
+from segproto.studio.state import Side
+from segproto.studio.tell import probe_json
 
 SESSION = "s=0123456789abcdef"
 OURS = {"X-Segproto": "studio"}
@@ -164,6 +169,23 @@ def test_a_run_whose_images_moved_still_opens(scaleproto_run: Path, tmp_path: Pa
         key = get(url, picture, "POST", next(iter((run / "model" / "prototypes").glob("*.png"))).read_bytes())["key"]
         assert len(get(url, f"probe/{key}?{SESSION}")["best"]) > 100
         assert get(url, f"edit?{SESSION}", "POST", {"kind": "drop", "prototype": 0})["at"] == 1
+
+
+def test_of_a_large_image_a_part_is_explained_and_looked_at_once(
+    scaleproto_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "whole_pixels", lambda model: 5000)
+    monkeypatch.setattr(state, "PART", 2000)
+    buffer = io.BytesIO()
+    Image.effect_noise((120, 90), 80).convert("RGB").save(buffer, "PNG")
+    uploads = Uploads()
+    side, key = Side(scaleproto_run, uploads), uploads.add(buffer.getvalue(), "large.png")
+    assert probe_json(side, key, (0, 0, 90, 120), Edits())["large"]
+    part = (20, 30, 60, 80)
+    told = probe_json(side, key, part, Edits())
+    assert len(told["best"]) == told["grid"][0] * told["grid"][1]
+    assert side.seen(key, (30, 40, 50, 60)) is side.seen(key, part)
+    assert side.seen(key, (0, 0, 40, 50)) is not side.seen(key, part)
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:

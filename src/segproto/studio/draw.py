@@ -69,7 +69,8 @@ def layer(side: Side, name: str, key: str, region: Region, edits: Edits) -> tupl
         return transparent(paint(mask[y0:y1, x0:x1], side.model.classes.colours))
     if name not in LAYERS:
         raise DataError(f"{name!r} is no layer")
-    return transparent(LAYERS[name](side.explanation(key, region, edits)))
+    pixels = LAYERS[name](side.explanation(key, region, edits))
+    return (encoded(to_pil(pixels), "jpeg", SIDE), "jpeg") if name == "uncertainty" else transparent(pixels)
 
 
 def winners(explanation: Explanation) -> Tensor:

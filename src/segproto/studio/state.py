@@ -32,6 +32,8 @@ from segproto.runs.settings import data_config
 from segproto.studio.images import Brought, Recent, Uploads
 from segproto.studio.session import Edits
 
+PART = 768 * 768  # pixels: of an image too large to be seen at once, so much is looked at together
+PARTS = 4  # of such images, how many parts are remembered
 AT_ONCE = 300  # validation images that are kept in memory for scores; of more, so many spread over the set
 
 
@@ -95,6 +97,7 @@ class Side:
         self.what_if = WhatIf(self.model, classes)
         self._brought: Recent[Brought] = Recent(4)
         self._seen: Recent[Seen] = Recent(8)
+        self._parts: list[tuple[str, Region, Seen]] = []
         self._changed: Recent[Changed] = Recent(16)
         self._explained: Recent[Explanation] = Recent(6)
         self._counts: Recent[Tensor] = Recent(6)
@@ -202,15 +205,21 @@ class Side:
         picture = look_at(self.brought(key).image, rule=self.model.encoder.pixels)
         return picture.height, picture.width
 
-    def fits(self, height: int, width: int) -> bool:
-        """Whether so much of an image is seen at once."""
-        return height * width <= whole_pixels(self.model)
-
-    def seen(self, key: str, region: Region | None) -> Seen:
-        """What the encoder sees of an image; a region matters only where the whole is too large."""
+    def fits(self, key: str, region: Region) -> bool:
+        """Whether a part of an image is small enough to be explained."""
         height, width = self.size(key)
-        window = None if self.fits(height, width) else region
-        return self._seen.get((key, window), lambda: self._see(key, window))
+        return height * width <= whole_pixels(self.model) or area(region) <= PART
+
+    def seen(self, key: str, region: Region) -> Seen:
+        """What the encoder sees of an image. Where it is too large to be seen at once: of a part around the region."""
+        height, width = self.size(key)
+        if height * width <= whole_pixels(self.model):
+            return self._seen.get((key, None), lambda: self._see(key, None))
+        looked = next((part for part in self._parts if part[0] == key and inside(region, part[1])), None)
+        if looked is None:  # zooming in further takes no new look
+            looked = (key, region, self._seen.get((key, region), lambda: self._see(key, region)))
+            self._parts = [looked, *self._parts][:PARTS]
+        return looked[2]
 
     def _see(self, key: str, region: Region | None) -> Seen:
         image = self.brought(key).image
@@ -232,3 +241,13 @@ class Side:
             return explained(self.changed(edits).model, self.seen(key, region), region)
 
         return self._explained.get((key, region, edits), make)
+
+
+def area(region: Region) -> int:
+    """Pixels of a part of an image."""
+    return (region[2] - region[0]) * (region[3] - region[1])
+
+
+def inside(region: Region, other: Region) -> bool:
+    """Whether a part lies within another one."""
+    return region[0] >= other[0] and region[1] >= other[1] and region[2] <= other[2] and region[3] <= other[3]

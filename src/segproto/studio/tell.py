@@ -106,7 +106,7 @@ def probe_json(side: Side, key: str, region: Region, edits: Edits) -> dict[str, 
     brought, size = side.brought(key), side.size(key)
     told: dict[str, Any] = {"name": brought.name, "key": key, "whole": size, "region": region}
     told |= {"maps": {}, "known": brought.mask is not None}
-    if not side.fits(region[2] - region[0], region[3] - region[1]):
+    if not side.fits(key, region):
         return told | {"large": True}
     return told | renumbered(spots(side.explanation(key, region, edits))[0], side.changed(edits))
 

@@ -23,12 +23,13 @@
   // Shows a part of an image on every side; stay: the same place, seen anew.
   const look = guarded(async (image, part, stay = false) => {
     const mine = ++wanted;
+    const slow = setTimeout(() => { find("#look-note").textContent = "looking \u2026"; find("#look").setAttribute("aria-busy", "true"); }, 500);
     const answers = await Promise.all(models.map(async (_, side) => {
       const more = part ? { side, region: part.join(",") } : { side };
       const told = layers(side, await ask(`probe/${image}`, more));
       await Promise.all([loaded(told.photo), told.prediction && loaded(told.prediction)]);
       return told;
-    }));
+    })).finally(() => { clearTimeout(slow); if (mine === wanted) find("#look").removeAttribute("aria-busy"); });
     if (mine !== wanted) return;
     [key, region, whole] = [image, answers[0].region, answers[0].whole];
     find(".sides").hidden = false;
