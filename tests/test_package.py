@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -76,3 +77,12 @@ def test_the_version_is_one() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert segproto.__version__ == project["version"] == str(citation["version"])
+
+
+@pytest.mark.slow
+def test_benchmarks_check_the_answer_and_print_a_table(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "walk", "--out", str(tmp_path / "rows.json")]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert row["same"]
+    assert f"**{row['ratio']:.3g}x**" in found.stdout
