@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -132,9 +133,18 @@ class PretendedCuda:
             patch.setattr(runner, "make_fabric", lambda config: on_pretended(make_fabric(config)))
             for name in ("_batch", "_log", "_validate", "_save"):
                 patch.setattr(Loop, name, self._phase(name, getattr(Loop, name)))
+            submit = ThreadPoolExecutor.submit
+            patch.setattr(
+                ThreadPoolExecutor, "submit", lambda pool, *call, **options: submit(pool, self._seen, *call, **options)
+            )
             with Functions(self), Operators(self):
                 yield self
             forget_tables()
+
+    def _seen(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls it in a thread of its own, which knows of the GPU too."""
+        with Functions(self), Operators(self):
+            return function(*args, **kwargs)
 
     def _phase(self, name: str, method: Callable[..., None]) -> Callable[..., None]:
         def named(loop: Loop, *args: Any) -> None:
@@ -196,6 +206,8 @@ class Functions(TorchFunctionMode):
         first = args[0] if args else None
         if func is torch.device:
             return func(*args, **kwargs)
+        if func is Tensor.pin_memory:
+            return first
         if func is Tensor.data.__set__ and isinstance(first, OnCuda):
             func(*args)
             first.host = args[1].host

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pretended_cuda import CUDA, OnCuda, PretendedCuda
 from safetensors.torch import load_file
 from two_steps import smaller
 
+from segproto import analyse, edit, evaluate, explain, predict
 from segproto.methods import METHODS
 from segproto.training.runner import run
 from segproto.training.stage import Optimise
@@ -75,6 +79,33 @@ class TestEveryMethod:
         assert weights.keys() == others.keys()
         for key, value in weights.items():
             torch.testing.assert_close(others[key], value, rtol=1e-3, atol=0.02, msg=key)
+
+    def test_predict_and_explain_are_those_of_the_cpu(self, trained: Trained, tmp_path: Path) -> None:
+        picture = torch.randint(0, 256, (32, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        Image.fromarray(picture.numpy()).save(tmp_path / "a.png")
+        masks = {}
+        for device in ("cpu", "cuda"):
+            with PretendedCuda().running() if device == "cuda" else nullcontext():
+                predict(trained.cpu, tmp_path / "a.png", out=tmp_path / device, device=device, quiet=True)
+                explain(trained.cpu, tmp_path / "a.png", out=tmp_path / f"{device}-why", device=device)
+            (mask,) = (tmp_path / device).glob("*.png")
+            masks[device] = np.asarray(Image.open(mask))
+        assert (masks["cpu"] == masks["cuda"]).mean() >= 0.999
+        files = [{p.name for p in (tmp_path / f"{device}-why").rglob("*")} for device in ("cpu", "cuda")]
+        assert files[0] == files[1]
+
+    @pytest.mark.slow
+    def test_metrics_and_edits_are_those_of_the_cpu(self, trained: Trained, tmp_path: Path) -> None:
+        if trained.name not in ("scaleproto", "nonparametric"):
+            pytest.skip("two heads with prototypes stand for all")
+        scores = {}
+        for device in ("cpu", "cuda"):
+            with PretendedCuda().running() if device == "cuda" else nullcontext():
+                scores[device] = evaluate(trained.cpu, device=device, interpretability=True, quiet=True)
+                edit(trained.cpu, out=tmp_path / device, drop=[0], device=device, quiet=True)
+                analyse("patches", trained.cpu, out=tmp_path / f"{device}-patches", device=device, quiet=True)
+        assert scores["cuda"]["miou"] == pytest.approx(scores["cpu"]["miou"], abs=1e-3)
+        assert scores["cuda"].keys() == scores["cpu"].keys()
 
 
 class TestThePretendedGpu:
