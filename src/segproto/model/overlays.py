@@ -130,8 +130,8 @@ def _write_patches(explanation: Explanation, summary: list[dict[str, Any]], fold
     for name in {source["patch"] for source in sources if source["patch"]}:
         if name in explanation.segmenter.patches:
             picture = explanation.segmenter.patches[name]
-            if not picture.startswith(b"\x89PNG"):
-                raise WeightsError(f"{name}: is no PNG, as the model's pictures of patches are; the model is damaged")
+            if not picture.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+                raise WeightsError(f"{name}: is no PNG or JPEG, as the pictures in a model are; the model is damaged")
             write(folder / Path(name).name, picture, "picture")
 
 

@@ -1,0 +1,405 @@
+"""What a GPU is to be seen doing, in one command of under 8 minutes: the numbers of the CPU, and how fast.
+
+    python benchmarks/gpu.py [--device cuda] [--quick] [--only NAME ...] [--seconds 60] [--out gpu.json]
+
+Each section is guarded: one that fails is a line of the table, the others go on, and the exit code is 1. With
+``--quick`` sizes are tiny and few networks are built: ``--device cpu --quick`` tries the command itself in two minutes.
+The EM training reads ``$SEGPROTO_DATA/isbi2012_em`` and is skipped without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from two_steps import smaller
+
+from segproto import predict
+from segproto.data.base import ClassTable
+from segproto.data.batch import Batch
+from segproto.data.build import build_dataset
+from segproto.methods import METHODS
+from segproto.model.segmenter import Segmenter
+from segproto.refine.affinity import affinity, cell_pairs
+from segproto.refine.crf import dense_crf
+from segproto.refine.crf_settings import CRF_SETS
+from segproto.refine.proposals import propose
+from segproto.refine.random_walk import random_walk
+from segproto.runs.catalogue import read_recipe, shipped
+from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
+from segproto.training.runner import run
+from segproto.training.stage import Optimise
+
+Row = tuple[str, str, str]  # what, value, remark
+MEASURED = ("blackbox", "protoseg", "scaleproto", "nonparametric")  # whose losses take any batch
+QUICK = ("em_small", "scenes")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how much.
+
+    Attributes:
+        device: what is measured.
+        quick: tiny sizes.
+        seconds: after which a section begins nothing new.
+        folder: for what runs leave.
+    """
+
+    device: torch.device
+    quick: bool
+    seconds: float
+    folder: Path
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def median_ms(self, call: Callable[[], object], runs: int = 5) -> float:
+        """Milliseconds of the middle one of some calls, after two that do not count."""
+        runs, times = (2, []) if self.quick else (runs, [])
+        for number in range(runs + 2):
+            self.wait()
+            start = time.perf_counter()
+            call()
+            self.wait()
+            times += [time.perf_counter() - start] if number > 1 else []
+        return 1e3 * sorted(times)[len(times) // 2]
+
+
+def on(recipe: Recipe, device: torch.device, precision: str = "32-true") -> Recipe:
+    """The recipe on that device."""
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    train = recipe.train.model_copy(update={"precision": precision, "accelerator": accelerator})
+    return recipe.model_copy(update={"train": train})
+
+
+def first_losses(out: Path) -> dict[str, float]:
+    """The loss of each stage's first step."""
+    found = {}
+    for file in sorted((out / "stages").glob("*/result.json")):
+        value = json.loads(file.read_text())
+        if "loss" in value:
+            found[file.parent.name] = float(value["loss"])
+    return found
+
+
+def equality(s: Setting) -> Iterator[Row]:
+    """Losses of every stage of every method, and the masks of what they left, on both devices."""
+    for name in sorted(METHODS) if not s.quick else ("blackbox", "scaleproto", "nonparametric"):
+        runs = {}
+        for label, device in (("cpu", torch.device("cpu")), ("device", s.device)):
+            runs[label] = s.folder / f"{name}-{label}"
+            run(METHODS[name], on(smaller(name), device), runs[label], quiet=True)
+        cpu, there = (first_losses(runs[label]) for label in ("cpu", "device"))
+        worst = max((abs(there[k] - v) / max(abs(v), 1e-6) for k, v in cpu.items()), default=0.0)
+        yield f"loss, {name}", f"{worst:.1e}", verdict(worst <= 0.01, "largest relative difference of a stage's loss")
+        model, dataset = Segmenter.load(runs["cpu"]), build_dataset(smaller(name).data, "val")
+        own = [model.predict(dataset[i].image) for i in range(len(dataset))]
+        model.to(s.device)
+        same = [(model.predict(dataset[i].image) == mask).float().mean() for i, mask in enumerate(own)]
+        share = float(torch.stack(same).mean())
+        yield f"masks, {name}", f"{100 * share:.3f} %", verdict(share >= 0.999, "equal pixels; at least 99.9 %")
+    yield from gradients(s)
+    tokens = F.interpolate(torch.randn(4, 96, 6, 6), (24, 24)) + 0.3 * torch.randn(4, 96, 24, 24)
+    mine, theirs = propose(tokens).regions, propose(tokens.to(s.device)).regions.cpu()
+    share = float((mine == theirs).float().mean())
+    yield "proposals", f"{100 * share:.3f} %", verdict(share >= 0.999, "equal cells; at least 99.9 %")
+
+
+def verdict(good: bool, words: str) -> str:
+    return words if good else f"FAILED: {words}"
+
+
+def gradients(s: Setting) -> Iterator[Row]:
+    """Gradients of one batch by the same weights, as one vector."""
+    for name in MEASURED:
+        recipe = smaller(name)
+        vectors = []
+        for device in (torch.device("cpu"), s.device):
+            torch.manual_seed(0)
+            step = Step.of(name, recipe, 7, device)
+            batch = random_batch(2, 64, 7, torch.device("cpu")).to(device)
+            step.stage.loss(step.model, batch)["loss"].backward()
+            grads = [p.grad.flatten() for p in step.model.parameters() if p.grad is not None]
+            vectors.append(torch.cat(grads).double().cpu())
+        off = float((vectors[0] - vectors[1]).norm() / vectors[0].norm())
+        yield f"gradients, {name}", f"{off:.1e}", verdict(off <= 1e-3, "relative difference of all gradients")
+
+
+def random_batch(size: int, side: int, classes: int, device: torch.device) -> Batch:
+    """Noise, and masks of blocks of 16 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(size, 3, side, side, generator=generator)
+    grid = torch.randint(0, classes, (size, 1, -(-side // 16), -(-side // 16)), generator=generator).float()
+    masks = F.interpolate(grid, scale_factor=16)[:, 0, :side, :side].long()
+    return Batch(masks=masks, images=images.contiguous(memory_format=torch.channels_last)).to(device)
+
+
+@dataclass
+class Step:
+    """The first optimising stage of a recipe that trains the encoder, as a function of a batch."""
+
+    model: Segmenter
+    stage: Optimise
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def of(cls, method: str, recipe: Recipe, classes: int, device: torch.device) -> Step:
+        table = ClassTable(tuple(map(str, range(classes))), ((0, 0, 0),) * classes)
+        model = METHODS[method].build(recipe, table)
+        stage = next(x for x in METHODS[method].stages(recipe) if isinstance(x, Optimise) and x.steps)
+        if stage.begin is not None:
+            stage.begin(model)
+        model.to(device, memory_format=torch.channels_last)
+        stage.mode(model)
+        groups = stage.parameters(model)
+        trained = {id(p) for group in groups for p in group.params}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        optimizer = torch.optim.Adam([{"params": g.params, "lr": g.lr * 0.01} for g in groups])
+        return cls(model, stage, optimizer)
+
+    def __call__(self, batch: Batch, loss: Callable[..., Any] | None = None, bf16: bool = False) -> None:
+        with torch.autocast(batch.masks.device.type, torch.bfloat16, enabled=bf16):
+            value = (loss or self.stage.loss)(self.model, batch)["loss"]
+        self.optimizer.zero_grad()
+        value.backward()
+        self.optimizer.step()
+        if self.stage.after_step is not None:
+            self.stage.after_step(self.model)
+
+
+def amp(s: Setting) -> Iterator[Row]:
+    """Mixed precision as the runner trains in it; 16-mixed with its gradient scaler."""
+    for precision in ("bf16-mixed", "16-mixed") if s.device.type == "cuda" else ("bf16-mixed",):
+        for name in ("blackbox",) if s.quick else MEASURED:
+            out = s.folder / f"{name}-{precision}"
+            run(METHODS[name], on(smaller(name), s.device, precision), out, quiet=True)
+            losses = first_losses(out)
+            words = ", ".join(f"{stage} {loss:.3f}" for stage, loss in losses.items())
+            yield f"{precision}, {name}", f"{len(losses)} stages", f"losses: {words}"
+
+
+def compiled(s: Setting) -> Iterator[Row]:
+    """The loss through ``torch.compile``, against the plain one: its value, and milliseconds of a step."""
+    side = 64 if s.quick else 256
+    for name in ("blackbox",) if s.quick else ("blackbox", "scaleproto"):
+        torch.manual_seed(0)
+        step, batch = Step.of(name, smaller(name), 7, s.device), random_batch(4, side, 7, s.device)
+        whole = torch.compile(step.stage.loss, backend="aot_eager" if s.quick else "inductor")
+        with torch.no_grad():
+            values = [float(loss(step.model, batch)["loss"]) for loss in (step.stage.loss, whole)]
+        plain, fast = s.median_ms(partial(step, batch)), s.median_ms(partial(step, batch, whole))
+        off = abs(values[1] - values[0]) / abs(values[0])
+        words = verdict(off <= 1e-3, f"plain {plain:.1f} ms; loss differs by {off:.1e}")
+        yield f"compiled step, {name}", f"{fast:.1f} ms", words
+
+
+def steps(s: Setting) -> Iterator[Row]:
+    """A training step of each recipe's network (random weights, bfloat16), beside a black box on the same encoder."""
+    begin, seen = time.perf_counter(), set[str]()
+    for full in sorted(shipped()):
+        method, _, name = full.partition("/")
+        if method not in MEASURED or (s.quick and (name not in QUICK or method == "protoseg")):
+            continue
+        try:
+            value = apply_overrides(read_recipe(full), ["data.root=.", "encoder.pretrained=false"])
+            value["encoder"].pop("weights", None)
+            recipe = validate_recipe(value, METHODS[method].recipe)
+        except Exception as error:  # a recipe that says more about its data than the command knows
+            yield full, "skipped", str(error).splitlines()[0][:90]
+            continue
+        key = f"{method} {recipe.encoder.model_dump_json()}"
+        if key in seen:
+            continue
+        seen.add(key)
+        if time.perf_counter() - begin > s.seconds:
+            yield full, "skipped", f"the section's {s.seconds:.0f} s are over (--seconds)"
+            continue
+        try:
+            yield one_step(s, full, method, recipe)
+        except torch.OutOfMemoryError:
+            yield full, "skipped", "out of memory on this device"
+        except Exception as error:
+            yield full, "FAILED", f"FAILED: {type(error).__name__}: {str(error).splitlines()[0][:90]}"
+        if s.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def one_step(s: Setting, full: str, method: str, recipe: Recipe) -> Row:
+    size, side, classes = (2, 64, 7) if s.quick else (2, 256, 19)
+    step, batch = Step.of(method, recipe, classes, s.device), random_batch(size, side, classes, s.device)
+    if s.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    own = s.median_ms(lambda: step(batch, bf16=True))
+    peak = torch.cuda.max_memory_allocated() / 2**30 if s.device.type == "cuda" else float("nan")
+    del step.optimizer
+    encoder = step.model.encoder
+    plain = nn.Conv2d(encoder.num_features, classes, 1).to(s.device)
+    trained = [p for p in encoder.parameters() if p.requires_grad] + list(plain.parameters())
+    optimizer = torch.optim.Adam(trained, 1e-6)
+
+    def black_box() -> None:
+        assert batch.images is not None
+        with torch.autocast(s.device.type, torch.bfloat16):
+            logits = plain(encoder(batch.images))
+        logits = F.interpolate(logits.float(), batch.masks.shape[-2:], mode="bilinear")
+        loss = F.cross_entropy(logits, batch.masks, ignore_index=255)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    base = s.median_ms(black_box)
+    return full, f"{own:.1f} ms", f"{own / base:.2f}x one classifier on its encoder ({base:.1f} ms); {peak:.2f} GiB"
+
+
+def predicting(s: Setting) -> Iterator[Row]:
+    """Photographs from files to masks in files, against the network alone and against one after another."""
+    from PIL import Image
+
+    count, size = (4, (64, 48)) if s.quick else (64, (480, 360))
+    folder = s.folder / "photos"
+    folder.mkdir()
+    for number in range(count):
+        noise = F.interpolate(torch.rand(1, 3, 12, 16), size[::-1], mode="bicubic")[0].clamp(0, 1)
+        Image.fromarray((255 * noise).byte().permute(1, 2, 0).numpy()).save(folder / f"{number:03}.jpg")
+    recipe = validate_recipe(
+        apply_overrides(read_recipe("blackbox/em_small"), ["data.root=."]), METHODS["blackbox"].recipe
+    )
+    model = Step.of("blackbox", recipe, 19, s.device).model.eval()
+    images = torch.randn(1, 3, *size[::-1], device=s.device)
+
+    def alone() -> None:
+        with torch.inference_mode():
+            for _ in range(count):
+                model(images).argmax(1).cpu()
+
+    def loop() -> None:
+        for file in sorted(folder.iterdir()):
+            Image.fromarray(model.predict(file).numpy()).save(s.folder / "one.png")
+
+    made = iter(range(1000))
+    times = [
+        s.median_ms(call, 3)
+        for call in (alone, loop, lambda: predict(model, folder, out=s.folder / f"masks{next(made)}", quiet=True))
+    ]
+    rates = [1e3 * count / value for value in times]
+    words = f"a plain loop {rates[1]:.1f}, the network alone one by one {rates[0]:.1f}"
+    yield f"predict, {count} photos {size[0]}x{size[1]}", f"{rates[2]:.1f} images/s", words
+
+
+def refining(s: Setting) -> Iterator[Row]:
+    """The dense CRF and the random walk on the device, and how many pixels get the CPU's label."""
+    labels, height, width = (5, 48, 64) if s.quick else (21, 375, 500)
+    image = (127 + 45 * F.interpolate(torch.randn(1, 3, 12, 12), (height, width), mode="bicubic")).clamp(0, 255).byte()
+    unary = 3 * F.interpolate(torch.rand(1, labels, 9, 9), (height, width), mode="bilinear")
+    settings = CRF_SETS["A"]
+    own = dense_crf(image, unary, settings, labels=True)
+    there = (image.to(s.device), unary.to(s.device))
+    share = float((dense_crf(*there, settings, labels=True).cpu() == own).float().mean())
+    spent, base = (
+        s.median_ms(lambda: dense_crf(*there, settings, labels=True), 3),
+        s.median_ms(lambda: dense_crf(image, unary, settings, labels=True), 3),
+    )
+    words = verdict(share >= 0.999, f"{100 * share:.3f} % of the pixels as on the CPU ({base:.0f} ms)")
+    yield f"CRF, {height}x{width}, {labels} labels", f"{spent:.0f} ms", words
+    h, w = (12, 16) if s.quick else (47, 63)
+    pairs, scores = cell_pairs(h, w, complete=False), torch.rand(1, labels, h, w)
+    near = affinity(torch.rand(1, 64, h, w) * 2, pairs)
+
+    def walk(device: torch.device) -> Tensor:
+        return random_walk(scores.to(device), near.to(device), pairs, log_steps=6)
+
+    off = float((walk(s.device).cpu() - walk(torch.device("cpu"))).abs().max())
+    words = verdict(off <= 1e-4, f"largest difference to the CPU {off:.1e}")
+    yield f"random walk, {h}x{w}", f"{s.median_ms(lambda: walk(s.device), 3):.1f} ms", words
+
+
+def em(s: Setting) -> Iterator[Row]:
+    """A short training of scaleproto on ISBI-2012 EM with the published U-Net."""
+    root = Path(os.environ.get("SEGPROTO_DATA", ".")) / "isbi2012_em"
+    if not root.is_dir():
+        yield "EM training", "skipped", f"{root} is not there; set SEGPROTO_DATA to the folder that holds isbi2012_em"
+        return
+    value = apply_overrides(read_recipe("scaleproto/em_small" if s.quick else "scaleproto/em"), [f"data.root={root}"])
+    counts = {} if s.quick else {"joint": 300, "group_joint": 60}
+    for name, stage in value["stages"].items():
+        if stage.get("steps"):
+            stage["steps"] = counts.get(name, 2 if s.quick else 20) * stage.get("accumulate", 1)
+    if s.quick:
+        value["train"]["stages"] = ["joint"]
+    recipe = validate_recipe(value, METHODS["scaleproto"].recipe)
+    begin = time.perf_counter()
+    result = run(METHODS["scaleproto"], on(recipe, s.device, "bf16-mixed"), s.folder / "em", quiet=True)
+    taken = sum(int(stage.get("steps", 0)) for stage in result.stages.values())  # type: ignore[call-overload]
+    spent = time.perf_counter() - begin
+    words = f"after {taken} batches of {recipe.train.batch_size}, all stages, {spent:.0f} s in all"
+    yield "EM training, scaleproto", f"mIoU {result.figures['miou']:.4f}", words
+
+
+SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
+    "equality": equality,
+    "amp": amp,
+    "compile": compiled,
+    "steps": steps,
+    "predict": predicting,
+    "refine": refining,
+    "em": em,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, few networks")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="some sections")
+    parser.add_argument("--seconds", type=float, default=120, help="after which `steps` begins no further network")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no CUDA GPU is visible here; --device cpu --quick tries the command", file=sys.stderr)
+        return 2
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    print(f"{card}, torch {torch.__version__}\n\n| section | what | measured | remark |\n|---|---|---|---|")
+    rows: list[dict[str, str]] = []
+    for section in args.only:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            found = guarded(SECTIONS[section], Setting(device, args.quick, args.seconds, Path(folder)))
+            for what, measured, remark in found:
+                rows.append({"section": section, "what": what, "measured": measured, "remark": remark})
+                print(f"| {section} | {what} | {measured} | {remark} |", flush=True)
+        print(f"{section}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    if args.out:
+        args.out.write_text(json.dumps({"device": card, "torch": str(torch.__version__), "rows": rows}, indent=1))
+    return int(any("FAILED" in row["remark"] for row in rows))
+
+
+def guarded(section: Callable[[Setting], Iterator[Row]], setting: Setting) -> Iterator[Row]:
+    """The section's rows, and a row for the error that ended it."""
+    torch.manual_seed(0)
+    try:
+        yield from section(setting)
+    except Exception as error:  # whatever it is, the other sections are measured
+        text = str(error).splitlines() or [""]
+        yield section.__name__, "FAILED", f"FAILED: {type(error).__name__}: {text[0][:160]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
