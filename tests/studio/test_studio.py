@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -186,6 +187,30 @@ def test_of_a_large_image_a_part_is_explained_and_looked_at_once(
     assert len(told["best"]) == told["grid"][0] * told["grid"][1]
     assert side.seen(key, (30, 40, 50, 60)) is side.seen(key, part)
     assert side.seen(key, (0, 0, 40, 50)) is not side.seen(key, part)
+
+
+def test_an_encoder_sees_one_image_at_a_time(scaleproto_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    side, busy, most = Side(scaleproto_run, Uploads()), [0], [0]
+    encode = side.model.encoder.forward_scales
+
+    def watched(images: Any) -> Any:
+        busy[0] += 1
+        most[0] = max(most[0], busy[0])
+        time.sleep(0.02)
+        try:
+            return encode(images)
+        finally:
+            busy[0] -= 1
+
+    monkeypatch.setattr(side.model.encoder, "forward_scales", watched)
+    threads = [threading.Thread(target=side.look)]
+    threads += [threading.Thread(target=side.seen, args=(str(i), (0, 0, 64, 64))) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert side.ready
+    assert most == [1]
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:

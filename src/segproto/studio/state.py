@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segproto.data.base import SegmentationDataset
+from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.picture import look_at
 from segproto.data.subset import spread
@@ -97,6 +99,7 @@ class Side:
         self.what_if = WhatIf(self.model, classes)
         self._brought: Recent[Brought] = Recent(4)
         self._seen: Recent[Seen] = Recent(8)
+        self._encoder = threading.Lock()  # one image at a time: encoders keep positions of the size they saw last
         self._parts: list[tuple[str, Region, Seen]] = []
         self._changed: Recent[Changed] = Recent(16)
         self._explained: Recent[Explanation] = Recent(6)
@@ -129,7 +132,9 @@ class Side:
         dataset, features = self.dataset, EncoderFeatures(self.model, self.dataset, cache_root())
 
         def keep(index: int) -> Kept:
-            return self.what_if.keep(dataset.names[index], features.get(index), dataset[index].mask)
+            with self._encoder:
+                seen_features = features.get(index)
+            return self.what_if.keep(dataset.names[index], seen_features, self.sample(dataset, index).mask)
 
         try:
             for kept in in_order((partial(keep, index) for index in self.indices), workers=2, ahead=4):
@@ -137,6 +142,14 @@ class Side:
                 self.done += 1
         except SegprotoError as error:
             self.failed = self.no_scores = str(error.args[0]) if error.args else str(error)
+        except Exception as error:  # a defect of ours: the page must not wait for ever
+            self.failed = self.no_scores = f"{type(error).__name__}: {error}"
+            raise
+
+    def sample(self, dataset: SegmentationDataset, index: int) -> Sample:
+        """An image of the data set; where the model answers for its mask, too, one at a time."""
+        with self._encoder if self.own_answers else nullcontext():
+            return dataset[index]
 
     # Models.
 
@@ -197,7 +210,7 @@ class Side:
     def _read(self, index: int) -> Brought:
         if self.dataset is None or index >= len(self.dataset):
             raise DataError(f"image {index}: there is none of that number")
-        sample = self.dataset[index]
+        sample = self.sample(self.dataset, index)
         return Brought(sample.name, sample, None if self.own_answers else sample.mask)
 
     def size(self, key: str) -> tuple[int, int]:
@@ -225,10 +238,12 @@ class Side:
         image = self.brought(key).image
         if key.isdigit() and self.dataset is not None and self.model.input_size is None and region is None:
             picture = look_at(image, rule=self.model.encoder.pixels)
-            features = EncoderFeatures(self.model, self.dataset, cache_root()).get(int(key))
+            with self._encoder:
+                features = EncoderFeatures(self.model, self.dataset, cache_root()).get(int(key))
             size = (picture.height, picture.width)
             return Seen(picture, (0, 0, *size), features, size)
-        return seen(self.model, image, region=region)
+        with self._encoder:
+            return seen(self.model, image, region=region)
 
     def explanation(self, key: str, region: Region, edits: Edits) -> Explanation:
         """Why the edited model answers as it does in a part of an image.

@@ -133,6 +133,7 @@
     told(value);
     say("");
     await Promise.all([key && look(key, region, true), score()]);
+    if (ready && models[0].validation === null) wall.fill(await ask("wall"));
   }
   const act = guarded(async (action) => after(await send("edit", action)));
   const go = guarded(async (to) => after(await send("go", { to })));
