@@ -8,7 +8,14 @@ from torch import Tensor
 
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.membership import any_pixel, nearest_label
-from segproto.prototypes.nearest import RunningNearest, RunningStrongest, RunningTopK, patch_labels, unique_rows
+from segproto.prototypes.nearest import (
+    RunningNearest,
+    RunningStrongest,
+    RunningTopK,
+    first_minimum,
+    patch_labels,
+    unique_rows,
+)
 
 SIZES = [((20, 28), (5, 7)), ((16, 16), (4, 4)), ((20, 28), (5, 7)), ((23, 17), (6, 5)), ((20, 28), (5, 7))]
 
@@ -223,3 +230,15 @@ def test_strongest_images_of_each_part_equal_sorting_them_all() -> None:
         assert whole.cell[p, :n].tolist() == [list(c) for _, _, c in best]
         assert whole.grid[p, :n].tolist() == [list(grids[i]) for _, i, _ in best]
         assert n == len(best)
+
+
+@pytest.mark.parametrize("columns", [1, 255, 256, 257, 1000])
+def test_the_first_of_the_smallest(columns: int) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    rows = torch.randint(0, 40, (30, columns), generator=generator).float()  # many ties
+    rows[3] = torch.inf
+    rows[4, -1] = -1
+    best, place = first_minimum(rows)
+    expected = rows.numpy()
+    assert torch.equal(best, torch.from_numpy(expected.min(1)))
+    assert torch.equal(place, torch.from_numpy(expected.argmin(1)))

@@ -10,6 +10,24 @@ from torch import Tensor
 
 from segproto.prototypes.labels import IGNORE_INDEX
 
+BLOCK = 256  # columns
+
+
+def first_minimum(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest value of each row (P, N) and the first column that has it: ``torch.min(rows, 1)``, faster.
+
+    On a CPU the smallest value is found 16 numbers at a time, its place one by one. So the smallest value of each block
+    of columns is found first, and a place is looked for among the blocks, then inside one.
+    """
+    whole = rows.shape[1] // BLOCK * BLOCK
+    parts = [rows[:, :whole].unflatten(1, (-1, BLOCK)).amin(2)] if whole else []  # type: ignore[no-untyped-call]
+    parts += [rows[:, whole:].amin(1, keepdim=True)] if whole < rows.shape[1] else []
+    block = torch.cat(parts, 1).argmin(1)
+    columns = block[:, None] * BLOCK + torch.arange(BLOCK, device=rows.device)
+    values = rows.gather(1, columns.clamp_max_(rows.shape[1] - 1))  # behind the end: the last one again, after itself
+    place = values.argmin(1)[:, None]  # of several the first, which min does not promise
+    return values.gather(1, place)[:, 0], columns.gather(1, place)[:, 0]
+
 
 class RunningNearest:
     """Per prototype the nearest allowed cell so far: what projection replaces it with (published "push").
@@ -46,8 +64,7 @@ class RunningNearest:
         """
         height, width = distances.shape[-2:]
         masked = distances.float().masked_fill(~allowed[self.class_of], torch.inf).flatten(1)
-        nearest = masked.argmin(1)
-        best = masked.gather(1, nearest[:, None])[:, 0]
+        best, nearest = first_minimum(masked)
         blocks = features.float().reshape(self.num_scales, self.dim, height * width)
         self._take(
             best,
@@ -117,9 +134,12 @@ class RunningTopK:
             image: index of the image in its set.
         """
         width = distances.shape[-1]
-        masked = distances.float().masked_fill(grid_labels == IGNORE_INDEX, torch.inf).flatten(1)
-        nearest = masked.argmin(1)
-        best = masked.gather(1, nearest[:, None])
+        rows, void = distances.float().flatten(1), (grid_labels == IGNORE_INDEX).flatten()
+        best, nearest = first_minimum(rows)
+        wrong = void[nearest].nonzero()[:, 0]  # only there void cells must be masked, which is a copy of the map
+        if len(wrong):
+            best[wrong], nearest[wrong] = first_minimum(rows[wrong].masked_fill_(void, torch.inf))
+        best = best[:, None]
         cell = torch.stack([nearest // width, nearest % width], 1)
         label = patch_labels(labels, cell, (distances.shape[-2], width), self.class_of)
         self._take(best, torch.full_like(best, image, dtype=torch.int64), cell[:, None], label[:, None])
