@@ -219,6 +219,8 @@ class Functions(TorchFunctionMode):
             return self._made(func, args, kwargs)
         if func is F.embedding_bag and isinstance(first, OnCuda) and first.dim() == 2:
             args, kwargs = rows_as_bags(*args, **kwargs)
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(first, OnCuda):
+            args = (first, self._uploaded(args[1]), *args[2:])
         if func is Tensor.to and isinstance(first, OnCuda) and not kwargs.get("copy") and stays(args[1:], kwargs):
             return first
         return func(*map(inside, args), **{key: inside(value) for key, value in kwargs.items()})
@@ -240,6 +242,12 @@ class Functions(TorchFunctionMode):
             args[1][id(tensor)] = copied
             return copied
         return NotImplemented
+
+    def _uploaded(self, index: Any) -> Any:
+        """An index with its lists on the GPU: C++ would make them where it takes our tensors to be, without numbers."""
+        parts = index if isinstance(index, tuple) else (index,)
+        made = tuple(self.gpu.upload(torch.tensor(part)) if isinstance(part, list) else part for part in parts)
+        return made if isinstance(index, tuple) else made[0]
 
     def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Tensors made of Python's or NumPy's numbers are made on the CPU first."""

@@ -124,6 +124,12 @@ class TestThePretendedGpu:
         with PretendedCuda().running() as gpu:
             yield gpu
 
+    def test_lists_are_indices(self, gpu: PretendedCuda) -> None:
+        x = torch.arange(12.0, device="cuda").view(3, 4)
+        assert x[..., [3, 1]].tolist() == [[3, 1], [7, 5], [11, 9]]
+        x[[0, 2]] = 0
+        assert x.sum(1).tolist() == [0, 22, 0]
+
     @pytest.mark.parametrize(
         "mixed",
         [
