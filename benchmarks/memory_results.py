@@ -47,6 +47,7 @@ def jobs(only: list[str], seed: int) -> Iterator[Job]:
     """The runs of a data set, those that others start from first."""
     if "plain" in only:
         yield Job("memory", "memory", [])
+        yield Job("memory, labels as they are", "memory", ["model.balance=0"])
     if "fine" in only:
         yield Job("memory, grid of 8 pixels", "memory", ["encoder.input_scale=2"])
     if "coreset" in only:
