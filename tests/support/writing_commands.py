@@ -57,6 +57,12 @@ COMMANDS: dict[tuple[str, str], Writes] = {
     ("train", "--out"): Writes(f"{TRAIN} --out {{out}} -q", foreign="masks/labels/a.png", run=False),
     ("evaluate", "--out"): Writes(f"{EVALUATE} --out {{out}}", "a.json"),
     ("evaluate", "--save"): Writes(f"{EVALUATE} --save {{out}}"),
+    ("review", "--out"): Writes(
+        "{run} data.scenes.num_train=3 data.scenes.num_val=2 -q --out {out}", foreign="mine.txt"
+    ),
+    ("review", "--masks"): Writes(
+        "{run} data.scenes.num_train=3 data.scenes.num_val=2 -q --out {out}-review --masks {out}"
+    ),
     ("predict", "--out"): Writes("{run} {photos} -q --out {out}"),
     ("predict", "--ood"): Writes("{ood} {photos} -q --out {masks} --ood {out}"),
     ("predict", "--overlay"): Writes("{run} {photos} -q --out {masks} --overlay {out}"),

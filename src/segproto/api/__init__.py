@@ -24,6 +24,7 @@ from segproto.api.propose import propose
 from segproto.api.quickstart import quickstart
 from segproto.api.recipes import recipe_text, recipes
 from segproto.api.report import write_report
+from segproto.api.review import apply_decisions, review
 from segproto.api.score import score_cams, score_masks
 from segproto.api.show import show
 from segproto.api.train import train, train_seeds
@@ -35,6 +36,7 @@ __all__ = [
     "ablate_scales",
     "ablate_thresholds",
     "analyse",
+    "apply_decisions",
     "compare",
     "conversion_sources",
     "convert",
@@ -59,6 +61,7 @@ __all__ = [
     "quickstart",
     "recipe_text",
     "recipes",
+    "review",
     "score_cams",
     "score_masks",
     "show",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segproto.evaluation.protocol import Protocol
     from segproto.model.segmenter import Segmenter
     from segproto.refine.crf_settings import CrfSettings
+    from segproto.training.progress import Reporter
 
 PathLike = str | Path
 
@@ -38,6 +39,7 @@ def evaluate(
     device: str | None = None,
     devices: int | None = None,
     out: PathLike | None = None,
+    ood_labels: PathLike | None = None,
     interpretability: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -61,6 +63,8 @@ def evaluate(
             command. Started by ``torchrun`` or ``srun`` it takes theirs. All return the same figures, the first writes.
         out: JSON file. Default, for a run's last model or a ``stage`` of it, on its own data and without window,
             scales, flip and CRF: ``RUN/evaluation/<split>[-<stage>].json``; in all other cases none.
+        ood_labels: folder of masks ``NAME.png`` of some of these images, 1 = unknown, 0 = known, 255 = void: also how
+            well each score of the model tells which is which, the images seen whole.
         interpretability: measure it, too (implied by ``data.parts`` among the settings), and keep the figures of a
             run's own data in ``RUN/evaluation/<split>[-<stage>]-interpretability.json``.
         quiet: no progress.
@@ -68,7 +72,8 @@ def evaluate(
     Returns:
         ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file``,
         ``trained_in`` (the precision of the training; None if the model does not say) and, if asked for, ``crf`` (the
-        figures after it), ``test_images`` (how many) and ``interpretability``.
+        figures after it), ``test_images`` (how many), ``ood``
+        (:func:`segproto.evaluation.unknown.score_unknown`) and ``interpretability``.
 
     Examples:
         >>> import segproto
@@ -131,13 +136,25 @@ def evaluate(
             write_test(model, dict(list(jobs.items())[share.rank :: share.world]), tested, protocol)
             figures["test_images"] = len(jobs)
         file = file if share.first else None
+        more: dict[str, Any] = {}
+        if ood_labels is not None:
+            more["ood"] = unknown_pixels(model, dataset, Path(ood_labels), reporter)
         if measures is None:
-            return keep(figures, file)
+            return keep(figures | more, file) if out is not None else keep(figures, file) | more
         own = own and share.first
         measured = interpret_model(model, target, dataset, config, measures, stage=stage, keep_file=own, share=share)
-    if out is not None:
-        return keep(figures | {"interpretability": measured}, file)
-    return keep(figures, file) | {"interpretability": measured}
+    more["interpretability"] = measured
+    return keep(figures | more, file) if out is not None else keep(figures, file) | more
+
+
+def unknown_pixels(model: Segmenter, dataset: SegmentationDataset, masks: Path, reporter: Reporter) -> dict[str, Any]:
+    """How well the model's scores tell unknown pixels; each process looks at all images."""
+    from segproto.evaluation.rescore import EncoderFeatures
+    from segproto.evaluation.unknown import score_unknown
+    from segproto.places import cache_root
+
+    with reporter.bar("unknown pixels", len(dataset)) as bar:
+        return score_unknown(EncoderFeatures(model, dataset, cache_root()), masks, bar)
 
 
 def says_input_size(data: Mapping[str, Any], overrides: Sequence[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from segproto.cli import analyse, convert, edit, explain, export, info, predict, propose, results, runs, studio
+from segproto.cli import analyse, convert, edit, explain, export, info, predict, propose, results, review, runs, studio
 from segproto.cli import data as data_sets
 
 # Plain help: importing rich for panels would take half of the 0.5 s that --help may last.
@@ -36,6 +36,7 @@ app.command()(results.compare)
 app.command()(propose.propose)
 app.command()(edit.edit)
 app.command()(studio.studio)
+app.command()(review.review)
 app.command()(convert.convert)
 app.command()(export.export)
 app.add_typer(analyses, name="analyse")

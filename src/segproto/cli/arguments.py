@@ -48,6 +48,4 @@ Probabilities = Annotated[
     Path | None,
     typer.Option(help="Folder for probabilities: npz, float16 (H, W, classes); beside GeoTIFFs, one band per class."),
 ]
-Ood = Annotated[
-    Path | None, typer.Option(help="Folder for how unlike all prototypes each pixel is (nonparametric), as gray.")
-]
+Ood = Annotated[Path | None, typer.Option(help="Folder for how unlike everything known each pixel is, as gray.")]

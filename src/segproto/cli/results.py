@@ -65,6 +65,9 @@ def evaluate(
         str, typer.Option("--values", help="What --masks hold: indices (0..C-1), or classes: the values of --classes.")
     ] = "indices",
     coarse: Annotated[bool, typer.Option("--coarse", help="Allow Cityscapes' coarse labels as --gt.")] = False,
+    ood_labels: Annotated[
+        Path | None, typer.Option(help="Folder of masks, 1 = unknown, 255 = void: also the out-of-distribution scores.")
+    ] = None,
     interpretability: Annotated[
         bool,
         typer.Option("--interpretability", help="Also the interpretability metrics; data.parts=TABLE names parts."),
@@ -105,6 +108,7 @@ def evaluate(
             device=device,
             devices=devices,
             out=out,
+            ood_labels=ood_labels,
             interpretability=interpretability,
             quiet=quiet,
         )
@@ -156,6 +160,10 @@ def print_figures(figures: dict[str, Any]) -> None:
         say(f"trained in: {figures['trained_in']}")
     if "warning" in figures:
         say(f"warning: {figures['warning']}", err=True)
+    if "ood" in figures:
+        scores = figures["ood"]["scores"].items()
+        rows = [(name, *(percent(one[key]) for key in ("auroc", "average_precision", "fpr95"))) for name, one in scores]
+        print_table(["unknown pixels by", "AUROC %", "AP %", "FPR95 %"], rows)
     if "interpretability" in figures:
         print_metrics(figures["interpretability"])
     if figures.get("file"):

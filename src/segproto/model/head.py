@@ -116,6 +116,10 @@ class Head(nn.Module, ABC):
         """Cell features (B, F, h, w) to what the head compares or weighs, (B, P, h, w): without a bank the features."""
         return features.float() if self.bank is None else self.bank.activations(features)
 
+    def blocks(self) -> int:
+        """In how many equal parts of their channels features are compared: a bank's scales, or joined layers."""
+        return 1 if self.bank is None else self.bank.num_scales
+
     def distances(self, features: Tensor) -> Tensor:
         """Cell features (B, F, h, w) to squared distances (B, P, h, w); of unit vectors where directions are compared.
 
@@ -139,9 +143,23 @@ class Head(nn.Module, ABC):
         """Activations (B, P, h, w) as of :meth:`activations` to logits (B, C, h, w); None = they are not enough."""
         return None
 
-    def familiarity(self, reading: Reading) -> Tensor | None:
-        """(B, 1, h, w) in -1..1: how like anything known each cell is, for out-of-distribution maps; None = unknown."""
-        return None
+    def familiarity(self, reading: Reading) -> Tensor:
+        """(B, 1, h, w) in -1..1: how like anything known each cell is, for out-of-distribution maps.
+
+        The nearest of all prototypes at its scale decides: its cosine, or ``1 / (1 + squared distance)``. Where nothing
+        is compared it is the largest logit x, as ``x / (1 + |x|)``.
+        """
+        if reading.distances is not None:
+            return 1 / (1 + reading.distances.amin(1, keepdim=True))
+        if reading.activations is not None and self.bank is not None and self.bank.compares == "cosine":
+            return reading.activations.amax(1, keepdim=True).clamp(-1, 1)
+        largest = reading.logits.float().amax(1, keepdim=True)
+        return largest / (1 + largest.abs())
+
+    def read_familiarity(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, F, h, w) to logits and :meth:`familiarity`; kinds of very many prototypes need not list them."""
+        reading = self.read(features)
+        return reading.logits, self.familiarity(reading)
 
     # What they weigh. The units of a readout are the groups; without groups the prototypes; without these the channels.
 

@@ -124,6 +124,9 @@ class MemoryHead(Head):
         )
         return (scores * class_weights).view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
 
+    def blocks(self) -> int:
+        return self.bank.blocks
+
     def look_up(self, cells: Tensor) -> Neighbours:
         """The nearest patches of cell features (N, D).
 
@@ -137,6 +140,10 @@ class MemoryHead(Head):
         if self.index is None or self.index.keys is not keys:
             self.index = ApproximateIndex(keys)
         return self.index.nearest(queries, k)
+
+    def read_familiarity(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        nearest = nearest_patches(self.bank.embed(cells_of(features)), self.bank.vectors, 1).similarity
+        return self(features), nearest.view(len(features), 1, *features.shape[-2:])
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
         """The share ``w_i y_ic`` of each of the k patches; all others have none, and nothing is left over."""

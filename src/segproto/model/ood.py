@@ -1,4 +1,8 @@
-"""How unlike everything it knows an image is, pixel by pixel: the out-of-distribution score of nearest prototypes."""
+"""How unlike everything a model knows an image is, pixel by pixel: out-of-distribution scores.
+
+Liu et al. 2020, "Energy-based Out-of-distribution Detection" (https://arxiv.org/abs/2010.03759); Hendrycks et al. 2022,
+"Scaling Out-of-Distribution Detection for Real-World Settings" (the largest logit, https://arxiv.org/abs/1911.11132).
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,31 @@ from torch import Tensor
 from segproto.data.base import label_dtype
 from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import ImageLike, MaskWriter, look_at
-from segproto.errors import ConfigError
+from segproto.model.head import Head
 from segproto.model.predict import Views, logit_bands
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
 
+SCORES = ("prototype", "energy", "max_logit")
+
+
+def unknown_scores(head: Head, features: Tensor) -> dict[str, Tensor]:
+    """Features (B, F, h, w) to scores (B, 1, h, w) by name, high = like nothing known.
+
+    ``prototype``: minus :meth:`segproto.model.head.Head.familiarity`, where prototypes are compared with features;
+    ``energy``: ``-log sum_c exp(logit_c)``; ``max_logit``: minus the largest logit.
+    """
+    logits, familiarity = head.read_familiarity(features)
+    x = logits.float()
+    scores = {"energy": -x.logsumexp(1, keepdim=True), "max_logit": -x.amax(1, keepdim=True)}
+    compared = head.bank is not None and head.bank.compares != "strength"
+    return {"prototype": -familiarity, **scores} if compared else scores
+
 
 def scored_maps(segmenter: Segmenter, images: Tensor) -> Tensor:
-    """Normalised images (B, 3, H, W) to (B, C + 2, h, w): logits, how familiar each cell is, and ones.
-
-    Raises:
-        ConfigError: the model's head has no such score.
-    """
-    head = segmenter.head
-    reading = head.read(segmenter.features(images))
-    best = head.familiarity(reading)
-    if best is None:
-        raise ConfigError(f"out-of-distribution scores: a {head.kind} head has none; expected a nonparametric model")
-    return torch.cat([reading.logits.float(), best, torch.ones_like(best)], 1)
+    """Normalised images (B, 3, H, W) to (B, C + 2, h, w): logits, how familiar each cell is, and ones."""
+    logits, best = segmenter.head.read_familiarity(segmenter.features(images))
+    return torch.cat([logits.float(), best, torch.ones_like(best)], 1)
 
 
 def predict_scored(
@@ -43,10 +54,8 @@ def predict_scored(
     Args: as :func:`segproto.model.predict.predict`.
 
     Returns:
-        (H, W) classes, and float32 (H, W): cosines in -1..1, upsampled; low = like nothing in the training images.
-
-    Raises:
-        ConfigError: the model's head has no such score.
+        (H, W) classes, and float32 (H, W) in -1..1: :meth:`segproto.model.head.Head.familiarity` (of a nonparametric
+        model or a memory cosines), upsampled; low = like nothing in the training images.
     """
     picture = look_at(image, max_pixels, segmenter.encoder.pixels)
     masks, scores = [], []
@@ -68,10 +77,10 @@ def predict_scored_to_png(
 ) -> None:
     """Writes :func:`predict_scored` as two gray PNGs.
 
-    The score's gray is ``255 (1 - cosine)``, at most 255: black = a prototype itself, white = nothing alike.
+    The score's gray is ``255 (1 - familiarity)``, at most 255: black = a prototype itself, white = nothing alike.
     """
-    labels, cosine = predict_scored(segmenter, image, max_pixels=max_pixels, **views)
-    unlike = ((1 - cosine).clamp(0, 1) * 255).round().to(torch.uint8)
+    labels, familiarity = predict_scored(segmenter, image, max_pixels=max_pixels, **views)
+    unlike = ((1 - familiarity).clamp(0, 1) * 255).round().to(torch.uint8)
     for path, rows, kind in ((mask, labels, "mask"), (score, unlike, "scores")):
         with MaskWriter(path, rows.shape[0], rows.shape[1], rows.dtype == torch.int16, kind) as writer:
             writer.write(rows)

@@ -1,0 +1,1 @@
+"""What to look at next in a data set, seen with a trained model: labels, images, shortcuts."""

@@ -1,0 +1,92 @@
+"""``segproto review`` end to end on small runs: lists, page, void masks, and one line for what cannot be done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import Cli
+from PIL import Image
+
+import segproto
+from segproto.data.build import build_dataset
+from segproto.errors import DataError
+from segproto.runs.settings import data_config
+
+FEW = ["data.scenes.num_train=6", "data.scenes.num_val=2"]
+
+
+@pytest.mark.parametrize("kind", ["scaleproto", "blackbox"])
+def test_lists_page_and_void_masks(runs: Path, kind: str, tmp_path: Path) -> None:
+    out, masks = tmp_path / "review", tmp_path / "masks"
+    result = segproto.review(runs / kind, out=out, count=3, masks=masks, overrides=FEW, quiet=True)
+    assert result["images"] == 6
+    scores = [entry["score"] for entry in result["labels"]]
+    assert scores == sorted(scores, reverse=True)
+    assert json.loads((out / "labels.json").read_text())["labels"] == result["labels"]
+    lines = (out / "labels.csv").read_text().splitlines()
+    assert lines[0] == "image,box,label,suggested,score,pixels"
+    assert len(lines) == 1 + len(result["labels"])
+    page = (out / "index.html").read_text()
+    assert page.count('<section class="entry"') == min(3, len(scores))
+    dataset = build_dataset(data_config(runs / kind, {}, FEW), "train")
+    for index, name in enumerate(dataset.names):
+        expected = dataset[index].mask.numpy().copy()
+        for entry in result["labels"][:3]:
+            if entry["image"] == name:
+                y0, x0, y1, x1 = entry["box"]
+                inside = np.repeat(np.arange(len(entry["runs"])) % 2 == 1, entry["runs"]).reshape(y1 - y0, x1 - x0)
+                assert (expected[y0:y1, x0:x1][inside] == dataset.classes.names.index(entry["label"])).all()
+                expected[y0:y1, x0:x1][inside] = 255
+        assert (np.array(Image.open(masks / f"{name}.png")) == expected).all()
+    if result["labels"]:
+        first = {**result["labels"][0], "verdict": "correct", "to": 0}
+        changed = segproto.apply_decisions(runs / kind, [first], out=tmp_path / "fixed", overrides=FEW)
+        assert changed in ([first["image"]], [])
+    segproto.review(runs / kind, out=out, count=1, overrides=FEW, quiet=True)  # ours is replaced
+
+
+def test_what_cannot_be_reviewed_is_said_in_a_line(runs: Path, cli: Cli, tmp_path: Path) -> None:
+    run = runs / "scaleproto"
+    shutil.copytree(run / "model", tmp_path / "model")
+    out = ("--out", tmp_path / "out", "-q")
+    cases = [
+        ((tmp_path / "model", *out), "are unknown; name them: data.root=DIR"),
+        ((run, "data.name=folder", f"data.root={tmp_path / 'moved'}", *out), "moved"),
+        ((run, "data.name=folder", "data.labels=null", f"data.root={tmp_path}", *out), "no masks"),
+        ((run, "--split", "test", *out), "--split test: expected train or val"),
+        ((run, "data.merge={thing: [car, tree]}", *out), "classes, the model"),
+    ]
+    for arguments, words in cases:
+        answer = cli("review", *arguments)
+        assert answer.code == 2, (arguments, answer)
+        assert words in answer.err, (arguments, answer)
+        assert "Traceback" not in answer.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_ood_labels_of_every_head(runs: Path, tmp_path: Path) -> None:
+    run = runs / "scaleproto"
+    dataset = build_dataset(data_config(run, {}, FEW), "val")
+    masks = tmp_path / "unknown"
+    masks.mkdir()
+    with pytest.raises(DataError, match="holds no mask"):
+        segproto.evaluate(run, overrides=FEW, ood_labels=masks, quiet=True)
+    for index, name in enumerate(dataset.names):
+        truth = (dataset[index].mask.numpy() == 1).astype(np.uint8)
+        truth[0] = 255
+        Image.fromarray(truth).save(masks / f"{name}.png")
+    for kind, names in (("scaleproto", ["prototype", "energy", "max_logit"]), ("blackbox", ["energy", "max_logit"])):
+        figures = segproto.evaluate(runs / kind, overrides=FEW, ood_labels=masks, quiet=True)["ood"]
+        assert figures["images"] == 2
+        assert list(figures["scores"]) == names
+        for one in figures["scores"].values():
+            assert 0 <= one["auroc"] <= 1
+            assert 0 <= one["fpr95"] <= 1
+            assert one["unknown"] == sum((np.array(Image.open(f)) == 1).sum() for f in masks.iterdir())
+    Image.fromarray(np.full((64, 64), 3, np.uint8)).save(masks / f"{dataset.names[0]}.png")
+    with pytest.raises(DataError, match="other numbers"):
+        segproto.evaluate(run, overrides=FEW, ood_labels=masks, quiet=True)
