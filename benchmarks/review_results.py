@@ -1,13 +1,13 @@
 """Tables of ``review``: planted label errors found again, and a class left out of training seen as unknown.
 
 OMP_NUM_THREADS=2 SEGPROTO_DATA=DIR python benchmarks/review_results.py --out DIR [--data msrc21,camvid] [--seeds 1]
-    [--what labels,unknown] [--table]
+    [--what labels,unknown]
 
 Planted errors: of the connected regions of the training masks (at least ``PIXELS`` pixels, in images of two classes or
 more) 5 % get another class of the same image. Models are trained on these masks (frozen ViT-Tiny, cached features).
 An entry of a list is right if most of its pixels are planted errors; the first entry of a planted region counts, more
 of the same region count neither way. Average precision is over all planted regions. Finished runs and figures are
-kept: a killed script goes on where it was. ``--table`` only prints what is there.
+kept: a killed script goes on where it was. Needs ``$SEGPROTO_CACHE``.
 """
 
 from __future__ import annotations
@@ -19,18 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
 
 from segproto import api
+from segproto.data.build import build_dataset
+from segproto.data.config import DataConfig
+from segproto.evaluation.review.labels import FEWEST, LabelReview
+from segproto.evaluation.review.regions import Region, contradicted
+from segproto.model.cache import FeatureCache
+from segproto.model.field import Field
+from segproto.model.segmenter import Segmenter
+from segproto.runs.settings import data_config
 
 DATA = Path(os.environ.get("SEGPROTO_DATA", "data"))
 VIT = f"encoder.weights={DATA / 'weights' / 'vit_tiny_patch16_224_in1k.safetensors'}"
 PIXELS = 100
 SHARE = 0.05
 VOID = {"msrc21": [0, 5, 8], "camvid": [11, 255]}
-METHODS = ("memory", "blackbox", "scaleproto", "nonparametric")
-FIGURES = "review_labels.json"
+FIGURES, UNKNOWN = "review_labels.json", "review_unknown.json"
 EIGHT = np.ones((3, 3), dtype=bool)
 
 
@@ -38,9 +46,6 @@ def training_names(data: str) -> list[str]:
     """Stems of the training images."""
     if data == "camvid":
         return (DATA / data / "train.txt").read_text().split()
-    from segproto.data.build import build_dataset
-    from segproto.data.config import DataConfig
-
     config = DataConfig(root=DATA / data, classes=data)
     return list(build_dataset(config, "train").names)
 
@@ -87,9 +92,6 @@ def plant(data: str, seed: int, root: Path) -> None:
 
 def without(data: str, unknown: str, root: Path) -> None:
     """A data folder in which a class is void, and ``unknown/`` with masks of where it is in the validation images."""
-    from segproto.data.build import build_dataset
-    from segproto.data.config import DataConfig
-
     if (root / "classes.yaml").is_file():
         return
     (root / "unknown").mkdir(parents=True, exist_ok=True)
@@ -128,6 +130,80 @@ def train(method: str, data: str, root: Path, seed: int, folder: Path) -> None:
     print(f"{folder} {time.monotonic() - begin:.0f} s", flush=True)
 
 
+Listed = list[tuple[str, Region, float]]  # image, region, score
+
+
+def lists(folder: Path) -> dict[str, Listed]:
+    """The list of ``review`` and those of the model's own softmax, which are cut into regions by the same rules.
+
+    ``softmax`` ranks by 1 - mean probability of the label (cleanlab's self-confidence, averaged over the region),
+    ``loss`` by the mean cross-entropy.
+    """
+    model = Segmenter.load(folder).eval()
+    dataset = build_dataset(data_config(folder, {}, []), "train")
+    cache = FeatureCache.open(model.encoder, dataset, Path(os.environ["SEGPROTO_CACHE"]))
+    looking = LabelReview(model, dataset, cache)
+    found: dict[str, Listed] = {"review": [], "softmax": [], "loss": []}
+    for index, name in enumerate(dataset.names):
+        found["review"] += [(name, region, region.score) for region in looking.regions(index)]
+        mask, grid = dataset[index].mask, looking.answer(index)
+        size = (mask.shape[-2], mask.shape[-1])
+        field = Field.over(grid, model.encoder, size, size)
+        shares = field.rows(0, size[0])
+        for region in contradicted(shares, mask, cell=field.step, fewest=FEWEST):
+            y0, x0, y1, x1 = region.box
+            own = shares[region.label, y0:y1, x0:x1][torch.from_numpy(region.inside)].double()
+            found["softmax"].append((name, region, float(1 - own.mean())))
+            found["loss"].append((name, region, float(-own.clamp_min(1e-12).log().mean())))
+    return found
+
+
+def average_precision(listed: Listed, planted: dict[str, Any]) -> dict[str, float]:
+    """Of a list, against the planted errors."""
+    total = len({(name, int(i)) for name, numbers in planted.items() for i in np.unique(numbers) if i})
+    seen: set[tuple[str, int]] = set()
+    wrong, precision, among = 0, 0.0, 0
+    for name, region, _ in sorted(listed, key=lambda entry: -entry[2]):
+        y0, x0, y1, x1 = region.box
+        inside = planted[name][y0:y1, x0:x1][region.inside] if name in planted else np.zeros(1, np.int32)
+        if (inside > 0).mean() <= 0.5:
+            wrong += 1
+            continue
+        key = (name, int(np.bincount(inside[inside > 0]).argmax()))
+        if key not in seen:
+            seen.add(key)
+            precision += len(seen) / (len(seen) + wrong)
+            among += len(seen) + wrong <= total
+    return {
+        "average_precision": precision / total,
+        "found": len(seen),
+        "planted": total,
+        "listed": len(listed),
+        "found_among_first": among,
+    }
+
+
+def measure_labels(folder: Path, root: Path) -> None:
+    """The figures of one run, once."""
+    if (folder / FIGURES).is_file():
+        return
+    begin = time.monotonic()
+    with np.load(root / "planted.npz") as file:
+        planted = {name: file[name] for name in file.files}
+    figures = {kind: average_precision(listed, planted) for kind, listed in lists(folder).items()}
+    (folder / FIGURES).write_text(json.dumps(figures))
+    print(f"{folder} {time.monotonic() - begin:.0f} s {json.dumps(figures)}", flush=True)
+
+
+def measure_unknown(folder: Path, root: Path) -> None:
+    """AUROC, AP and FPR95 of every score of a run that never saw a class, once."""
+    if (folder / UNKNOWN).is_file():
+        return
+    figures = api.evaluate(folder, ood_labels=root / "unknown", quiet=True)
+    (folder / UNKNOWN).write_text(json.dumps({"miou": figures["miou"], **figures["ood"]}))
+    print(folder, (folder / UNKNOWN).read_text(), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
@@ -141,7 +217,8 @@ def main() -> None:
         root = args.out / "msrc21" / f"without-{args.unknown}"
         without("msrc21", args.unknown, root)
         for method in args.methods.split(","):
-            train(method, "msrc21", root, 1, args.out / "msrc21" / f"{method}-without-{args.unknown}")
+            train(method, "msrc21", root, 1, folder := args.out / "msrc21" / f"{method}-without-{args.unknown}")
+            measure_unknown(folder, root)
     if "labels" not in args.what:
         return
     for seed in map(int, args.seeds.split(",")):
@@ -149,7 +226,8 @@ def main() -> None:
             root = args.out / data / f"planted{seed}"
             plant(data, seed, root)
             for method in args.methods.split(","):
-                train(method, data, root, seed, args.out / data / f"{method}{seed}")
+                train(method, data, root, seed, folder := args.out / data / f"{method}{seed}")
+                measure_labels(folder, root)
 
 
 if __name__ == "__main__":

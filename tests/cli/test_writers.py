@@ -133,6 +133,7 @@ ELSEWHERE = {  # in test_published.py, test_layouts.py and test_studio.py; with 
 }
 READ = {
     "--resume",
+    "--ood-labels",
     "--start",
     "--masks",
     "--cams",
