@@ -13,6 +13,7 @@ kept: a killed script goes on where it was. Needs ``$SEGPROTO_CACHE``.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path

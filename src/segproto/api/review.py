@@ -113,8 +113,13 @@ def cached_features(model: Segmenter, dataset: SegmentationDataset) -> FeatureCa
 
 
 def is_review(folder: Path) -> bool:
-    """Whether a folder was written by this verb."""
-    return marked(folder / LIST, "review") if (folder / LIST).is_file() else False
+    """Whether all that lies in a folder was written by this verb."""
+    page, table, file = (folder / name for name in HOLDS)
+    if not (page.is_file() and table.is_file() and file.is_file()):
+        return False
+    with table.open("rb") as lines:
+        heading = lines.readline(200)
+    return marked(page, "page") and marked(file, "review") and heading.strip() == ",".join(COLUMNS).encode()
 
 
 def labelled_splits(target: Path, model: Segmenter, overrides: Sequence[str], split: str) -> list[SegmentationDataset]:
