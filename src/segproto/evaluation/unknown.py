@@ -44,17 +44,16 @@ def score_unknown(
         raise DataError(f"{masks}: holds no mask of the {dataset.split} images; expected {first} and alike")
     metrics: dict[str, UnknownPixels] = {}
     for done, index in enumerate(chosen, 1):
-        file, size = masks / f"{dataset.names[index]}{SUFFIX}", image_size(dataset, index)
+        file = masks / f"{dataset.names[index]}{SUFFIX}"
+        height, width = image_size(dataset, index)
         truth = truth_of(torch.from_numpy(read_indices(file)))
         if truth is None:
             raise DataError(f"{file}: holds other numbers than 0 (known), 1 (unknown) and 255 (void)")
-        if truth.shape != size:
-            raise DataError(
-                f"{file}: {truth.shape[1]} x {truth.shape[0]} pixels, but its image has {size[1]} x {size[0]}"
-            )
+        if truth.shape != (height, width):
+            raise DataError(f"{file}: {truth.shape[1]} x {truth.shape[0]} pixels, but its image has {width} x {height}")
         for name, grid in unknown_scores(model.head, features.get(index)).items():
-            field = Field.over(grid[0].float(), model.encoder, size, size)
-            metrics.setdefault(name, UnknownPixels()).update(field.rows(0, size[0])[0], truth)
+            field = Field.over(grid[0].float(), model.encoder, (height, width), (height, width))
+            metrics.setdefault(name, UnknownPixels()).update(field.rows(0, height)[0], truth)
         if progress is not None:
             progress(done, len(chosen))
     scores = {name: metric.compute() for name, metric in metrics.items()}

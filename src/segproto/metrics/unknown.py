@@ -67,7 +67,7 @@ def counts_by_score(scores: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Unknown and known pixels, int64 (K,) each.
     """
-    values, place = scores.unique(return_inverse=True)
+    values, place = torch.unique(scores, return_inverse=True)
     every, positive = (torch.bincount(p, minlength=len(values)) for p in (place, place[unknown]))
     return positive, every - positive
 

@@ -111,13 +111,13 @@ class LabelReview:
         self.model, self.dataset, self.cache = model, dataset, cache
         self.features = LabelFreeFeatures(model, dataset, cache)
         gathered = gather_patches(self.features, progress)
-        if len(gathered.image.unique()) < 2:
+        if len(torch.unique(gathered.image)) < 2:
             raise DataError(
                 f"fewer than two of the {len(dataset)} images of split {dataset.split} have a labelled cell: labels "
                 "are judged by those of other images; check data.root, data.labels and the class values"
             )
         trusted = gathered.trusted()
-        self.patches: Patches = trusted if len(trusted.image.unique()) > 1 else gathered
+        self.patches: Patches = trusted if len(torch.unique(trusted.image)) > 1 else gathered
 
     @torch.no_grad()
     def votes(self, index: int) -> Tensor:
@@ -216,6 +216,6 @@ class LabelReview:
         reasons = []
         for number in more.argsort(descending=True, stable=True)[:REASONS].tolist():
             source: PrototypeSource | None = None if provenance is None else provenance.sources[number]
-            place = (None, None) if source is None else (source.image, source.box)
-            reasons.append(Reason(float(more[number]), *place, number))
+            image, box = (None, None) if source is None else (source.image, source.box)
+            reasons.append(Reason(float(more[number]), image, box, number))
         return tuple(reason for reason in reasons if reason.share > 0)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ def _region(
     label: int,
     other: int,
     inside: NDArray[np.bool_],
-    logs: NDArray[np.float32],
+    logs: NDArray[np.floating[Any]],
     start: tuple[int, int],
     silent: float,
 ) -> Region:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -83,8 +83,8 @@ class Patches:
 
     def keep(self, which: Tensor) -> Patches:
         """Some of the patches; ``which`` is bool (M,)."""
-        parts = (value[which] for value in (self.vectors, self.frequencies, self.image, self.cell, self.grid))
-        return Patches(*parts, self.mean, self.directions, self.blocks)
+        own = ("vectors", "frequencies", "image", "cell", "grid")
+        return replace(self, **{name: getattr(self, name)[which] for name in own})
 
     def trusted(self) -> Patches:
         """Without the patches that those of other images outvote (Wilson 1972, edited nearest neighbours).
@@ -94,7 +94,7 @@ class Patches:
         """
         own = self.frequencies.max(1).indices
         support = torch.empty(len(own), device=own.device)
-        for image in self.image.unique().tolist():
+        for image in torch.unique(self.image).tolist():
             rows = (self.image == image).nonzero()[:, 0]
             votes = self.votes(self.look_up(self.vectors[rows].float(), image))
             support[rows] = votes.gather(1, own[rows, None])[:, 0]
