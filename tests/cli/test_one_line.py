@@ -134,6 +134,8 @@ def test_predict_skips_and_goes_on(cli: Cli, blackbox_run: Path, tmp_path: Path)
     assert answer.err.splitlines()[-2:] == ["1 of 3 images cannot be read, the others are done:", broken[0]["reason"]]
     assert (folder / "masks" / "d.png").is_file()
     refused(cli("predict", blackbox_run, folder / "a.png", "--out", tmp_path / "one", "-q"), "a.png: is no picture")
-    refused(cli("explain", blackbox_run, folder, "--out", tmp_path / "why"), f"{folder}: is a folder; expected one")
+    answer = cli("explain", blackbox_run, folder, "--out", tmp_path / "why", "-q", "--json")
+    assert (answer.code, json.loads(answer.out)["broken"]) == (1, broken)
+    assert (tmp_path / "why" / "z.png" / "b" / "index.html").is_file()
     with pytest.raises(UnreadableImages, match="1 of 3 images"):
         segproto.predict(blackbox_run, folder, out=tmp_path / "again", quiet=True)

@@ -115,7 +115,7 @@ def test_orientations(value: int, tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_taken_for_a_folder() -> None:
     from segproto.cli.info import as_setting
 
-    with pytest.raises(DataError, match=r"'fotos' is neither .* expected a folder or zip archive of images and masks"):
+    with pytest.raises(DataError, match=r"'fotos' is neither .* expected a folder or archive .* of images and masks"):
         as_setting("fotos")
 
 

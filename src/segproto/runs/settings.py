@@ -85,7 +85,7 @@ def checked(given: RecipeDict, recipe: object, overrides: Sequence[str] = ()) ->
     start = value.get("train", {}).get("start")
     if method.starts_from_any_encoder and start is not None:
         own = encoder_of(Path(start)) | {"frozen": True}
-        refuse_other_encoder(value["encoder"], own, overrides, start)
+        refuse_other_encoder(value.get("encoder", {}), own, overrides, start)
         value["encoder"] = own
     return method, validate_recipe(value, method.recipe)
 
