@@ -22,7 +22,7 @@ from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
 from segproto.model.features import BackboneFeatures
 from segproto.model.field import Field
 from segproto.model.segmenter import Segmenter
-from segproto.model.together import CHUNK, Look, chunk_size, chunked, in_order, logits_of, look
+from segproto.model.together import CHUNK, Look, chunk_size, chunked, in_order, logits_of, look, spare_worker
 from segproto.model.windows import evaluating, field_mask
 
 PLAIN = Protocol()
@@ -101,7 +101,8 @@ def predicted(
 
     Args: as in :func:`validate`; ``indices`` are those of the images.
     """
-    samples = in_order((partial(_read, dataset, index) for index in indices), 1, CHUNK)
+    workers = spare_worker(next(segmenter.parameters()).device)
+    samples = in_order((partial(_read, dataset, index) for index in indices), workers, CHUNK)
     if cache is not None:
         yield from ((i, sample, [_from_cache(segmenter, cache, i, sample)]) for i, sample in samples)
     elif protocol.crf is not None:
@@ -110,7 +111,7 @@ def predicted(
             masks = masks_with_crf(segmenter, sample, protocol.crf, scales=scales, flip=protocol.flip)
             yield index, sample, masks
     else:
-        yield from in_order(_masks(segmenter, samples, protocol, chunk_size(len(dataset))), 1, 2)
+        yield from in_order(_masks(segmenter, samples, protocol, chunk_size(len(dataset))), workers, 2)
 
 
 def _read(dataset: SegmentationDataset, index: int) -> tuple[int, Sample]:

@@ -41,11 +41,20 @@ def chunked(count: int, rank: int = 0, world: int = 1) -> list[int]:
     return [i for start in range(rank * size, count, world * size) for i in range(start, min(start + size, count))]
 
 
+def spare_worker(device: torch.device) -> int:
+    """One thread to work beside the network, none where the network has every core of a CPU already."""
+    return 0 if device.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1) else 1
+
+
 def in_order(jobs: Iterable[Callable[[], T]], workers: int, ahead: int) -> Iterator[T]:
     """What the jobs return, in their order; they run in threads, at most ``ahead`` before the one that is asked for.
 
-    An error is raised in the place of its result, and those not begun are dropped.
+    An error is raised in the place of its result, and those not begun are dropped. Without workers each job is done
+    when it is asked for.
     """
+    if workers == 0:
+        yield from (job() for job in jobs)
+        return
     pool, waiting = ThreadPoolExecutor(workers), deque[Future[T]]()
     try:
         for job in jobs:
