@@ -19,9 +19,11 @@ from segproto import api
 from segproto.api import predict_loop
 from segproto.data.picture import look_at
 from segproto.errors import ConfigError, SegprotoError, UnreadableImages
+from segproto.files.documents import read_object
 from segproto.model import together
 from segproto.model.together import CHUNK, chunk_size, chunked, in_order
 from segproto.model.windows import evaluating
+from segproto.runs.continuing import keep_record
 from segproto.training.devices import launched
 from segproto.training.sharing import shared
 
@@ -189,6 +191,27 @@ def test_an_interrupted_prediction_goes_on_with_the_same_masks(
         next(model.head.parameters()).mul_(2)
     with pytest.raises(ConfigError, match="are of another model"):
         api.predict(model, images, out=out, resume=True, quiet=True)
+
+
+def test_masks_of_an_earlier_model_do_not_stay(scaleproto_run: Path, tmp_path: Path) -> None:
+    images, out, model = pictures(tmp_path / "images", 3), tmp_path / "masks", segproto.load(scaleproto_run)
+    api.predict(model, images, out=out, quiet=True)
+    api.explain_folder(model, images, out=tmp_path / "why", quiet=True)
+    earlier = contents(out)
+    with torch.no_grad():
+        model.head.readout.neg_()  # type: ignore[operator]
+    for verb, folder in (("predict", out), ("explain", tmp_path / "why")):  # begun with another model, cut off at once
+        settings = read_object(folder / f".{verb}.json", ConfigError, "")["settings"]
+        keep_record(folder, verb, model, settings, resume=False)
+    api.predict(model, images, out=out, resume=True, quiet=True)
+    api.explain_folder(model, images, out=tmp_path / "why", resume=True, quiet=True)
+    api.predict(model, images, out=tmp_path / "new", quiet=True)
+    assert {name: out_of for name, out_of in contents(out).items() if name.endswith("png")} == {
+        name: out_of for name, out_of in contents(tmp_path / "new").items() if name.endswith("png")
+    }
+    assert contents(out) != earlier
+    record = (tmp_path / "why" / ".explain.json").stat().st_mtime_ns
+    assert all(page.stat().st_mtime_ns >= record for page in (tmp_path / "why").rglob("index.html"))
 
 
 def test_a_precision_is_that_of_the_network(scaleproto_run: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def explain_folder(
         UnreadableImages: at the end: images that are broken; all others are explained.
     """
     from segproto.model.together import chunked
-    from segproto.runs.continuing import keep_record
+    from segproto.runs.continuing import keep_record, made_since
     from segproto.runs.folder import images_and_masks
     from segproto.runs.models import ready
     from segproto.training.progress import Reporter
@@ -133,7 +133,7 @@ def explain_folder(
         with reporter.bar("explain", len(own)) as bar:
             for done, index in enumerate(own, 1):
                 file, page = pairs[index][0], pages[index]
-                if not (resume and page.exists()):  # it is written last
+                if not (resume and made_since(folder, "explain", [page])):  # it is written last
                     try:
                         explain(model, file, out=page.parent, max_pixels=max_pixels, bands=bands)
                     except DataError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -95,7 +95,7 @@ def predict(
     from segproto.data.images import MAX_PIXELS
     from segproto.model.outputs import value_table
     from segproto.model.reading import order_note
-    from segproto.runs.continuing import keep_record
+    from segproto.runs.continuing import keep_record, made_since
     from segproto.runs.models import ready
     from segproto.training.progress import Reporter
     from segproto.training.sharing import shared
@@ -127,9 +127,13 @@ def predict(
         settings = settings_of(writing, beside, probabilities_format)
         if [job.file for job in jobs] != several or resume:
             share.do_first(lambda: keep_record(out, "predict", model, settings, resume))
+
+        def there(files: Iterable[Path]) -> bool:
+            return resume and made_since(out, "predict", files)
+
         broken: dict[Path, str] = {}
         with reporter.bar("predict", len(jobs)) as bar:
-            for done, (job, error) in enumerate(write_all(writing, jobs, paths, share, skip=resume), 1):
+            for done, (job, error) in enumerate(write_all(writing, jobs, paths, share, there), 1):
                 if error is not None and [job.file] == several:
                     raise error
                 broken |= {} if error is None else {job.file: str(error)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +75,7 @@ class Writing:
 
 
 def write_all(
-    writing: Writing, jobs: Sequence[Job], paths: Sequence[Paths], share: Share, skip: bool
+    writing: Writing, jobs: Sequence[Job], paths: Sequence[Paths], share: Share, done: Callable[[Iterable[Path]], bool]
 ) -> Iterator[tuple[Job, DataError | None]]:
     """Writes this process's part of the masks; each job with the error of an image that is broken.
 
@@ -84,15 +84,15 @@ def write_all(
         jobs: images and masks, the same in all processes.
         paths: of the other outputs of each, by their option.
         share: this process's part.
-        skip: what is there stays.
+        done: whether files are there and stay.
     """
     size = chunk_size(len(jobs))
-    there = [skip and all(file.exists() for file in (job.mask, *paths[i].values())) for i, job in enumerate(jobs)]
+    there = [done((job.mask, *paths[i].values())) for i, job in enumerate(jobs)]
     # an image of a chunk that is there is seen again beside the others, whose last bits it may decide
     own = [i for i in chunked(len(jobs), share.rank, share.world) if not all(there[i // size * size :][:size])]
     together = [i for i in own if jobs[i].kind == "picture" and "--ood" not in paths[i]]
     with evaluating(writing.model), writing.autocast:
-        yield from _write_together(writing, [(i // size, jobs[i], paths[i], there[i]) for i in together])
+        yield from _write_together(writing, [_Entry(i // size, jobs[i], paths[i], there[i]) for i in together])
         for i in sorted({*own} - {*together}):
             try:
                 if not there[i]:
@@ -110,9 +110,7 @@ class _Entry:
     there: bool
 
 
-def _write_together(
-    writing: Writing, entries: Sequence[tuple[int, Job, Paths, bool]]
-) -> Iterator[tuple[Job, DataError | None]]:
+def _write_together(writing: Writing, entries: Sequence[_Entry]) -> Iterator[tuple[Job, DataError | None]]:
     model, views = writing.model, dict(writing.views)
     failed: list[tuple[Job, DataError | None]] = []
     scales = views.pop("scales")
@@ -126,7 +124,7 @@ def _write_together(
             return entry.job, error
 
     def looks() -> Iterator[Look[_Entry]]:
-        for found in in_order((partial(read, _Entry(*entry)) for entry in entries), READERS, CHUNK):
+        for found in in_order((partial(read, entry) for entry in entries), READERS, CHUNK):
             if isinstance(found, Look):
                 yield found
             else:
@@ -149,7 +147,7 @@ def _write_together(
         return entry.job, None
 
     def writes() -> Iterator[Callable[[], tuple[Job, DataError | None]]]:
-        shares = any("--probabilities" in entry[2] for entry in entries)
+        shares = any("--probabilities" in entry.paths for entry in entries)
         maps = (lambda images: with_ones(model.grid_logits(images))) if shares else None
         for one, bands in logits_of(model, looks(), maps=maps, **views):  # type: ignore[arg-type]
             if one.pixels is not None:

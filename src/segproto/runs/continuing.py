@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,12 @@ from segproto.model.fingerprint import model_hash
 from segproto.model.segmenter import Segmenter
 
 ANEW = "leave out --resume, and all are made anew"
+
+
+def made_since(out: Path, verb: str, files: Iterable[Path]) -> bool:
+    """Whether all files are there and no older than the record: older ones are of an earlier command in that folder."""
+    begun = (out / f".{verb}.json").stat().st_mtime_ns
+    return all(file.exists() and file.stat().st_mtime_ns >= begun for file in files)
 
 
 def keep_record(out: Path, verb: str, model: Segmenter, settings: Mapping[str, Any], resume: bool) -> None:
