@@ -24,7 +24,8 @@ from segproto.errors import DataError
 from segproto.evaluation.masks import score_masks
 from segproto.evaluation.validate import validate
 from segproto.metrics.cells import class_pixels
-from segproto.model.predict import predict, predict_to_png
+from segproto.model.outputs import Outputs, predict_to_files
+from segproto.model.predict import predict
 from segproto.report.pictures import paint
 
 WALL, DOME, PIER, ADDING_MACHINE = 2978, 772, 1857, 3148  # the first, the last below 255, the first above, the last
@@ -114,7 +115,7 @@ def test_a_model_of_848_outputs(tmp_path: Path) -> None:
     assert mask.dtype == torch.int16
     assert torch.equal(mask.long(), logits.argmax(0))
     assert int(mask.max()) > 255
-    predict_to_png(model, data.path(0), tmp_path / "p.png")  # type: ignore[arg-type]
+    predict_to_files(model, data.path(0), Outputs(tmp_path / "p.png"))  # type: ignore[arg-type]
     assert np.asarray(Image.open(tmp_path / "p.png")).tolist() == mask.tolist()
     figures = validate(model, data)
     assert figures["accuracy"] == pytest.approx(float((mask == data[0].mask).float().mean()))

@@ -22,8 +22,8 @@ from segproto.errors import DataError
 from segproto.evaluation.analyses.failures import find_failures
 from segproto.interop.export import Graph
 from segproto.model.edit import edited
-from segproto.model.outputs import value_table
-from segproto.model.predict import predict, predict_to_png
+from segproto.model.outputs import Outputs, predict_to_files, value_table
+from segproto.model.predict import predict
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.report.evidence import probe_image
@@ -59,7 +59,7 @@ def test_predict(model: Segmenter, picture: torch.Tensor, expected: torch.Tensor
     from segproto.data.images import read_indices
 
     assert torch.equal(predict(model, picture).long(), expected)
-    predict_to_png(model, picture, tmp_path / "mask.png")
+    predict_to_files(model, picture, Outputs(tmp_path / "mask.png"))
     assert torch.equal(torch.from_numpy(read_indices(tmp_path / "mask.png")).long(), expected)
 
 
@@ -153,7 +153,7 @@ def test_a_classes_file_of_300_classes_trains_and_gives_its_numbers_back(tmp_pat
     trained = Segmenter.load(tmp_path / "run")
     assert trained.head.bank is not None
     assert set(trained.head.bank.class_of.tolist()) <= set(range(301)) - {IGNORE_INDEX}
-    predict_to_png(trained, tmp_path / "many/images/0.png", tmp_path / "mask.png")
+    predict_to_files(trained, tmp_path / "many/images/0.png", Outputs(tmp_path / "mask.png"))
     numbers = value_table(trained.classes, "classes")
     assert numbers is not None
     assert numbers[[0, 254, 255, 256, 300]].tolist() == [0, 254, 999, 255, 299]

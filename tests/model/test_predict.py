@@ -19,7 +19,8 @@ from segproto.data.picture import MaskWriter, look_at
 from segproto.errors import ConfigError, DataError
 from segproto.model import predict as predict_module
 from segproto.model.field import Field
-from segproto.model.predict import predict, predict_logits, predict_to_png
+from segproto.model.outputs import Outputs, predict_to_files
+from segproto.model.predict import predict, predict_logits
 from segproto.model.windows import spans
 
 
@@ -187,7 +188,7 @@ def test_pillows_own_limit_is_not_in_the_way(tmp_path, monkeypatch):
 def test_png_is_the_mask(tmp_path, window):
     model, pixels = segmenter("grouped"), image(41, 67)
     path = tmp_path / "new" / "mask.png"
-    predict_to_png(model, pixels, path, window=window)
+    predict_to_files(model, pixels, Outputs(path), window=window)
     with Image.open(path) as written:
         assert written.mode == "L"
         assert np.array_equal(np.asarray(written), predict(model, pixels, window=window).numpy())
@@ -239,11 +240,11 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from PIL import Image
 from tiny_segmenters import segmenter
-from segproto.model.predict import predict_to_png
+from segproto.model.outputs import Outputs, predict_to_files
 model = segmenter("grouped", classes=6, stride=4)
-predict_to_png(model, np.zeros((64, 64, 3), np.uint8), Path({out!r}))
+predict_to_files(model, np.zeros((64, 64, 3), np.uint8), Outputs(Path({out!r})))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-predict_to_png(model, Path({image!r}), Path({out!r}))
+predict_to_files(model, Path({image!r}), Outputs(Path({out!r})))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -235,7 +235,7 @@ def write_test(model: Segmenter, jobs: Mapping[Path, Path], out: Path, protocol:
     """
     from segproto.data.picture import look_at
     from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
-    from segproto.model.predict import predict_to_png
+    from segproto.model.outputs import Outputs, predict_to_files
     from segproto.training.progress import current
 
     with current().bar("test", len(jobs)) as bar:
@@ -243,7 +243,7 @@ def write_test(model: Segmenter, jobs: Mapping[Path, Path], out: Path, protocol:
             picture = look_at(file, rule=model.encoder.pixels)
             views = protocol.views(picture.height, picture.width)
             if protocol.crf is None:
-                predict_to_png(model, file, mask, **views)
+                predict_to_files(model, file, Outputs(mask), **views)
             else:
                 scales, flip = views["scales"], protocol.flip
                 plain, after = masks_with_crf(model, file, protocol.crf, scales=scales, flip=flip)

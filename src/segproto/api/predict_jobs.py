@@ -68,14 +68,14 @@ def require_format(form: str, folder: str | Path | None) -> None:
     Raises:
         ConfigError: no such format, nowhere to write, or ``zarr`` without the extra of that name.
     """
-    from segproto.files.stores import zarr_or_refuse
+    from segproto.files.extras import package_of
 
     if form not in ("auto", "npz", "zarr"):
         raise ConfigError(f"--probabilities-format {form}: expected auto, npz or zarr")
     if form != "auto" and folder is None:
         raise ConfigError(f"--probabilities-format {form}: say where to write them: --probabilities DIR")
     if form == "zarr":
-        zarr_or_refuse("--probabilities-format zarr")
+        package_of("zarr", "zarr", "--probabilities-format zarr")
 
 
 def refuse_unfit(jobs: list[Job], beside: set[str], values: str, palette: bool) -> None:
@@ -130,7 +130,7 @@ def jobs_of(pairs: list[tuple[Path, Path]], form: str, rule: PixelRule) -> list[
         ConfigError: no such form, or ``tif`` without the extra ``geo``.
     """
     from segproto.data.tiff_pages import pages_in
-    from segproto.files.rasters import rasterio_or_refuse
+    from segproto.files.extras import package_of
 
     if form not in ("auto", "png", "tif"):
         raise ConfigError(f"--format {form}: expected auto, png or tif")
@@ -145,7 +145,7 @@ def jobs_of(pairs: list[tuple[Path, Path]], form: str, rule: PixelRule) -> list[
         elif len(pages) > 1:
             jobs.append(Job(file, file, mask.with_suffix(".tif"), "stack"))
         elif form == "tif" or file in placed:
-            rasterio_or_refuse("--format tif")
+            package_of("geo", "rasterio", "--format tif")
             jobs.append(Job(file, file, mask.with_suffix(".tif"), "raster"))
         else:
             jobs.append(Job(file, file, mask))
@@ -157,14 +157,16 @@ def placed_among(files: list[Path]) -> set[Path]:
     import importlib.util
 
     from segproto.data.tiff_bands import has_place
-    from segproto.files.rasters import HINT
+    from segproto.files.extras import install
 
     placed = set()
     for file in files:
         with suppress(DataError):  # told when it is read
             placed |= {file} if has_place(file) else set()
     if placed and importlib.util.find_spec("rasterio") is None:
-        log.warning("%d of the images are georeferenced; with %s their masks are, too (now: PNG)", len(placed), HINT)
+        log.warning(
+            "%d of the images are georeferenced; with %s their masks are, too (now: PNG)", len(placed), install("geo")
+        )
         return set()
     return placed
 

@@ -10,7 +10,7 @@ import typer
 
 from segproto.cli.arguments import Bands, Device, Devices, Json, MaxPixels, Quiet, Stage, Target
 from segproto.cli.options import bands as band_list
-from segproto.cli.show import first_process, percent, print_json, print_table, say
+from segproto.cli.show import first_process, percent, print_json, print_table, say, tell_files
 from segproto.errors import ConfigError
 
 
@@ -64,16 +64,8 @@ def explain_all(target: Path, images: Path, out: Path, as_json: bool, **options:
         unreadable, written = error, error.written
     if not first_process():
         return
-    if as_json:
-        broken = {} if unreadable is None else unreadable.broken
-        rows = [{"image": str(path), "reason": reason} for path, reason in broken.items()]
-        print_json({"pages": [str(path) for path in written], "broken": rows})
-    else:
-        say(f"{len(written)} images explained; open {out}/NAME/index.html")
-    if unreadable is not None:
-        for line in unreadable.args:
-            say(line, err=True)
-        raise typer.Exit(1)
+    words = f"{len(written)} images explained; open {out}/NAME/index.html"
+    tell_files("pages", written, unreadable, words, as_json)
 
 
 def strongest(row: dict[str, Any], unit: str) -> str:

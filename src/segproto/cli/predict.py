@@ -27,7 +27,7 @@ from segproto.cli.arguments import (
 from segproto.cli.options import bands as band_list
 from segproto.cli.options import factors, value_kind
 from segproto.cli.options import pages as page_choice
-from segproto.cli.show import first_process, print_json, say
+from segproto.cli.show import first_process, tell_files
 from segproto.errors import UnreadableImages
 
 if TYPE_CHECKING:
@@ -103,16 +103,8 @@ def predict(
         unreadable, written = error, error.written
     if not first_process():
         return
-    if as_json:
-        broken = {} if unreadable is None else unreadable.broken
-        rows = [{"image": str(path), "reason": reason} for path, reason in broken.items()]
-        print_json({"masks": [str(path) for path in written], "broken": rows})
-    else:
-        say(f"{len(written)} mask{'s' if len(written) != 1 else ''} in {out}: {holds(model.classes, kind)}")
-    if unreadable is not None:
-        for line in unreadable.args:
-            say(line, err=True)
-        raise typer.Exit(1)
+    words = f"{len(written)} mask{'s' if len(written) != 1 else ''} in {out}: {holds(model.classes, kind)}"
+    tell_files("masks", written, unreadable, words, as_json)
 
 
 def holds(classes: ClassTable, kind: Literal["indices", "classes"], shown: int = 6) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from segproto.errors import plain
+from segproto.errors import UnreadableImages, plain
 
 FIGURE = 16  # characters of a short cell, as in 48.90 ± 1.23
 GAP = 2  # blanks after a column
@@ -23,6 +24,35 @@ def first_process() -> bool:
 def say(text: str = "", err: bool = False) -> None:
     """Prints a line, on stderr if it is a remark and no result; its parts may come from a file that others wrote."""
     print(plain(text), file=sys.stderr if err else sys.stdout)
+
+
+def tell_files(
+    key: str, written: Sequence[Path], unreadable: UnreadableImages | None, words: str, as_json: bool
+) -> None:
+    """What a command made of many images, and which of them it could not read.
+
+    Args:
+        key: of the files in the JSON.
+        written: the files.
+        unreadable: the images that are broken, if some are.
+        words: the line for people.
+        as_json: print JSON instead of it.
+
+    Raises:
+        typer.Exit: with code 1, if some are broken.
+    """
+    import typer
+
+    if as_json:
+        broken = {} if unreadable is None else unreadable.broken
+        rows = [{"image": str(path), "reason": reason} for path, reason in broken.items()]
+        print_json({key: [str(path) for path in written], "broken": rows})
+    else:
+        say(words)
+    if unreadable is not None:
+        for line in unreadable.args:
+            say(line, err=True)
+        raise typer.Exit(1)
 
 
 def print_json(value: Any) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from segproto.errors import ConfigError, DataError, SegprotoError
+from segproto.errors import DataError, SegprotoError
+from segproto.files.extras import package_of
 from segproto.files.marks import mark, require
 from segproto.files.writing import disk_errors, fresh, scratch
 
@@ -23,20 +24,6 @@ if TYPE_CHECKING:
 
 BLOCK = 512  # side of a tile, and the rows that are written at once
 CACHE = 128  # MB that GDAL may keep of blocks
-HINT = "pip install 'segproto[geo]'"
-
-
-def rasterio_or_refuse(why: str) -> Any:
-    """The package ``rasterio``.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import rasterio
-    except ImportError as error:
-        raise ConfigError(f"{why} needs the extra geo ({error}): {HINT}") from error
-    return rasterio
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ def georeference(path: Path) -> Georeference:
     """
     import warnings
 
-    rasterio = rasterio_or_refuse(f"{path}: its place")
+    rasterio = package_of("geo", "rasterio", f"{path}: its place")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
@@ -114,7 +101,7 @@ class RasterWriter:
         colours: Mapping[int, tuple[int, int, int]] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        self._rasterio = rasterio_or_refuse(f"{path}: writing a GeoTIFF")
+        self._rasterio = package_of("geo", "rasterio", f"{path}: writing a GeoTIFF")
         require(path, kind)
         self.path, self.kind = path, kind
         self._size, self._dtype, self._place, self._nodata = (height, width), dtype, place, nodata

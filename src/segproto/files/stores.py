@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segproto.errors import ConfigError
+from segproto.files.extras import package_of
 from segproto.files.marks import mark, require_folder
 from segproto.files.writing import fresh_folder
 
@@ -19,22 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-HINT = "pip install 'segproto[zarr]'"
 HOLDS = (".zarray", ".zattrs", "[0-9]*.[0-9]*.[0-9]*")  # metadata, and a file per chunk
 CHUNK = (256, 512)  # rows and columns
-
-
-def zarr_or_refuse(why: str) -> Any:
-    """The package ``zarr``.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import zarr
-    except ImportError as error:
-        raise ConfigError(f"{why} needs the extra zarr ({error}): {HINT}") from error
-    return zarr
 
 
 def require_store(path: Path, kind: str) -> None:
@@ -73,7 +59,7 @@ def store_rows(
     """
     import numpy as np
 
-    zarr = zarr_or_refuse(f"{path}: writing a zarr store")
+    zarr = package_of("zarr", "zarr", f"{path}: writing a zarr store")
     second = {} if zarr.__version__.startswith("2.") else {"zarr_format": 2}
     chunks = (*(min(pair) for pair in zip(shape, CHUNK, strict=False)), shape[2])
     with fresh_folder(path, HOLDS, lambda folder: is_store(folder, kind)) as part:

@@ -144,7 +144,8 @@ def write_outputs(segmenter: Segmenter, picture: Picture, outputs: Outputs, band
 
 
 def with_ones(logits: Tensor) -> Tensor:
-    """Logits (B, C, h, w) and ones: where windows overlap, these become the weights to divide by."""
+    """Logits (B, C, h, w) as float32, and ones: where windows overlap, these become the weights to divide by."""
+    logits = logits.float()
     return torch.cat([logits, torch.ones_like(logits[:, :1])], 1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TypedDict, Unpack
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from segproto.data.base import label_dtype
 from segproto.data.images import MAX_PIXELS
-from segproto.data.picture import ImageLike, MaskWriter, Picture, look_at
+from segproto.data.picture import ImageLike, Picture, look_at
 from segproto.errors import ConfigError
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import (
@@ -83,21 +82,6 @@ def predict(
             mask[done : done + len(band)] = band
             done += len(band)
     return mask
-
-
-def predict_to_png(
-    segmenter: Segmenter,
-    image: ImageLike,
-    out: Path,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    **views: Unpack[Views],
-) -> None:
-    """Writes :func:`predict`'s mask as a gray PNG (16 bits if need be), band by band: it is never held whole."""
-    picture, wide = look_at(image, max_pixels, segmenter.encoder.pixels), segmenter.head.num_classes > IGNORE_INDEX
-    with evaluating(segmenter), MaskWriter(out, picture.height, picture.width, wide) as writer:
-        for band in predict_bands(segmenter, picture, **views):
-            writer.write(band)
 
 
 def predict_logits(

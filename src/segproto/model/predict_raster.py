@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Unpack
 
 import torch
-from torch import Tensor
 
 from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import look_at
 from segproto.data.tiff_bands import has_place
 from segproto.files.rasters import Georeference, RasterWriter, georeference
-from segproto.model.outputs import share_file
+from segproto.model.outputs import share_file, with_ones
 from segproto.model.predict import Views, logit_bands
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating
@@ -28,12 +27,6 @@ def place_of(image: Path) -> Georeference:
         DataError: GDAL cannot read it.
     """
     return georeference(image) if has_place(image) else Georeference()
-
-
-def counted_maps(segmenter: Segmenter, images: Tensor) -> Tensor:
-    """Normalised images (B, N, H, W) to (B, C + 1, h, w): logits, and ones that tell how often a cell was added."""
-    logits = segmenter.grid_logits(images).float()
-    return torch.cat([logits, torch.ones_like(logits[:, :1])], 1)
 
 
 def predict_to_tiff(
@@ -79,7 +72,9 @@ def predict_to_tiff(
             plain = stack.enter_context(share_file(probabilities, size, table))
         stack.enter_context(evaluating(segmenter))
         done = 0
-        for maps in logit_bands(segmenter, picture, maps=lambda x: counted_maps(segmenter, x), **views):
+        for maps in logit_bands(
+            segmenter, picture, maps=lambda images: with_ones(segmenter.grid_logits(images)), **views
+        ):
             logits = maps[:-1]
             rows = logits.max(0)[1].to(torch.int32).cpu()
             outside = None

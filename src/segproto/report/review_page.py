@@ -34,7 +34,6 @@ def review_page(
     out: Path,
     *,
     total: int,
-    lines: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Writes the page.
 
@@ -44,7 +43,6 @@ def review_page(
         found: the entries to show, with their reasons.
         out: the HTML file.
         total: how many regions are suspicious in all.
-        lines: further headings with a line each, as on shortcuts.
     """
     names, colours = dataset.classes.names, [css(colour) for colour in dataset.classes.colours]
     places = {name: index for index, name in enumerate(dataset.names)}
@@ -72,7 +70,6 @@ def review_page(
         title=f"Labels of {len(dataset)} images",
         entries=entries,
         total=total,
-        lines=lines or {},
         images=len(dataset),
         version=__version__,
     )
