@@ -12,7 +12,9 @@ from command_line import Cli
 from PIL import Image
 
 import segproto
+from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
+from segproto.data.config import DataConfig
 from segproto.errors import DataError
 from segproto.runs.settings import data_config
 
@@ -66,6 +68,21 @@ def test_what_cannot_be_reviewed_is_said_in_a_line(runs: Path, cli: Cli, tmp_pat
         assert words in answer.err, (arguments, answer)
         assert "Traceback" not in answer.err
         assert not (tmp_path / "out").exists()
+
+
+def test_a_split_whose_masks_are_not_written_is_said(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def only_train(config: DataConfig, split: str) -> SegmentationDataset:
+        if split == "val":
+            raise DataError("y.png: is broken")
+        return build_dataset(config, split)
+
+    monkeypatch.setattr("segproto.data.build.build_dataset", only_train)
+    segproto.review(runs / "blackbox", out=tmp_path / "a", count=1, overrides=FEW, quiet=True)
+    assert not caplog.messages
+    segproto.review(runs / "blackbox", out=tmp_path / "b", count=1, masks=tmp_path / "m", overrides=FEW, quiet=True)
+    assert caplog.messages == ["no masks of the val images are written: y.png: is broken"]
 
 
 def test_ood_labels_of_every_head(runs: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from segproto.model.segmenter import Segmenter
 
 PathLike = str | Path
+log = logging.getLogger(__name__)
 COLUMNS = ("image", "box", "label", "suggested", "score", "pixels")
 LIST = "labels.json"
 HOLDS = ("index.html", "labels.csv", LIST)
@@ -71,7 +73,7 @@ def review(
         raise ConfigError(f"count = {count}: expected at least 1")
     require_folder(out, HOLDS, is_review)
     model = ready(target, stage, device).eval()
-    datasets = labelled_splits(Path(target), model, overrides, split)
+    datasets = labelled_splits(Path(target), model, overrides, split, writes=masks is not None)
     dataset = datasets[0]
     if masks is not None:
         refuse_originals(datasets, masks := place(masks, "--masks"))
@@ -122,8 +124,12 @@ def is_review(folder: Path) -> bool:
     return marked(page, "page") and marked(file, "review") and heading.strip() == ",".join(COLUMNS).encode()
 
 
-def labelled_splits(target: Path, model: Segmenter, overrides: Sequence[str], split: str) -> list[SegmentationDataset]:
+def labelled_splits(
+    target: Path, model: Segmenter, overrides: Sequence[str], split: str, *, writes: bool
+) -> list[SegmentationDataset]:
     """The data of a run: the asked split first, then the other one if it can be read.
+
+    Where masks are written (``writes``) a line says that those of the other split are not.
 
     Raises:
         DataError: no data, no labels, or other classes than the model's.
@@ -136,7 +142,7 @@ def labelled_splits(target: Path, model: Segmenter, overrides: Sequence[str], sp
     if not config.has_masks:
         raise DataError(
             f"{target}: its images have no masks, so there are no labels to review; name images that have, "
-            "as in data.root=DIR data.labels=labels, or rank images to label: --next FOLDER"
+            "as in data.root=DIR data.labels=labels"
         )
     if model.found_categories:
         raise DataError(
@@ -150,8 +156,9 @@ def labelled_splits(target: Path, model: Segmenter, overrides: Sequence[str], sp
         if name != split:
             try:
                 others.append(build_dataset(config, name))
-            except DataError:  # a set of one split alone
-                continue
+            except DataError as error:  # perhaps a set of one split alone
+                if writes:
+                    log.warning("no masks of the %s images are written: %s", name, error)
     return [first, *others]
 
 
@@ -183,6 +190,6 @@ def apply_decisions(
 
     out = place(out)
     model = ready(target, None, "cpu")
-    datasets = labelled_splits(Path(target), model, overrides, "train")
+    datasets = labelled_splits(Path(target), model, overrides, "train", writes=True)
     parsed = [made.decision_of(entry, datasets[0].classes) for entry in decisions]
     return made.apply_decisions(datasets, parsed, out)
