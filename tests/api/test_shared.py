@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,22 @@ def test_jobs_end_in_order_and_an_error_stands_in_its_place() -> None:
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(SegprotoError, match="three"):
         next(results)
+
+
+@pytest.mark.parametrize(("weight", "most"), [(1, 4), (40, 2), (1000, 1)])
+def test_few_heavy_results_wait(weight: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "WAITING", 100)
+    begun: list[int] = []
+
+    def job(number: int) -> int:
+        begun.append(number)
+        return number
+
+    results = in_order((partial(job, n) for n in range(20)), workers=1, ahead=4, weigh=lambda _: weight)
+    for number in range(20):
+        assert next(results) == number
+        assert len(begun) <= number + 1 + most
+    assert begun == list(range(20))
 
 
 def test_launchers_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

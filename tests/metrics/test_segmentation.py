@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
+from segproto.metrics import segmentation
 from segproto.metrics.segmentation import ConfusionMatrix, confusion_matrix, segmentation_scores
 
 
@@ -26,6 +27,14 @@ def test_confusion_equals_sklearn() -> None:
     expected = sklearn_confusion(target[valid], pred[valid], labels=range(8))
     assert confusion_matrix(pred, target, 8).tolist() == expected.tolist()
     assert confusion_matrix(pred.to(torch.uint8), target.to(torch.uint8), 8).tolist() == expected.tolist()
+
+
+def test_large_maps_are_counted_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    pred, target = maps()
+    expected = confusion_matrix(pred, target, 6)
+    monkeypatch.setattr(segmentation, "BLOCK", 7)
+    assert torch.equal(confusion_matrix(pred, target, 6), expected)
+    assert confusion_matrix(pred[:0], target[:0], 6).tolist() == [[0] * 6] * 6
 
 
 def test_scores_equal_torchmetrics() -> None:

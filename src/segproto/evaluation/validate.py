@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset, label_dtype
@@ -21,6 +20,7 @@ from segproto.metrics.matching import hungarian
 from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
 from segproto.model.features import BackboneFeatures
 from segproto.model.field import Field
+from segproto.model.predict import stacked
 from segproto.model.segmenter import Segmenter
 from segproto.model.together import CHUNK, Look, chunk_size, chunked, in_order, logits_of, look, spare_worker
 from segproto.model.windows import evaluating, field_mask
@@ -102,7 +102,7 @@ def predicted(
     Args: as in :func:`validate`; ``indices`` are those of the images.
     """
     workers = spare_worker(next(segmenter.parameters()).device)
-    samples = in_order((partial(_read, dataset, index) for index in indices), workers, CHUNK)
+    samples = in_order((partial(_read, dataset, index) for index in indices), workers, CHUNK, _bytes)
     if cache is not None:
         yield from ((i, sample, [_from_cache(segmenter, cache, i, sample)]) for i, sample in samples)
     elif protocol.crf is not None:
@@ -118,6 +118,10 @@ def _read(dataset: SegmentationDataset, index: int) -> tuple[int, Sample]:
     return index, dataset[index]
 
 
+def _bytes(read: tuple[int, Sample]) -> int:
+    return read[1].image.nbytes + read[1].mask.nbytes
+
+
 def _masks(
     segmenter: Segmenter, samples: Iterable[tuple[int, Sample]], protocol: Protocol, size: int
 ) -> Iterator[Callable[[], tuple[int, Sample, Sequence[Tensor]]]]:
@@ -130,10 +134,15 @@ def _masks(
             yield look(segmenter, as_read(sample), (index, sample), index // size, window=window, scales=scales)
 
     def mask(one: Look[tuple[int, Sample]], bands: Iterable[Tensor]) -> tuple[int, Sample, Sequence[Tensor]]:
-        return *one.key, [torch.cat([logits.max(0)[1].to(label_dtype(len(logits))).cpu() for logits in bands])]
+        classes = (logits.max(0)[1].to(label_dtype(len(logits))) for logits in bands)
+        return *one.key, [stacked(classes, one.picture, label_dtype(segmenter.head.num_classes))]
 
     for one, bands in logits_of(segmenter, looks(), window=window, overlap=overlap, flip=flip):
-        yield partial(mask, one, bands if one.pixels is not None else list(bands))
+        if one.pixels is not None:
+            yield partial(mask, one, bands)
+        else:  # the network runs for each band, and only its classes are kept
+            made = mask(one, bands)
+            yield lambda made=made: made  # type: ignore[misc]
 
 
 def _scores(tally: Tally, segmenter: Segmenter, reduce: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:

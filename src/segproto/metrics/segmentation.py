@@ -11,6 +11,8 @@ from torch import Tensor
 
 from segproto.prototypes.labels import IGNORE_INDEX
 
+BLOCK = 2**18  # pixels counted at once: their indices take 8 bytes each
+
 
 def confusion_matrix(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Counts of (true class, predicted class) over the pixels whose target is not void.
@@ -38,14 +40,16 @@ def confusion_matrix(pred: Tensor, target: Tensor, num_classes: int, ignore_inde
     """
     if pred.shape != target.shape:
         raise ValueError(f"prediction is {tuple(pred.shape)}, target is {tuple(target.shape)}; expected equal shapes")
-    target, pred = target.flatten().to(torch.int64), pred.flatten().to(torch.int64)
-    valid = target != ignore_index
-    target, pred = target[valid], pred[valid]
-    for name, values in (("prediction", pred), ("target", target)):
-        if values.numel() and (int(values.min()) < 0 or int(values.max()) >= num_classes):
-            bad = int(values.max()) if int(values.min()) >= 0 else int(values.min())
-            raise ValueError(f"{name} holds class {bad}, expected 0..{num_classes - 1} or {ignore_index}")
-    return torch.bincount(target * num_classes + pred, minlength=num_classes**2).view(num_classes, num_classes)
+    counts = torch.zeros(num_classes**2, dtype=torch.int64, device=target.device)
+    for true, found in zip(*(torch.split(part.flatten(), BLOCK) for part in (target, pred)), strict=True):
+        valid = true != ignore_index
+        rows, columns = true[valid].to(torch.int64), found[valid].to(torch.int64)
+        for name, values in (("prediction", columns), ("target", rows)):
+            if values.numel() and (int(values.min()) < 0 or int(values.max()) >= num_classes):
+                bad = int(values.max()) if int(values.min()) >= 0 else int(values.min())
+                raise ValueError(f"{name} holds class {bad}, expected 0..{num_classes - 1} or {ignore_index}")
+        counts += torch.bincount(rows * num_classes + columns, minlength=num_classes**2)
+    return counts.view(num_classes, num_classes)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypedDict, Unpack
 
 import torch
@@ -75,12 +75,18 @@ def predict(
         ConfigError: if an option is out of range.
     """
     picture = look_at(image, max_pixels, segmenter.encoder.pixels)
-    mask = torch.empty(picture.height, picture.width, dtype=label_dtype(segmenter.head.num_classes))
-    done = 0
+    dtype = label_dtype(segmenter.head.num_classes)
     with evaluating(segmenter):
-        for band in predict_bands(segmenter, picture, **views):
-            mask[done : done + len(band)] = band
-            done += len(band)
+        return stacked(predict_bands(segmenter, picture, **views), picture, dtype)
+
+
+def stacked(bands: Iterable[Tensor], picture: Picture, dtype: torch.dtype) -> Tensor:
+    """Bands of rows (R, W) as the mask (H, W) of an image, which is the one thing of its size that is held."""
+    mask = torch.empty(picture.height, picture.width, dtype=dtype)
+    done = 0
+    for band in bands:
+        mask[done : done + len(band)] = band
+        done += len(band)
     return mask
 
 

@@ -20,6 +20,7 @@ from segproto.model.windows import Maps, Scale, field_logits, view_fields
 
 CHUNK = 16
 CPU_PIXELS, GPU_PIXELS = 2**18, 2**22  # of a batch: a CPU gains from few small images at most, a GPU from many
+WAITING = 2**27  # bytes of images that were read and wait
 READERS = max(1, min(4, os.cpu_count() or 1))
 
 T = TypeVar("T")
@@ -46,21 +47,32 @@ def spare_worker(device: torch.device) -> int:
     return 0 if device.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1) else 1
 
 
-def in_order(jobs: Iterable[Callable[[], T]], workers: int, ahead: int) -> Iterator[T]:
+def in_order(
+    jobs: Iterable[Callable[[], T]], workers: int, ahead: int, weigh: Callable[[T], int] | None = None
+) -> Iterator[T]:
     """What the jobs return, in their order; they run in threads, at most ``ahead`` before the one that is asked for.
 
     An error is raised in the place of its result, and those not begun are dropped. Without workers each job is done
     when it is asked for.
+
+    Args:
+        jobs: to do.
+        workers: threads.
+        ahead: results that wait at most.
+        weigh: bytes of a result; so few wait that, each as heavy as the last, they are at most :data:`WAITING` bytes.
     """
     if workers == 0:
         yield from (job() for job in jobs)
         return
-    pool, waiting = ThreadPoolExecutor(workers), deque[Future[T]]()
+    pool, waiting, most = ThreadPoolExecutor(workers), deque[Future[T]](), 1  # the first tells how heavy they are
     try:
         for job in jobs:
             waiting.append(pool.submit(copy_context().run, job))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
+            while len(waiting) > (ahead if weigh is None else min(ahead, most)):
+                result = waiting.popleft().result()
+                most = 1 if weigh is None else max(1, WAITING // max(1, weigh(result)))
+                yield result
+                del result
         while waiting:
             yield waiting.popleft().result()
     finally:
