@@ -137,6 +137,16 @@ def test_what_cannot_be_is_one_clear_line(setting: str, error: type[Exception], 
         segproto.train("memory/scenes", out=tmp_path / "run", overrides=[*SMALL, PATCHES, setting], quiet=True)
 
 
+def test_a_memory_larger_than_what_is_free_is_refused_when_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segproto.train("memory/scenes", out=tmp_path / "run", overrides=[*SMALL, PATCHES], quiet=True)
+    count = len(Segmenter.load(tmp_path / "run").head.bank.vectors)
+    monkeypatch.setattr("segproto.model.memory_head.available_bytes", lambda: 2 * count)
+    with pytest.raises(ConfigError, match=rf"has {count} patches of \d+ numbers; \d+ fit"):
+        Segmenter.load(tmp_path / "run")
+
+
 def test_a_class_without_a_labelled_pixel_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no training image has a labelled pixel of"):
         segproto.train(

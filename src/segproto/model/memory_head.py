@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segproto.errors import ConfigError
+from segproto.machine import available_bytes
 from segproto.model.head import Contributions, Head, HeadDescription
 from segproto.prototypes.approximate import ApproximateIndex
 from segproto.prototypes.bank import Bank
@@ -178,6 +179,12 @@ class MemoryHead(Head):
     @classmethod
     def from_description(cls, value: HeadDescription) -> MemoryHead:
         count, dim = value["patches"]
+        fitting = patches_that_fit(bytes_per_patch(dim, value["classes"]))
+        if fitting is not None and count > fitting:
+            raise ConfigError(
+                f"this memory has {count} patches of {dim} numbers; {fitting} fit the memory that is free: close other "
+                "programs, or make a smaller one (segproto train ... stages.remember.keep=N)"
+            )
         half = torch.float16
         bank = MemoryBank(
             torch.zeros(count, dim, dtype=half),
@@ -188,6 +195,21 @@ class MemoryHead(Head):
         )
         balance, search = value.get("balance", 0.0), value.get("search", "exact")  # older models have neither
         return cls(bank, value["neighbours"], value["temperature"], balance, search)
+
+
+def bytes_per_patch(dim: int, num_classes: int) -> int:
+    """What a remembered patch takes: its features and the frequencies of its classes, in 16 bits."""
+    return 2 * (dim + num_classes)
+
+
+def patches_that_fit(each: int) -> int | None:
+    """How many patches of so many bytes half of the free memory holds (the rest is for images and the encoder).
+
+    Returns:
+        None where the system does not say what is free.
+    """
+    free = available_bytes()
+    return None if free is None else free // 2 // each
 
 
 def empty_memory(dim: int, num_classes: int) -> MemoryBank:

@@ -16,6 +16,7 @@ from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.numerics import exact_float32
 
 BLOCK = 1 << 24  # cosines held at once while searching: 64 MiB
+WIDE = 4096  # patches of a block on a CPU: their float32 copy and their cosines stay in its caches
 
 
 class Neighbours(NamedTuple):
@@ -77,7 +78,8 @@ def nearest_patches(queries: Tensor, keys: Tensor, k: int) -> Neighbours:
         The k largest cosines of every query. Which of several equal ones is taken is arbitrary.
     """
     count, patches = len(queries), len(keys)
-    wide = max(k, min(patches, BLOCK // max(1, min(count, 1024))))
+    most = WIDE if queries.device.type == "cpu" else BLOCK // max(1, min(count, 1024))
+    wide = max(k, min(patches, most))
     with exact_float32(queries.device):
         parts = [_search(part, keys, k, wide) for part in torch.split(queries, max(1, BLOCK // wide))]
     return Neighbours(*(torch.cat(values) for values in zip(*parts, strict=True)))

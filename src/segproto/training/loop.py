@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segproto.data.batch import Batch
 from segproto.errors import ConfigError, SegprotoError
 from segproto.evaluation.absent import absent_words
+from segproto.machine import available_bytes
 from segproto.model.segmenter import Segmenter
 from segproto.training import checkpoint
 from segproto.training.agreement import average_statistics, mean_terms
@@ -21,7 +22,7 @@ from segproto.training.devices import arrange, seed_all
 from segproto.training.ema import Ema
 from segproto.training.figures import Figures, Logged
 from segproto.training.job import Job
-from segproto.training.memory import available_bytes, estimate_bytes
+from segproto.training.memory import estimate_bytes
 from segproto.training.schedule import build_optimizer, lr_factor, set_lr
 from segproto.training.stage import Optimise, ParamGroup
 from segproto.training.stale import drop_stale_provenance
@@ -296,7 +297,7 @@ class Loop:
         with job.fabric.autocast():
             need = estimate_bytes(job.segmenter, self.stage.loss, size, self.train.batch_size) * self.train.devices
         free = available_bytes()
-        if need > free:
+        if free is not None and need > free:
             job.reporter.line(
                 f"warning: stage {self.stage.name} needs about {need / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB "
                 "are free; lower train.batch_size or data.augment.crop if the system kills it"

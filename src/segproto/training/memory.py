@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -39,21 +37,6 @@ def memory_errors(where: str) -> Iterator[None]:
             f"{where}: out of memory ({reason}); lower train.batch_size or data.augment.crop (or train.precision="
             "bf16-mixed); what the last checkpoint holds is safe"
         ) from error
-
-
-def available_bytes() -> int:
-    """Main memory this process may still use: free memory of the machine, or less in a limited container."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        free = int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else free
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no cgroup v2, or no limit
-        return free
-    return min(free, limit)
 
 
 def estimate_bytes(

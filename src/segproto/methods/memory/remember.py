@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from segproto.files import remove
 from segproto.methods.memory.config import MemoryModel, RememberConfig
 from segproto.model.features import sample_features
 from segproto.model.fingerprint import encoder_hash
-from segproto.model.memory_head import MemoryBank, MemoryHead
+from segproto.model.memory_head import MemoryBank, MemoryHead, bytes_per_patch, patches_that_fit
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.remembering import image_cells, patch_sources, picture_name, sums_by_place
 from segproto.prototypes.approximate import ApproximateIndex, require_faiss, search_recall
@@ -190,15 +189,12 @@ def require_memory(patches: int, dim: int, num_classes: int) -> None:
     Raises:
         ConfigError: with the number of patches that fits.
     """
-    if "SC_PHYS_PAGES" not in os.sysconf_names:
-        return
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    bytes_per_cell = 4 * dim + 2 * dim + 4 * num_classes  # float32 while it is gathered, 16 bits afterwards, labels
-    if patches * bytes_per_cell > room:
-        needed = patches * bytes_per_cell / 2**30
+    each = bytes_per_patch(dim, num_classes) + 4 * (dim + num_classes)  # float32 while it is gathered
+    fitting = patches_that_fit(each)
+    if fitting is not None and patches > fitting:
         raise ConfigError(
-            f"stages.remember.patches = {patches}: of {dim} numbers each, they need {needed:.0f} GiB; "
-            f"{room // bytes_per_cell} fit this machine"
+            f"stages.remember.patches = {patches}: of {dim} numbers each, they need {patches * each / 2**30:.0f} GiB; "
+            f"{fitting} fit this machine"
         )
 
 
