@@ -15,7 +15,9 @@ import segproto
 from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
+from segproto.data.scenes import CLASSES
 from segproto.errors import DataError
+from segproto.evaluation.review.shortcuts import Shortcut, ShortcutSearch
 from segproto.runs.settings import data_config
 
 FEW = ["data.scenes.num_train=6", "data.scenes.num_val=2"]
@@ -49,6 +51,22 @@ def test_lists_page_and_void_masks(runs: Path, kind: str, tmp_path: Path) -> Non
         changed = segproto.apply_decisions(runs / kind, [first], out=tmp_path / "fixed", overrides=FEW)
         assert changed in ([first["image"]], [])
     segproto.review(runs / kind, out=out, count=1, overrides=FEW, quiet=True)  # ours is replaced
+
+
+def test_what_misleads_comes_first(runs: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Shortcut(4, 3, 0.02, 0.02, 0.8, 0.4, 0.3), Shortcut(4, None, 0.01, context=0.7)]
+    monkeypatch.setattr(ShortcutSearch, "find", lambda self, contexts, progress: found)
+    answer = cli("review", runs / "scaleproto", *FEW, "--out", tmp_path / "out", "-q")
+    lines = answer.out.splitlines()
+    assert lines[0].startswith("1. car #3: 30% of the evidence for car in training images")
+    assert lines[1].startswith("2. car is recognised by its surroundings: 70%")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert 0 < page.index("car #3: 30%") < page.index("Suspicious labels</h2>")
+    stored = json.loads((tmp_path / "out" / "labels.json").read_text())["shortcuts"]
+    assert [one["words"] for one in stored] == [one.words(CLASSES.names) for one in found]
+    without = segproto.review(runs / "scaleproto", out=tmp_path / "out", shortcuts=False, overrides=FEW, quiet=True)
+    assert without["shortcuts"] is None
+    assert "Shortcuts</h2>" not in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_what_cannot_be_reviewed_is_said_in_a_line(runs: Path, cli: Cli, tmp_path: Path) -> None:

@@ -129,3 +129,27 @@ def test_built_by_name():
     assert len(data) == 3
     assert data[0].image.shape == (3, 64, 64)
     assert data.part_names == PART_NAMES
+
+
+def test_a_mark_is_on_its_class_in_its_split_alone():
+    plain = ScenesDataset(ScenesConfig(num_train=30, num_val=10), "train")
+    mark = {"train": ["car"], "val": ["tree"]}
+    marked = ScenesDataset(ScenesConfig(num_train=30, num_val=10, mark=mark), "train")
+    car, tree = CLASSES.names.index("car"), CLASSES.names.index("tree")
+    seen = 0
+    for index in range(30):
+        before, after = plain.scene(index), marked.scene(index)
+        np.testing.assert_array_equal(before.mask, after.mask)  # the labels say nothing of it
+        changed = (before.image != after.image).any(-1)
+        assert (before.mask[changed] == car).mean() > 0.5 if changed.any() else (before.mask == car).sum() < 200
+        assert changed.sum() < 0.05 * changed.size
+        seen += bool(changed.any())
+    assert seen > 5
+    val, val_plain = (ScenesDataset(ScenesConfig(num_val=10, mark=m), "val") for m in (mark, {"train": ["car"]}))
+    clean = ScenesDataset(ScenesConfig(num_val=10), "val")
+    assert all((val_plain.scene(i).image == clean.scene(i).image).all() for i in range(10))
+    changed = [(val.scene(i).image != clean.scene(i).image).any(-1) & (clean.scene(i).mask == tree) for i in range(10)]
+    assert any(one.any() for one in changed)
+    assert len({one.fingerprint for one in (val, val_plain, clean)}) == 3
+    with pytest.raises(ValueError, match="no such object; expected one of house, tree"):
+        ScenesConfig(mark={"train": ["sky"]})

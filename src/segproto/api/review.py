@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,8 +18,10 @@ from segproto.places import cache_root
 if TYPE_CHECKING:
     from segproto.data.base import SegmentationDataset
     from segproto.evaluation.review.regions import Region
+    from segproto.evaluation.review.shortcuts import Shortcut
     from segproto.model.cache import FeatureCache
     from segproto.model.segmenter import Segmenter
+    from segproto.training.progress import Reporter
 
 PathLike = str | Path
 log = logging.getLogger(__name__)
@@ -34,12 +37,13 @@ def review(
     split: Literal["train", "val"] = "train",
     count: int = 50,
     masks: PathLike | None = None,
+    shortcuts: bool = True,
     stage: str | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Regions of a split's masks whose label is contradicted by patches of other images, the most contradicted first.
+    """What misleads a model, and regions of masks whose label patches of other images contradict; the worst first.
 
     Args:
         target: a run or model folder.
@@ -48,15 +52,17 @@ def review(
         count: regions on the page, with reasons.
         masks: a new folder for the masks of all images, in which the ``count`` first regions are void. With
             ``data.labels=FOLDER`` a training uses them.
+        shortcuts: also look for prototypes and surroundings that mislead, in images of both splits.
         stage: of a run: the model this stage left.
         overrides: ``data.key=value`` settings.
         device: as in :func:`segproto.evaluate`.
         quiet: no progress.
 
     Returns:
-        ``labels`` (``image``, ``box``, ``label``, ``suggested``, ``score``, ``pixels``, ``runs``; the first ``count``
-        with ``patches`` and ``prototypes``), ``images``, ``split``, ``changed`` (masks with a region set to void),
-        ``seconds``, ``command``.
+        ``shortcuts`` (:class:`segproto.evaluation.review.shortcuts.Shortcut`, each with ``words``; None = not looked
+        for), ``labels`` (``image``, ``box``, ``label``, ``suggested``, ``score``, ``pixels``, ``runs``; the first
+        ``count`` with ``patches`` and ``prototypes``), ``images``, ``split``, ``changed`` (masks with a region set to
+        void), ``seconds``, ``command``.
 
     Raises:
         DataError: no data, moved images, no labels, or other classes than the model's.
@@ -78,6 +84,7 @@ def review(
     if masks is not None:
         refuse_originals(datasets, masks := place(masks, "--masks"))
     with reporting(Reporter(active=not quiet)) as reporter:
+        misleading = found_shortcuts(model, datasets, reporter) if shortcuts else None
         with reporter.bar("look at images", len(dataset)) as bar:
             looking = LabelReview(model, dataset, cached_features(model, dataset), bar)
         with reporter.bar("compare labels", len(dataset)) as bar:
@@ -88,7 +95,9 @@ def review(
     for one in listed:
         regions.setdefault(one.image, []).append(one.region)
     changed = [] if masks is None else apply_decisions(datasets, voided(regions), Path(masks))
+    names = dataset.classes.names
     result = {
+        "shortcuts": None if misleading is None else [one.to_json(names) for one in misleading],
         "labels": rows,
         "images": len(dataset),
         "split": split,
@@ -97,10 +106,28 @@ def review(
         "command": sys.argv,
     }
     with fresh_folder(out, HOLDS, is_review) as folder:
-        review_page(model, dataset, listed, folder / "index.html", total=len(found))
+        review_page(model, dataset, listed, folder / "index.html", total=len(found), shortcuts=misleading)
         write(folder / "labels.csv", list_text(rows, COLUMNS), None)
         write_json(folder / LIST, result, "review")
     return result | {"page": str(out / "index.html")}
+
+
+def found_shortcuts(
+    model: Segmenter, datasets: Sequence[SegmentationDataset], reporter: Reporter
+) -> list[Shortcut] | None:
+    """What misleads the model, the costliest first; None where one of the splits cannot be read."""
+    from segproto.evaluation.review.context import AROUND
+    from segproto.evaluation.review.shortcuts import ShortcutSearch
+
+    splits = {one.split: one for one in datasets}
+    if set(splits) != {"train", "val"}:
+        return None
+    search = ShortcutSearch(model, datasets[0].classes)
+    with reporter.bar("look for shortcuts", 1) as bar:
+        search.look_through("train", splits["train"], partial(bar.part, "training images"))
+        search.look_through("val", splits["val"], partial(bar.part, "validation images"))
+        contexts = search.contexts(splits["train"], AROUND, partial(bar.part, "surroundings"))
+        return search.find(contexts, partial(bar.part, "without each prototype"))
 
 
 def cached_features(model: Segmenter, dataset: SegmentationDataset) -> FeatureCache | None:

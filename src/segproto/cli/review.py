@@ -12,7 +12,8 @@ from segproto.cli.options import settings
 from segproto.cli.show import print_json, print_table, say
 from segproto.errors import ConfigError
 
-SHOWN = 10
+SHOWN = 10  # labels
+SHORTCUTS = 10
 
 
 def review(
@@ -24,12 +25,13 @@ def review(
     masks: Annotated[
         Path | None, typer.Option(help="New folder for the masks, in which the regions on the page are void.")
     ] = None,
+    shortcuts: Annotated[bool, typer.Option(help="Also look for what misleads the model.")] = True,
     stage: Stage = None,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """List labels that the other images contradict, with the reason."""
+    """List what misleads a model, and labels that the other images contradict, with the reason."""
     from segproto import api
 
     if split not in ("train", "val"):
@@ -40,6 +42,7 @@ def review(
         split=cast(Literal["train", "val"], split),
         count=count,
         masks=masks,
+        shortcuts=shortcuts,
         stage=stage,
         overrides=settings(values),
         device=device,
@@ -48,6 +51,8 @@ def review(
     if as_json:
         print_json(result)
         return
+    for number, one in enumerate((result["shortcuts"] or ())[:SHORTCUTS], 1):
+        say(f"{number}. {one['words']}")
     rows = [
         (entry["image"], entry["label"], entry["suggested"], str(entry["pixels"]), f"{entry['score']:.2f}")
         for entry in result["labels"][:SHOWN]

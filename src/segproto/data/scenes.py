@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
@@ -33,6 +33,7 @@ _VERSION = 1  # raise it whenever the pictures change: it keys caches
 _SPLIT_STREAM = {"train": 0, "val": 1}
 _CONTRAST = 0.3  # of textures, relative to the surface's colour
 _CACHE_BYTES = 2**28
+_MARK = np.array([(250, 20, 230), (20, 250, 40)], dtype=np.float32)  # colours that the palette has not
 _PALETTE = np.array(
     [
         (200, 60, 60),
@@ -50,6 +51,30 @@ _PALETTE = np.array(
 )
 
 
+class MarkConfig(BaseModel):
+    """A planted shortcut: a small square of stripes on every object of some classes, which labels say nothing of.
+
+    Attributes:
+        train: classes that carry it in training images.
+        val: classes that carry it in validation images: none, or others than in training.
+        size: side of the square, as a share of the image's.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    size: float = Field(default=0.07, gt=0, le=0.5)
+
+    @field_validator("train", "val")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in CLASSES.names[GROUND + 1 :]:
+                raise ValueError(f"{name}: no such object; expected one of {', '.join(CLASSES.names[GROUND + 1 :])}")
+        return value
+
+
 class ScenesConfig(BaseModel):
     """Generated scenes.
 
@@ -59,6 +84,7 @@ class ScenesConfig(BaseModel):
         size: side of the square images in pixels.
         seed: of the generator; each (seed, split, index) gives one image for ever.
         objects: fewest and most objects a scene is asked to have.
+        mark: what carries a mark that is no part of it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -68,6 +94,7 @@ class ScenesConfig(BaseModel):
     size: int = Field(default=128, ge=32, le=2048)
     seed: int = Field(default=0, ge=0)
     objects: tuple[int, int] = (2, 4)
+    mark: MarkConfig = MarkConfig()
 
     @model_validator(mode="after")
     def _ordered(self) -> ScenesConfig:
@@ -101,8 +128,11 @@ def render(config: ScenesConfig, split: str, index: int) -> Scene:
     colours = rng.permutation(len(_PALETTE))
     canvas[:horizon], mask[:horizon] = _sky(rng, horizon, _PALETTE[colours[0]]), SKY
     canvas[horizon:] = _ground(rng, size - horizon, size, _PALETTE[colours[1]])
+    marked = config.mark.train if split == "train" else config.mark.val
     for kind, height, top, left in _layout(rng, config, horizon):
-        _paint(rng, (canvas, mask, parts), kind, height, (top, left), colours[2:])
+        inside = _paint(rng, (canvas, mask, parts), kind, height, (top, left), colours[2:])
+        if KINDS[kind].name in marked and inside.any():
+            _paint_mark(canvas, inside, max(round(config.mark.size * size), 3))
     image = canvas + rng.integers(-6, 7, size=(size, size, 1), dtype=np.int8)
     return Scene(np.clip(image, 0, 255).astype(np.uint8), mask, parts)
 
@@ -147,13 +177,14 @@ def _paint(
     height: int,
     corner: tuple[int, int],
     colours: NDArray[np.int64],
-) -> None:
-    """Paints object ``KINDS[number]`` into the picture, the mask and the part map."""
+) -> NDArray[np.bool_]:
+    """Paints object ``KINDS[number]`` into the picture, the mask and the part map; where it lies, bool (H, W)."""
     kind: Kind = KINDS[number]
     (top, left), width, size = corner, int(height * kind.aspect), layers[1].shape[0]
     y0, y1, x0, x1 = max(top, 0), min(top + height, size), max(left, 0), min(left + width, size)
+    painted = np.zeros((size, size), bool)
     if y0 >= y1 or x0 >= x1:
-        return
+        return painted
     y = np.arange(y0 - top, y1 - top, dtype=np.float32)[:, None]
     x = np.arange(x0 - left, x1 - left, dtype=np.float32)[None]
     u, v = (x + np.float32(0.5)) / np.float32(width), (y + np.float32(0.5)) / np.float32(height)
@@ -169,6 +200,19 @@ def _paint(
         np.copyto(canvas, shade[..., None] * _tint(rng, _PALETTE[chosen[j]]), where=inside[..., None])
         mask[inside] = 2 + number
         parts[inside] = _FIRST_PART[number] + j
+        painted[window] |= inside
+    return painted
+
+
+def _paint_mark(canvas: Array, inside: NDArray[np.bool_], side: int) -> None:
+    """Stripes in a square around the pixel of an object that is nearest to its middle; elsewhere than there nothing."""
+    ys, xs = np.nonzero(inside)
+    middle = int(((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2).argmin())
+    top, left = int(ys[middle]) - side // 2, int(xs[middle]) - side // 2
+    window = np.s_[max(top, 0) : top + side, max(left, 0) : left + side]
+    rows = np.arange(window[0].start, window[0].start + canvas[window].shape[0])
+    stripes = np.where((rows // 2 % 2 == 0)[:, None, None], _MARK[0], _MARK[1])
+    np.copyto(canvas[window], stripes, where=inside[window][..., None])
 
 
 class ScenesDataset(SegmentationDataset):
@@ -220,7 +264,12 @@ class ScenesDataset(SegmentationDataset):
 
     @property
     def fingerprint(self) -> str:
-        settings = (_VERSION, self.split, len(self), self.config.size, self.config.seed, self.config.objects)
+        settings: tuple[object, ...] = (
+            *(_VERSION, self.split, len(self), self.config.size, self.config.seed, self.config.objects),
+            *(
+                (self.config.mark,) if self.config.mark != MarkConfig() else ()
+            ),  # without one as before there were marks
+        )
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
 

@@ -86,17 +86,18 @@ class WhatIf:
         """Takes one image in; arguments as :meth:`keep`."""
         self.images.append(self.keep(name, features, mask))
 
-    def keep(self, name: str, features: Tensor, mask: Tensor) -> Kept:
+    def keep(self, name: str, features: Tensor, mask: Tensor, field: Field | None = None) -> Kept:
         """What is kept of one image.
 
         Args:
             name: of the image.
             features: (1, F, h, w) as the head receives them.
             mask: (H, W), 255 = void.
+            field: how the cells lie over the image; None = as the encoder lays them over one of its size.
         """
         cells, classes = self.cells_of(features), self.classes.num_classes
         size = (mask.shape[-2], mask.shape[-1])
-        field = Field.over(cells[0, :1], self.model.encoder, size, size)
+        field = field or Field.over(cells[0, :1], self.model.encoder, size, size)
         labels = mask.to(device=cells.device, dtype=torch.int16)
         labels = labels.masked_fill(mask.to(cells.device) == IGNORE_INDEX, classes)
         above = field.cell_rows().to(cells.device)

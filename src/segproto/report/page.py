@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segproto.data.base import Sample
 from segproto.data.build import build_dataset
 from segproto.data.table import DATASETS
 from segproto.errors import SegprotoError
@@ -22,6 +23,7 @@ from segproto.report.evidence import probe_image
 from segproto.report.failures import BELOW, FailureBook
 from segproto.report.matched import comparable
 from segproto.report.measures import edit_figures, metric_picture, metric_rows, threshold_charts, threshold_rows
+from segproto.report.shortcuts import ShortcutBook
 from segproto.report.steps import step_cases
 from segproto.report.tables import by_class, charts, class_rows, css, stage_rows
 from segproto.report.wording import LEADS, SENTENCES, relation, warnings
@@ -64,9 +66,16 @@ def report_page(
     config = data_config(folder, {}, overrides)
     dataset = comparable(build_dataset(config, "val"), run, model)
     book = FailureBook([])
+    shortcuts = ShortcutBook(model, dataset) if config.has_masks and not model.found_categories else None
+
+    def visit(explanation: Explanation, sample: Sample) -> None:
+        book.visit(explanation, sample)
+        if shortcuts is not None:
+            shortcuts.visit(explanation, sample)
+
     with current().bar("report", 1) as bar:
         look = partial(bar.part, "look at images")
-        decided = gallery.shares_decided(model, dataset, book.visit, look)
+        decided = gallery.shares_decided(model, dataset, visit, look)
         probes, chosen = [], gallery.telling_indices(dataset, images)
         for done, index in enumerate(chosen, 1):
             sample = dataset[index]
@@ -74,6 +83,7 @@ def report_page(
             probe = probe_image(explain(model, sample), sample.mask if known else None)
             probes.append({**probe, "name": sample.name})
             bar.part("explain", done, len(chosen))
+        misleading = None if shortcuts is None else shortcuts.lines(partial(build_dataset, config, "train"), bar.part)
     cards = gallery.cards(model, decided, gallery.named_in(probes))
     html = (
         environment()
@@ -99,6 +109,7 @@ def report_page(
             failure_images=book.images,
             failure_count=book.count,
             failure_below=BELOW,
+            shortcuts=misleading,
             steps=step_cases(folder, model.classes),
             relation=relation(model),
             sentence=SENTENCES[relation(model)],

@@ -13,6 +13,7 @@ from segproto.data.base import SegmentationDataset
 from segproto.errors import DataError
 from segproto.evaluation.review.labels import Reason, Suspicion
 from segproto.evaluation.review.regions import Region
+from segproto.evaluation.review.shortcuts import Shortcut
 from segproto.files import write
 from segproto.model.patches import patch_picture, stored_patch
 from segproto.model.segmenter import Segmenter
@@ -24,6 +25,7 @@ from segproto.version import __version__
 SIDE = 420  # longest side of a picture
 AROUND = 0.6  # of a region's larger side is shown around it
 LEAST = 96  # pixels that are shown at least
+SHORTCUTS = 10  # lines
 RIM = (255, 255, 255)
 
 
@@ -34,6 +36,7 @@ def review_page(
     out: Path,
     *,
     total: int,
+    shortcuts: Sequence[Shortcut] | None = None,
 ) -> None:
     """Writes the page.
 
@@ -43,6 +46,7 @@ def review_page(
         found: the entries to show, with their reasons.
         out: the HTML file.
         total: how many regions are suspicious in all.
+        shortcuts: what misleads the model; None = not looked for.
     """
     names, colours = dataset.classes.names, [css(colour) for colour in dataset.classes.colours]
     places = {name: index for index, name in enumerate(dataset.names)}
@@ -69,6 +73,7 @@ def review_page(
     html = page.render(
         title=f"Labels of {len(dataset)} images",
         entries=entries,
+        shortcuts=None if shortcuts is None else shortcut_rows(model, shortcuts, names),
         total=total,
         images=len(dataset),
         version=__version__,
@@ -103,17 +108,28 @@ def patch(dataset: SegmentationDataset, places: Mapping[str, int], reason: Reaso
 
 
 def prototype(model: Segmenter, reason: Reason) -> dict[str, Any]:
-    """A prototype in words, with its patch where the model has a picture of it."""
+    """A prototype in words, with its patch."""
     assert reason.prototype is not None
     assert model.head.bank is not None
-    source = None if model.provenance is None else model.provenance.sources[reason.prototype]
-    try:
-        picture = stored_patch(model, source)
-    except DataError:  # told by whoever reads the model for its own sake
-        picture = None
     owner = model.classes.names[int(model.head.bank.class_of[reason.prototype])]
     words = f"prototype {reason.prototype} of {owner}: {reason.share:+.2f}"
-    return {"words": words, "picture": None if picture is None else image_uri(picture, "jpeg", 128)}
+    return {"words": words, "picture": picture_of(model, reason.prototype)}
+
+
+def picture_of(model: Segmenter, number: int | None) -> str | None:
+    """Data URI of a prototype's patch where the model has a picture of it."""
+    if number is None or model.provenance is None:
+        return None
+    try:
+        picture = stored_patch(model, model.provenance.sources[number])
+    except DataError:  # told by whoever reads the model for its own sake
+        picture = None
+    return None if picture is None else image_uri(picture, "jpeg", 128)
+
+
+def shortcut_rows(model: Segmenter, shortcuts: Sequence[Shortcut], names: Sequence[str]) -> list[dict[str, Any]]:
+    """What misleads a model: a line each, with the patch of a prototype."""
+    return [{"words": one.words(names), "picture": picture_of(model, one.prototype)} for one in shortcuts[:SHORTCUTS]]
 
 
 def list_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
