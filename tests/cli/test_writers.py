@@ -142,6 +142,7 @@ READ = {
     "--classes",
     "--test",
     "--compare",
+    "--review",
     "--from",
     "--add",
 }

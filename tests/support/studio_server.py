@@ -14,8 +14,14 @@ from pathlib import Path
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/\S+/")
 
 
+class Address(str):
+    """Where a studio is, and its process."""
+
+    process: subprocess.Popen[str]
+
+
 @contextmanager
-def studio(run: Path, *more: str) -> Iterator[str]:
+def studio(run: Path, *more: str) -> Iterator[Address]:
     """Starts ``segproto studio`` and gives its address; ends it afterwards."""
     command = [sys.executable, "-m", "segproto.cli", "studio", str(run), *more]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -26,7 +32,9 @@ def studio(run: Path, *more: str) -> Iterator[str]:
             lines.append(line)
             if found := ADDRESS.search(line):
                 threading.Thread(target=lines.extend, args=(process.stderr,), daemon=True).start()
-                yield found[0]
+                address = Address(found[0])
+                address.process = process
+                yield address
                 break
         else:
             raise AssertionError("".join(lines))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +42,7 @@ def review(
     overrides: Sequence[str] = (),
     device: str | None = None,
     quiet: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """What misleads a model, and regions of masks whose label patches of other images contradict; the worst first.
 
@@ -57,6 +58,7 @@ def review(
         overrides: ``data.key=value`` settings.
         device: as in :func:`segproto.evaluate`.
         quiet: no progress.
+        progress: called with (what is done, images done, images) instead of a bar.
 
     Returns:
         ``shortcuts`` (:class:`segproto.evaluation.review.shortcuts.Shortcut`, each with ``words``; None = not looked
@@ -83,13 +85,17 @@ def review(
     dataset = datasets[0]
     if masks is not None:
         refuse_originals(datasets, masks := place(masks, "--masks"))
-    with reporting(Reporter(active=not quiet)) as reporter:
+    with reporting(Reporter(active=not quiet, tell=progress)) as reporter:
         misleading = found_shortcuts(model, datasets, reporter) if shortcuts else None
         with reporter.bar("look at images", len(dataset)) as bar:
-            looking = LabelReview(model, dataset, cached_features(model, dataset), bar)
+            looking = LabelReview(model, dataset, cached_features(model, dataset, bar), bar)
         with reporter.bar("compare labels", len(dataset)) as bar:
             found = looking.find(progress=bar)
-        listed = [looking.explained(one) for one in found[:count]]
+        with reporter.bar("find reasons", len(found[:count])) as bar:
+            listed = []
+            for one in found[:count]:
+                listed.append(looking.explained(one))
+                bar(len(listed), len(found[:count]))
     rows = [one.to_json(dataset.classes.names) for one in [*listed, *found[count:]]]
     regions: dict[str, list[Region]] = {}
     for one in listed:
@@ -130,7 +136,9 @@ def found_shortcuts(
         return search.find(contexts, partial(bar.part, "without each prototype"))
 
 
-def cached_features(model: Segmenter, dataset: SegmentationDataset) -> FeatureCache | None:
+def cached_features(
+    model: Segmenter, dataset: SegmentationDataset, progress: Callable[[int, int], None] | None = None
+) -> FeatureCache | None:
     """Backbone features kept in ``$SEGPROTO_CACHE``; None without that folder, or where the backbone was trained."""
     from segproto.model.cache import FeatureCache, cached
 
@@ -138,7 +146,8 @@ def cached_features(model: Segmenter, dataset: SegmentationDataset) -> FeatureCa
     if root is None or not encoder.backbone_frozen or encoder.decoder or encoder.config.msc:
         return None
     flips = cached(encoder, dataset, root, flips=True)  # as a training leaves them
-    return FeatureCache.open(encoder, dataset, root, flips=flips, device=next(model.parameters()).device)
+    device = next(model.parameters()).device
+    return FeatureCache.open(encoder, dataset, root, flips=flips, device=device, progress=progress)
 
 
 def is_review(folder: Path) -> bool:
@@ -194,6 +203,7 @@ def apply_decisions(
     decisions: Sequence[Mapping[str, Any]],
     *,
     out: PathLike,
+    split: Literal["train", "val"] = "train",
     overrides: Sequence[str] = (),
 ) -> list[str]:
     """Masks with what a person decided about suspicious labels, in a new folder; the originals stay as they are.
@@ -204,6 +214,7 @@ def apply_decisions(
             ``verdict``: ``accept`` (the label is wrong: void), ``correct`` (it becomes ``to``, a class by name or
             number, else the suggested one) or ``dismiss`` (it stays).
         out: the folder; ``data.labels=FOLDER`` trains on it.
+        split: that was reviewed; of two images of one name in both, decisions are about the one in it.
         overrides: ``data.key=value`` settings.
 
     Returns:
@@ -217,6 +228,6 @@ def apply_decisions(
 
     out = place(out)
     model = ready(target, None, "cpu")
-    datasets = labelled_splits(Path(target), model, overrides, "train", writes=True)
+    datasets = labelled_splits(Path(target), model, overrides, split, writes=True)
     parsed = [made.decision_of(entry, datasets[0].classes) for entry in decisions]
     return made.apply_decisions(datasets, parsed, out)

@@ -26,7 +26,7 @@ SIDE = 420  # longest side of a picture
 AROUND = 0.6  # of a region's larger side is shown around it
 LEAST = 96  # pixels that are shown at least
 SHORTCUTS = 10  # lines
-RIM = (255, 255, 255)
+RIM, DARK = (255, 255, 255), (0, 0, 0)
 
 
 def review_page(
@@ -81,11 +81,11 @@ def review_page(
     write(out, html.encode(), "page")
 
 
-def outlined(image: Tensor, region: Region) -> Tensor:
-    """The surroundings of a region with its border drawn: uint8 (3, h, w)."""
+def outlined(image: Tensor, region: Region, around: float = AROUND) -> Tensor:
+    """The surroundings of a region with its border drawn: uint8 (3, h, w); ``around`` times its larger side of them."""
     height, width = image.shape[-2:]
     y0, x0, y1, x1 = region.box
-    margin = int(max(AROUND * max(y1 - y0, x1 - x0), (LEAST - min(y1 - y0, x1 - x0)) / 2))
+    margin = int(max(around * max(y1 - y0, x1 - x0), (LEAST - min(y1 - y0, x1 - x0)) / 2))
     top, left = max(0, y0 - margin), max(0, x0 - margin)
     bottom, right = min(height, y1 + margin), min(width, x1 + margin)
     inside = torch.zeros(height, width, dtype=torch.uint8)
@@ -93,8 +93,9 @@ def outlined(image: Tensor, region: Region) -> Tensor:
     part, within = image[:, top:bottom, left:right].clone(), inside[top:bottom, left:right] > 0
     part[:, ~within] = (part[:, ~within].float() * 0.55).round().to(torch.uint8)
     thick = max(1, round(max(part.shape[-2:]) / 150))
-    grown = torch.nn.functional.max_pool2d(within[None, None].float(), 2 * thick + 1, 1, thick)[0, 0] > 0
-    part[:, grown & ~within] = torch.tensor(RIM, dtype=torch.uint8)[:, None]
+    for steps, colour in ((2 * thick, DARK), (thick, RIM)):  # both, so that it is seen on any ground
+        grown = torch.nn.functional.max_pool2d(within[None, None].float(), 2 * steps + 1, 1, steps)[0, 0] > 0
+        part[:, grown & ~within] = torch.tensor(colour, dtype=torch.uint8)[:, None]
     return part
 
 

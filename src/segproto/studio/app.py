@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -15,14 +14,14 @@ from starlette.routing import Route
 from segproto.errors import ConfigError, SegprotoError
 from segproto.model.explanation import Region
 from segproto.studio import draw, tell
-from segproto.studio.images import UPLOAD_BYTES, Uploads, too_large
+from segproto.studio.answers import Answer, answered, done, read, shown, told, wrong
+from segproto.studio.images import UPLOAD_BYTES, Uploads
 from segproto.studio.jobs import Jobs
 from segproto.studio.page import ASSETS, asset, page
+from segproto.studio.review import Review
+from segproto.studio.review_routes import ReviewRoutes
 from segproto.studio.session import Edits, Session, Sessions, changed
 from segproto.studio.state import Side
-
-BODY = 2**20  # bytes of a request that is no picture
-Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Studio:
@@ -33,11 +32,15 @@ class Studio:
         other: a run to compare with, or None.
         uploads: images that a person brought.
         jobs: that write.
+        review: a folder of ``segproto review``; None = suspicious labels are looked for here.
     """
 
-    def __init__(self, side: Side, other: Side | None, uploads: Uploads, jobs: Jobs) -> None:
+    def __init__(
+        self, side: Side, other: Side | None, uploads: Uploads, jobs: Jobs, review: Path | None = None
+    ) -> None:
         self.sides = [side] if other is None else [side, other]
         self.uploads, self.jobs, self.sessions = uploads, jobs, Sessions()
+        self.review = Review(side, jobs, review)
 
     # What a request names.
 
@@ -176,46 +179,6 @@ class Studio:
         return {"key": key, "size": [height, width], "name": self.uploads.get(key).name}
 
 
-def told(answer: Callable[[Request], Any]) -> Answer:
-    """A route that answers with JSON, or with a line of what is wrong."""
-
-    async def route(request: Request) -> Response:
-        return await answered(lambda: JSONResponse(answer(request), headers={"cache-control": "no-store"}))
-
-    return route
-
-
-def shown(answer: Callable[[Request], tuple[bytes, str]]) -> Answer:
-    """A route that answers with a picture. Its address says all it depends on, and is kept for an hour."""
-
-    def response(request: Request) -> Response:
-        content, kind = answer(request)
-        return Response(content, media_type=f"image/{kind}", headers={"cache-control": "private, max-age=3600"})
-
-    async def route(request: Request) -> Response:
-        return await answered(lambda: response(request))
-
-    return route
-
-
-def done(answer: Callable[[Request, dict[str, Any]], Any]) -> Answer:
-    """A route that takes JSON and changes something."""
-
-    async def route(request: Request) -> Response:
-        try:
-            body = await read(request, BODY)
-            value = await request.json() if body else {}
-        except ValueError:
-            return wrong("a request that is no JSON")
-        except SegprotoError as error:
-            return wrong(str(error.args[0]), 413)
-        if not isinstance(value, dict):
-            return wrong("a request that is no object")
-        return await answered(lambda: JSONResponse(answer(request, value)))
-
-    return route
-
-
 def uploaded(studio: Studio) -> Answer:
     """The route that takes a picture, its bytes being the whole request."""
 
@@ -228,35 +191,6 @@ def uploaded(studio: Studio) -> Answer:
         return await answered(lambda: JSONResponse(studio.upload(content, name)))
 
     return route
-
-
-async def read(request: Request, most: int) -> bytes:
-    """A request's body; reading stops where it is too long.
-
-    Raises:
-        ConfigError: too many bytes.
-    """
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise too_large()
-        parts.append(part)
-    request._body = b"".join(parts)
-    return request._body
-
-
-async def answered(answer: Callable[[], Response]) -> Response:
-    """Works an answer out in a thread."""
-    try:
-        return await run_in_threadpool(answer)
-    except SegprotoError as error:
-        return wrong(str(error.args[0]))
-
-
-def wrong(line: str, status: int = 400) -> Response:
-    """What is wrong, in a line."""
-    return JSONResponse({"error": line}, status_code=status)
 
 
 def build_app(studio: Studio) -> Starlette:
@@ -289,5 +223,6 @@ def build_app(studio: Studio) -> Starlette:
             Route("/patch/{p:int}", shown(studio.patch)),
             Route("/context/{p:int}", shown(studio.context)),
             Route("/fire/{key}", shown(studio.fire)),
+            *ReviewRoutes(studio.review).routes(),
         ]
     )

@@ -1,4 +1,4 @@
-"""Work that takes longer than a click: writing an edited model, and the short training that forgets a patch."""
+"""Work that takes longer than a click: writing a model or masks, forgetting a patch, looking for suspicious labels."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from segproto.studio.state import Side
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 FOLDER = "studio"  # in the run: where models are written unless --out says otherwise
 STOP = 5.0  # seconds a training has to end
+ENDED = {"forget": "the training ended without a word; its run can be resumed"}
 
 
 @dataclass
@@ -29,13 +30,15 @@ class Job:
     """One piece of work.
 
     Attributes:
-        kind: ``apply`` or ``forget``.
+        kind: ``apply``, ``forget``, ``review`` or ``masks``.
         out: the folder it writes.
         state: ``running``, ``done``, ``failed`` or ``stopped``.
-        done: batches of a training so far.
+        done: batches of a training, or images, so far.
         total: of so many.
         words: what it does, or how it ended.
         miou: before and after, at its end.
+        command: what can be done with what was written.
+        stops: whether it can be stopped.
     """
 
     kind: str
@@ -45,6 +48,8 @@ class Job:
     total: int = 0
     words: str = ""
     miou: dict[str, float | None] | None = None
+    command: str | None = None
+    stops: bool = False
 
 
 class Jobs:
@@ -68,7 +73,7 @@ class Jobs:
         job = self.job
         if job is None:
             return None
-        if job.state == "running" and job.total:
+        if job.state == "running" and job.kind == "forget":
             job.done = batches(Path(job.out))
         return asdict(job)
 
@@ -130,26 +135,40 @@ class Jobs:
             "quiet": True,
         }
         words = f"training to forget the patch of prototype {prototype}"
-        self.start(Job("forget", str(out), total=length(side), words=words), lambda: self._train(options))
+        self.apart(Job("forget", str(out), total=length(side), words=words), options)
 
-    def _train(self, options: dict[str, Any]) -> dict[str, Any]:
+    def apart(self, job: Job, options: dict[str, Any]) -> None:
+        """Starts a job in a process of its own, which can be stopped.
+
+        Args:
+            job: its kind says what is done (``VERBS``).
+            options: of the verb.
+
+        Raises:
+            ConfigError: another one is running.
+        """
+        job.stops = True
+        self.start(job, lambda: self._apart(job, options))
+
+    def _apart(self, job: Job, options: dict[str, Any]) -> dict[str, Any]:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=train_apart, args=(theirs, options), daemon=True)
+        process = context.Process(target=work_apart, args=(theirs, job.kind, options), daemon=True)
         with self._lock:
             self._process = process
             process.start()
         theirs.close()
         try:
-            answer: dict[str, Any] = ours.recv()
+            while "words" in (answer := ours.recv()):
+                job.words, job.done, job.total = answer["words"], answer["done"], answer["total"]
         except EOFError:
-            raise SegprotoError("the training ended without a word; its run can be resumed") from None
+            raise SegprotoError(ENDED.get(job.kind, "the work ended without a word; nothing was written")) from None
         finally:
-            process.join(STOP)
-            self._process = None
+            self._process = None  # it has said all; its last breath is not waited for
         if "error" in answer:
             raise SegprotoError(answer["error"])
-        return answer
+        figures: dict[str, Any] = answer
+        return figures
 
     def start(self, job: Job, work: Callable[[], dict[str, Any]]) -> None:
         """Runs a job in a thread.
@@ -173,32 +192,52 @@ class Jobs:
             job.state, job.words = "failed", plain(f"{type(error).__name__}: {error}")
             raise
         else:
-            job.miou, job.words = figures.get("miou"), f"written to {job.out}"
+            job.miou, job.command = figures.get("miou"), figures.get("command")
+            job.words = figures.get("ended", f"written to {job.out}")
             job.state = "done"
 
     def stop(self) -> None:
-        """Ends a training; what it has is kept and can go on with ``segproto train --resume``."""
+        """Ends what runs apart; of a training what it has is kept and can go on with ``segproto train --resume``."""
         with self._lock:
             process, job = self._process, self.job
             if process is None or job is None:
                 return
-            job.state, job.words = "stopped", f"stopped; to go on: segproto train --resume {job.out}"
+            later = f"to go on: segproto train --resume {job.out}" if job.kind == "forget" else "nothing was written"
+            job.state, job.words = "stopped", f"stopped; {later}"
             process.terminate()
         process.join(STOP)
         if process.is_alive():
             process.kill()
 
 
-def train_apart(answers: Connection, options: dict[str, Any]) -> None:
-    """In a process of its own, which ends with the studio: an edit that trains."""
+def work_apart(answers: Connection, kind: str, options: dict[str, Any]) -> None:
+    """In a process of its own, which ends with the studio: a verb that takes long."""
     end_with_parent()
-    from segproto.api.edit import edit
-
     try:
-        figures = edit(options.pop("target"), **options)
-        answers.send({"miou": figures["miou"]})
+        answers.send(VERBS[kind](answers, **options))
     except SegprotoError as error:
         answers.send({"error": str(error.args[0])})
+
+
+def forgotten(answers: Connection, *, target: str, **options: Any) -> dict[str, Any]:
+    """An edit that trains."""
+    from segproto.api.edit import edit
+
+    return {"miou": edit(target, **options)["miou"]}
+
+
+def reviewed(answers: Connection, *, target: str, **options: Any) -> dict[str, Any]:
+    """The list of suspicious labels."""
+    from segproto.api.review import review
+
+    def tell(title: str, done: int, total: int) -> None:
+        answers.send({"words": title, "done": done, "total": total})
+
+    found = review(target, progress=tell, **options)
+    return {"ended": f"{len(found['labels'])} suspicious regions in {found['images']} images"}
+
+
+VERBS: dict[str, Callable[..., dict[str, Any]]] = {"forget": forgotten, "review": reviewed}
 
 
 def length(side: Side) -> int:

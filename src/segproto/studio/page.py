@@ -8,7 +8,7 @@ from functools import lru_cache
 from segproto.data.base import ClassTable
 from segproto.files.pages import page_environment
 from segproto.report.tables import css
-from segproto.report.wording import relation, warnings
+from segproto.report.wording import relation
 from segproto.studio.state import Side
 from segproto.version import __version__
 
@@ -20,6 +20,8 @@ ASSETS = {
     "wall.js": "text/javascript",
     "panel.js": "text/javascript",
     "studio.js": "text/javascript",
+    "review.css": "text/css",
+    "review.js": "text/javascript",
 }
 
 
@@ -31,8 +33,17 @@ def asset(name: str) -> str:
     return loader.loader.get_source(loader, name)[0]
 
 
+def review_page(side: Side) -> str:
+    """The HTML document of suspicious labels."""
+    name = side.target.absolute().name
+    template = page_environment("segproto.studio", "segproto.report").get_template("labels.html.j2")
+    return template.render(
+        title=f"Labels of {name} - segproto studio", name=name, version=__version__, warnings=side.warnings
+    )
+
+
 def page(sides: Sequence[Side]) -> str:
-    """The HTML document."""
+    """The HTML document of the model."""
     name = sides[0].target.absolute().name
     template = page_environment("segproto.studio", "segproto.report").get_template("studio.html.j2")
     return template.render(
@@ -40,7 +51,7 @@ def page(sides: Sequence[Side]) -> str:
         name=name,
         version=__version__,
         explains=sides[0].model.head.bank is not None,
-        warnings=warnings(sides[0].model),
+        warnings=sides[0].warnings,
         sides=[
             {
                 "spoken": f"spoken-{number}",

@@ -10,6 +10,7 @@ from typing import Any
 from segproto.errors import ConfigError
 
 HOST = "127.0.0.1"
+PAGES = ("", "review")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -39,6 +40,7 @@ class Guard:
 
     def __init__(self, app: App, token: str, port: int) -> None:
         self.app, self.token = app, token
+        self.pages = {f"/{token}/{name}" for name in PAGES}
         self.hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,8 +74,8 @@ class Guard:
         if not secrets.compare_digest(given.encode(), self.token.encode()):
             return 404
         changing = scope["method"] not in ("GET", "HEAD")
-        if site != "same-origin" and (changing or scope["path"] != f"/{self.token}/"):
-            return 403  # the page itself may be opened from an e-mail or a terminal; nothing else may
+        if site != "same-origin" and (changing or scope["path"] not in self.pages):
+            return 403  # the pages themselves may be opened from an e-mail or a terminal; nothing else may
         if changing and headers.get(b"x-segproto") != "studio":
             return 403  # a header that a form of another site cannot send
         return 0

@@ -23,6 +23,7 @@ def serve(
     *,
     compare: Path | None = None,
     out: Path | None = None,
+    review: Path | None = None,
     port: int = 0,
     stage: str | None = None,
     overrides: Sequence[str] = (),
@@ -34,7 +35,8 @@ def serve(
     Args:
         target: a run or model folder.
         compare: another one, to stand beside it.
-        out: where edited models are written; default: ``TARGET/studio`` of a run.
+        out: where edited models, decisions and masks are written; default: ``TARGET/studio`` of a run.
+        review: a folder that ``segproto review`` made, whose list is shown; default: the one made in the studio.
         port: 0 = any that is free.
         stage: of a run: the model that this stage left.
         overrides: ``data.key=value`` settings of the validation images.
@@ -64,7 +66,7 @@ def serve(
         other = None if compare is None else Side(compare, uploads, overrides=overrides, device=device)
         jobs = Jobs(side, None if out is None else place(out))
         token, chosen = new_token(), int(listening.getsockname()[1])
-        guard = Guard(build_app(Studio(side, other, uploads, jobs)), token, chosen)
+        guard = Guard(build_app(Studio(side, other, uploads, jobs, review)), token, chosen)
         for one in (side, other):
             if one is not None and one.no_scores is not None:
                 tell(f"{one.target}: no validation images, so edits are not scored: {one.no_scores}")

@@ -29,6 +29,7 @@ from segproto.model.predict import whole_pixels
 from segproto.model.segmenter import Segmenter
 from segproto.model.together import in_order
 from segproto.places import cache_root
+from segproto.report.wording import warnings
 from segproto.runs.models import ready
 from segproto.runs.settings import data_config
 from segproto.studio.images import Brought, Recent, Uploads
@@ -69,6 +70,7 @@ class Side:
         done: validation images looked at so far.
         total: of so many.
         failed: why looking at them stopped.
+        warnings: what a person must know before believing the page.
     """
 
     def __init__(
@@ -95,6 +97,9 @@ class Side:
             self.no_scores = str(error.args[0]) if error.args else str(error)
         self.indices = [] if self.dataset is None else spread(len(self.dataset), AT_ONCE)
         self.total = len(self.indices)
+        # Both ask for the encoder's hash, which is another one while it sees an image of another size.
+        self.warnings = warnings(self.model)
+        self._features = None if self.dataset is None else EncoderFeatures(self.model, self.dataset, cache_root())
         classes = self.model.classes if self.dataset is None else self.dataset.classes
         self.what_if = WhatIf(self.model, classes)
         self._brought: Recent[Brought] = Recent(4)
@@ -127,9 +132,9 @@ class Side:
 
     def look(self) -> None:
         """Looks at the validation images; with ``$SEGPROTO_CACHE`` what was seen before is read from there."""
-        if self.dataset is None:
+        if self.dataset is None or self._features is None:
             return
-        dataset, features = self.dataset, EncoderFeatures(self.model, self.dataset, cache_root())
+        dataset, features = self.dataset, self._features
 
         def keep(index: int) -> Kept:
             with self._encoder:
@@ -236,10 +241,10 @@ class Side:
 
     def _see(self, key: str, region: Region | None) -> Seen:
         image = self.brought(key).image
-        if key.isdigit() and self.dataset is not None and self.model.input_size is None and region is None:
+        if key.isdigit() and self._features is not None and self.model.input_size is None and region is None:
             picture = look_at(image, rule=self.model.encoder.pixels)
             with self._encoder:
-                features = EncoderFeatures(self.model, self.dataset, cache_root()).get(int(key))
+                features = self._features.get(int(key))
             size = (picture.height, picture.width)
             return Seen(picture, (0, 0, *size), features, size)
         with self._encoder:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 EVERY = 60.0  # seconds between two lines of the same work
+Tell = Callable[[str, int, int], None]
 
 _CURRENT: ContextVar[Reporter | None] = ContextVar("segproto_reporter", default=None)
 
@@ -39,6 +40,21 @@ class Bar:
         """Shows a few words at the end of the bar."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, note=plain(text))
+
+
+class ToldBar(Bar):
+    """A bar that another program draws: it is called with (title, done, total)."""
+
+    def __init__(self, tell: Tell, title: str, done: int, total: int) -> None:
+        super().__init__(None, None)
+        self._tell, self._title = tell, title
+        self(done, total)
+
+    def __call__(self, done: int, total: int) -> None:
+        self._tell(self._title, done, total)
+
+    def part(self, title: str, done: int, total: int) -> None:
+        self(done, total)
 
 
 class LineBar(Bar):
@@ -85,10 +101,11 @@ class Reporter:
 
     Args:
         active: False on all processes but the first, and when asked to be quiet.
+        tell: takes (title, done, total) of every bar instead of a terminal.
     """
 
-    def __init__(self, active: bool = True) -> None:
-        self.active = active
+    def __init__(self, active: bool = True, tell: Tell | None = None) -> None:
+        self.active, self._tell = active, tell
         self._console: Console | None = None
         self._progress: Progress | None = None
 
@@ -98,6 +115,9 @@ class Reporter:
 
         Without a terminal it is a line a minute (:class:`LineBar`).
         """
+        if self._tell is not None:
+            yield ToldBar(self._tell, title, done, total)
+            return
         if not self.active:
             yield Bar(None, None)
             return

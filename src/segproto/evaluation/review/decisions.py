@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,12 @@ def apply_decisions(datasets: Sequence[SegmentationDataset], decisions: Sequence
     """Writes the masks of all images to a folder, with the decided regions changed.
 
     The masks hold what the data set's own files hold where these are numbers, so that ``data.labels=FOLDER`` is all
-    that a training on them needs; else class indices, 255 = void.
+    that a training on them needs; else class indices, 255 = void. Splits whose masks lie in folders of their own have
+    such folders here, too.
 
     Args:
-        datasets: the splits whose masks are written, with the same classes; decisions may be about images of any.
+        datasets: the splits whose masks are written, with the same classes; decisions may be about images of any, and
+            of two images of one name are about that of the first.
         decisions: later ones win where regions overlap.
         out: the folder, which may not be that of the masks; a mask of ours in it is replaced.
 
@@ -83,15 +86,15 @@ def apply_decisions(datasets: Sequence[SegmentationDataset], decisions: Sequence
     values = {id(one): one.value(classes) for one in decisions}
     refuse_originals(datasets, out)
     changed = []
-    for dataset in datasets:
+    for dataset, folder in zip(datasets, folders_of(datasets, out), strict=True):
         for index, name in enumerate(dataset.names):
             mask = dataset[index].mask.long()
             before = mask.clone()
-            for one in by_image.get(name, []):
+            for one in by_image.pop(name, []):
                 if (value := values[id(one)]) is not None:
                     require_inside(one, mask)
                     one.region.fill(mask, value)
-            write_own_mask(out / f"{name}.png", mask, classes)
+            write_own_mask(folder / f"{name}.png", mask, classes)
             if not torch.equal(mask, before):
                 changed.append(name)
     return changed
@@ -103,12 +106,33 @@ def refuse_originals(datasets: Sequence[SegmentationDataset], out: Path) -> None
     Raises:
         ConfigError: naming what is in the way.
     """
-    for dataset in datasets:
+    for dataset, folder in zip(datasets, folders_of(datasets, out), strict=True):
         source = dataset.label_source
         if source is not None and out.resolve().is_relative_to(Path(source).resolve()):
             raise ConfigError(f"{out}: is the folder of the original masks ({source}); name a new one")
         images = [path for path in map(dataset.path, range(len(dataset))) if isinstance(path, Path)]
-        require_all((out / f"{name}.png" for name in dataset.names), "mask", images)
+        require_all((folder / f"{name}.png" for name in dataset.names), "mask", images)
+
+
+def folders_of(datasets: Sequence[SegmentationDataset], out: Path) -> list[Path]:
+    """Where the masks of each split go below a folder: as they lie in the data, so that ``data.labels`` finds them."""
+    roots = [mask_root(dataset) for dataset in datasets]
+    known = [root for root in roots if root is not None]
+    if len(known) == len(roots) and len(set(known)) > 1:
+        above = os.path.commonpath(known)
+        return [out / root.relative_to(above) for root in known]
+    if len({name for dataset in datasets for name in dataset.names}) < sum(map(len, datasets)):
+        return [out / dataset.split for dataset in datasets]
+    return [out for _ in datasets]
+
+
+def mask_root(dataset: SegmentationDataset) -> Path | None:
+    """The folder of a split's masks, below which they are called as the images are; None if they are no files."""
+    if dataset.label_source is None:
+        return None
+    source, inner = Path(dataset.label_source), os.path.commonpath([os.path.dirname(name) for name in dataset.names])
+    depth = len(Path(inner).parts)
+    return source.parents[depth - 1] if depth and source.parts[-depth:] == Path(inner).parts else source
 
 
 def require_inside(decision: Decision, mask: Tensor) -> None:

@@ -1,7 +1,7 @@
 "use strict";
 // The page: one image under one or two probes, edits with undo, and what is being written.
 (() => {
-  const { find, make, say, ask, send, address, percent, signed, guarded } = talk;
+  const { find, make, say, ask, send, address, percent, signed, guarded, showJob, typing } = talk;
   const roots = [...document.querySelectorAll(".probe")];
   let models = [], probes = [], state = null, key = null, region = null, whole = null, wanted = 0, place = null, ready = false;
 
@@ -160,16 +160,7 @@
   const forget = guarded(async (p) => { await send("forget", { prototype: p, name: find("#name").value || null }); watch(); });
   async function watch() {
     const { job } = await ask("state").catch((error) => { say(error.message); return { job: null }; });
-    find("#job").hidden = !job;
-    if (!job) return;
-    const running = job.state === "running", gained = job.miou ? `: mIoU ${percent(job.miou.before, 2)} to ${percent(job.miou.after, 2)} %` : "";
-    find("#job-words").textContent = job.words + gained;
-    find("#job").dataset.state = job.state;
-    find("#job-bar").hidden = !running;
-    find("#job-bar").max = job.total || 1;
-    if (job.total) find("#job-bar").value = job.done; else find("#job-bar").removeAttribute("value");
-    find("#stop").hidden = !(running && job.kind === "forget");
-    if (running) setTimeout(watch, 500);
+    showJob(job, watch);
   }
 
   // Own images.
@@ -194,7 +185,7 @@
 
   function keys() {
     window.addEventListener("keydown", (event) => {
-      if (event.target.closest("input, select, textarea")) return;
+      if (typing(event)) return;
       const command = event.ctrlKey || event.metaKey, letter = event.key.toLowerCase();
       if (command && (letter === "z" || letter === "y")) {
         event.preventDefault();

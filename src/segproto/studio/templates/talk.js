@@ -54,5 +54,24 @@ const talk = (() => {
       return undefined;
     }
   };
-  return { find, make, say, ask, send, address, percent, signed, guarded, renew: () => ++revision, revision: () => revision };
+  // What is being written, and how it ended; again: asks anew, while it goes on.
+  let waiting = null;
+  function showJob(job, again) {
+    find("#job").hidden = !job;
+    if (!job) return;
+    const running = job.state === "running", gained = job.miou ? `: mIoU ${percent(job.miou.before, 2)} to ${percent(job.miou.after, 2)} %` : "";
+    const so = running && job.total && job.kind === "review" ? `: ${job.done} of ${job.total}` : "";
+    find("#job-words").textContent = job.words + gained + so;
+    find("#job-command").hidden = !job.command;
+    find("#job-command").textContent = job.command || "";
+    find("#job").dataset.state = job.state;
+    find("#job-bar").hidden = !running;
+    find("#job-bar").max = job.total || 1;
+    if (job.total) find("#job-bar").value = job.done; else find("#job-bar").removeAttribute("value");
+    find("#stop").hidden = !(running && job.stops);
+    clearTimeout(waiting);
+    if (running) waiting = setTimeout(again, 500);
+  }
+  const typing = (event) => Boolean(event.target.closest("input, select, textarea"));
+  return { find, make, say, ask, send, address, percent, signed, guarded, showJob, typing, renew: () => ++revision, revision: () => revision };
 })();
