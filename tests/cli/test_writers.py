@@ -145,6 +145,7 @@ READ = {
     "--review",
     "--from",
     "--add",
+    "--next",
 }
 
 

@@ -18,6 +18,7 @@ from segproto.api.explain import explain, explain_folder
 from segproto.api.export import export
 from segproto.api.hub import hub_pull, hub_push
 from segproto.api.load import load
+from segproto.api.next_images import next_to_label
 from segproto.api.posthoc import given, posthoc
 from segproto.api.predict import predict
 from segproto.api.propose import propose
@@ -55,6 +56,7 @@ __all__ = [
     "hub_pull",
     "hub_push",
     "load",
+    "next_to_label",
     "posthoc",
     "predict",
     "propose",
