@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segproto.data.base import SegmentationDataset
     from segproto.data.unlabelled import ImageFolder
     from segproto.encoders.base import Encoder
+    from segproto.model.segmenter import Segmenter
     from segproto.training.progress import Reporter
 
 PathLike = str | Path
@@ -69,21 +70,22 @@ def next_to_label(
         raise ConfigError(f"count = {count}: expected at least 1")
     require_folder(out, HOLDS, is_list)
     trained = Path(target).is_dir()
-    model = ready(target, stage, device) if trained else encoder_of(target, overrides).to(chosen_device(device))
+    model: Segmenter | None = ready(target, stage, device) if trained else None
+    encoder = encoder_of(target, overrides).to(chosen_device(device)) if model is None else model.encoder
     with reporting(Reporter(active=not quiet)) as reporter:
-        dataset, indices = images_of(Path(images), out, model.encoder if trained else model, reporter)
+        dataset, indices = images_of(Path(images), out, encoder, reporter)
         with reporter.bar("look at images", len(indices)) as bar:
-            looked = look(model, dataset, indices, bar)
+            looked = look(model or encoder, dataset, indices, bar)
         labelled = labelled_images(Path(target), overrides) if trained else None
         known = None
         if labelled is not None:
             chosen = spread(len(labelled), KNOWN_IMAGES)
             with reporter.bar("look at labelled images", len(chosen)) as bar:
-                known = look(model.encoder, labelled, chosen, bar).parts
+                known = look(encoder, labelled, chosen, bar).parts
         flat = None if known is None else known.flatten(0, 1)
         found = rank_next(looked.parts, count, uncertainty=looked.uncertainty, known=flat)
     names = [dataset.names[index] for index in looked.indices]
-    result = {
+    result: dict[str, Any] = {
         "next": [one.to_json(names) for one in found],
         "images": len(looked.indices),
         "known": 0 if known is None else len(known),

@@ -8,6 +8,7 @@ new, so that the chosen images are typical and differ among themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +58,8 @@ class Choice:
 def entropy_of(probabilities: Tensor, dim: int = 0) -> Tensor:
     """Entropy of class probabilities over that of equal ones: 0 = certain, 1 = nothing is known."""
     classes = probabilities.shape[dim]
-    entropy = -torch.special.xlogy(probabilities, probabilities).sum(dim)
-    return (entropy / torch.tensor(max(classes, 2)).log()).clamp(0, 1)
+    entropy: Tensor = -torch.special.xlogy(probabilities, probabilities).sum(dim)
+    return (entropy / math.log(max(classes, 2))).clamp(0, 1)
 
 
 def rank_next(
@@ -88,17 +89,17 @@ def rank_next(
     with exact_float32(cells.device):
         if known is not None and len(known):
             seen = F.normalize(known.float() - centre, dim=1)
-            covered = torch.cat([(part @ seen.T).amax(1) for part in cells.split(CHUNK * each)]).clamp(0, 1)
+            covered = torch.cat([(part @ seen.T).amax(1) for part in torch.split(cells, CHUNK * each)]).clamp(0, 1)
         unlike, unsure = (1 - covered).view(images, each).mean(1), weight.view(images, each).mean(1)
         targets = torch.tensor(spread(len(flat), TARGETS), device=flat.device)
         goal, left, weight = cells[targets], covered[targets], weight[targets]
         cover = torch.cat(
-            [(goal @ part.T).view(len(goal), -1, each).amax(2).T for part in cells.split(CHUNK * each)]
+            [(goal @ part.T).view(len(goal), -1, each).amax(2).T for part in torch.split(cells, CHUNK * each)]
         ).clamp_min(0)
     found = []
     free = torch.ones(images, dtype=torch.bool, device=flat.device)
     for _ in range(min(count, images)):
-        gains = torch.cat([((part - left).clamp_min(0) * weight).mean(1) for part in cover.split(CHUNK)])
+        gains = torch.cat([((part - left).clamp_min(0) * weight).mean(1) for part in torch.split(cover, CHUNK)])
         index = int(gains.masked_fill(~free, -1).argmax())
         found.append(Choice(index, float(gains[index]), float(unlike[index]), float(unsure[index])))
         free[index] = False
