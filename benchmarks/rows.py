@@ -24,29 +24,31 @@ from segproto.metrics.keypoints import part_keypoints
 from segproto.prototypes import similarity
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.diversity import DiversityLoss
-from segproto.prototypes.grouping import Grouping
 from segproto.prototypes.labels import resize_labels
 from segproto.prototypes.membership import any_pixel
 from segproto.prototypes.nearest import RunningTopK
-from segproto.prototypes.readout import initial_readout
 from segproto.refine.affinity import affinity, cell_pairs
 from segproto.refine.proposals import propose
 from segproto.refine.random_walk import dense_affinity
 from segproto.refine.random_walk import random_walk as sparse_walk
 
 
-@torch.inference_mode()
 def head_rows(quick: bool) -> Iterator[Row]:
-    """The grouped head."""
+    """The grouped head, and the gradients of it that its stage wants."""
     for classes, grid in ((19, (65, 65)), (19, (129, 257))) if not quick else ((19, (65, 65)),):
-        bank = PrototypeBank.regular(classes, 3, 4, 64)
-        grouping = Grouping(bank.class_of, classes, 3)
-        given = (torch.rand(1, 256, *grid), bank, grouping, initial_readout(grouping.class_of_group, classes))
-        ours, theirs = (way(*given) for way in (heads.vectorised, heads.published))
-        apart = float((ours.permute(0, 2, 3, 1) - theirs).abs().max() / theirs.abs().max())
-        words = f"grouped head, C = {classes}, {grid[0]}x{grid[1]} | loop over classes"
-        ways = [lambda way=way, given=given: way(*given) for way in (heads.vectorised, heads.published)]
-        yield race(words, *ways, (f"relative {apart:.0e}", apart < 1e-4), 5)
+        features, head = heads.problem(classes, grid)
+        head.bank.requires_grad_(False)
+        words = f"C = {classes}, {grid[0]}x{grid[1]} | the published layers"
+        ways = [lambda way=way, given=(features, head): way(*given) for way in (heads.vectorised, heads.published)]
+        with torch.inference_mode():
+            apart = heads.apart(*(way() for way in ways))
+            yield race(f"grouped head, {words}", *ways, (f"relative {apart:.0e}", apart < 1e-4), 9)
+        learn = [
+            lambda way=way, given=(features, head): heads.gradients(way, *given)
+            for way in (heads.vectorised, heads.published)
+        ]
+        apart = max(heads.apart(*pair) for pair in zip(*(way() for way in learn), strict=True))
+        yield race(f"grouped head with gradients, {words}", *learn, (f"relative {apart:.0e}", apart < 1e-4), 5)
 
 
 @torch.no_grad()

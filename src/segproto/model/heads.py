@@ -19,6 +19,7 @@ from segproto.model.tap_head import AffinityHead, TapHead
 from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.grouping import Grouping
 from segproto.prototypes.numerics import exact_float32
+from segproto.prototypes.pieces import by_pieces
 from segproto.prototypes.readout import initial_readout
 from segproto.prototypes.similarity import log_activation
 from segproto.table import Table
@@ -74,7 +75,9 @@ class ReadoutHead(Head):
         self.num_classes = bank.num_classes
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.from_activations(self.bank.activations(features))
+        return by_pieces(
+            lambda part: self.from_activations(self.bank.activations(part)), features, len(self.bank.class_of)
+        )
 
     def read(self, features: Tensor) -> Reading:
         distances = self.bank.distances(features)

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from segproto.prototypes.similarity import log_activation, squared_distances
+from segproto.prototypes.pieces import plain_inference
+from segproto.prototypes.similarity import log_activation, log_activation_, squared_distances
 
 
 class Bank(nn.Module, ABC):
@@ -129,7 +130,8 @@ class PrototypeBank(Bank):
 
     def activations(self, features: Tensor) -> Tensor:
         """(B, S*D, h, w) features to (B, P, h, w) log activations, float32."""
-        return log_activation(self.distances(features))
+        distances = self.distances(features)
+        return log_activation_(distances) if plain_inference() else log_activation(distances)
 
 
 def _check_range(name: str, values: Tensor, limit: int) -> None:

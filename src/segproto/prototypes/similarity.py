@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from segproto.prototypes.numerics import exact_float32
+from segproto.prototypes.pieces import plain_inference
 
 CENTRE = 0.5
 EPSILON = 1e-4
@@ -52,7 +53,7 @@ def squared_distances(features: Tensor, vectors: Tensor, scale_ranges: Sequence[
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     cells = features.to(dtype).flatten(2)  # a view for channels-last features too
     out: Tensor = _SquaredDistances.apply(cells, vectors.to(dtype), tuple(scale_ranges))
-    if not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._is_tracing()):
+    if plain_inference():
         _sharpen(out, cells, vectors.to(dtype), scale_ranges)
     return out.view(*out.shape[:2], height, width)
 
@@ -67,10 +68,12 @@ def _sharpen(distances: Tensor, cells: Tensor, vectors: Tensor, scale_ranges: Se
     x = _by_scale(cells, len(scale_ranges))
     for scale, (a, b) in enumerate(scale_ranges):
         part, own = distances[:, a:b], x[:, scale]
+        if part.numel() == 0 or float(part.amin()) >= NEAR:
+            continue
         near = (part < NEAR).nonzero()
         if len(near) > FEW * part.numel() and cells.device.type != "mps":  # which has no float64
             _sharpen_many(part, own, vectors[a:b])
-        elif len(near):
+        else:
             rows = own.transpose(1, 2).contiguous()  # of a cell, side by side: single columns are slow to gather
             for image, prototype, cell in (p.unbind(1) for p in torch.split(near, max(1, CHUNK // vectors.shape[1]))):
                 difference = rows[image, cell] - vectors[a + prototype]
@@ -150,6 +153,16 @@ def log_activation(distances: Tensor, epsilon: float = EPSILON) -> Tensor:
     return out
 
 
+def log_activation_(distances: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """:func:`log_activation` in place, where no gradient is wanted: one map less to carry through the caches."""
+    return _log_of_shifted(distances.add_(epsilon), epsilon)
+
+
+def _log_of_shifted(shifted: Tensor, epsilon: float) -> Tensor:
+    """``ln((d + 1) / (d + epsilon))`` of ``d + epsilon``, in place: the logarithm of 1 + (1 - epsilon) / shifted."""
+    return shifted.reciprocal_().mul_(1 - epsilon).log1p_()
+
+
 class _LogActivation(torch.autograd.Function):
     """Keeps only the distances for the backward pass, where plain operations would keep three maps of their size."""
 
@@ -157,8 +170,7 @@ class _LogActivation(torch.autograd.Function):
     def forward(ctx: Any, distances: Tensor, epsilon: float) -> Tensor:
         ctx.save_for_backward(distances)
         ctx.epsilon = epsilon
-        ratio = torch.reciprocal(distances + epsilon).mul_(1 - epsilon).add_(1)  # = (d + 1) / (d + epsilon)
-        return ratio.log_()
+        return _log_of_shifted(distances + epsilon, epsilon)
 
     @staticmethod
     @once_differentiable
