@@ -232,3 +232,14 @@ def test_decisions_that_cannot_be_made(tmp_path: Path) -> None:
         apply_decisions(data, [Decision("0", moved, "accept")], tmp_path / "new")
     with pytest.raises(ConfigError, match=r"labels\.json"):
         decision_of({"image": "0", "verdict": "accept"}, data[0].classes)
+
+
+def test_images_of_one_name_in_both_splits_keep_masks_of_their_own(tmp_path: Path) -> None:
+    first, second = Quarters(), Quarters()
+    second.split = "val"
+    region = Region(int(first[0].mask[30, 30]), 1, 1.0, 4, (30, 30, 32, 32), np.ones((2, 2), bool))
+    changed = apply_decisions([first, second], [Decision("q0", region, "accept")], tmp_path)
+    assert changed == ["q0"]
+    masks = [np.array(Image.open(tmp_path / split / "q0.png")) for split in ("train", "val")]
+    assert (masks[0][30:32, 30:32] == IGNORE_INDEX).all()
+    assert (masks[1] == second[0].mask.numpy()).all()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from studio_server import studio
 
@@ -24,7 +25,7 @@ from segproto.errors import ConfigError
 from segproto.studio import state
 from segproto.studio.images import UPLOAD_BYTES, Recent, Uploads
 from segproto.studio.jobs import batches
-from segproto.studio.page import ASSETS, asset
+from segproto.studio.page import ASSETS, asset, names, page
 from segproto.studio.security import listen
 from segproto.studio.session import Edits, Session, Sessions, changed
 from segproto.studio.state import Side
@@ -231,6 +232,26 @@ def test_without_starlette_a_line_says_what_to_install(monkeypatch: pytest.Monke
 
 def test_the_page_is_small() -> None:
     assert sum(len(asset(name)) for name in ASSETS) < 300_000
+
+
+def test_runs_whose_folders_are_called_alike_are_told_apart() -> None:
+    for given, called in (
+        (["/x/run"], ["run"]),
+        (["/x/run", "/y/box"], ["run", "box"]),
+        (["/x/a/run", "/x/b/run"], ["a/run", "b/run"]),
+        (["/a/x/run", "/b/x/run"], ["a/x/run", "b/x/run"]),
+        (["/run", "/x/run"], ["/run", "x/run"]),
+        (["/x/run", "/x/run"], ["run (1)", "run (2)"]),
+    ):
+        assert names([Path(one) for one in given]) == called
+
+
+def test_what_is_warned_of_does_not_depend_on_what_the_encoder_sees(scaleproto_run: Path) -> None:
+    side = Side(scaleproto_run, Uploads())
+    with torch.no_grad():
+        next(side.model.encoder.parameters()).add_(1)  # as positions of an image of another size take their place
+    assert side.warnings == []
+    assert "Project them again" not in page([side])
 
 
 def test_edits_follow_one_another_and_can_be_taken_back() -> None:

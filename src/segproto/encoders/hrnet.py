@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from segproto.encoders.base import Backbone
 from segproto.encoders.kind import BackboneKind
+from segproto.encoders.lean_timm import lean_timm
 from segproto.encoders.weights import fit, read_state
 from segproto.errors import ConfigError, WeightsError
 
@@ -39,8 +40,7 @@ class HRNet(Backbone):
     stride_multiple = 32
 
     def __init__(self, config: EncoderConfig, load_weights: bool = True) -> None:
-        import timm  # takes seconds
-
+        timm = lean_timm()
         super().__init__()
         name = config.backbone or "hrnet_w48"
         models = timm.list_models("hrnet_w*")

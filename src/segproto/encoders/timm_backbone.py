@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from segproto.encoders.base import Backbone, Normalisation
 from segproto.encoders.kind import BackboneKind
+from segproto.encoders.lean_timm import lean_timm
 from segproto.encoders.position import resample_position_embedding
 from segproto.encoders.vit_names import timm_names
 from segproto.encoders.weights import fit, read_state
@@ -49,8 +50,7 @@ class Taps(nn.Module):
 
 def near_models(name: str) -> str:
     """Names that begin with, contain or resemble a name that timm does not know."""
-    import timm  # takes seconds
-
+    timm = lean_timm()
     models = timm.list_models()
     begun = [model for model in models if model.startswith(name)]
     near = begun or [model for model in models if name in model] or difflib.get_close_matches(name, models, n=3)
@@ -75,8 +75,7 @@ class TimmBackbone(Backbone):
     """
 
     def __init__(self, config: EncoderConfig, load_weights: bool = True) -> None:
-        import timm  # takes seconds
-
+        timm = lean_timm()
         super().__init__()
         name = config.backbone
         if name is None or not timm.is_model(name):
@@ -134,8 +133,7 @@ def downloaded(net: nn.Module, name: str, options: dict[str, Any]) -> Any:
     Raises:
         WeightsError: there are none, or no network.
     """
-    import timm  # takes seconds
-
+    timm = lean_timm()
     size = sum(p.numel() * p.element_size() for p in net.parameters()) / 1e6
     log.warning("encoder.pretrained=true: %s, about %.0f MB, is downloaded unless an earlier run has", name, size)
     hub = logging.getLogger("huggingface_hub")
@@ -154,8 +152,7 @@ def downloaded(net: nn.Module, name: str, options: dict[str, Any]) -> Any:
 
 def create(config: EncoderConfig, pretrained: bool, vit: bool) -> Any:
     """The timm network without classifier, able to take any image size at the wanted output stride."""
-    import timm  # takes seconds
-
+    timm = lean_timm()
     name, stride = config.backbone or "", config.output_stride
     reference = vit and "_reg" not in name and not timm.models.is_model_in_modules(name, ("eva",))
     options: dict[str, Any] = {"dynamic_img_size": not reference} if vit else {}
@@ -185,8 +182,7 @@ def create(config: EncoderConfig, pretrained: bool, vit: bool) -> Any:
 
 def stride_hint(name: str) -> str:
     """Which output strides a network takes, for the error message."""
-    import timm  # takes seconds
-
+    timm = lean_timm()
     valid = []
     for stride in (8, 16, 32):
         with contextlib.suppress(Exception):  # refusals differ from model to model

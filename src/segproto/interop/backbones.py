@@ -14,6 +14,7 @@ from segproto import foreign
 from segproto.encoders.base import Normalisation
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
+from segproto.encoders.lean_timm import lean_timm
 from segproto.encoders.resnet import DeepLabResNet101
 from segproto.errors import WeightsError
 from segproto.interop.conversion import KeyMap, Options, Source, Weights, finished, origin
@@ -46,10 +47,9 @@ def timm_weights(keys: KeyMap, backbone: str, source: Source, notes: list[str], 
         notes: for the card.
         unused: pattern of names a backbone does not need.
     """
-    import timm
-
+    timm = lean_timm()
     keys.drop(unused, "classifier or head of the pre-training")
-    net: Any = timm.create_model(backbone, num_classes=0)
+    net = timm.create_model(backbone, num_classes=0)
     keys.fill(net)
     settings = {"encoder.name": "timm", "encoder.backbone": backbone}
     card = origin(keys, source, notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,13 +15,15 @@ from segproto.errors import ConfigError, SegprotoError
 from segproto.model.explanation import Region
 from segproto.studio import draw, tell
 from segproto.studio.answers import Answer, answered, done, read, shown, told, wrong
-from segproto.studio.images import UPLOAD_BYTES, Uploads
+from segproto.studio.images import UPLOAD_BYTES, Recent, Uploads
 from segproto.studio.jobs import Jobs
-from segproto.studio.page import ASSETS, asset, page
-from segproto.studio.review import Review
+from segproto.studio.page import ASSETS, asset, names, page
 from segproto.studio.review_routes import ReviewRoutes
 from segproto.studio.session import Edits, Session, Sessions, changed
 from segproto.studio.state import Side
+
+if TYPE_CHECKING:
+    from segproto.studio.review import Review
 
 
 class Studio:
@@ -40,7 +42,18 @@ class Studio:
     ) -> None:
         self.sides = [side] if other is None else [side, other]
         self.uploads, self.jobs, self.sessions = uploads, jobs, Sessions()
-        self.review = Review(side, jobs, review)
+        self.given = review
+        self._opened: Recent[Review] = Recent(1)
+
+    @property
+    def review(self) -> Review:
+        """The labels of the run; what they need is imported when somebody asks, so that the studio starts soon."""
+
+        def make() -> Review:
+
+            return Review(self.sides[0], self.jobs, self.given)
+
+        return self._opened.get(None, make)
 
     # What a request names.
 
@@ -87,7 +100,8 @@ class Studio:
         return {"looked": progress, "job": self.jobs.to_json(), **tell.state_json(self.sides[0], session)}
 
     def model(self, request: Request) -> Any:
-        return tell.model_json(self.side(request)[0])
+        side, called = self.side(request)[0], names([one.target for one in self.sides])
+        return tell.model_json(side, called[self.sides.index(side)])
 
     def wall(self, request: Request) -> Any:
         side, edits = self.side(request)
@@ -223,6 +237,6 @@ def build_app(studio: Studio) -> Starlette:
             Route("/patch/{p:int}", shown(studio.patch)),
             Route("/context/{p:int}", shown(studio.context)),
             Route("/fire/{key}", shown(studio.fire)),
-            *ReviewRoutes(studio.review).routes(),
+            *ReviewRoutes(studio).routes(),
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 from segproto.data.base import ClassTable
 from segproto.files.pages import page_environment
@@ -44,7 +45,7 @@ def review_page(side: Side) -> str:
 
 def page(sides: Sequence[Side]) -> str:
     """The HTML document of the model."""
-    name = sides[0].target.absolute().name
+    name = names([side.target for side in sides])[0]
     template = page_environment("segproto.studio", "segproto.report").get_template("studio.html.j2")
     return template.render(
         title=f"{name} - segproto studio",
@@ -63,6 +64,16 @@ def page(sides: Sequence[Side]) -> str:
             for number, side in enumerate(sides)
         ],
     )
+
+
+def names(targets: Sequence[Path]) -> list[str]:
+    """What runs are called: the last folder of each path, and of paths that end alike as many as tell them apart."""
+    parts = [target.absolute().parts for target in targets]
+    for depth in range(1, max(map(len, parts))):
+        ends = [str(Path(*path[-depth:])) for path in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [f"{path[-1]} ({number})" if len(parts) > 1 else path[-1] for number, path in enumerate(parts, 1)]
 
 
 def legend(classes: ClassTable) -> list[dict[str, str]]:

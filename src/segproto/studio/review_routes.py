@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,18 +11,25 @@ from starlette.routing import Route
 from segproto.errors import ConfigError
 from segproto.studio.answers import done, shown, told
 from segproto.studio.page import review_page
-from segproto.studio.review import Review
+
+if TYPE_CHECKING:
+    from segproto.studio.app import Studio
+    from segproto.studio.review import Review
 
 
 class ReviewRoutes:
     """What the page asks for and sends.
 
     Args:
-        review: the labels of the run.
+        studio: whose labels they are about.
     """
 
-    def __init__(self, review: Review) -> None:
-        self.review = review
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    @property
+    def review(self) -> Review:
+        return self.studio.review
 
     def routes(self) -> list[Route]:
         """All of them, for the application."""
@@ -39,7 +46,7 @@ class ReviewRoutes:
         ]
 
     async def page(self, request: Request) -> Response:
-        return Response(review_page(self.review.side), media_type="text/html")
+        return Response(review_page(self.studio.sides[0]), media_type="text/html")
 
     def decide(self, request: Request, value: dict[str, Any]) -> Any:
         return self.review.decide(str(value.get("key")), value.get("verdict"), value.get("to"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from segproto.errors import ConfigError
 from segproto.files import place
+from segproto.imports import quick
 from segproto.studio.images import Uploads
 from segproto.studio.security import HOST, Guard, listen, new_token
 
@@ -47,16 +48,17 @@ def serve(
         ConfigError: starlette or uvicorn is not installed, or the port is taken.
         SegprotoError: no model there.
     """
-    try:
-        import uvicorn
+    with quick():
+        try:
+            import uvicorn
 
-        from segproto.studio.app import Studio, build_app
-    except ImportError as error:
-        raise ConfigError(f"{MISSING} ({error})") from error
-    import torch
+            from segproto.studio.app import Studio, build_app
+        except ImportError as error:
+            raise ConfigError(f"{MISSING} ({error})") from error
+        import torch
 
-    from segproto.studio.jobs import Jobs
-    from segproto.studio.state import Side
+        from segproto.studio.jobs import Jobs
+        from segproto.studio.state import Side
 
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # requests and images are worked on side by side
     listening = listen(port)

@@ -22,14 +22,14 @@ FIRES, FEEDS, ALIKE = 12, 8, 8  # listed of a prototype: images, classes, protot
 CONFUSIONS = 8  # listed of an image
 
 
-def model_json(side: Side) -> dict[str, Any]:
-    """What the page's script needs to know of a model, once."""
+def model_json(side: Side, name: str) -> dict[str, Any]:
+    """What the page's script needs to know of a model of that name, once."""
     model, bank = side.model, side.model.head.bank
     weights, seen = unit_weights(model), used(model)
     prototypes = [] if bank is None else list(zip(bank.class_of.tolist(), bank.scale_of.tolist(), strict=True))
     sources = [source_of(model, p) for p in range(len(prototypes))]
     return {
-        "name": side.target.absolute().name,
+        "name": name,
         "classes": [
             {"name": n, "colour": css(c)} for n, c in zip(model.classes.names, model.classes.colours, strict=True)
         ],
