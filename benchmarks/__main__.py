@@ -11,16 +11,19 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests" / "support")]
-from race import Row  # noqa: E402
+import race  # noqa: E402
+from race import Row, Skipped  # noqa: E402
 
 
-def rows_of(made: Row | Iterator[Row]) -> Iterable[Row]:
+def rows_of(made: Row | Iterator[Row | Skipped]) -> Iterable[Row | Skipped]:
     """One row, or several."""
     return [made] if isinstance(made, Row) else made
 
@@ -37,19 +40,25 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="smaller problems, under five minutes on two cores")
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu-time", action="store_true", help="with one thread, on a machine that others use")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    race.CLOCK = time.process_time if options.cpu_time else time.perf_counter
     machine = (
         f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
     )
     print(f"{machine}\n\n| what, and against what | ours | plain | ratio (smallest, largest) | answer |")
     print("|---|---|---|---|---|")
-    rows, failed = [], []
+    rows, skipped, failed = [], [], []
     for name in options.only:
         torch.manual_seed(0)
         try:
             for row in rows_of(ROWS[name](options.quick)):
+                if isinstance(row, Skipped):
+                    skipped.append(row)
+                    print(f"| {row.what.replace(' | ', ', against ')} | | | | not measured: {row.why} |", flush=True)
+                    continue
                 rows.append(row)
                 failed += [] if row.same else [f"{name}: another answer ({row.answer})"]
                 low, high = row.spread
@@ -61,7 +70,13 @@ def main() -> int:
         except Exception as error:  # one row does not take the others with it
             failed.append(f"{name}: {type(error).__name__}: {error}")
     if options.out is not None:
-        value = {"machine": machine, "quick": options.quick, "rows": [row.to_json() for row in rows], "failed": failed}
+        value = {
+            "machine": machine,
+            "quick": options.quick,
+            "rows": [row.to_json() for row in rows],
+            "skipped": [asdict(row) for row in skipped],
+            "failed": failed,
+        }
         options.out.write_text(json.dumps(value, indent=1))
     print("\n".join(["", *failed]) if failed else "", file=sys.stderr)
     return 1 if failed else 0

@@ -19,18 +19,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from steps import Step, black_box, random_batch, recipe_without_files
 from two_steps import smaller
 
 from segproto import predict
-from segproto.data.base import ClassTable
-from segproto.data.batch import Batch
 from segproto.data.build import build_dataset
 from segproto.methods import METHODS
 from segproto.model.segmenter import Segmenter
@@ -42,7 +40,6 @@ from segproto.refine.random_walk import random_walk
 from segproto.runs.catalogue import read_recipe, shipped
 from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
 from segproto.training.runner import run
-from segproto.training.stage import Optimise
 
 Row = tuple[str, str, str]  # what, value, remark
 MEASURED = ("blackbox", "protoseg", "scaleproto", "nonparametric")  # whose losses take any batch
@@ -141,49 +138,6 @@ def gradients(s: Setting) -> Iterator[Row]:
         yield f"gradients, {name}", f"{off:.1e}", verdict(off <= 1e-3, "relative difference of all gradients")
 
 
-def random_batch(size: int, side: int, classes: int, device: torch.device) -> Batch:
-    """Noise, and masks of blocks of 16 pixels."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(size, 3, side, side, generator=generator)
-    grid = torch.randint(0, classes, (size, 1, -(-side // 16), -(-side // 16)), generator=generator).float()
-    masks = F.interpolate(grid, scale_factor=16)[:, 0, :side, :side].long()
-    return Batch(masks=masks, images=images.contiguous(memory_format=torch.channels_last)).to(device)
-
-
-@dataclass
-class Step:
-    """The first optimising stage of a recipe that trains the encoder, as a function of a batch."""
-
-    model: Segmenter
-    stage: Optimise
-    optimizer: torch.optim.Optimizer
-
-    @classmethod
-    def of(cls, method: str, recipe: Recipe, classes: int, device: torch.device) -> Step:
-        table = ClassTable(tuple(map(str, range(classes))), ((0, 0, 0),) * classes)
-        model = METHODS[method].build(recipe, table)
-        stage = next(x for x in METHODS[method].stages(recipe) if isinstance(x, Optimise) and x.steps)
-        if stage.begin is not None:
-            stage.begin(model)
-        model.to(device, memory_format=torch.channels_last)
-        stage.mode(model)
-        groups = stage.parameters(model)
-        trained = {id(p) for group in groups for p in group.params}
-        for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
-        optimizer = torch.optim.Adam([{"params": g.params, "lr": g.lr * 0.01} for g in groups])
-        return cls(model, stage, optimizer)
-
-    def __call__(self, batch: Batch, loss: Callable[..., Any] | None = None, bf16: bool = False) -> None:
-        with torch.autocast(batch.masks.device.type, torch.bfloat16, enabled=bf16):
-            value = (loss or self.stage.loss)(self.model, batch)["loss"]
-        self.optimizer.zero_grad()
-        value.backward()
-        self.optimizer.step()
-        if self.stage.after_step is not None:
-            self.stage.after_step(self.model)
-
-
 def amp(s: Setting) -> Iterator[Row]:
     """Mixed precision as the runner trains in it; 16-mixed with its gradient scaler."""
     for precision in ("bf16-mixed", "16-mixed") if s.device.type == "cuda" else ("bf16-mixed",):
@@ -218,9 +172,7 @@ def steps(s: Setting) -> Iterator[Row]:
         if method not in MEASURED or (s.quick and (name not in QUICK or method == "protoseg")):
             continue
         try:
-            value = apply_overrides(read_recipe(full), ["data.root=.", "encoder.pretrained=false"])
-            value["encoder"].pop("weights", None)
-            recipe = validate_recipe(value, METHODS[method].recipe)
+            recipe = recipe_without_files(full)
         except Exception as error:  # a recipe that says more about its data than the command knows
             yield full, "skipped", str(error).splitlines()[0][:90]
             continue
@@ -249,22 +201,7 @@ def one_step(s: Setting, full: str, method: str, recipe: Recipe) -> Row:
     own = s.median_ms(lambda: step(batch, bf16=True))
     peak = torch.cuda.max_memory_allocated() / 2**30 if s.device.type == "cuda" else float("nan")
     del step.optimizer
-    encoder = step.model.encoder
-    plain = nn.Conv2d(encoder.num_features, classes, 1).to(s.device)
-    trained = [p for p in encoder.parameters() if p.requires_grad] + list(plain.parameters())
-    optimizer = torch.optim.Adam(trained, 1e-6)
-
-    def black_box() -> None:
-        assert batch.images is not None
-        with torch.autocast(s.device.type, torch.bfloat16):
-            logits = plain(encoder(batch.images))
-        logits = F.interpolate(logits.float(), batch.masks.shape[-2:], mode="bilinear")
-        loss = F.cross_entropy(logits, batch.masks, ignore_index=255)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    base = s.median_ms(black_box)
+    base = s.median_ms(black_box(step.model.encoder, classes, batch, bf16=True))
     return full, f"{own:.1f} ms", f"{own / base:.2f}x one classifier on its encoder ({base:.1f} ms); {peak:.2f} GiB"
 
 

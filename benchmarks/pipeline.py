@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,11 +140,20 @@ def start_rows(quick: bool) -> Iterator[Row]:
     """How long the command takes to answer, beside importing what it needs."""
     del quick
     imports = [sys.executable, "-c", "import torch, timm"]
-    for words, command in (
-        ("segproto --help", [sys.executable, "-m", "segproto.cli", "--help"]),
-        ("import segproto", [sys.executable, "-c", "import segproto"]),
-    ):
-        run = [lambda words=line: subprocess.run(words, check=True, capture_output=True) for line in (command, imports)]  # type: ignore[misc]
-        for first in run:
-            first()
-        yield race(f"{words} | import torch, timm", *run, ("answers", True), 3)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        [photo] = photos(root / "photos", 1, (360, 480))
+        untrained("scaleproto/folder", ScenesDataset(ScenesConfig(num_train=1, num_val=1), "train")).save(
+            root / "model"
+        )
+        predict = ["predict", str(root / "model"), str(photo), "--out", str(root / "masks")]
+        for words, command in (
+            ("segproto --help", ["-m", "segproto.cli", "--help"]),
+            ("import segproto", ["-c", "import segproto"]),
+            ("segproto predict of one photo, ViT-Tiny", ["-m", "segproto.cli", *predict]),
+        ):
+            lines = ([sys.executable, *command], imports)
+            run = [lambda line=line: subprocess.run(line, check=True, capture_output=True) for line in lines]  # type: ignore[misc]
+            for first in run:
+                first()
+            yield race(f"{words} | import torch, timm", *run, ("answers", True), 3, clock=time.perf_counter)

@@ -10,23 +10,22 @@ import consistency
 import diversity
 import heads
 import numpy as np
-import projection
 import proposals
 import random_walk
 import torch
+from crf import crf_rows
 from pipeline import cache_row, evaluate_row, predict_rows, start_rows
-from race import Row, race
+from projection import projection_rows
+from race import Row, Skipped, race
+from steps import step_rows
+from verbs import edit_row, explain_row
 
 from segproto.metrics.cam_curve import CamCurve
 from segproto.metrics.cells import pixel_cells
 from segproto.metrics.consistency import part_presence
 from segproto.metrics.keypoints import part_keypoints
 from segproto.prototypes import similarity
-from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.diversity import DiversityLoss
-from segproto.prototypes.labels import resize_labels
-from segproto.prototypes.membership import any_pixel
-from segproto.prototypes.nearest import RunningTopK
 from segproto.refine.affinity import affinity, cell_pairs
 from segproto.refine.proposals import propose
 from segproto.refine.random_walk import dense_affinity
@@ -35,7 +34,8 @@ from segproto.refine.random_walk import random_walk as sparse_walk
 
 def head_rows(quick: bool) -> Iterator[Row]:
     """The grouped head, and the gradients of it that its stage wants."""
-    for classes, grid in ((19, (65, 65)), (19, (129, 257))) if not quick else ((19, (65, 65)),):
+    del quick
+    for classes, grid in ((19, (65, 65)), (19, (129, 257))):
         features, head = heads.problem(classes, grid)
         head.bank.requires_grad_(False)
         words = f"C = {classes}, {grid[0]}x{grid[1]} | the published layers"
@@ -71,40 +71,6 @@ def near_row(quick: bool) -> Row:
     return race(
         "distances of collapsed features, 76 x 33x33 | pair by pair", ours, plain, (f"{apart:.0e}", apart < 1e-6)
     )
-
-
-@torch.inference_mode()
-def projection_rows(quick: bool) -> Iterator[Row]:
-    """What projection and pruning add to an image of 1024 x 2048."""
-    del quick
-    bank = PrototypeBank.regular(projection.CLASSES, 3, 4, 64)
-    labels = torch.randint(0, projection.CLASSES, (16, 32)).repeat_interleave(64, 0).repeat_interleave(64, 1)
-    labels[:100] = 255
-    strip = labels[:16]
-    scaled = projection.HEIGHT // 16  # the published loop is timed on a strip
-    fast = any_pixel(labels, projection.GRID, projection.CLASSES)
-    same = bool(np.array_equal(fast.numpy(), projection.published_any_pixel(labels)))
-    row = race(
-        "cells of each class, 1024x2048 | loop over pixels (1/64 of them timed)",
-        lambda: any_pixel(labels, projection.GRID, projection.CLASSES),
-        lambda: projection.published_any_pixel(strip), ("equal", same), 3,
-    )  # fmt: skip
-    low, high = row.spread
-    yield Row(
-        row.what, row.ours, row.plain * scaled, row.ratio * scaled, (low * scaled, high * scaled), row.answer, same
-    )
-    distances = bank.distances(torch.rand(1, 256, *projection.GRID))[0]
-    grid_labels = resize_labels(labels, projection.GRID)
-    top, once = RunningTopK(bank.class_of), RunningTopK(bank.class_of, 1)
-    once.update(distances, grid_labels, labels, 0)
-    expected = projection.published_top(distances, grid_labels, labels, bank.class_of)
-    found = list(zip(once.distance[:, 0].tolist(), once.label[:, 0].tolist(), strict=True))
-    yield race(
-        "nearest patches for pruning, 228 prototypes | loop over prototypes",
-        lambda: top.update(distances, grid_labels, labels, 0),
-        lambda: projection.published_top(distances, grid_labels, labels, bank.class_of),
-        ("equal", found == expected), 3,
-    )  # fmt: skip
 
 
 def diversity_row(quick: bool) -> Row:
@@ -203,7 +169,7 @@ def proposal_row(quick: bool) -> Row:
     return race(words, *ways, ("same masks with the same directions", same), 2)
 
 
-Made = Row | Iterator[Row]
+Made = Row | Iterator[Row] | Iterator[Row | Skipped]
 ROWS: dict[str, Callable[[bool], Made]] = {
     "head": head_rows,
     "near": near_row,
@@ -211,11 +177,15 @@ ROWS: dict[str, Callable[[bool], Made]] = {
     "diversity": diversity_row,
     "clustering": clustering_rows,
     "proposals": proposal_row,
+    "crf": crf_rows,
     "walk": walk_row,
     "curve": curve_row,
     "consistency": consistency_row,
     "predict": predict_rows,
     "evaluate": evaluate_row,
     "cache": cache_row,
+    "steps": step_rows,
+    "explain": explain_row,
+    "edit": edit_row,
     "start": start_rows,
 }

@@ -1,84 +1,120 @@
-"""Seconds a training step of the prototype methods, beside a black-box step on the same encoder and batch.
-
-    OMP_NUM_THREADS=2 python benchmarks/steps.py [--cpu-time] [em] [em_full] [resnet101]
-
-The plain algorithm here is the black box itself; steps of the methods alternate, so that a drifting machine is fair.
-On a machine that others use, ``--cpu-time`` with one thread tells the work done rather than the time that passed.
-"""
+"""Training steps of the methods, and of one classifier on the same encoder and batch."""
 
 from __future__ import annotations
 
-import statistics
-import sys
-import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from race import Row, race
+from torch import nn
 
 from segproto.data.base import ClassTable
 from segproto.data.batch import Batch
+from segproto.encoders.base import Encoder
 from segproto.methods import METHODS
+from segproto.model.segmenter import Segmenter
 from segproto.runs.catalogue import read_recipe
-from segproto.training.precision import native_bf16
-from segproto.training.recipe import apply_overrides, validate_recipe
+from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
 from segproto.training.stage import Optimise
 
-CASES = {
-    "em": ("em_small", 2, 4, 256, True),
-    "em_full": ("em", 2, 1, 256, False),
-    "resnet101": ("cityscapes", 19, 1, 321, False),
-}
-ROUNDS = 3
+RECIPES = ("protoseg/cityscapes", "scaleproto/cityscapes", "nonparametric/cityscapes-resnet101")
 
 
-CLOCK = time.process_time if "--cpu-time" in sys.argv else time.perf_counter
+def recipe_without_files(full: str) -> Recipe:
+    """A shipped recipe that needs neither data nor weights."""
+    method = METHODS[full.partition("/")[0]]
+    value = apply_overrides(read_recipe(full), ["data.root=.", "encoder.pretrained=false"])
+    value["encoder"].pop("weights", None)
+    return validate_recipe(value, method.recipe)
 
 
-def step(name: str, recipe_name: str, classes: int, batch: Batch, bf16: bool):
-    """One optimizer step of the method's ``joint`` stage, as a function."""
-    method = METHODS[name]
-    value = apply_overrides(read_recipe(f"{method.name}/{recipe_name}"), ["data.root=."])
-    recipe = validate_recipe(value, method.recipe)
-    table = ClassTable(tuple(map(str, range(classes))), ((0, 0, 0),) * classes)
-    model = method.build(recipe, table).to(memory_format=torch.channels_last)
-    stage = next(s for s in method.stages(recipe) if isinstance(s, Optimise) and s.name == "joint")
-    stage.mode(model)
-    groups = stage.parameters(model)
-    trained = {id(p) for g in groups for p in g.params}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in trained)
-    optimizer = torch.optim.Adam([{"params": g.params, "lr": g.lr} for g in groups])
+def random_batch(size: int, side: int, classes: int, device: torch.device) -> Batch:
+    """Noise, and masks of blocks of 16 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(size, 3, side, side, generator=generator)
+    grid = torch.randint(0, classes, (size, 1, -(-side // 16), -(-side // 16)), generator=generator).float()
+    masks = F.interpolate(grid, scale_factor=16)[:, 0, :side, :side].long()
+    return Batch(masks=masks, images=images.contiguous(memory_format=torch.channels_last)).to(device)
 
-    def run() -> float:
-        start = CLOCK()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = stage.loss(model, batch)["loss"]
+
+@dataclass
+class Step:
+    """An optimising stage of a recipe, as a function of a batch."""
+
+    model: Segmenter
+    stage: Optimise
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def of(cls, method: str, recipe: Recipe, classes: int, device: torch.device, name: str | None = None) -> Step:
+        """The stage of that name, else the first that has steps."""
+        table = ClassTable(tuple(map(str, range(classes))), ((0, 0, 0),) * classes)
+        model = METHODS[method].build(recipe, table)
+        stages = (x for x in METHODS[method].stages(recipe) if isinstance(x, Optimise) and x.steps)
+        stage = next(x for x in stages if name is None or x.name == name)
+        if stage.begin is not None:
+            stage.begin(model)
+        model.to(device, memory_format=torch.channels_last)
+        stage.mode(model)
+        groups = stage.parameters(model)
+        trained = {id(p) for group in groups for p in group.params}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        optimizer = torch.optim.Adam([{"params": g.params, "lr": g.lr * 0.01} for g in groups])
+        return cls(model, stage, optimizer)
+
+    def __call__(self, batch: Batch, loss: Callable[..., Any] | None = None, bf16: bool = False) -> float:
+        with torch.autocast(batch.masks.device.type, torch.bfloat16, enabled=bf16):
+            value = (loss or self.stage.loss)(self.model, batch)["loss"]
+        self.optimizer.zero_grad()
+        value.backward()
+        self.optimizer.step()
+        if self.stage.after_step is not None:
+            self.stage.after_step(self.model)
+        return float(value.detach()) if value.device.type == "cpu" else 0.0
+
+
+def black_box(encoder: Encoder, classes: int, batch: Batch, bf16: bool = False) -> Callable[[], None]:
+    """A step of one 1x1 classifier on the same encoder, whose parameters train or rest as they do in the method."""
+    device = batch.masks.device
+    plain = nn.Conv2d(encoder.num_features, classes, 1).to(device)
+    trained = [p for p in encoder.parameters() if p.requires_grad] + list(plain.parameters())
+    optimizer = torch.optim.Adam(trained, 1e-6)
+
+    def step() -> None:
+        assert batch.images is not None
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = plain(encoder(batch.images))
+        logits = F.interpolate(logits.float(), batch.masks.shape[-2:], mode="bilinear")
+        loss = F.cross_entropy(logits, batch.masks, ignore_index=255)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return CLOCK() - start
 
-    return run
-
-
-def main() -> None:
-    for case in [name for name in sys.argv[1:] if name != "--cpu-time"] or CASES:
-        recipe_name, classes, size, side, bf16 = CASES[case]
-        bf16 = bf16 and native_bf16()  # what precision: auto of the small recipe means
-        torch.manual_seed(0)
-        images = torch.randn(size, 3, side, side).contiguous(memory_format=torch.channels_last)
-        masks = torch.randint(0, classes, (size, side // 16, side // 16)).repeat_interleave(16, 1)
-        masks = torch.nn.functional.pad(masks.repeat_interleave(16, 2), (0, side % 16, 0, side % 16), value=255)
-        batch = Batch(masks=masks, images=images)
-        steps = {name: step(name, recipe_name, classes, batch, bf16) for name in ("blackbox", "protoseg", "scaleproto")}
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(ROUNDS + 1):
-            for name, run in steps.items():
-                times[name].append(run())
-        base = statistics.median(times["blackbox"][1:])
-        for name, values in times.items():
-            median = statistics.median(values[1:])
-            print(f"{case}: {name} {median:.3f} s per step, {median / base:.2f}x the black box", flush=True)
+    return step
 
 
-if __name__ == "__main__":
-    main()
+def step_rows(quick: bool) -> Iterator[Row]:
+    """A step of the stage that trains everything, float32."""
+    size, side, rounds = (1, 129, 2) if quick else (1, 321, 3)
+    for classes in (19, 150) if quick else (19, 150, 847):
+        for full in RECIPES:
+            method = full.partition("/")[0]
+            torch.manual_seed(0)
+            step = Step.of(method, recipe_without_files(full), classes, torch.device("cpu"), "joint")
+            batch = random_batch(size, side, classes, torch.device("cpu"))
+            plain = black_box(step.model.encoder, classes, batch)
+            loss = step(batch)
+            plain()
+            words = f"{method} training step, C = {classes}, ResNet-101, {side} px | one classifier on its encoder"
+            finite = bool(torch.isfinite(torch.tensor(loss)))
+            yield race(
+                words,
+                lambda step=step, batch=batch: step(batch),
+                plain,
+                (f"same encoder, loss {loss:.3g}", finite),
+                rounds,
+            )  # type: ignore[misc]

@@ -42,9 +42,12 @@ def covered_mask(model: Segmenter, mask: Tensor) -> Tensor:
 
 
 def draw_patch(image: Tensor, box: Box) -> bytes:
-    """PNG of a patch with its surroundings, the cell outlined; uint8 image (3, H, W)."""
+    """PNG of a patch with its surroundings, the cell outlined; uint8 image (3, H, W).
+
+    It is packed as masks are: three times as fast as by Pillow's own level, for a twentieth more.
+    """
     buffer = io.BytesIO()
-    patch_picture(image, box).save(buffer, "PNG")
+    patch_picture(image, box).save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
 
 

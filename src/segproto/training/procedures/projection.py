@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segproto.data.base import SegmentationDataset
+from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.build import list_folder
 from segproto.data.subset import Subset, spread
 from segproto.errors import DataError
@@ -21,13 +21,14 @@ from segproto.model.fingerprint import encoder_hash
 from segproto.model.patches import cell_box, covered_mask, draw_patch
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
+from segproto.model.together import READERS, in_order
 from segproto.prototypes.bank import Bank
 from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.figures import Figures
 from segproto.training.first_look import LOOKED_AT
 from segproto.training.procedures.config import ProjectConfig
-from segproto.training.procedures.map_images import fold_samples
+from segproto.training.procedures.map_images import AHEAD, fold_samples
 from segproto.training.procedures.require import require_prototypes
 from segproto.training.procedures.subset import SubsetFeatures, listed
 from segproto.training.stage import Procedure, StageContext
@@ -219,7 +220,9 @@ class Found(Protocol):
 def trace(
     model: Segmenter, dataset: SegmentationDataset, nearest: Found, names: Sequence[str] | None = None
 ) -> tuple[Provenance, dict[str, bytes]]:
-    """The source of each prototype (None where no cell was found) and its patch's picture; each image is read once.
+    """The source of each prototype (None where no cell was found) and its patch's picture.
+
+    Each image is read once, and its patches are drawn while the next ones are read.
 
     Args:
         model: whose cells they are.
@@ -231,15 +234,23 @@ def trace(
     distances = nearest.distance.tolist()
     sources: list[PrototypeSource | None] = [None] * len(images)
     patches: dict[str, bytes] = {}
-    for index in sorted(set(images) - {-1}):
-        image = dataset[index].colours
+
+    def draw(index: int, sample: Sample) -> dict[int, tuple[PrototypeSource, bytes]]:
+        image, drawn = sample.colours, {}
         size = (image.shape[-2], image.shape[-1])
         for p in (p for p, i in enumerate(images) if i == index):
             box = cell_box(model, size, cells[p], grids[p])
             name = f"prototypes/{f'{p:04d}' if names is None else names[p]}.png"
-            patches[name] = draw_patch(image, box)
             cell, grid = (cells[p][0], cells[p][1]), (grids[p][0], grids[p][1])
-            sources[p] = PrototypeSource(dataset.names[index], cell, grid, box, distances[p], name)
+            source = PrototypeSource(dataset.names[index], cell, grid, box, distances[p], name)
+            drawn[p] = source, draw_patch(image, box)
+        return drawn
+
+    shown = sorted(set(images) - {-1})
+    samples = zip(shown, in_order((partial(dataset.__getitem__, i) for i in shown), 1, AHEAD), strict=True)
+    for drawn in in_order((partial(draw, *one) for one in samples), READERS, READERS):
+        for p, (source, picture) in drawn.items():
+            sources[p], patches[str(source.patch)] = source, picture
     whole = dataset.whole if isinstance(dataset, Subset) else dataset
     data_name = f"{type(whole).__name__}, split {whole.split}"
     return Provenance(encoder_hash(model.encoder), data_name, tuple(sources)), patches
