@@ -21,6 +21,7 @@ from segproto.api.proposal_jobs import read_settings
 from segproto.data.config import ScenesConfig
 from segproto.data.scenes import ScenesDataset
 from segproto.data.unlabelled import ImageFolder
+from segproto.encoders.base import Encoder
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
 from segproto.errors import ConfigError, DataError
@@ -28,7 +29,14 @@ from segproto.files import writing
 from segproto.refine.crf import dense_crf
 from segproto.refine.proposals import Proposals
 from segproto.refine.regions import SETTINGS, refine_regions
-from segproto.training.procedures.propose import ImageProposals, ProposeConfig, image_proposals, shorter_side
+from segproto.training.procedures import propose as procedure
+from segproto.training.procedures.propose import (
+    ImageProposals,
+    ProposeConfig,
+    image_proposals,
+    propose_files,
+    shorter_side,
+)
 
 UNET = ["encoder.name=unet", "encoder.width=4", "encoder.output_stride=4"]
 
@@ -60,19 +68,41 @@ def files(folder: Path) -> dict[str, bytes]:
 SMALL = [*UNET, "proposals.size=32"]
 
 
-def test_a_folder_in_one_process_and_in_two(tmp_path: Path, weights: str) -> None:
-    source = photos(tmp_path / "photos")
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        result = segproto.propose(
-            source, out=out, overrides=[*SMALL, weights], processes=processes, device="cpu", quiet=True
-        )
-        assert result["images"] == 5
-    assert files(tmp_path / "1") == files(tmp_path / "2")
+def test_a_folder_with_one_thread_and_with_three(tmp_path: Path, weights: str) -> None:
+    source, before = photos(tmp_path / "photos"), torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            out = tmp_path / str(threads)
+            result = segproto.propose(source, out=out, overrides=[*SMALL, weights], device="cpu", quiet=True)
+            assert result["images"] == 5
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert files(tmp_path / "1") == files(tmp_path / "3")
     mask = Image.open(tmp_path / "1" / "masks" / "a" / "1.png")
     assert mask.mode == "P"
     assert mask.size == (48, 40)
     assert (tmp_path / "1" / "overlays" / "a" / "1.jpg").is_file()
+
+
+def test_no_two_threads_run_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy: list[int] = []
+    seen: list[int] = []
+    encoder = tiny_segmenters.encoder(stride=4, multiple=4).eval()
+
+    def slowly(one: Encoder, image: torch.Tensor, config: ProposeConfig) -> ImageProposals:
+        assert id(one) not in busy
+        assert next(one.parameters()) is next(encoder.parameters())
+        busy.append(id(one))
+        seen.append(len(busy))
+        time.sleep(0.05)
+        busy.remove(id(one))
+        return image_proposals(one, image, config)
+
+    monkeypatch.setattr(procedure, "image_proposals", slowly)
+    propose_files(encoder, ImageFolder(photos(tmp_path / "photos", 6)), ProposeConfig(size=32), tmp_path, threads=3)
+    assert max(seen) > 1
 
 
 @pytest.mark.slow
@@ -96,7 +126,7 @@ def test_killed_at_random_moments_and_started_again(tmp_path: Path, weights: str
 
 def test_what_is_there_is_kept_and_leftovers_go(tmp_path: Path, weights: str) -> None:
     source, out = photos(tmp_path / "photos", 2), tmp_path / "out"
-    options = {"overrides": [*SMALL, weights], "processes": 1, "device": "cpu", "quiet": True}
+    options = {"overrides": [*SMALL, weights], "device": "cpu", "quiet": True}
     segproto.propose(source, out=out, **options)
     before = files(out)
     times = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
@@ -130,9 +160,7 @@ def test_a_broken_image_is_named(tmp_path: Path, weights: str) -> None:
     source = photos(tmp_path / "photos", 2)
     (source / "c.png").write_bytes(b"nothing")
     with pytest.raises(segproto.SegprotoError, match=r"c\.png"):
-        segproto.propose(
-            source, out=tmp_path / "out", overrides=[*SMALL, weights], processes=1, device="cpu", quiet=True
-        )
+        segproto.propose(source, out=tmp_path / "out", overrides=[*SMALL, weights], device="cpu", quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from command_line import Cli
 from PIL import Image
-from training_tiny import free_port, in_processes, process_context
+from training_tiny import in_processes, in_slurm
 
 import segproto
 from segproto import api
@@ -66,24 +66,6 @@ def test_evaluate_in_processes_of_torchrun_or_srun_is_evaluate_in_one(scaleproto
         assert found(folder) == one
         texts = [(folder / f"rank{rank}.json").read_text() for rank in range(world)]
         assert set(texts) == {(folders[0] / "rank0.json").read_text()}  # every process knows the figures
-
-
-def in_slurm(world: int, task: Any, *arguments: object) -> None:
-    """Runs ``task`` as each of the processes that srun starts on one machine."""
-    context, port = process_context(), free_port()
-    ranks = [context.Process(target=as_task, args=(rank, world, port, task, *arguments)) for rank in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        assert process.exitcode == 0
-
-
-def as_task(rank: int, world: int, port: int, task: Any, *arguments: object) -> None:
-    tasks = {"SLURM_NTASKS": world, "SLURM_STEP_NUM_TASKS": world, "SLURM_STEP_NUM_NODES": 1, "SLURM_NNODES": 1}
-    place = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0, "SLURM_JOB_ID": 1, "MASTER_PORT": port}
-    os.environ |= {key: str(value) for key, value in (tasks | place).items()} | {"MASTER_ADDR": "127.0.0.1"}
-    task(*arguments)
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 64, 100, 1000])

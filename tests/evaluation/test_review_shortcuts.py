@@ -62,6 +62,7 @@ def searched(model: Segmenter) -> tuple[ShortcutSearch, Blobs, Blobs]:
     search = ShortcutSearch(model, train.classes)
     search.look_through("train", train)
     search.look_through("val", val)
+    search.settle()
     return search, train, val
 
 

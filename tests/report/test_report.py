@@ -179,12 +179,12 @@ def test_stages_say_what_they_do_and_those_of_older_runs_say_nothing(html: str, 
 
 
 def test_failures_keep_the_largest_mistakes(runs: Path) -> None:
-    model, book = segproto.load(runs / "scaleproto"), FailureBook([])
+    model, book = segproto.load(runs / "scaleproto"), FailureBook()
     for index in range(3):
         picture = torch.randint(0, 255, (3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
         why = explain(model, picture)
         mask = (why.prediction + 1 + torch.arange(56).div(19, rounding_mode="floor").to(torch.uint8)) % 8
-        book.visit(why, Sample(picture, mask, f"i{index}"))
+        book.visit(why, Sample(picture, mask, f"i{index}"), index)
     cases = book.cases()
     assert book.images == 3
     assert 0 < len(cases) <= 6

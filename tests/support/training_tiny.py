@@ -157,3 +157,21 @@ def in_processes(world: int, task: Callable[..., None], *arguments: object, wait
     for process in ranks:
         process.join(wait)
         assert process.exitcode == 0
+
+
+def in_slurm(world: int, task: Callable[..., None], *arguments: object) -> None:
+    """Runs ``task`` as each of the processes that srun starts on one machine."""
+    context, port = process_context(), free_port()
+    ranks = [context.Process(target=as_srun_task, args=(rank, world, port, task, *arguments)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
+
+
+def as_srun_task(rank: int, world: int, port: int, task: Callable[..., None], *arguments: object) -> None:
+    tasks = {"SLURM_NTASKS": world, "SLURM_STEP_NUM_TASKS": world, "SLURM_STEP_NUM_NODES": 1, "SLURM_NNODES": 1}
+    place = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0, "SLURM_JOB_ID": 1, "MASTER_PORT": port}
+    os.environ |= {key: str(value) for key, value in (tasks | place).items()} | {"MASTER_ADDR": "127.0.0.1"}
+    task(*arguments)

@@ -102,10 +102,19 @@ def data_submit(name: str, masks: PathLike, *, out: PathLike) -> dict[str, Any]:
 
 
 def data_verify(
-    *, overrides: Sequence[str] = (), data: Mapping[str, Any] | None = None, quiet: bool = False
+    *,
+    overrides: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+    devices: int | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
-    """Checks every pair of a data set, given by ``data.key=value`` (or ``key=value``) settings or a mapping; ``quiet``
-    shows no progress.
+    """Checks every pair of a data set.
+
+    Args:
+        overrides: ``data.key=value`` (or ``key=value``) settings.
+        data: the same as a mapping.
+        devices: processes that share the images, as in :func:`evaluate`; no GPU is used. All return the same.
+        quiet: no progress.
 
     Returns:
         ``problems`` (a line each), ``counts`` (images per split), ``shares`` (of all labelled pixels, per class).
@@ -113,10 +122,14 @@ def data_verify(
     from segproto.data.verify import verify
     from segproto.runs.settings import data_config
     from segproto.training.progress import Reporter
+    from segproto.training.sharing import shared
 
     config = data_config(None, data or {}, overrides)
-    with Reporter(active=not quiet).bar("verify", 1) as bar:
-        return verify(config, bar.part).to_json()
+    with (
+        shared(devices, "cpu", "data verify", "run the command again") as share,
+        Reporter(active=share.first and not quiet).bar("verify", 1) as bar,
+    ):
+        return verify(config, bar.part, share).to_json()
 
 
 def data_init(

@@ -1,33 +1,29 @@
-"""The work of ``segproto propose``: settings, the folder it writes, and the processes that share the images."""
+"""The work of ``segproto propose``: settings, the folder it writes, and who does which images."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from segproto.data.unlabelled import ImageFolder
 from segproto.encoders.build import build_encoder
 from segproto.encoders.config import EncoderConfig
-from segproto.errors import ConfigError, SegprotoError
+from segproto.errors import ConfigError
 from segproto.files import is_empty, write_json
 from segproto.files.documents import read_object
 from segproto.files.keys import shown
 from segproto.model.fingerprint import encoder_hash
-from segproto.orphans import end_with_parent
 from segproto.runs.models import chosen_device
 from segproto.training.procedures.propose import ProposeConfig, propose_files
-from segproto.training.progress import Bar, Reporter, reporting
+from segproto.training.progress import Reporter, reporting
 from segproto.training.recipe import apply_overrides, validate_recipe
-
-if TYPE_CHECKING:
-    from segproto.encoders.base import Encoder
+from segproto.training.sharing import shared
 
 NEUTRAL = {"neck": "identity", "squash": "none", "frozen": True}
 BACKBONE = "vit_small_patch8_224.dino"
@@ -69,22 +65,48 @@ def read_settings(overrides: Sequence[str]) -> ProposeSettings:
 
 
 def run(
-    images: Path, out: Path, overrides: Sequence[str], processes: int | None, device: str | None, quiet: bool
+    images: Path, out: Path, overrides: Sequence[str], devices: int | None, device: str | None, quiet: bool
 ) -> dict[str, Any]:
     """See :func:`segproto.api.propose.propose`."""
-    settings = read_settings(overrides)
-    dataset = ImageFolder(images)
-    chosen = chosen_device(device)
-    encoder = build_encoder(settings.encoder).eval()
-    take(out, settings, encoder_hash(encoder))
-    if images.is_file():
-        from segproto.report.proposals_page import single_image
+    settings, dataset = read_settings(overrides), ImageFolder(images)
+    with shared(devices, device, out, "run the command again to go on") as share, one_thread_each() as threads:
+        chosen = chosen_device(share.device)
+        encoder = build_encoder(settings.encoder).eval()
+        share.do_first(lambda: take(out, settings, encoder_hash(encoder)))
+        encoder.to(chosen)
+        if images.is_file():
+            from segproto.report.proposals_page import single_image
 
-        return single_image(encoder.to(chosen), dataset, settings.proposals, out)
-    world = processes or (1 if chosen.type != "cpu" else os.cpu_count() or 1)
-    world = max(1, min(world, len(dataset)))
-    share(settings, images, out, world, str(chosen), Reporter(active=not quiet), len(dataset))
+            found = single_image(encoder, dataset, settings.proposals, out) if share.first else {}
+            return share.gather(found)[0]
+        with reporting(Reporter(active=share.first and not quiet)):
+            propose_files(
+                encoder,
+                dataset,
+                settings.proposals,
+                out / "masks",
+                overlays=out / "overlays",
+                rank=share.rank,
+                world=share.world,
+                threads=threads if chosen.type == "cpu" else 0,
+            )
+        share.gather(None)  # none says that all is done before it is
     return {"images": len(dataset), "masks": str(out / "masks"), "overlays": str(out / "overlays")}
+
+
+@contextmanager
+def one_thread_each() -> Iterator[int]:
+    """Each image takes one thread of the CPU, so that sums, and with them the bits, are those of any machine.
+
+    Yields:
+        How many threads torch would have taken: as many images are worked on at once.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def take(out: Path, settings: ProposeSettings, fingerprint: str) -> None:
@@ -108,99 +130,3 @@ def take(out: Path, settings: ProposeSettings, fingerprint: str) -> None:
         raise ConfigError(f"{out}: is not empty and holds no proposals (no propose.json); give another --out")
     else:
         write_json(file, value, None)
-
-
-def share(
-    settings: ProposeSettings, images: Path, out: Path, world: int, device: str, reporter: Reporter, total: int
-) -> None:
-    """Runs the processes and shows how far they are.
-
-    Raises:
-        SegprotoError: the first error of any of them.
-    """
-    if world == 1 and device != "cpu":
-        with reporting(reporter):
-            work(0, 1, settings, images, out, device, None, None)
-        return
-    context = multiprocessing.get_context("spawn")
-    done = context.Array("q", world)
-    failures = context.Queue()
-    arguments = [(rank, world, settings, images, out, device, done, failures) for rank in range(world)]
-    workers = [context.Process(target=work, args=some, daemon=True) for some in arguments]
-    for worker in workers:
-        worker.start()
-    with reporter.bar("propose", total) as bar:
-        try:
-            while any(worker.is_alive() for worker in workers):
-                for worker in workers:
-                    worker.join(0.2 / world)
-                bar(sum(done[:]), total)
-                if any(worker.exitcode not in (None, 0) for worker in workers):
-                    break
-        finally:
-            for worker in workers:
-                if worker.is_alive():
-                    worker.terminate()
-                worker.join()
-    if not failures.empty():
-        raise SegprotoError(failures.get())
-    bad = [worker.exitcode for worker in workers if worker.exitcode]
-    if bad:
-        raise SegprotoError(
-            f"{out}: a process ended with code {bad[0]} (out of memory?); run the command again to go on"
-        )
-
-
-def work(
-    rank: int, world: int, settings: ProposeSettings, images: Path, out: Path, device: str, done: Any, failures: Any
-) -> None:
-    """One process's share."""
-    end_with_parent()
-    import torch
-
-    if device == "cpu":
-        torch.set_num_threads(1)  # the same sums, and so the same bits, for any number of processes
-    try:
-        encoder: Encoder = build_encoder(settings.encoder).eval().to(torch.device(device))
-        dataset, masks = ImageFolder(images), out / "masks"
-        if done is None:
-            propose_files(encoder, dataset, settings.proposals, masks, overlays=out / "overlays")
-            return
-        with reporting(Counting(done, rank)):
-            propose_files(
-                encoder, dataset, settings.proposals, masks, overlays=out / "overlays", rank=rank, world=world
-            )
-    except SegprotoError as error:
-        if failures is None:
-            raise
-        failures.put(str(error))
-        failures.close()
-        failures.join_thread()
-        raise SystemExit(2) from None
-
-
-class Counting(Reporter):
-    """Tells another process how many images are done.
-
-    Args:
-        done: shared integers, one per process.
-        rank: the own one.
-    """
-
-    def __init__(self, done: Any, rank: int) -> None:
-        super().__init__(active=False)
-        self._done, self._rank = done, rank
-
-    @contextmanager
-    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
-        """A bar that is a number in shared memory."""
-        yield _SharedBar(self._done, self._rank)
-
-
-class _SharedBar(Bar):
-    def __init__(self, shared: Any, rank: int) -> None:
-        super().__init__(None, None)
-        self._shared, self._rank = shared, rank
-
-    def __call__(self, done: int, total: int) -> None:
-        self._shared[self._rank] = done

@@ -14,7 +14,7 @@ def propose(
     *,
     out: str | Path,
     overrides: Sequence[str] = (),
-    processes: int | None = None,
+    devices: int | None = None,
     device: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def propose(
         images: an image or a folder.
         out: gets ``masks/`` (PNG of numbers 1..M, 255 = none), ``overlays/`` and, for one image, ``index.html``.
         overrides: ``encoder.KEY=VALUE`` and ``proposals.KEY=VALUE`` settings.
-        processes: that share the images; None = one per core, or one for a GPU.
+        devices: processes that share the images, as in :func:`evaluate`. On the CPU each works on as many images at
+            once as torch has threads.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None = cuda if there is one.
         quiet: no progress.
 
@@ -38,4 +39,4 @@ def propose(
     """
     from segproto.api.proposal_jobs import run
 
-    return run(Path(images), place(out), overrides, processes, device, quiet)
+    return run(Path(images), place(out), overrides, devices, device, quiet)

@@ -17,6 +17,12 @@ Devices = Annotated[
     int | None,
     typer.Option(min=1, help="Processes that share the images, one per GPU; torchrun and srun say it themselves."),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--devices", min=1, help="Processes on the CPU that share the images; torchrun and srun say it themselves."
+    ),
+]
 Window = Annotated[int | None, typer.Option(min=32, help="Side of the sliding window in pixels; bounds memory.")]
 Scales = Annotated[str, typer.Option(help="Input scales averaged, as in 0.75,1,1.25.")]
 SeenScales = Annotated[

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from segproto.cli.arguments import Json, Quiet
+from segproto.cli.arguments import Json, Processes, Quiet
 from segproto.cli.options import settings
-from segproto.cli.show import percent, print_json, print_table, say
+from segproto.cli.show import first_process, percent, print_json, print_table, say
 from segproto.errors import ConfigError
 
 
@@ -46,13 +46,16 @@ def data_verify(
         list[str],
         typer.Argument(metavar="NAME|DIR|KEY=VALUE...", help="A set, a folder, or as in data.name=em data.root=DIR."),
     ],
+    devices: Processes = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Check every image and mask; exit 1 with one line per problem."""
     from segproto import api
 
-    result = api.data_verify(overrides=settings([as_setting(v) for v in values]), quiet=quiet)
+    result = api.data_verify(overrides=settings([as_setting(v) for v in values]), devices=devices, quiet=quiet)
+    if not first_process():
+        return
     if as_json:
         print_json(result)
     else:

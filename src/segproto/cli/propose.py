@@ -9,7 +9,7 @@ import typer
 
 from segproto.cli.arguments import Device, Json, Quiet
 from segproto.cli.options import settings
-from segproto.cli.show import print_json, say
+from segproto.cli.show import first_process, print_json, say
 
 
 def propose(
@@ -18,17 +18,25 @@ def propose(
     values: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="encoder.weights=FILE proposals.size=480 ...")
     ] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one per core, or one for a GPU.")
-    ] = None,
     device: Device = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices",
+            "--processes",
+            min=1,
+            help="Processes that share the images, one per GPU; torchrun and srun say it. One has all cores.",
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Group each image's pixels into mask proposals, without labels; run it again to go on where it stopped."""
     from segproto import api
 
-    result = api.propose(images, out=out, overrides=settings(values), processes=processes, device=device, quiet=quiet)
+    result = api.propose(images, out=out, overrides=settings(values), devices=devices, device=device, quiet=quiet)
+    if not first_process():
+        return
     if as_json:
         print_json(result)
     elif "page" in result:

@@ -200,14 +200,17 @@ def report(
     out: Annotated[Path | None, typer.Option(help="HTML file; default: RUN/report.html.")] = None,
     images: Annotated[int, typer.Option(min=0, max=12, help="Validation images to explain.")] = 3,
     device: Device = None,
+    devices: Devices = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     from segproto import api
 
-    options: dict[str, Any] = {"compare": compare, "out": out, "images": images, "device": device, "quiet": quiet}
-    path = api.write_report(run, overrides=settings(values), **options)
+    options: dict[str, Any] = {"compare": compare, "out": out, "images": images, "device": device, "devices": devices}
+    path = api.write_report(run, overrides=settings(values), quiet=quiet, **options)
+    if not first_process():
+        return
     if as_json:
         print_json({"report": str(path)})
     else:

@@ -148,6 +148,14 @@ class Seen:
             self.wide += 1
             self.low, self.high = min(self.low, int(values.min())), max(self.high, int(values.max()))
 
+    def merge(self, other: Seen) -> None:
+        """Takes in what another process saw."""
+        self.high, self.low = max(self.high, other.high), min(self.low, other.low)
+        self.wide += other.wide
+        self.clipped += other.clipped
+        self.values += other.values
+        self.kinds |= other.kinds
+
     @property
     def notes(self) -> list[str]:
         """What a person should know, one line each."""
@@ -187,8 +195,16 @@ def start_notes(dataset: SegmentationDataset, rule: PixelRule, own: bool) -> tup
     return notes, "" if seen.kinds <= {"uint8"} else sorted(seen.kinds)[-1]
 
 
-def orientation_note(paths: Sequence[Path], so: str = "see that the masks were drawn on these") -> str | None:
+SEE = "see that the masks were drawn on these"
+
+
+def orientation_note(paths: Sequence[Path], so: str = SEE) -> str | None:
     """A line about pictures that EXIF says to turn, and what follows (``so``); None without such."""
+    return orientation_line([str(path) for path in turned_among(paths)], so)
+
+
+def turned_among(paths: Sequence[Path]) -> list[Path]:
+    """The pictures that EXIF says to turn; those that cannot be read are told where they are."""
     turned = []
     for path in paths:
         try:
@@ -196,6 +212,11 @@ def orientation_note(paths: Sequence[Path], so: str = "see that the masks were d
                 turned.append(path)
         except DataError:
             continue
+    return turned
+
+
+def orientation_line(turned: Sequence[str], so: str = SEE) -> str | None:
+    """The line of :func:`orientation_note` about pictures of these names."""
     if not turned:
         return None
     return (

@@ -15,8 +15,9 @@ from segproto.data.base import ClassTable, SegmentationDataset
 from segproto.data.build import SPLITS, build_dataset
 from segproto.data.coarse import coarse_line
 from segproto.data.config import DataConfig
-from segproto.data.measure import Seen, orientation_note, with_measured_range
+from segproto.data.measure import Seen, orientation_line, turned_among, with_measured_range
 from segproto.data.pairs import PairDataset
+from segproto.data.portion import ALONE, Portion
 from segproto.data.verify_folder import gathered, look, unlisted_note, values_line, void_object
 from segproto.errors import DataError
 from segproto.prototypes.labels import IGNORE_INDEX
@@ -41,6 +42,14 @@ class SplitSummary:
     readable: int = 0
     void: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def add(self, other: SplitSummary) -> None:
+        """Takes in what another process counted of the same split."""
+        self.pixels += other.pixels
+        self.present += other.present
+        self.readable += other.readable
+        self.void += other.void
+        self.sizes += other.sizes
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -97,7 +106,29 @@ class VerifyReport:
 Progress = Callable[[str, int, int], None]
 
 
-def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport:
+@dataclass
+class _Looked:
+    """What one process found in its images of a split; lines with the index of their image."""
+
+    summary: SplitSummary
+    seen: Seen
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    notes: list[tuple[int, str]] = field(default_factory=list)
+    turned: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, other: _Looked) -> None:
+        self.summary.add(other.summary)
+        self.seen.merge(other.seen)
+        for mine, theirs in (
+            (self.problems, other.problems),
+            (self.notes, other.notes),
+            (self.turned, other.turned),
+        ):
+            mine.extend(theirs)
+            mine.sort(key=lambda entry: entry[0])
+
+
+def verify(config: DataConfig, progress: Progress | None = None, portion: Portion = ALONE) -> VerifyReport:
     """Reads every pair: sizes, values outside the classes, unreadable files, missing partners, classes without a pixel.
 
     A class without a pixel is a problem in the training split (it can get no prototype) and a note in validation.
@@ -106,7 +137,8 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
 
     Args:
         config: of the data.
-        progress: called with (what, images done, images).
+        progress: called with (what, images done, images) of this process.
+        portion: this process's; all of them return the same report.
     """
     report, masked = VerifyReport(), config.labels is not None
     finding = look(config) if config.kind.own and masked else None
@@ -114,11 +146,11 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
         report.layout, report.settings = finding.line(), dict(finding.settings)
         report.notes += finding.notes
     if config.to_measure is not None:
-        try:
-            config = with_measured_range(config, None if progress is None else partial(progress, "values"))
-        except DataError as error:
-            _add(report, str(error))
+        measured, problem = portion.gather(_measured(config, progress) if portion.first else (config, None))[0]
+        if problem is not None:
+            _add(report, problem)
             return report
+        config = measured
         report.notes.append(f"data.value_range as measured: {config.value_range}")
     for split in SPLITS if masked else ("train",):
         try:
@@ -127,11 +159,11 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
             _add(report, str(error))
             continue
         report.classes = dataset.classes
-        report.splits[split] = _summarise(config, dataset, report, progress)
+        report.splits[split] = _summarise(config, dataset, report, progress, portion)
         if split == "val":
-            _check_parts(config, dataset, report, progress)
+            _check_parts(config, dataset, report, progress, portion)
     if finding is not None and finding.masked and report.classes is None:
-        report.notes.append(values_line(config, finding, progress))
+        report.notes.append(portion.gather(values_line(config, finding, progress) if portion.first else "")[0])
     if masked:
         _check_presence(report, unused_classes(config))
     else:
@@ -140,12 +172,21 @@ def verify(config: DataConfig, progress: Progress | None = None) -> VerifyReport
     return report
 
 
-def _indices(dataset: SegmentationDataset, what: str, progress: Progress | None) -> Iterator[int]:
-    """The indices of all images; ``progress`` is called after each."""
-    for index in range(len(dataset)):
+def _measured(config: DataConfig, progress: Progress | None) -> tuple[DataConfig, str | None]:
+    """The settings with a measured value range, or why there is none."""
+    try:
+        return with_measured_range(config, None if progress is None else partial(progress, "values")), None
+    except DataError as error:
+        return config, str(error)
+
+
+def _indices(dataset: SegmentationDataset, what: str, progress: Progress | None, portion: Portion) -> Iterator[int]:
+    """The indices of this process's images; ``progress`` is called after each."""
+    indices = portion.indices(len(dataset))
+    for done, index in enumerate(indices, 1):
         yield index
         if progress is not None:
-            progress(what, index + 1, len(dataset))
+            progress(what, done, len(indices))
 
 
 def _add(report: VerifyReport, line: str) -> None:
@@ -164,38 +205,57 @@ def _open_split(config: DataConfig, split: str, report: VerifyReport) -> Segment
 
 
 def _summarise(
-    config: DataConfig, dataset: SegmentationDataset, report: VerifyReport, progress: Progress | None
+    config: DataConfig,
+    dataset: SegmentationDataset,
+    report: VerifyReport,
+    progress: Progress | None,
+    portion: Portion,
 ) -> SplitSummary:
-    count, files = dataset.classes.num_classes, []
-    seen = Seen(config.pixel_rule)
-    summary = SplitSummary(len(dataset), np.zeros(count, np.int64), np.zeros(count, np.int64))
-    for index in _indices(dataset, dataset.split, progress):
+    looked, *others = portion.gather(_looked(config, dataset, progress, portion))
+    for other in others:
+        looked.add(other)
+    summary = looked.summary
+    for _, problem in looked.problems:
+        _add(report, problem)
+    report.notes += [note for _, note in looked.notes]
+    if config.kind.own and (line := void_object(dataset, summary.present.tolist(), summary.void)):
+        _add(report, line)
+    if config.kind.own and (line := unlisted_note(dataset, portion)):
+        report.notes.append(line)
+    turned = orientation_line([path for _, path in looked.turned])
+    report.notes += [f"{dataset.split}: {line}" for line in [*looked.seen.notes, *filter(None, [turned])]]
+    return summary
+
+
+def _looked(config: DataConfig, dataset: SegmentationDataset, progress: Progress | None, portion: Portion) -> _Looked:
+    """Reads this process's pairs."""
+    count = dataset.classes.num_classes
+    looked = _Looked(
+        SplitSummary(len(dataset), np.zeros(count, np.int64), np.zeros(count, np.int64)), Seen(config.pixel_rule)
+    )
+    summary = looked.summary
+    for index in _indices(dataset, dataset.split, progress, portion):
         try:
             sample = dataset[index]
         except DataError as error:
-            _add(report, str(error))
+            looked.problems.append((index, str(error)))
             continue
         mask = sample.mask.numpy()
-        seen.add(sample)
+        looked.seen.add(sample)
         pixels = np.bincount(mask.ravel(), minlength=max(256, count))
         void, pixels[IGNORE_INDEX] = int(pixels[IGNORE_INDEX]), 0
         if void == mask.size and config.labels is not None:
-            report.notes.append(f"{dataset.path(index) or dataset.names[index]}: its mask is void everywhere")
+            line = f"{dataset.path(index) or dataset.names[index]}: its mask is void everywhere"
+            looked.notes.append((index, line))
         path = dataset.path(index) if config.kind.own else None
         if path is not None:
-            files.append(path)
+            looked.turned += [(index, str(turned)) for turned in turned_among([path])]
         summary.readable += 1
         summary.pixels += pixels[:count]
         summary.present += pixels[:count] > 0
         summary.void += void
         summary.sizes[(mask.shape[0], mask.shape[1])] += 1
-    if config.kind.own and (line := void_object(dataset, summary.present.tolist(), summary.void)):
-        _add(report, line)
-    if config.kind.own and (line := unlisted_note(dataset)):
-        report.notes.append(line)
-    lines = [*seen.notes, *filter(None, [orientation_note(files)])]
-    report.notes += [f"{dataset.split}: {line}" for line in lines]
-    return summary
+    return looked
 
 
 def unused_classes(config: DataConfig) -> tuple[int, ...]:
@@ -218,22 +278,31 @@ def _check_presence(report: VerifyReport, unused: tuple[int, ...]) -> None:
 
 
 def _check_parts(
-    config: DataConfig, dataset: SegmentationDataset, report: VerifyReport, progress: Progress | None
+    config: DataConfig,
+    dataset: SegmentationDataset,
+    report: VerifyReport,
+    progress: Progress | None,
+    portion: Portion,
 ) -> None:
     """A note of how many validation images and classes have parts, beside the published numbers."""
     published = config.kind.published
     if published is None or published.parts is None or not isinstance(dataset, PairDataset) or not dataset.part_names:
         return
-    classes: set[str] = set()
-    for index in _indices(dataset, "parts", progress):
+    own: set[str] = set()
+    unread: list[tuple[int, str]] = []
+    for index in _indices(dataset, "parts", progress, portion):
         try:
             parts = dataset.parts(index)
         except DataError as error:
-            _add(report, str(error))
+            unread.append((index, str(error)))
             continue
         if parts is not None:
             ids = np.unique(parts.numpy())
-            classes |= {dataset.part_names[int(i)].split(" ")[0] for i in ids[ids > 0]}
+            own |= {dataset.part_names[int(i)].split(" ")[0] for i in ids[ids > 0]}
+    gathered = portion.gather((own, unread))
+    classes = {name for names, _ in gathered for name in names}
+    for _, line in sorted(entry for _, lines in gathered for entry in lines):
+        _add(report, line)
     count = dataset.images_with_parts
     line = f"val: {count} images with part maps, parts of {len(classes)} classes"
     expected = (published.parts.val_images, published.parts.val_classes)

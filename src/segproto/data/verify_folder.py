@@ -13,6 +13,7 @@ from segproto.data.layouts.finding import Finding
 from segproto.data.layouts.proposal import CLOSE
 from segproto.data.look import look_at_folder
 from segproto.data.pairs import PairDataset
+from segproto.data.portion import Portion
 from segproto.data.tiff_pages import pages_in
 from segproto.errors import DataError
 from segproto.prototypes.labels import IGNORE_INDEX
@@ -78,12 +79,17 @@ def void_object(dataset: SegmentationDataset, present: Sequence[int], void: int)
     )
 
 
-def unlisted_note(dataset: SegmentationDataset) -> str | None:
-    """How many pixels hold a value that no class lists, where ``rest`` takes them, and how many are near none."""
+def unlisted_note(dataset: SegmentationDataset, portion: Portion) -> str | None:
+    """How many pixels hold a value that no class lists, where ``rest`` takes them, and how many are near none.
+
+    Args:
+        dataset: of pairs.
+        portion: this process's masks; the counts are of all.
+    """
     if not isinstance(dataset, PairDataset) or not dataset.labels.open:
         return None
     labels, other, far, total = dataset.labels, 0, 0, 0
-    for index in range(len(dataset)):
+    for index in portion.indices(len(dataset)):
         try:
             values, counts = np.unique(labels.stored(dataset.mask_path(index)), return_counts=True)
         except DataError:
@@ -94,6 +100,7 @@ def unlisted_note(dataset: SegmentationDataset) -> str | None:
             distances = labels.distances(values[unlisted].astype(np.int64)).min(1)
             other += int(counts[unlisted].sum())
             far += int(counts[unlisted][distances > CLOSE].sum())
+    other, far, total = (sum(counts) for counts in zip(*portion.gather((other, far, total)), strict=True))
     if not other:
         return None
     taken = "the nearest listed one" if labels.nearest else "what rest says"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from segproto.data.base import Sample
+from segproto.data.portion import ALONE, Portion
 from segproto.evaluation.analyses.failures import Failure, evidence_of, find_failures, worst
 from segproto.model.evidence import Evidence
 from segproto.model.explanation import Explanation
@@ -24,15 +25,23 @@ LEAST = 0.002  # of the image: smaller mistakes are left to the figures
 
 @dataclass
 class FailureBook:
-    """Collects failures while images are explained anyway, and keeps the explanations of the largest only."""
+    """Collects failures while images are explained anyway, and keeps the explanations of the largest only.
 
-    failures: list[tuple[Failure, Explanation]]
+    Attributes:
+        failures: with the explanation of their image, in the order of images.
+        images: how many were looked at.
+        count: failures of any size in them.
+    """
+
+    failures: list[tuple[Failure, Explanation]] = field(default_factory=list)
     images: int = 0
     count: int = 0
+    _places: dict[str, int] = field(default_factory=dict)  # of the images among those of all processes
 
-    def visit(self, explanation: Explanation, sample: Sample) -> None:
-        """Takes one explained image in."""
+    def visit(self, explanation: Explanation, sample: Sample, place: int) -> None:
+        """Takes one explained image in, the one of number ``place``."""
         self.images += 1
+        self._places[sample.name] = place
         explained, classes = replace(explanation, name=sample.name), explanation.segmenter.head.num_classes
         fresh = find_failures(explanation.prediction, sample.mask, classes, sample.name, BELOW)
         self.count += len(fresh)
@@ -41,11 +50,20 @@ class FailureBook:
         chosen = {id(failure) for failure in worst([failure for failure, _ in self.failures], SHOWN)}
         self.failures = [pair for pair in self.failures if id(pair[0]) in chosen]
 
-    def cases(self) -> list[dict[str, Any]]:
-        """What the template shows, the largest mistakes first."""
-        order = {id(failure): rank for rank, failure in enumerate(worst([f for f, _ in self.failures], SHOWN))}
-        ranked = sorted(self.failures, key=lambda pair: order[id(pair[0])])
-        return [case(failure, explanation) for failure, explanation in ranked]
+    def cases(self, portion: Portion = ALONE) -> list[dict[str, Any]]:
+        """What the template shows, the largest mistakes first, of the books of all processes.
+
+        Each makes the pictures of its own images; ``images`` and ``count`` are those of all from then on.
+        """
+        none = torch.zeros(0)
+        own = [(self._places[f.name], replace(f, inside=none, missed=none)) for f, _ in self.failures]
+        books = portion.gather((own, self.images, self.count))
+        every = sorted((entry for entries, _, _ in books for entry in entries), key=lambda entry: entry[0])
+        self.images, self.count = sum(book[1] for book in books), sum(book[2] for book in books)
+        chosen = [(failure.name, failure.true_class) for failure in worst([f for _, f in every], SHOWN)]
+        made = {(f.name, f.true_class): case(f, why) for f, why in self.failures if (f.name, f.true_class) in chosen}
+        of_all = {key: shown for cases in portion.gather(made) for key, shown in cases.items()}
+        return [of_all[key] for key in chosen]
 
 
 def case(failure: Failure, explanation: Explanation) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
+from segproto.data.portion import ALONE, Portion
 from segproto.data.subset import spread
 from segproto.model.evidence import source_of
 from segproto.model.explain import explain
@@ -152,16 +153,18 @@ def further_pictures(model: Segmenter, prototype: int) -> tuple[str, ...]:
 def shares_decided(
     model: Segmenter,
     dataset: SegmentationDataset,
-    visit: Callable[[Explanation, Sample], None] | None = None,
+    visit: Callable[[Explanation, Sample, int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    portion: Portion = ALONE,
 ) -> Tensor | None:
     """(P,): of the looked-at pixels given to a prototype's class, the share it contributes most to.
 
     Args:
         model: the model.
         dataset: up to ``USAGE_IMAGES`` images spread over it are used.
-        visit: also called with each explanation and its sample, so that nothing is explained twice.
-        progress: called with (images done, images).
+        visit: also called with each explanation, its sample and its number, so that nothing is explained twice.
+        progress: called with (images done, images) of this process.
+        portion: this process's; the shares are those of all.
 
     Returns:
         None for the black box, of which no image is used.
@@ -171,17 +174,19 @@ def shares_decided(
         return None
     wins, pixels = torch.zeros(bank.num_prototypes), torch.zeros(bank.num_classes)
     chosen = spread(len(dataset), USAGE_IMAGES)
-    for done, index in enumerate(chosen, 1):
-        sample = dataset[index]
+    own = portion.indices(len(chosen))
+    for done, number in enumerate(own, 1):
+        sample = dataset[chosen[number]]
         explanation = explain(model, sample)
         best, winner = winners(explanation)
-        own = winner[bank.class_of.cpu()[winner] == best]  # a part may add most to another class than its own
-        wins += torch.bincount(own, minlength=bank.num_prototypes)
+        true = winner[bank.class_of.cpu()[winner] == best]  # a part may add most to another class than its own
+        wins += torch.bincount(true, minlength=bank.num_prototypes)
         pixels += torch.bincount(best, minlength=bank.num_classes)
         if visit is not None:
-            visit(explanation, sample)
+            visit(explanation, sample, number)
         if progress is not None:
-            progress(done, len(chosen))
+            progress(done, len(own))
+    wins, pixels = (torch.stack(parts).sum(0) for parts in zip(*portion.gather((wins, pixels)), strict=True))
     return wins / pixels[bank.class_of.cpu()].clamp(min=1)
 
 
@@ -192,13 +197,15 @@ def winners(explanation: Explanation) -> tuple[Tensor, Tensor]:
     return best, explanation.contributions(ys, xs, best).argmax(1).cpu()
 
 
-def telling_indices(dataset: SegmentationDataset, count: int) -> list[int]:
+def telling_indices(dataset: SegmentationDataset, count: int, portion: Portion = ALONE) -> list[int]:
     """Of each of ``count`` stretches of ``dataset``, the image with the most classes among those that are used."""
     if not count:
         return []
     candidates = spread(len(dataset), max(count, USAGE_IMAGES))
     count = min(count, len(candidates))
-    classes = {index: len(torch.unique(dataset[index].mask)) for index in candidates}
+    own = [candidates[number] for number in portion.indices(len(candidates))]
+    counts = portion.gather({index: len(torch.unique(dataset[index].mask)) for index in own})
+    classes = {index: number for part in counts for index, number in part.items()}
     cuts = [i * len(candidates) // count for i in range(count + 1)]
     return [max(candidates[a:b], key=classes.__getitem__) for a, b in pairwise(cuts)]
 

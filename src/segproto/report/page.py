@@ -30,6 +30,7 @@ from segproto.report.wording import LEADS, SENTENCES, relation, warnings
 from segproto.runs.folder import Run
 from segproto.runs.settings import data_config
 from segproto.training.progress import current
+from segproto.training.sharing import Share
 from segproto.version import __version__
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def report_page(
     images: int = 3,
     overrides: Sequence[str] = (),
     to_device: Callable[[Segmenter], Segmenter] = lambda model: model,
+    share: Share | None = None,
 ) -> None:
     """Writes the report of a run.
 
@@ -56,34 +58,36 @@ def report_page(
         images: validation images to explain.
         overrides: ``data.key=value`` settings.
         to_device: moves the model to the device it computes on.
+        share: of the images that this process looks at; None = all. The first process writes the page.
 
     Raises:
         SegprotoError: the run is incomplete.
     """
-    run = Run(folder)
+    run, share = Run(folder), share or Share()
     model = to_device(Segmenter.load(folder))
     other = other_run(run, compare)
     config = data_config(folder, {}, overrides)
     dataset = comparable(build_dataset(config, "val"), run, model)
-    book = FailureBook([])
-    shortcuts = ShortcutBook(model, dataset) if config.has_masks and not model.found_categories else None
+    book = FailureBook()
+    shortcuts = ShortcutBook(model, dataset, share) if config.has_masks and not model.found_categories else None
 
-    def visit(explanation: Explanation, sample: Sample) -> None:
-        book.visit(explanation, sample)
+    def visit(explanation: Explanation, sample: Sample, place: int) -> None:
+        book.visit(explanation, sample, place)
         if shortcuts is not None:
-            shortcuts.visit(explanation, sample)
+            shortcuts.visit(explanation, sample, place)
 
     with current().bar("report", 1) as bar:
         look = partial(bar.part, "look at images")
-        decided = gallery.shares_decided(model, dataset, visit, look)
-        probes, chosen = [], gallery.telling_indices(dataset, images)
-        for done, index in enumerate(chosen, 1):
-            sample = dataset[index]
-            known = bool((sample.mask != IGNORE_INDEX).any())
-            probe = probe_image(explain(model, sample), sample.mask if known else None)
-            probes.append({**probe, "name": sample.name})
+        decided = gallery.shares_decided(model, dataset, visit, look, share)
+        own, chosen = {}, gallery.telling_indices(dataset, images, share)
+        for done, number in enumerate(share.indices(len(chosen)), 1):
+            own[number] = probed(model, dataset[chosen[number]])
             bar.part("explain", done, len(chosen))
         misleading = None if shortcuts is None else shortcuts.lines(partial(build_dataset, config, "train"), bar.part)
+    failures = book.cases(share)
+    probes = [probe for _, probe in sorted(entry for part in share.gather(own) for entry in part.items())]
+    if not share.first:
+        return
     cards = gallery.cards(model, decided, gallery.named_in(probes))
     html = (
         environment()
@@ -105,7 +109,7 @@ def report_page(
             thresholds=threshold_rows(run),
             threshold_charts=threshold_charts(threshold_rows(run)),
             edit=edit_figures(run),
-            failures=book.cases(),
+            failures=failures,
             failure_images=book.images,
             failure_count=book.count,
             failure_below=BELOW,
@@ -128,6 +132,12 @@ def report_page(
             f"{out}: the page would have {len(html) / 2**20:.0f} MiB; explain fewer images (--images 1)"
         )
     write(out, html.encode(errors="backslashreplace"), "page")
+
+
+def probed(model: Segmenter, sample: Sample) -> dict[str, Any]:
+    """What the page's script reads of one validation image."""
+    known = bool((sample.mask != IGNORE_INDEX).any())
+    return {**probe_image(explain(model, sample), sample.mask if known else None), "name": sample.name}
 
 
 def explanation_page(explanation: Explanation, out: Path) -> None:

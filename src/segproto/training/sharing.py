@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
+from segproto.data.portion import Portion
 from segproto.errors import ConfigError
 from segproto.training.agreement import over_processes
 from segproto.training.config import TrainConfig
@@ -23,25 +24,16 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Portion):
     """One process's part of a work.
 
     Attributes:
         device: where it computes, as torch names it; None = as it was asked for.
-        rank: this process.
-        world: processes in all.
-        fabric: that joins them; None for a process on its own.
+        fabric: that joins the processes; None for one on its own.
     """
 
     device: str | None = None
-    rank: int = 0
-    world: int = 1
     fabric: Fabric | None = None
-
-    @property
-    def first(self) -> bool:
-        """Whether this process speaks, and writes what all of them found."""
-        return self.rank == 0
 
     def do_first(self, action: Callable[[], object]) -> None:
         """Runs ``action`` in the first process while the others wait; its error is raised in all of them."""
@@ -55,7 +47,6 @@ class Share:
         return tensor if self.world == 1 else over_processes(tensor)
 
     def gather(self, value: T) -> list[T]:
-        """The value of every process, in order; each must call this. Tensors in it should be on the CPU."""
         values = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
@@ -79,7 +70,7 @@ def shared(devices: int | None, device: str | None, work: object, again: str) ->
         ConfigError: a single GPU for several processes, or more processes than GPUs.
     """
     if (devices or 1) == 1 and launched() is None:
-        yield Share(device)
+        yield Share(device=device)
         return
     if device not in (None, "cpu", "cuda"):
         raise ConfigError(f"device = {device}: several processes take all GPUs (cuda), or the cpu; leave it out")
@@ -87,4 +78,4 @@ def shared(devices: int | None, device: str | None, work: object, again: str) ->
     chosen = {"devices": devices or 1, "accelerator": accelerators[device]}
     fabric = make_fabric(TrainConfig.model_validate(chosen))
     with together(fabric, work, again):
-        yield Share(str(fabric.device), fabric.global_rank, fabric.world_size, fabric)
+        yield Share(fabric.global_rank, fabric.world_size, str(fabric.device), fabric)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import SegmentationDataset
+from segproto.data.portion import ALONE, Portion
 from segproto.model.memory_head import cells_of
 from segproto.model.patches import covered_mask
 from segproto.model.segmenter import Segmenter
@@ -39,6 +40,7 @@ def context_shares(
     dataset: SegmentationDataset,
     chosen: Sequence[Sequence[int]],
     progress: Callable[[int, int], None] | None = None,
+    portion: Portion = ALONE,
 ) -> list[float | None]:
     """Per class the share of its evidence that lies outside its own region.
 
@@ -50,19 +52,23 @@ def context_shares(
         model: in eval mode.
         dataset: images and masks at native size.
         chosen: of each class, the images to look at.
-        progress: called with (images done, images).
+        progress: called with (images done, images) of this process.
+        portion: this process's; the shares are those of all.
 
     Returns:
         0..1; None where the class is recognised in none of its images.
     """
     owed = torch.zeros(len(chosen), 2)
-    total, done = sum(map(len, chosen)), 0
-    for c, images in enumerate(chosen):
-        for index in images:
-            owed[c] += owed_to(model, dataset, index, c)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+    asked = [(c, index) for c, images in enumerate(chosen) for index in images]
+    own = portion.indices(len(asked))
+    found: dict[int, Tensor] = {}
+    for done, number in enumerate(own, 1):
+        class_id, index = asked[number]
+        found[number] = owed_to(model, dataset, index, class_id)
+        if progress is not None:
+            progress(done, len(own))
+    for number, value in sorted(entry for part in portion.gather(found) for entry in part.items()):
+        owed[asked[number][0]] += value
     sums = owed.sum(1)
     return [float(owed[c, 0] / sums[c]) if sums[c] > 0 else None for c in range(len(chosen))]
 

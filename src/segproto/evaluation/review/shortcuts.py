@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from segproto.data.base import ClassTable, SegmentationDataset
+from segproto.data.portion import ALONE, Portion
 from segproto.data.subset import spread
 from segproto.errors import ConfigError
 from segproto.evaluation.review.context import context_shares, most_of_each
+from segproto.evaluation.tally import report
 from segproto.evaluation.whatif import WhatIf
 from segproto.model.edit import edited
 from segproto.model.features import image_features
@@ -82,36 +84,66 @@ class Shortcut:
         return f"{name} #{self.prototype}: " + "; ".join(said)
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What one image says; cells counted by the number of their slot in a table.
+
+    Attributes:
+        split: of the image.
+        place: its number among those of the split, of all processes.
+        answers: slots of (C, C), label by answer.
+        labels: (L,) the classes in it.
+        evidence: float64 (L, P), summed over the cells of each.
+        decided: slots of (C, P), answer by strongest prototype, of right (True) and wrong answers.
+        kept: how many numbers it takes to score removals by it.
+    """
+
+    split: Split
+    place: int
+    answers: Tensor
+    labels: Tensor
+    evidence: Tensor
+    decided: dict[bool, Tensor]
+    kept: int = 0
+
+
 class ShortcutSearch:
     """Collects what images of both splits say about the prototypes of a model.
 
     Args:
         model: in eval mode; of one without prototypes, or one that looks training images up, classes alone are judged.
         classes: of the labels.
+        portion: of the images that this process looks at; all processes find the same.
     """
 
-    def __init__(self, model: Segmenter, classes: ClassTable) -> None:
+    def __init__(self, model: Segmenter, classes: ClassTable, portion: Portion = ALONE) -> None:
         bank = model.head.bank
-        self.model, self.classes = model, classes
+        self.model, self.classes, self.portion = model, classes, portion
+        self.looked: list[Looked] = []  # not yet in the sums
         self.prototypes = 0 if bank is None or model.head.remembers else bank.num_prototypes
         c, p = classes.num_classes, self.prototypes
         self.evidence = {split: torch.zeros(c, p, dtype=torch.float64) for split in ("train", "val")}
         self.confusion = {split: torch.zeros(c, c, dtype=torch.int64) for split in ("train", "val")}
         self.decided = {right: torch.zeros(c, p, dtype=torch.int64) for right in (True, False)}
-        self.what_if, self.kept = WhatIf(model, classes), 0
+        self.what_if, self.kept, self.places = WhatIf(model, classes), 0, list[int]()
+        self.room, self.fitting = KEPT, set[int]()  # of all processes
 
     def look_through(self, split: Split, dataset: SegmentationDataset, progress: Progress | None = None) -> None:
         """Takes up to ``LOOKS`` images of a split in, spread over it; ``progress`` gets (images done, images)."""
         chosen = spread(len(dataset), LOOKS)
-        for done, index in enumerate(chosen, 1):
+        own = self.portion.indices(len(chosen))
+        for done, place in enumerate(own, 1):
+            index = chosen[place]
             with evaluating(self.model):
                 features = image_features(self.model, dataset, index).float()
-            self.look(split, dataset.names[index], features, dataset[index].mask)
+            self.look(split, dataset.names[index], features, dataset[index].mask, place=place)
             if progress is not None:
-                progress(done, len(chosen))
+                progress(done, len(own))
 
     @torch.no_grad()
-    def look(self, split: Split, name: str, features: Tensor, mask: Tensor, field: Field | None = None) -> None:
+    def look(
+        self, split: Split, name: str, features: Tensor, mask: Tensor, field: Field | None = None, place: int = 0
+    ) -> None:
         """Takes one image in.
 
         Args:
@@ -120,6 +152,7 @@ class ShortcutSearch:
             features: (1, F, h, w) as the head receives them.
             mask: (H, W), 255 = void.
             field: how the cells lie over the image; None = as the encoder lays them over one of its size.
+            place: its number among those of the split, where several processes share them.
         """
         head, count = self.model.head, self.classes.num_classes
         grid = (features.shape[-2], features.shape[-1])
@@ -130,26 +163,50 @@ class ShortcutSearch:
             return
         labels = frequencies[cells].argmax(1)
         answers = cells_of(head(features))[cells].argmax(1)
-        self.confusion[split] += torch.bincount(labels * count + answers, minlength=count**2).view(count, count).cpu()
-        if not self.prototypes:
-            return
-        told = cells_of(head.cell_features(features))[cells]
-        own = head.contributions(told, labels).prototypes
-        self.evidence[split].index_add_(0, labels.cpu(), own.double().cpu())
-        if split == "val":
-            wrong = answers != labels
-            misleading = head.contributions(told[wrong], answers[wrong]).prototypes if wrong.any() else own[wrong]
-            for right, chosen, shares in ((True, ~wrong, own[~wrong]), (False, wrong, misleading)):
-                slot = answers[chosen] * self.prototypes + shares.max(1)[1]
-                self.decided[right] += torch.bincount(slot, minlength=self.decided[right].numel()).view(count, -1).cpu()
-            self.keep(name, features, mask, field)
+        present, row = torch.unique(labels, return_inverse=True)
+        evidence = torch.zeros(len(present), self.prototypes, dtype=torch.float64)
+        decided: dict[bool, Tensor] = {}
+        kept = 0
+        if self.prototypes:
+            told = cells_of(head.cell_features(features))[cells]
+            own = head.contributions(told, labels).prototypes
+            evidence.index_add_(0, row.cpu(), own.double().cpu())
+            if split == "val":
+                wrong = answers != labels
+                misleading = head.contributions(told[wrong], answers[wrong]).prototypes if wrong.any() else own[wrong]
+                for right, chosen, shares in ((True, ~wrong, own[~wrong]), (False, wrong, misleading)):
+                    decided[right] = (answers[chosen] * self.prototypes + shares.max(1)[1]).cpu()
+                kept = self.keep(name, features, mask, field, place)
+        slots = (labels * count + answers).cpu()
+        self.looked.append(Looked(split, place, slots, present.cpu(), evidence, decided, kept))
 
-    def keep(self, name: str, features: Tensor, mask: Tensor, field: Field | None) -> None:
-        """Keeps what a validation image is scored by, as long as there is room."""
+    def keep(self, name: str, features: Tensor, mask: Tensor, field: Field | None, place: int) -> int:
+        """Keeps what a validation image is scored by, as long as there is room; how many numbers that are."""
         image = self.what_if.keep(name, features, mask, field)
         self.kept += image.cells.numel()
         if self.kept <= KEPT:
             self.what_if.images.append(image)
+            self.places.append(place)
+        return image.cells.numel()
+
+    def settle(self) -> None:
+        """Adds up what the images of all processes say, in one order whoever looked at them; each must call this."""
+        every = sorted((one for part in self.portion.gather(self.looked) for one in part), key=lambda one: one.place)
+        self.looked = []
+        for one in every:
+            confusion = self.confusion[one.split]
+            confusion += torch.bincount(one.answers, minlength=confusion.numel()).view(confusion.shape)
+            self.evidence[one.split].index_add_(0, one.labels, one.evidence)
+            for right, slots in one.decided.items():
+                decided = self.decided[right]
+                decided += torch.bincount(slots, minlength=decided.numel()).view(decided.shape)
+            self.room -= one.kept
+            if one.kept and self.room >= 0:
+                self.fitting.add(one.place)
+        if self.portion.world > 1:
+            every_own = zip(self.what_if.images, self.places, strict=True)
+            own = [(image, place) for image, place in every_own if place in self.fitting]
+            self.what_if.images, self.places = [image for image, _ in own], [place for _, place in own]
 
     def contexts(
         self, dataset: SegmentationDataset, each: int, progress: Progress | None = None, *, most: int | None = None
@@ -163,10 +220,10 @@ class ShortcutSearch:
             most: so many classes, those that lose most from training to validation; None = all.
         """
         chosen = most_of_each(dataset, spread(len(dataset), LOOKS), each)
+        self.settle()
         asked = set(self.iou_drop().argsort(descending=True, stable=True)[:most].tolist())
-        return context_shares(
-            self.model, dataset, [images if c in asked else [] for c, images in enumerate(chosen)], progress
-        )
+        images = [images if c in asked else [] for c, images in enumerate(chosen)]
+        return context_shares(self.model, dataset, images, progress, self.portion)
 
     def iou_drop(self) -> Tensor:
         """(C,): by how much the IoU of a class is lower in validation images than in training images, at least 0."""
@@ -193,6 +250,7 @@ class ShortcutSearch:
             contexts: of :func:`segproto.evaluation.review.context.context_shares`; empty = not measured.
             progress: called with (prototypes removed, prototypes to remove).
         """
+        self.settle()
         drop = self.iou_drop() / self.classes.num_classes
         found = [
             Shortcut(c, None, share * float(drop[c]), context=share)
@@ -234,18 +292,16 @@ class ShortcutSearch:
 
     def gains(self, tried: Sequence[int], progress: Progress | None) -> dict[int, float]:
         """How the mIoU of the kept images changes without each of some prototypes that a model can do without."""
-        if not self.what_if.images:
-            return {}
-        before = self.what_if.scores(self.what_if.count(self.model.head))["miou"]
-        found: dict[int, float] = {}
+        counts: dict[int | None, Tensor] = {None: self.what_if.count(self.model.head).sum(0)}
         for done, p in enumerate(tried, 1):
             try:
                 after, kept = edited(self.model, drop=[p])
             except ConfigError:  # the last of a class that needs one
                 continue
-            miou = self.what_if.scores(self.what_if.count(after.head, kept))["miou"]
-            if before is not None and miou is not None:
-                found[p] = miou - before
+            counts[p] = self.what_if.count(after.head, kept).sum(0)
             if progress is not None:
                 progress(done, len(tried))
-        return found
+        parts = self.portion.gather(counts)
+        mious = {p: report(torch.stack([part[p] for part in parts]).sum(0), self.classes)["miou"] for p in counts}
+        before = mious.pop(None)
+        return {p: miou - before for p, miou in mious.items() if p is not None and None not in (miou, before)}

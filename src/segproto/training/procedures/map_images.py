@@ -54,6 +54,7 @@ def map_images(
     *,
     rank: int = 0,
     world: int = 1,
+    threads: int = 0,
     title: str = "images",
     suffix: str = SUFFIX,
     save: Callable[[dict[str, Tensor], BinaryIO], None] = save_tensors,
@@ -69,6 +70,7 @@ def map_images(
         out: the folder, made if needed.
         rank: this process.
         world: processes that share the work.
+        threads: that work on an image each, ``fn`` included; 0 = this one alone.
         title: of the progress bar.
         suffix: of the files.
         save: writes tensors (on the CPU) to a file.
@@ -76,16 +78,21 @@ def map_images(
     Returns:
         How many images this process computed (not skipped).
     """
-    computed = 0
-    for index in fold_images(dataset, rank=rank, world=world, title=title):
+
+    def compute(index: int) -> bool:
         path = result_path(out, dataset.names[index], suffix)
         if path.exists():
-            continue
+            return False
         tensors = {key: value.detach().cpu().contiguous() for key, value in fn(index, dataset[index]).items()}
         with fresh(path, None) as file:
             save(tensors, file)
-        computed += 1
-    return computed
+        return True
+
+    indices = range(rank, len(dataset), world)
+    computed = in_order((partial(compute, index) for index in indices), threads, threads)
+    return sum(
+        done for _, done in zip(fold_images(dataset, rank=rank, world=world, title=title), computed, strict=True)
+    )
 
 
 def result_path(out: Path, name: str, suffix: str = SUFFIX) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -122,6 +124,7 @@ def propose_files(
     overlays: Path | None = None,
     rank: int = 0,
     world: int = 1,
+    threads: int = 0,
 ) -> int:
     """Writes one index PNG per image to ``out``; what is there is skipped.
 
@@ -133,18 +136,34 @@ def propose_files(
         overlays: folder of pictures to look at (JPEG), or None.
         rank: this process.
         world: processes that share the work.
+        threads: as in :func:`~segproto.training.procedures.map_images.map_images`.
 
     Returns:
         Images computed by this process.
     """
 
+    free: SimpleQueue[Encoder] = SimpleQueue()
+    for each in [encoder, *(twin(encoder) for _ in range(threads - 1))]:
+        free.put(each)
+
     def one(index: int, sample: Sample) -> dict[str, Tensor]:
-        mask = image_proposals(encoder, sample.image, config).mask
+        own = free.get()
+        try:
+            mask = image_proposals(own, sample.image, config).mask
+        finally:
+            free.put(own)
         if overlays is not None:  # before the mask, whose file tells that an image is done
             save_overlay(overlays / f"{dataset.names[index]}.jpg", overlay(sample.colours, mask))
         return {"mask": mask}
 
-    return map_images(dataset, one, out, rank=rank, world=world, title="propose", suffix=PNG, save=save_index)
+    part = {"rank": rank, "world": world, "threads": threads}
+    return map_images(dataset, one, out, title="propose", suffix=PNG, save=save_index, **part)
+
+
+def twin(encoder: Encoder) -> Encoder:
+    """The same encoder with the same tensors, for another thread: a module remembers things while it runs."""
+    tensors = [*encoder.parameters(), *encoder.buffers()]
+    return copy.deepcopy(encoder, {id(tensor): tensor for tensor in tensors})
 
 
 def save_index(tensors: dict[str, Tensor], file: BinaryIO) -> None:
