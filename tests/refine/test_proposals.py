@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proposals_oracle import published_median, published_rounds, random_pca
 from torch import Tensor
 
-from segproto.refine.directions import Moments, leading_direction
+from segproto.refine.directions import Moments, gram, leading_direction
 from segproto.refine.proposals import LARGEST, Round, majority, propose
 
 
@@ -232,3 +232,11 @@ def test_the_published_sign_is_that_of_the_release(channels: int) -> None:
             ours += torch.equal(propose(features[None]).regions[0], drawn[0])
     assert count >= 4
     assert ours < count
+
+
+@pytest.mark.parametrize("channels", [40, 191, 192, 250])
+def test_second_moments_equal_the_product(channels: int) -> None:
+    """Whole, and where each pair of channels is multiplied once; a slice of rows, too."""
+    rows = torch.randn(2, 70, channels, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(gram(rows), rows.mT @ rows, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gram(rows[:, ::3]), rows[:, ::3].mT @ rows[:, ::3], rtol=1e-12, atol=1e-12)

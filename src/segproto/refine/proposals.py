@@ -100,7 +100,7 @@ def propose(
     if features.device.type == "cpu" and len(features) > 1 and directions is None and watch is None:
         single = [propose(image[None], threshold=threshold, sign=sign) for image in features]
         return Proposals(*(torch.cat(parts) for parts in zip(*single, strict=True)))
-    if not bool(features.isfinite().all()):
+    if not bool(features.sum(dtype=torch.float64).isfinite()):  # which one value that is not finite makes so, too
         raise ValueError("features hold values that are not finite")
     h, w = features.shape[-2:]
     tokens = features.float().flatten(2).mT.contiguous()
@@ -120,8 +120,9 @@ def extract(
     """The rounds, of tokens (B, N, C): numbers (B, N) before the vote, and how many masks each image has (B,)."""
     images, cells, _ = tokens.shape
     unit = F.normalize(tokens, dim=-1)
-    moments = Moments(tokens) if directions is None else None
+    moments = Moments(tokens)
     labels = torch.zeros(images, cells, dtype=torch.int64, device=tokens.device)
+    member = labels > 0
     counts = labels.new_zeros(images)
     still = labels.new_zeros(images)  # rounds in a row without a change
     every = 1 if tokens.device.type == "cpu" else PATIENCE
@@ -130,14 +131,17 @@ def extract(
         active = (free.sum(1) > cells - COVERED * cells) & (still < STILL)
         if number % every == 0 and not bool(active.any()):
             break
-        direction = step_direction(moments, unit, free, sign) if directions is None else directions(number, free)
+        if number:
+            moments.remove(member)  # of the round before: the last one's are never asked for
+        direction = leading_direction(moments.covariance()) if directions is None else directions(number, free)
         along = (unit @ direction.to(unit.dtype)[..., None])[..., 0]
+        if directions is None:
+            turn = turned(moments, direction, along, free, sign)
+            direction, along = turn * direction, turn * along
         anchor = torch.where(free, along, -torch.inf).argmax(1)
         similarity = torch.where(free, cosines(unit, anchor), 0)
         member = members(similarity, threshold) & active[:, None]
         labels = torch.where(member, number + 1, labels)
-        if moments is not None:
-            moments.remove(member)
         counts += active
         still = torch.where(member.any(1), 0, still + 1)
         if watch is not None:
@@ -146,16 +150,22 @@ def extract(
     return labels, counts
 
 
-def step_direction(moments: Moments | None, unit: Tensor, free: Tensor, sign: Sign) -> Tensor:
-    """Leading direction (B, C) of the free tokens, with its sign as :func:`propose` says."""
-    assert moments is not None
-    direction = leading_direction(moments.covariance())
+def turned(moments: Moments, direction: Tensor, along: Tensor, free: Tensor, sign: Sign) -> Tensor:
+    """1 or -1 (B, 1): which end of a direction becomes the anchor's, as :func:`propose` says.
+
+    Args:
+        moments: of the free tokens.
+        direction: (B, C).
+        along: (B, N) unit tokens along it.
+        free: bool (B, N).
+        sign: the rule.
+    """
     if sign == "published":
         flip = published_end(moments, direction, free) < 0
     else:
-        along = torch.where(free, (unit @ direction.to(unit.dtype)[..., None])[..., 0], 0)
-        flip = along.amax(1) < -along.amin(1)
-    return torch.where(flip[:, None], -direction, direction)
+        seen = torch.where(free, along, 0)
+        flip = seen.amax(1) < -seen.amin(1)
+    return 1 - 2 * flip[:, None].to(along.dtype)
 
 
 def published_end(moments: Moments, direction: Tensor, free: Tensor) -> Tensor:
