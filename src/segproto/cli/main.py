@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import _thread
 import io
+import logging
 import os
+import signal
 import sys
 import threading
+import time
+import warnings
 from typing import Any, NoReturn
 
 from segproto.cli.app import app
@@ -26,6 +30,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows what it can
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are for developers of torch
     sys.unraisablehook = obey_interrupt
+    if started_with_others():
+        end_as_one()
     try:
         refuse_empty(sys.argv[1:])
         code = app(prog_name="segproto", standalone_mode=False)
@@ -41,9 +47,47 @@ def main() -> None:
         if hasattr(error, "format_message"):
             usage(error)
         line = None if os.environ.get("SEGPROTO_DEBUG") else one_line(error)
+        if started_with_others() and not os.environ.get("SEGPROTO_DEBUG"):
+            from segproto.training.crew import LEFT_ALONE, left_alone, speaks
+
+            gone = left_alone(error) if line is None else None
+            if gone is not None:
+                time.sleep(1)  # whoever knows more tells first
+            if not speaks():
+                leave(LEFT_ALONE if gone is not None else 2)
+            line = line or gone
         if line is None:
             raise
         fail(line, 2)
+
+
+def started_with_others() -> bool:
+    """Whether torchrun or srun started this process as one of several."""
+    several = os.environ.get("WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS", "1")
+    return several != "1"
+
+
+def end_as_one() -> None:
+    """Sees that one process alone tells why all end, and that the first alone warns."""
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID")) != "0" and not os.environ.get("SEGPROTO_DEBUG"):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+
+    def ended(number: int, frame: object) -> None:
+        from segproto.training.crew import LEFT_ALONE, left_alone, speaks
+
+        if speaks():
+            print(f"segproto: {plain(left_alone(None) or '')}", file=sys.stderr)
+        leave(LEFT_ALONE)
+
+    signal.signal(signal.SIGTERM, ended)  # by it torchrun ends those that are left
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once: others are gone, and what torch does at an end would wait for them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def obey_interrupt(ignored: sys.UnraisableHookArgs) -> None:

@@ -21,6 +21,7 @@ PATIENCE = 3.0  # seconds that the first process gets to end by itself once anot
 INTERRUPTED, LEFT_ALONE = 130, 3  # exit codes: Ctrl-C; another process is gone
 LOST = ("gloo", "nccl", "connection", "peer", "store", "socket")  # in what torch says when another process is gone
 Words = tuple[str, str]  # what the processes work on, and how it goes on
+_at_work: list[Words] = []  # of this process
 _others: list[subprocess.Popen[bytes]] = []  # what the first process started, for as long as it lives
 
 
@@ -31,7 +32,7 @@ def together(fabric: Fabric, work: object, again: str) -> Iterator[None]:
     The first process speaks; if it is the one that was killed, the second one does.
 
     Args:
-        fabric: launched. Processes that something else started (torchrun) are its business.
+        fabric: launched. Processes that ``torchrun`` or ``srun`` started are ended by it; who tells, :func:`speaks`.
         work: what they work on, as a run's folder, for the line.
         again: how it goes on, the end of the line.
 
@@ -39,6 +40,7 @@ def together(fabric: Fabric, work: object, again: str) -> Iterator[None]:
         SegprotoError: in the first process: another one ended, or the error that it ended with.
     """
     words = (str(work), again)
+    _at_work.append(words)
     launcher: Any = getattr(fabric.strategy, "launcher", None)
     _others.extend(process for process in getattr(launcher, "procs", []) if process not in _others)
     if fabric.world_size == 1 or not (_others or _is_launched()):
@@ -179,6 +181,40 @@ def _last_words(rank: int) -> str:
         return bytes(store.get(key)).decode() if store.check([key]) else ""
     except Exception:  # the group was never made
         return ""
+
+
+def speaks() -> bool:
+    """Whether this process tells why all of them end: the first one that asks, of those that a launcher started."""
+    from torch import distributed as dist
+
+    formed = dist.is_available() and dist.is_initialized()
+    try:
+        store = _store() if formed else _agents_store()
+        return int(store.add("segproto/told", 1)) == 1
+    except Exception:  # the first process, in which the store was, is gone; or there never was one
+        return not formed or dist.get_rank() == 1
+
+
+def _agents_store() -> Any:
+    """What torchrun's processes tell each other through before they are a group."""
+    from datetime import timedelta
+
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=2))
+
+
+def left_alone(error: BaseException | None) -> str | None:
+    """The line for a process that a launcher started and that ends because of another one; None for other errors.
+
+    Args:
+        error: what torch raised; None = the launcher ends this process.
+    """
+    if error is not None and not _is_lost(error):
+        return None
+    work, again = _at_work[-1] if _at_work else ("segproto", "run the command again")
+    return f"{work}: another process was ended (out of memory?), and this one with it; {again}"
 
 
 def _silence_lightning() -> None:
