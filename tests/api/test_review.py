@@ -16,7 +16,7 @@ from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
 from segproto.data.scenes import CLASSES
-from segproto.errors import DataError
+from segproto.errors import ConfigError, DataError, UnreadableImages
 from segproto.evaluation.review.shortcuts import Shortcut, ShortcutSearch
 from segproto.runs.settings import data_config
 
@@ -54,7 +54,7 @@ def test_lists_page_and_void_masks(runs: Path, kind: str, tmp_path: Path) -> Non
 
 
 def test_what_misleads_comes_first(runs: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [Shortcut(4, 3, 0.02, 0.02, 0.8, 0.4, 0.3), Shortcut(4, None, 0.01, context=0.7)]
+    found = [Shortcut(4, 3, 0.02, 0.02, outside=0.8, misled=0.4, lost=0.3), Shortcut(4, None, 0.01, context=0.7)]
     monkeypatch.setattr(ShortcutSearch, "find", lambda self, contexts, progress: found)
     answer = cli("review", runs / "scaleproto", *FEW, "--out", tmp_path / "out", "-q")
     lines = answer.out.splitlines()
@@ -125,3 +125,26 @@ def test_ood_labels_of_every_head(runs: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((64, 64), 3, np.uint8)).save(masks / f"{dataset.names[0]}.png")
     with pytest.raises(DataError, match="other numbers"):
         segproto.evaluate(run, overrides=FEW, ood_labels=masks, quiet=True)
+
+
+def test_predicted_images_are_ranked_by_how_unknown_they_are(runs: Path, tmp_path: Path) -> None:
+    run, photos, ood = runs / "scaleproto", tmp_path / "photos", tmp_path / "ood"
+    (photos / "sub").mkdir(parents=True)
+    for number, name in enumerate(["a", "sub/b", "c"]):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels // (number + 1)).save(photos / f"{name}.png")
+    (photos / "broken.png").write_bytes(b"no picture")
+    for resume in (False, True):
+        with pytest.raises(UnreadableImages):
+            segproto.predict(run, photos, out=tmp_path / "m", ood=ood, resume=resume, quiet=True)
+        listed = json.loads((ood / "images.json").read_text())["images"]
+        assert sorted(one["image"] for one in listed) == ["a", "c", "sub/b"]
+        scores = [one["score"] for one in listed]
+        assert scores == sorted(scores, reverse=True)
+        for one in listed:
+            gray = np.sort(np.array(Image.open(ood / f"{one['image']}.png")).ravel())[::-1] / 255
+            assert one["score"] == pytest.approx(gray[: gray.size // 100].mean(), abs=1e-6)
+    (ood / "images.json").write_text("mine")
+    with pytest.raises(ConfigError, match=r"images\.json"):
+        segproto.predict(run, photos, out=tmp_path / "m", ood=ood, quiet=True)
+    assert (ood / "images.json").read_text() == "mine"

@@ -41,7 +41,8 @@ def comparable(value: Any) -> Any:
 def score(run: Path, out: Path) -> None:
     torch.set_num_threads(1)
     settings = ["interpretability.images=5", "interpretability.faithfulness_images=3"]
-    options: dict[str, Any] = {"interpretability": True, "quiet": True, "overrides": settings}
+    masks = out.parent / "unknown"  # of all validation images but one
+    options: dict[str, Any] = {"interpretability": True, "quiet": True, "overrides": settings, "ood_labels": masks}
     figures = api.evaluate(run, out=out / "figures.json", save=out / "masks", **options)
     (out / f"rank{os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))}.json").write_text(
         json.dumps(comparable(figures), sort_keys=True)
@@ -56,8 +57,11 @@ def found(out: Path) -> tuple[Any, dict[str, bytes]]:
 @pytest.mark.slow
 def test_evaluate_in_processes_of_torchrun_or_srun_is_evaluate_in_one(scaleproto_run: Path, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "three", "srun")]
-    for folder in folders:
+    for folder in (*folders, tmp_path / "unknown"):
         folder.mkdir()
+    for number in range(3):
+        truth = np.random.default_rng(number).integers(0, 2, (64, 64)).astype(np.uint8) * (number != 1)
+        Image.fromarray(truth).save(tmp_path / "unknown" / f"val_{number:05d}.png")
     in_processes(3, score, scaleproto_run, folders[1])
     in_slurm(2, score, scaleproto_run, folders[2])
     score(scaleproto_run, folders[0])

@@ -94,7 +94,8 @@ def test_gains_and_figures_are_those_of_edits_and_loops() -> None:
     search, train, val = searched(model)
     gains = search.gains([0, 5], None)
     features = EncoderFeatures(model, val)
-    for p, gain in gains.items():
+    for p, (gain, renormalise) in gains.items():
+        assert not renormalise  # there are no groups
         before, after = rescore_heads(features, [model.head, edited(model, drop=[p])[0].head])
         assert gain == pytest.approx(after["miou"] - before["miou"], abs=1e-9)
     means = []
@@ -147,6 +148,21 @@ def test_context_is_what_a_class_owes_to_other_places(place, sign, expected, mon
     shares = context_shares(model, data, [[], [0]])
     assert shares[0] is None
     assert shares[1] == pytest.approx(expected, abs=1e-6)
+
+
+@torch.no_grad()
+def test_weights_go_to_the_rest_of_the_groups_where_that_is_better() -> None:
+    model = segmenter("grouped")
+    search, _, val = searched(model)
+    features, ways = EncoderFeatures(model, val), set()
+    for p, (gain, renormalise) in search.gains(range(model.head.bank.num_prototypes), None).items():
+        heads = [model.head, *(edited(model, drop=[p], renormalise=way)[0].head for way in (False, True))]
+        before, plain, made_up = (one["miou"] for one in rescore_heads(features, heads))
+        assert gain == pytest.approx(max(plain, made_up) - before, abs=1e-9)
+        if plain != made_up:
+            assert renormalise == (made_up > plain)
+            ways.add(renormalise)
+    assert ways == {False, True}
 
 
 def test_words_tell_what_is_known() -> None:

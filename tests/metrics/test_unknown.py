@@ -61,7 +61,7 @@ def test_accumulated_over_images_and_processes() -> None:
     one, parts = UnknownPixels(), [UnknownPixels(), UnknownPixels()]
     for i in range(4):
         for metric in (one, parts[i % 2]):
-            metric.update(torch.from_numpy(scores[i]), torch.from_numpy(truth[i]))
+            metric.update(torch.from_numpy(scores[i]), torch.from_numpy(truth[i]), i)
     parts[0].merge(parts[1].state_dict())
     assert parts[0].compute() == one.compute()
     inside = truth != 255
@@ -75,7 +75,29 @@ def test_accumulated_over_images_and_processes() -> None:
 
 def test_without_an_unknown_pixel_there_is_a_reason() -> None:
     metric = UnknownPixels()
-    metric.update(torch.zeros(2, 2), torch.zeros(2, 2))
+    metric.update(torch.zeros(2, 2), torch.zeros(2, 2), 0)
     figures = metric.compute()
     assert figures["value"] is None
     assert "unknown" in figures["reason"]
+    assert (figures["image_auroc"], figures["unknown_images"], figures["known_images"]) == (None, 0, 1)
+
+
+def test_images_with_something_unknown_against_those_without() -> None:
+    rng = np.random.default_rng(2)
+    metric, expected, labels = UnknownPixels(), [], []
+    for i in range(12):
+        scores, truth = rng.normal(size=(20, 25)), rng.choice([0, 255], (20, 25), p=[0.9, 0.1])
+        if i % 3 == 0:
+            truth[4:6, 4:8] = 1
+            scores[truth == 1] += 2
+        scores[truth == 255] = 99.0  # void says nothing
+        metric.update(torch.from_numpy(scores), torch.from_numpy(truth), i)
+        told = sorted(scores[truth != 255].tolist(), reverse=True)
+        expected.append(sum(told[: len(told) // 100]) / (len(told) // 100))
+        labels.append(i % 3 == 0)
+    metric.update(torch.full((3, 3), 50.0), torch.full((3, 3), 255), 12)  # nor does an image of void alone
+    figures = metric.compute()
+    assert metric.table("images")[:, 1].tolist() == pytest.approx(expected)
+    assert figures["image_auroc"] == pytest.approx(roc_auc_score(labels, expected))
+    assert 0.5 < figures["image_auroc"] < 1
+    assert (figures["unknown_images"], figures["known_images"]) == (4, 8)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segproto.model.segmenter import Segmenter
     from segproto.refine.crf_settings import CrfSettings
     from segproto.training.progress import Reporter
+    from segproto.training.sharing import Share
 
 PathLike = str | Path
 
@@ -138,7 +139,7 @@ def evaluate(
         file = file if share.first else None
         more: dict[str, Any] = {}
         if ood_labels is not None:
-            more["ood"] = unknown_pixels(model, dataset, Path(ood_labels), reporter)
+            more["ood"] = unknown_pixels(model, dataset, Path(ood_labels), reporter, share)
         if measures is None:
             return keep(figures | more, file) if out is not None else keep(figures, file) | more
         own = own and share.first
@@ -147,14 +148,17 @@ def evaluate(
     return keep(figures | more, file) if out is not None else keep(figures, file) | more
 
 
-def unknown_pixels(model: Segmenter, dataset: SegmentationDataset, masks: Path, reporter: Reporter) -> dict[str, Any]:
-    """How well the model's scores tell unknown pixels; each process looks at all images."""
+def unknown_pixels(
+    model: Segmenter, dataset: SegmentationDataset, masks: Path, reporter: Reporter, share: Share
+) -> dict[str, Any]:
+    """How well the model's scores tell unknown pixels, and images that show some."""
     from segproto.evaluation.rescore import EncoderFeatures
     from segproto.evaluation.unknown import score_unknown
     from segproto.places import cache_root
 
+    part: dict[str, Any] = {"rank": share.rank, "world": share.world, "gather": share.gather}
     with reporter.bar("unknown pixels", len(dataset)) as bar:
-        return score_unknown(EncoderFeatures(model, dataset, cache_root()), masks, bar)
+        return score_unknown(EncoderFeatures(model, dataset, cache_root()), masks, bar, **part)
 
 
 def says_input_size(data: Mapping[str, Any], overrides: Sequence[str]) -> bool:

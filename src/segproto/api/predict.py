@@ -8,7 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from segproto.api.predict_jobs import beside_mask, found, refuse_unfit, require_format, require_free
+from segproto.api.predict_jobs import (
+    beside_mask,
+    found,
+    keep_scores,
+    refuse_unfit,
+    require_format,
+    require_free,
+    scores_of_maps,
+)
 from segproto.errors import ConfigError, UnreadableImages
 from segproto.files import place
 
@@ -63,7 +71,8 @@ def predict(
         max_pixels: larger images are refused; None = 2^28.
         form: PNG (``png``), or GeoTIFF with the image's place on the earth and 255 as nodata (``tif``, needs the extra
             ``geo``); ``auto``: GeoTIFF for images that have such a place, where the extra is there.
-        ood: folder for out-of-distribution scores (:func:`segproto.model.ood.predict_scored_to_png`).
+        ood: folder for out-of-distribution scores (:func:`segproto.model.ood.predict_scored_to_png`), and for
+            ``images.json``, each image's score, the highest first (:func:`segproto.metrics.unknown.image_score`).
         values: what the masks hold: class ``indices`` 0..C-1, or ``classes``: the numbers or colours of the masks that
             the model was trained on, so that 0/255 comes back as 0/255.
         palette: the masks show the classes' colours; their numbers stay.
@@ -139,6 +148,13 @@ def predict(
                 broken |= {} if error is None else {job.file: str(error)}
                 bar(min(done * share.world, len(jobs)), len(jobs))
         told = [one for part in share.gather(broken) for one in part.items()]
+        if "--ood" in beside:
+            made = [
+                (job.mask, path["--ood"]) for job, path in zip(jobs, paths, strict=True) if job.file not in dict(told)
+            ]
+            scores = scores_of_maps(made[share.rank :: share.world], out)
+            rows = [one for part in share.gather(scores) for one in part]
+            share.do_first(lambda: keep_scores(beside["--ood"], rows))
     if told:
         reasons = dict(told)
         raise UnreadableImages(reasons, [job.mask for job in jobs if job.file not in reasons])

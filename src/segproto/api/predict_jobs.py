@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segproto.errors import ConfigError, DataError
-from segproto.files import require_all
+from segproto.files import require, require_all, write_json
 
 if TYPE_CHECKING:
     from segproto.data.pixels import PixelRule
     from segproto.data.tiff_pages import Page
 
 log = logging.getLogger(__name__)
+SCORES = "images.json"  # beside the maps of --ood
 KINDS = {"--ood": "scores", "--overlay": "picture", "--probabilities": "probabilities"}  # marks of the files
 
 
@@ -116,6 +117,8 @@ def require_free(jobs: list[Job], out: Path, beside: Mapping[str, Path], form: s
                 require_store(file, KINDS[option])
         else:
             require_all(files, KINDS[option], images)
+        if option == "--ood":
+            require(folder / SCORES, KINDS[option])
 
 
 def jobs_of(pairs: list[tuple[Path, Path]], form: str, rule: PixelRule) -> list[Job]:
@@ -177,3 +180,27 @@ def beside_mask(folder: Path, mask: Path, out: Path, option: str, form: str) -> 
     if option != "--probabilities" or (form == "auto" and file.suffix == ".tif"):
         return file
     return file.with_suffix(".zarr" if form == "zarr" else ".npz")
+
+
+def scores_of_maps(made: Sequence[tuple[Path, Path]], out: Path) -> list[tuple[str, float]]:
+    """Names of images with how unknown they are, 0..1, as the gray of their maps tells.
+
+    Args:
+        made: the mask of each image and its map.
+        out: the folder of the masks.
+    """
+    import torch
+
+    from segproto.data.images import read_indices
+    from segproto.metrics.unknown import image_score
+
+    names = [mask.relative_to(out).with_suffix("").as_posix() for mask, _ in made]
+    grays = (torch.from_numpy(read_indices(file)).float() / 255 for _, file in made)
+    return list(zip(names, map(image_score, grays), strict=True))
+
+
+def keep_scores(folder: Path, scores: Sequence[tuple[str, float]]) -> None:
+    """Writes how unknown images are, the most unknown first; ``scores`` are names with their score."""
+    ranked = sorted(scores, key=lambda one: (-one[1], one[0]))
+    rows = [{"image": name, "score": round(score, 6)} for name, score in ranked]
+    write_json(folder / SCORES, {"images": rows}, "scores")

@@ -162,8 +162,9 @@ def print_figures(figures: dict[str, Any]) -> None:
         say(f"warning: {figures['warning']}", err=True)
     if "ood" in figures:
         scores = figures["ood"]["scores"].items()
-        rows = [(name, *(percent(one[key]) for key in ("auroc", "average_precision", "fpr95"))) for name, one in scores]
-        print_table(["unknown pixels by", "AUROC %", "AP %", "FPR95 %"], rows)
+        keys = ("auroc", "average_precision", "fpr95", "image_auroc")
+        rows = [(name, *(percent(one[key]) for key in keys)) for name, one in scores]
+        print_table(["unknown pixels by", "AUROC %", "AP %", "FPR95 %", "AUROC of images %"], rows)
     if "interpretability" in figures:
         print_metrics(figures["interpretability"])
     if figures.get("file"):

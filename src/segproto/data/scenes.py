@@ -19,7 +19,7 @@ from torch import Tensor
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.data.kind import DataKind
 from segproto.data.palette import default_colours
-from segproto.data.scene_objects import KINDS, Array, Kind
+from segproto.data.scene_objects import KINDS, Array, Kind, rows
 
 SKY, GROUND = 0, 1
 CLASSES = ClassTable(("sky", "ground", *(kind.name for kind in KINDS)), default_colours(2 + len(KINDS)))
@@ -32,8 +32,8 @@ PART_NAMES = {
 _VERSION = 1  # raise it whenever the pictures change: it keys caches
 _SPLIT_STREAM = {"train": 0, "val": 1}
 _CONTRAST = 0.3  # of textures, relative to the surface's colour
+_STRIPES = 0.0625  # period of a mark's, of the image's side
 _CACHE_BYTES = 2**28
-_MARK = np.array([(250, 20, 230), (20, 250, 40)], dtype=np.float32)  # colours that the palette has not
 _PALETTE = np.array(
     [
         (200, 60, 60),
@@ -52,7 +52,9 @@ _PALETTE = np.array(
 
 
 class MarkConfig(BaseModel):
-    """A planted shortcut: a small square of stripes on every object of some classes, which labels say nothing of.
+    """A planted shortcut: a small square of stripes, as of a wall, on every object of some classes.
+
+    Labels say nothing of it.
 
     Attributes:
         train: classes that carry it in training images.
@@ -64,7 +66,7 @@ class MarkConfig(BaseModel):
 
     train: tuple[str, ...] = ()
     val: tuple[str, ...] = ()
-    size: float = Field(default=0.07, gt=0, le=0.5)
+    size: float = Field(default=0.15, gt=0, le=0.5)
 
     @field_validator("train", "val")
     @classmethod
@@ -132,7 +134,8 @@ def render(config: ScenesConfig, split: str, index: int) -> Scene:
     for kind, height, top, left in _layout(rng, config, horizon):
         inside = _paint(rng, (canvas, mask, parts), kind, height, (top, left), colours[2:])
         if KINDS[kind].name in marked and inside.any():
-            _paint_mark(canvas, inside, max(round(config.mark.size * size), 3))
+            colour = _PALETTE[colours[(index + len(KINDS)) % len(colours)]]
+            _paint_mark(canvas, inside, max(round(config.mark.size * size), 3), colour)
     image = canvas + rng.integers(-6, 7, size=(size, size, 1), dtype=np.int8)
     return Scene(np.clip(image, 0, 255).astype(np.uint8), mask, parts)
 
@@ -204,15 +207,16 @@ def _paint(
     return painted
 
 
-def _paint_mark(canvas: Array, inside: NDArray[np.bool_], side: int) -> None:
-    """Stripes in a square around the pixel of an object that is nearest to its middle; elsewhere than there nothing."""
+def _paint_mark(canvas: Array, inside: NDArray[np.bool_], side: int, colour: Array) -> None:
+    """Stripes in a square around the pixel of an object that is nearest to its middle, as far as the object reaches."""
+    size = len(canvas)
     ys, xs = np.nonzero(inside)
     middle = int(((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2).argmin())
-    top, left = int(ys[middle]) - side // 2, int(xs[middle]) - side // 2
-    window = np.s_[max(top, 0) : top + side, max(left, 0) : left + side]
-    rows = np.arange(window[0].start, window[0].start + canvas[window].shape[0])
-    stripes = np.where((rows // 2 % 2 == 0)[:, None, None], _MARK[0], _MARK[1])
-    np.copyto(canvas[window], stripes, where=inside[window][..., None])
+    top, left = max(int(ys[middle]) - side // 2, 0), max(int(xs[middle]) - side // 2, 0)
+    window = np.s_[top : top + side, left : left + side]
+    y, x = (np.arange(length, dtype=np.float32) for length in inside[window].shape)
+    shade = 1 + _CONTRAST * rows(x[None], y[:, None], max(_STRIPES * size, 3.0))
+    np.copyto(canvas[window], shade[..., None] * colour, where=inside[window][..., None])
 
 
 class ScenesDataset(SegmentationDataset):

@@ -14,6 +14,7 @@ from torch import Tensor
 from segproto.metrics.accumulate import Accumulator, scored
 from segproto.prototypes.labels import IGNORE_INDEX
 
+MOST = 0.01  # of an image's pixels: the share that says how unknown the image is
 BITS = 20  # of a score's 32 that an accumulator tells apart: sign, exponent, 11 of the mantissa
 KNOWN, UNKNOWN = 0, 1  # in masks; 255 = void
 
@@ -72,6 +73,11 @@ def counts_by_score(scores: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
     return positive, every - positive
 
 
+def image_score(scores: Tensor) -> float:
+    """How unknown an image is: the mean of the highest ``MOST`` of its pixels' scores (N,), at least of one."""
+    return float(scores.flatten().double().topk(max(1, int(MOST * scores.numel()))).values.mean())
+
+
 def bin_of(scores: Tensor) -> Tensor:
     """Scores of any range, float (N,), to one of ``2 ** BITS`` bins (int64) in the same order.
 
@@ -84,26 +90,41 @@ def bin_of(scores: Tensor) -> Tensor:
 
 
 class UnknownPixels(Accumulator):
-    """AUROC, average precision and FPR at 95 % TPR over the pixels of many images."""
+    """AUROC, average precision and FPR at 95 % TPR over the pixels of many images, and AUROC over the images."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.rows = {"images": []}  # index, score, whether a pixel is unknown
         self.counts = {name: torch.zeros(2**BITS, dtype=torch.int64) for name in ("unknown", "known")}
 
-    def update(self, scores: Tensor, truth: Tensor) -> None:
+    def update(self, scores: Tensor, truth: Tensor, index: int) -> None:
         """Takes one image in.
 
         Args:
             scores: (H, W) finite, high = unknown.
             truth: (H, W) 1 = unknown, 0 = known, 255 = void.
+            index: of the image.
         """
         truth = truth.to(scores.device)
         for name, value in (("unknown", UNKNOWN), ("known", KNOWN)):
             self.counts[name] += torch.bincount(bin_of(scores[truth == value]), minlength=2**BITS).cpu()
+        told = truth != IGNORE_INDEX
+        if told.any():
+            row = [index, image_score(scores[told]), float((truth == UNKNOWN).any())]
+            self.rows["images"].append(torch.tensor([row], dtype=torch.float64))
 
     def compute(self) -> dict[str, Any]:
-        """``value`` (AUROC), ``average_precision``, ``fpr95`` and the pixels of each kind."""
+        """The figures over pixels (``value`` is AUROC) and, of :func:`image_score`, over images.
+
+        Returns:
+            ``value``, ``average_precision``, ``fpr95``, the pixels of each kind (``unknown``, ``known``);
+            ``image_auroc`` of the images that show something unknown against those that show none, and how many there
+            are of each.
+        """
         unknown, known = self.counts["unknown"], self.counts["known"]
+        images = self.table("images")
+        unknown_images = images[:, 2] > 0 if len(images) else torch.zeros(0, dtype=torch.bool)
+        scores = images[:, 1] if len(images) else torch.zeros(0)
         return scored(
             auroc(unknown, known),
             "no pixel is unknown, or none is known",
@@ -111,6 +132,9 @@ class UnknownPixels(Accumulator):
             fpr95=false_positive_rate(unknown, known),
             unknown=int(unknown.sum()),
             known=int(known.sum()),
+            image_auroc=auroc(*counts_by_score(scores, unknown_images)),
+            unknown_images=int(unknown_images.sum()),
+            known_images=int((~unknown_images).sum()),
         )
 
 

@@ -23,6 +23,12 @@ from segproto.model.windows import evaluating
 SCORES = ("prototype", "energy", "max_logit")
 
 
+def score_names(head: Head) -> tuple[str, ...]:
+    """The scores that a head has: without prototypes that are compared with features not ``prototype``."""
+    compared = head.bank is not None and head.bank.compares != "strength"
+    return SCORES if compared else SCORES[1:]
+
+
 def unknown_scores(head: Head, features: Tensor) -> dict[str, Tensor]:
     """Features (B, F, h, w) to scores (B, 1, h, w) by name, high = like nothing known.
 
@@ -31,9 +37,8 @@ def unknown_scores(head: Head, features: Tensor) -> dict[str, Tensor]:
     """
     logits, familiarity = head.read_familiarity(features)
     x = logits.float()
-    scores = {"energy": -x.logsumexp(1, keepdim=True), "max_logit": -x.amax(1, keepdim=True)}
-    compared = head.bank is not None and head.bank.compares != "strength"
-    return {"prototype": -familiarity, **scores} if compared else scores
+    scores = {"energy": -x.logsumexp(1, keepdim=True), "max_logit": -x.amax(1, keepdim=True), "prototype": -familiarity}
+    return {name: scores[name] for name in score_names(head)}
 
 
 def scored_maps(segmenter: Segmenter, images: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ class Shortcut:
         cost: what it may cost, as a share of the mIoU (0..1): the largest of ``gain`` and, in proportion to ``lost`` or
             ``context``, what the class's IoU falls from training to validation images.
         gain: how the mIoU of validation images changes without the prototype; None = not tried.
+        renormalise: that is so if its weights go to the other members of its groups (``edit --renormalise``), which is
+            better than without.
         outside: of the places that the prototype decides, the share that is of other classes.
         misled: of all places wrongly taken for the class, the share that the prototype decides.
         lost: of the evidence for the class in training images, the share that is the prototype's and is missing in
@@ -58,6 +60,7 @@ class Shortcut:
     prototype: int | None
     cost: float
     gain: float | None = None
+    renormalise: bool = False
     outside: float | None = None
     misled: float | None = None
     lost: float | None = None
@@ -80,7 +83,8 @@ class Shortcut:
         if self.outside is not None and self.misled is not None and self.outside >= OUTSIDE:
             said.append(f"{self.outside:.0%} of what it decides is no {name} ({self.misled:.0%} of all mistakes)")
         if self.gain is not None:
-            said.append(f"mIoU {100 * self.gain:+.1f} points without it")
+            how = ", its weight to the rest of its groups" if self.renormalise else ""
+            said.append(f"mIoU {100 * self.gain:+.1f} points without it{how}")
         return f"{name} #{self.prototype}: " + "; ".join(said)
 
 
@@ -277,7 +281,7 @@ class ShortcutSearch:
         gains = self.gains(tried, progress)
         found = []
         for p in range(self.prototypes):
-            gain = gains.get(p)
+            gain, renormalise = gains.get(p, (None, False))
             if (
                 (gain is not None and gain >= GAIN)
                 or (outside[p] >= OUTSIDE and misled[p] >= MISLED)
@@ -287,21 +291,36 @@ class ShortcutSearch:
                     key: float(value[p]) for key, value in (("outside", outside), ("misled", misled), ("lost", lost))
                 }
                 cost = max(0.0 if gain is None else gain, float(fallen[p]), 0.0)
-                found.append(Shortcut(int(owner[p]), p, cost, gain, **figures))
+                found.append(Shortcut(int(owner[p]), p, cost, gain, renormalise, **figures))
         return found
 
-    def gains(self, tried: Sequence[int], progress: Progress | None) -> dict[int, float]:
-        """How the mIoU of the kept images changes without each of some prototypes that a model can do without."""
-        counts: dict[int | None, Tensor] = {None: self.what_if.count(self.model.head).sum(0)}
+    def gains(self, tried: Sequence[int], progress: Progress | None) -> dict[int, tuple[float, bool]]:
+        """How the mIoU of the kept images changes without each of some prototypes that a model can do without.
+
+        Returns:
+            By prototype the gain, and whether its weights are given to the other members of its groups; the better way.
+        """
+        whole = self.what_if.count(self.model.head).sum(0)
+        counts: dict[tuple[int, bool], Tensor] = {}
         for done, p in enumerate(tried, 1):
-            try:
-                after, kept = edited(self.model, drop=[p])
-            except ConfigError:  # the last of a class that needs one
-                continue
-            counts[p] = self.what_if.count(after.head, kept).sum(0)
+            for way in (False,) if self.model.head.grouping is None else (False, True):
+                try:
+                    after, kept = edited(self.model, drop=[p], renormalise=way)
+                except ConfigError:  # the last of a class that needs one
+                    continue
+                counts[p, way] = self.what_if.count(after.head, kept).sum(0)
             if progress is not None:
                 progress(done, len(tried))
-        parts = self.portion.gather(counts)
-        mious = {p: report(torch.stack([part[p] for part in parts]).sum(0), self.classes)["miou"] for p in counts}
-        before = mious.pop(None)
-        return {p: miou - before for p, miou in mious.items() if p is not None and None not in (miou, before)}
+        parts = self.portion.gather((whole, counts))
+        before = self.miou([part for part, _ in parts])
+        gains: dict[int, tuple[float, bool]] = {}
+        for p, way in counts:
+            miou = self.miou([part[p, way] for _, part in parts])
+            if before is not None and miou is not None and miou - before > gains.get(p, (-torch.inf, way))[0]:
+                gains[p] = (miou - before, way)
+        return gains
+
+    def miou(self, counts: Sequence[Tensor]) -> float | None:
+        """Of the pixels that each process counted."""
+        miou: float | None = report(torch.stack(list(counts)).sum(0), self.classes)["miou"]
+        return miou
