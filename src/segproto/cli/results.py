@@ -163,8 +163,8 @@ def print_figures(figures: dict[str, Any]) -> None:
     if "ood" in figures:
         scores = figures["ood"]["scores"].items()
         keys = ("auroc", "average_precision", "fpr95", "image_auroc")
-        rows = [(name, *(percent(one[key]) for key in keys)) for name, one in scores]
-        print_table(["unknown pixels by", "AUROC %", "AP %", "FPR95 %", "AUROC of images %"], rows)
+        table = [(name, *(percent(one[key]) for key in keys)) for name, one in scores]
+        print_table(["unknown pixels by", "AUROC %", "AP %", "FPR95 %", "AUROC of images %"], table)
     if "interpretability" in figures:
         print_metrics(figures["interpretability"])
     if figures.get("file"):
