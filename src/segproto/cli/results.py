@@ -162,8 +162,8 @@ def print_figures(figures: dict[str, Any]) -> None:
         say(f"warning: {figures['warning']}", err=True)
     if "ood" in figures:
         scores = figures["ood"]["scores"].items()
-        keys = ("auroc", "average_precision", "fpr95", "image_auroc")
-        table = [(name, *(percent(one[key]) for key in keys)) for name, one in scores]
+        shown = ("auroc", "average_precision", "fpr95", "image_auroc")
+        table = [(name, *(percent(one[key]) for key in shown)) for name, one in scores]
         print_table(["unknown pixels by", "AUROC %", "AP %", "FPR95 %", "AUROC of images %"], table)
     if "interpretability" in figures:
         print_metrics(figures["interpretability"])
