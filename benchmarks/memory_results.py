@@ -48,17 +48,18 @@ def jobs(only: list[str], seed: int) -> Iterator[Job]:
     if "plain" in only:
         yield Job("memory", "memory", [])
         yield Job("memory, labels as they are", "memory", ["model.balance=0"])
+        yield Job("memory, rare labels weighed up", "memory", ["model.balance=0.5"])
     if "fine" in only:
         yield Job("memory, grid of 8 pixels", "memory", ["encoder.input_scale=2"])
     if "coreset" in only:
         yield Job("memory, 10 % (coreset)", "memory", ["stages.remember.keep=2000"])
         yield Job("memory, 10 % (fewer drawn)", "memory", ["stages.remember.patches=2000"])
     if "neck" in only:
-        yield Job("blackbox", "blackbox", [f"train.seed={seed}"])
-        yield Job("memory on its features", "memory", [f"train.seed={seed}"], "blackbox")
+        yield Job("blackbox", "blackbox", [])
+        yield Job("memory on its features", "memory", [], "blackbox")
     if "few" in only:
         for count in FEW:
-            few = [f"data.images_per_class={count}", f"data.subset_seed={seed}", f"train.seed={seed}"]
+            few = [f"data.images_per_class={count}", f"data.subset_seed={seed}"]
             yield Job(f"memory, {count} per class", "memory", few)
             yield Job(f"blackbox, {count} per class", "blackbox", few)
 
@@ -79,7 +80,13 @@ def train(out: Path, data: str, job: Job, seed: int) -> None:
     start = None if job.start is None else folder_of(out, data, job.start, seed)
     settings = [s for s in settings if start is None or not s.startswith("encoder.")]
     begin = time.process_time()
-    api.train(f"{job.method}/{recipe}", out=folder, start=start, overrides=[*settings, *job.settings], quiet=True)
+    api.train(
+        f"{job.method}/{recipe}",
+        out=folder,
+        start=start,
+        overrides=[*settings, *job.settings, f"train.seed={seed}"],
+        quiet=True,
+    )
     print(f"{data}, {job.row}, seed {seed}: {time.process_time() - begin:.0f} s of processor time", flush=True)
 
 

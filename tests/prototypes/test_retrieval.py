@@ -34,6 +34,7 @@ def unit(rows: int, dim: int, seed: int) -> Tensor:
 @pytest.mark.parametrize("block", [1 << 24, 64, 7])
 def test_search_is_exact_however_it_is_cut(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "BLOCK", block)
+    monkeypatch.setattr(retrieval, "WIDE", block // 4)
     queries, keys = unit(13, 5, 0), unit(37, 5, 1)
     nearest = nearest_patches(queries, keys, 6)
     for row in range(13):

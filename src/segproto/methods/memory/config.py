@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,8 +17,8 @@ class MemoryModel(BaseModel):
         temperature: T of the softmax over their cosines. Chosen on held-out training images of CamVid (stretches of its
             video) and MSRC-21, where 0.03 to 0.1 and 10 to 60 neighbours are within 1.2 points.
         balance: by how much the rare classes of a patch are weighed up against its common ones (poles against the
-            houses behind); 0 = labels as they are, as published. There 0.5 gains 1.7 points on CamVid
-            and costs 0.3 on MSRC-21.
+            houses behind); 0 = labels as they are, as published. ``auto``: 0 or 0.5, with which the memory answers
+            better for each of its images when that one is left out.
         search: exact, or ``faiss`` (an extra) for millions of patches: approximate, its recall is printed.
     """
 
@@ -26,7 +26,7 @@ class MemoryModel(BaseModel):
 
     neighbours: int = Field(30, ge=1)
     temperature: float = Field(0.05, gt=0)
-    balance: float = Field(0.5, ge=0, le=1)
+    balance: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
     search: Literal["exact", "faiss"] = "exact"
 
 

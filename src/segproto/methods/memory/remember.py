@@ -18,6 +18,7 @@ from segproto.model.memory_head import MemoryBank, MemoryHead, bytes_per_patch, 
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.remembering import image_cells, patch_sources, picture_name, sums_by_place
 from segproto.prototypes.approximate import ApproximateIndex, require_faiss, search_recall
+from segproto.prototypes.left_out import choose_balance
 from segproto.prototypes.retrieval import embed_cells, position_directions, spread_subset
 from segproto.training.class_weights import count_pixels
 from segproto.training.devices import on_first
@@ -105,7 +106,10 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
             f"model.neighbours = {lookup.neighbours}: the memory has only {bank.num_prototypes} patches; "
             "use fewer neighbours or more images"
         )
-    head = MemoryHead(bank, lookup.neighbours, lookup.temperature, lookup.balance, lookup.search)
+    balance = lookup.balance
+    if balance == "auto":
+        balance = chosen_balance(bank, gathered.image[kept], lookup, shares, context)
+    head = MemoryHead(bank, lookup.neighbours, lookup.temperature, balance, lookup.search)
     model.head = head.to(fabric.device)
     model.provenance, model.patches = sources(context, gathered, kept)
     fabric.barrier()
@@ -115,12 +119,29 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
         "prototypes_start": gathered_count,
         "prototypes": bank.num_prototypes,
         "images_remembered": len(dataset),
+        "balance": balance,
     }
     if head.search == "faiss":
         head.index = ApproximateIndex(head.bank.vectors)
         figures["search_recall"] = round(search_recall(head.index, min(head.neighbours, bank.num_prototypes - 1)), 4)
         current().line(f"faiss finds {100 * figures['search_recall']:.1f} % of the {head.neighbours} nearest patches")
     return figures
+
+
+def chosen_balance(
+    bank: MemoryBank, image: Tensor, lookup: MemoryModel, shares: Tensor | None, context: StageContext
+) -> float:
+    """``model.balance=auto``: by what the memory says of each of its images when that image is left out."""
+    y = bank.frequencies.float()
+    weights = y.new_ones(len(y))
+    if shares is not None:  # patches of rare classes were drawn more often than they are
+        weights = (y @ shares.to(y).clamp_min(1e-6).rsqrt()).clamp_min(1e-30).reciprocal()
+    seed = context.recipe.train.seed
+    balance = choose_balance(
+        bank.vectors, bank.frequencies, image, lookup.neighbours, lookup.temperature, weights, seed=seed
+    )
+    current().line(f"model.balance = {balance:g}: each image answered best by the others")
+    return balance
 
 
 def class_shares(context: StageContext) -> Tensor:
