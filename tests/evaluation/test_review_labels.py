@@ -214,6 +214,33 @@ def test_decisions_change_copies_only(tmp_path: Path) -> None:
     assert apply_decisions(data, [Decision("1", BOX, "correct")], out) == ["1"]  # ours is replaced
 
 
+def test_an_interruption_leaves_the_masks_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [build_dataset(pairs(tmp_path / "data"), "train")]
+    out = tmp_path / "fixed"
+    broken = type(data[0]).__getitem__
+
+    def until_the_second(self: SegmentationDataset, index: int) -> Sample:
+        if index == 1:
+            raise KeyboardInterrupt
+        return broken(self, index)
+
+    for before in ([], ["0.png", "1.png", "mine.txt"]):
+        monkeypatch.setattr(type(data[0]), "__getitem__", until_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            apply_decisions(data, [Decision("0", BOX, "accept")], out)
+        monkeypatch.undo()
+        assert sorted(path.name for path in out.rglob("*")) == before
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+        if not before:
+            apply_decisions(data, [], out)
+            (out / "mine.txt").write_text("mine")
+            whole = (out / "0.png").read_bytes()
+    assert (out / "0.png").read_bytes() == whole
+    assert apply_decisions(data, [Decision("0", BOX, "accept")], out) == ["0"]
+    assert (out / "0.png").read_bytes() != whole
+    assert (out / "mine.txt").read_text() == "mine"
+
+
 def test_decisions_that_cannot_be_made(tmp_path: Path) -> None:
     data = [build_dataset(pairs(tmp_path / "data"), "train")]
     cases = [

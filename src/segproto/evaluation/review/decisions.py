@@ -15,7 +15,7 @@ from segproto.data.base import ClassTable, SegmentationDataset
 from segproto.data.picture import MaskWriter
 from segproto.errors import ConfigError, DataError
 from segproto.evaluation.review.regions import Region
-from segproto.files import require_all
+from segproto.files import fresh_files, require_all
 from segproto.model.evidence import class_number
 from segproto.model.outputs import value_table
 from segproto.prototypes.labels import IGNORE_INDEX
@@ -67,7 +67,8 @@ def apply_decisions(datasets: Sequence[SegmentationDataset], decisions: Sequence
         datasets: the splits whose masks are written, with the same classes; decisions may be about images of any, and
             of two images of one name are about that of the first.
         decisions: later ones win where regions overlap.
-        out: the folder, which may not be that of the masks; a mask of ours in it is replaced.
+        out: the folder, which may not be that of the masks; a mask of ours in it is replaced. The masks appear in it
+            when all are written: after an interruption it is as it was.
 
     Returns:
         Names of the images whose mask changed.
@@ -86,17 +87,18 @@ def apply_decisions(datasets: Sequence[SegmentationDataset], decisions: Sequence
     values = {id(one): one.value(classes) for one in decisions}
     refuse_originals(datasets, out)
     changed = []
-    for dataset, folder in zip(datasets, folders_of(datasets, out), strict=True):
-        for index, name in enumerate(dataset.names):
-            mask = dataset[index].mask.long()
-            before = mask.clone()
-            for one in by_image.pop(name, []):
-                if (value := values[id(one)]) is not None:
-                    require_inside(one, mask)
-                    one.region.fill(mask, value)
-            write_own_mask(folder / f"{name}.png", mask, classes)
-            if not torch.equal(mask, before):
-                changed.append(name)
+    with fresh_files(out, "mask") as part:
+        for dataset, folder in zip(datasets, folders_of(datasets, part), strict=True):
+            for index, name in enumerate(dataset.names):
+                mask = dataset[index].mask.long()
+                before = mask.clone()
+                for one in by_image.pop(name, []):
+                    if (value := values[id(one)]) is not None:
+                        require_inside(one, mask)
+                        one.region.fill(mask, value)
+                write_own_mask(folder / f"{name}.png", mask, classes)
+                if not torch.equal(mask, before):
+                    changed.append(name)
     return changed
 
 
