@@ -22,12 +22,12 @@ from segproto.files.marks import (
     require_folder,
     stamped,
 )
+from segproto.files.several import fresh_files
 from segproto.files.writing import (
     disk_errors,
     fill,
     fill_tensors,
     fresh,
-    fresh_files,
     fresh_folder,
     link,
     old_of,
