@@ -8,10 +8,12 @@ import json
 import re
 import shutil
 import socket
+import struct
 import sys
 import threading
 import time
 import urllib.parse
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from studio_server import studio
 
 from segproto.errors import ConfigError
 from segproto.studio import state
+from segproto.studio.earlier import Earlier
 from segproto.studio.images import UPLOAD_BYTES, Recent, Uploads
 from segproto.studio.jobs import batches
 from segproto.studio.page import ASSETS, asset, names, page
@@ -171,6 +174,48 @@ def test_a_run_whose_images_moved_still_opens(scaleproto_run: Path, tmp_path: Pa
         key = get(url, picture, "POST", next(iter((run / "model" / "prototypes").glob("*.png"))).read_bytes())["key"]
         assert len(get(url, f"probe/{key}?{SESSION}")["best"]) > 100
         assert get(url, f"edit?{SESSION}", "POST", {"kind": "drop", "prototype": 0})["at"] == 1
+
+
+def test_a_studio_that_is_killed_while_it_applies_leaves_nothing_half_and_its_edits(
+    scaleproto_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(scaleproto_run, run)
+    first = "s=aaaaaaaaaaaa"
+    with studio(run) as url:
+        ready(url)
+        assert get(url, f"restore?{first}", "POST", {})["earlier"] == 0
+        steps = get(url, f"edit?{first}", "POST", {"kind": "drop", "prototype": 2})["steps"]
+        assert get(url, "restore?s=bbbbbbbbbbbb", "POST", {})["earlier"] == 0  # the edits of a window that is open
+        get(url, f"apply?{first}", "POST", {"name": "mine"})
+        url.process.kill()
+        url.process.wait(20)
+    left = {path.name for path in (run / "studio").iterdir() if not path.name.startswith(".segproto-")}
+    assert left == {"edits.json"} or (run / "studio" / "mine" / "edit.json").is_file()
+    with studio(run) as url:
+        assert get(url, "restore?s=cccccccccccc", "POST", {})["earlier"] == 1
+        taken = get(url, "restore?s=cccccccccccc", "POST", {"earlier": True})
+        assert (taken["earlier"], taken["at"]) == (0, 1)
+        assert [step["edits"] for step in taken["steps"]] == [step["edits"] for step in steps]
+    (run / "studio" / "edits.json").write_text("{")
+    assert Earlier(run / "studio", str(run)).content is None
+
+
+def test_pictures_that_are_too_large_are_refused_before_they_are_read(address: str) -> None:
+    huge = io.BytesIO()
+    Image.new("1", (1, 1)).save(huge, "PNG")
+    header = bytearray(huge.getvalue())
+    header[16:24] = struct.pack(">II", 20_000, 20_000)
+    header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
+    path = urllib.parse.urlsplit(address).path
+    for content, status, words in (
+        (bytes(header), 400, "more than the limit of 100000000"),
+        (b"", 400, "is no picture"),
+        (b"0" * (UPLOAD_BYTES + 1), 413, "more than 64 MiB"),
+    ):
+        answer = ask(address, f"{path}upload?{SESSION}&name=a.png", "POST", content, X_Segproto="studio")
+        assert answer[0] == status
+        assert words in answer[1]["error"]
 
 
 def test_of_a_large_image_a_part_is_explained_and_looked_at_once(

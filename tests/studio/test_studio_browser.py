@@ -92,6 +92,8 @@ def test_a_person_asks_edits_undoes_applies_and_comes_back(address: str, run: Pa
         page.run("document.querySelector('#name').value = 'mine'")
         page.run("document.querySelector('#apply button').click()")
         page.wait("document.querySelector('#job').dataset.state === 'done'")
+        assert page.text("#job").startswith(f"written to {run / 'studio' / 'mine'}: mIoU ")
+        assert page.run("document.querySelector('#job-command').hidden")
         figures = json.loads((run / "studio" / "mine" / "edit.json").read_text())
         assert f"{100 * figures['miou']['after']:.2f}" in shown
         assert len(figures["edits"]) == 2

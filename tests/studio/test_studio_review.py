@@ -78,8 +78,8 @@ def test_what_is_decided_is_kept_taken_back_and_written_as_masks(world: Path, tm
     out = tmp_path / "fixed"
     assert sorted(tree(out)) == [*(f"train/t{i}.png" for i in range(8)), "val/v0.png", "val/v1.png"]
     assert "8 train and 2 val" in str(job["words"])
-    assert f"data.labels={out}" in str(job["command"])
-    assert str(job["command"]).startswith(f"segproto train {world / 'run' / 'recipe.yaml'} ")
+    assert f"data.labels={out}" in str(job["then"])
+    assert str(job["then"]).startswith(f"segproto train {world / 'run' / 'recipe.yaml'} ")
     expected = {p.stem: np.array(Image.open(p)) for p in (world / "data" / "labels" / "train").iterdir()}
     become = [NAMES[0] if listed[0]["label"] != NAMES[0] else NAMES[1], None, listed[2]["suggested"]]
     for entry, to in zip(listed[:3], become, strict=True):

@@ -15,11 +15,12 @@ from segproto.errors import ConfigError, SegprotoError
 from segproto.model.explanation import Region
 from segproto.studio import draw, tell
 from segproto.studio.answers import Answer, answered, done, read, shown, told, wrong
+from segproto.studio.earlier import Earlier
 from segproto.studio.images import UPLOAD_BYTES, Recent, Uploads
 from segproto.studio.jobs import Jobs
 from segproto.studio.page import ASSETS, asset, names, page
 from segproto.studio.review_routes import ReviewRoutes
-from segproto.studio.session import Edits, Session, Sessions, changed
+from segproto.studio.session import STEPS, Edits, Session, Sessions, changed
 from segproto.studio.state import Side
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Studio:
     ) -> None:
         self.sides = [side] if other is None else [side, other]
         self.uploads, self.jobs, self.sessions = uploads, jobs, Sessions()
+        self.earlier = Earlier(jobs.root, str(side.target.absolute()))
         self.given = review
         self._opened: Recent[Review] = Recent(1)
 
@@ -151,6 +153,7 @@ class Studio:
         step = changed(session.edits, value, partial(tell.group_name, side))
         side.changed(step.edits)  # refuses what cannot be done
         session.do(step.edits, step.words)
+        self.earlier.keep(session)
         return tell.state_json(side, session)
 
     def go(self, request: Request, value: dict[str, Any]) -> Any:
@@ -158,19 +161,25 @@ class Studio:
         if not isinstance(to, int):
             raise ConfigError(f"edit {to!r}: expected a number")
         session.go(to)
+        self.earlier.keep(session)
         return tell.state_json(self.sides[0], session)
 
     def restore(self, request: Request, value: dict[str, Any]) -> Any:
-        """Edits that the browser remembers from a studio that ended; those of a session that goes on are kept."""
-        session, side = self.session(request), self.sides[0]
+        """Edits that the browser or the studio before this one remembers; those of a session that goes on are kept."""
+        session, side, earlier = self.session(request), self.sides[0], self.earlier
+        if value.get("earlier") is True and earlier.content is not None:
+            value = earlier.content.model_dump()
         rows = value.get("steps", [])
-        if len(session.steps) == 1 and isinstance(rows, list) and value.get("model") == str(side.target.absolute()):
-            for row in rows[:500]:
+        if len(session.steps) == 1 and isinstance(rows, list) and value.get("model") == earlier.model:
+            fresh = Session()
+            for row in rows[:STEPS]:
                 edits = Edits.from_json(row["edits"])
                 side.changed(edits)
-                session.do(edits, str(row["words"])[:200])
-            session.go(value.get("at", 0))
-        return {"model": str(side.target.absolute()), **tell.state_json(side, session)}
+                fresh.do(edits, str(row["words"])[:200])
+            fresh.go(value.get("at", 0))
+            session.steps, session.at = fresh.steps, fresh.at
+        offered = earlier.content.at if earlier.content is not None and len(session.steps) == 1 else 0
+        return {"model": earlier.model, "earlier": offered, **tell.state_json(side, session)}
 
     def apply(self, request: Request, value: dict[str, Any]) -> Any:
         self.jobs.apply(self.session(request).edits, value.get("name"))

@@ -44,7 +44,7 @@ def write_masks(
         out: the folder, which is not there yet.
 
     Returns:
-        ``ended``, words for the person, and the ``command`` that trains on the masks.
+        ``ended``, words for the person, and ``then``, the command that trains on the masks.
 
     Raises:
         SegprotoError: no decision can be followed, an image is not there, or the disk refuses.
@@ -61,7 +61,7 @@ def write_masks(
     words = f"The masks of {of} images are in {out.absolute()}; {len(changed)} of them changed."
     if stale:
         words += f" {stale} of {len(decided)} decisions were left out: their masks are not as they were then."
-    return {"ended": words, "command": how_to_train(side, out.absolute())}
+    return {"ended": words, "then": how_to_train(side, out.absolute())}
 
 
 def fits(one: Decided, splits: Sequence[SegmentationDataset]) -> bool:

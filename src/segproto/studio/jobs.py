@@ -37,7 +37,7 @@ class Job:
         total: of so many.
         words: what it does, or how it ended.
         miou: before and after, at its end.
-        command: what can be done with what was written.
+        then: the command for what was written.
         stops: whether it can be stopped.
     """
 
@@ -48,7 +48,7 @@ class Job:
     total: int = 0
     words: str = ""
     miou: dict[str, float | None] | None = None
-    command: str | None = None
+    then: str | None = None
     stops: bool = False
 
 
@@ -192,7 +192,7 @@ class Jobs:
             job.state, job.words = "failed", plain(f"{type(error).__name__}: {error}")
             raise
         else:
-            job.miou, job.command = figures.get("miou"), figures.get("command")
+            job.miou, job.then = figures.get("miou"), figures.get("then")
             job.words = figures.get("ended", f"written to {job.out}")
             job.state = "done"
 

@@ -118,6 +118,7 @@
       button.addEventListener("click", () => go(i));
       return make("li", {}, button, make("small", { textContent: change }));
     });
+    if (steps.length > 1) find("#earlier").hidden = true;
     find("#steps").start = 0;
     find("#steps").replaceChildren(...(steps.length > 1 ? steps : []));
     find("#edits-none").hidden = steps.length > 1;
@@ -199,6 +200,7 @@
       if (whole) zoomTo({ in: times() * 1.6, out: times() / 1.6, whole: 1 }[node.dataset.zoom], ...middle());
     });
     for (const node of document.querySelectorAll("[data-move]")) node.addEventListener("click", () => { if (whole) move(...node.dataset.move.split(",").map(Number)); });
+    find("#take-up").addEventListener("click", guarded(async () => after(await send("restore", { earlier: true }))));
     find("#undo").addEventListener("click", () => go(state.at - 1));
     find("#redo").addEventListener("click", () => go(state.at + 1));
     find("#stop").addEventListener("click", guarded(async () => { await send("stop", {}); watch(); }));
@@ -242,6 +244,8 @@
     const saved = JSON.parse(sessionStorage.getItem("segproto-edits") || "{}");
     const value = await send("restore", saved).catch((error) => { say(`Your edits could not be taken up again: ${error.message}`); return send("restore", {}); });
     place = value.model;
+    find("#earlier").hidden = !value.earlier;
+    find("#earlier-words").textContent = `The studio that ended before had ${value.earlier} edit${value.earlier > 1 ? "s" : ""} in force.`;
     models.forEach((model, side) => {
       model.prototypes.forEach((known, p) => {
         known.also = Array.from({ length: known.further }, (_, i) => address(`patch/${p}`, { side, number: i + 1 }));

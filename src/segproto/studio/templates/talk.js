@@ -30,7 +30,7 @@ const talk = (() => {
     try {
       response = await request;
     } catch {
-      throw new Error("The studio does not answer: it has ended. Start it again; your edits are kept in this tab.");
+      throw new Error("The studio does not answer: it has ended. Start it again: what you edited and decided is kept.");
     }
     const value = await response.json().catch(() => ({ error: response.statusText }));
     if (!response.ok) throw new Error(value.error || response.statusText);
@@ -62,8 +62,8 @@ const talk = (() => {
     const running = job.state === "running", gained = job.miou ? `: mIoU ${percent(job.miou.before, 2)} to ${percent(job.miou.after, 2)} %` : "";
     const so = running && job.total && job.kind === "review" ? `: ${job.done} of ${job.total}` : "";
     find("#job-words").textContent = job.words + gained + so;
-    find("#job-command").hidden = !job.command;
-    find("#job-command").textContent = job.command || "";
+    find("#job-command").hidden = !job.then;
+    find("#job-command").textContent = job.then || "";
     find("#job").dataset.state = job.state;
     find("#job-bar").hidden = !running;
     find("#job-bar").max = job.total || 1;
