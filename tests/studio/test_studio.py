@@ -120,6 +120,19 @@ def test_what_is_sent_is_bounded_and_what_is_wrong_is_said(address: str) -> None
     assert UPLOAD_BYTES < 2**30
 
 
+def test_labels_have_a_page_of_their_own(address: str) -> None:
+    assert b"Suspicious labels" in get(address, "review")
+    assert get(address, f"review/list?{SESSION}")["images"] == 24
+    state = get(address, f"review/state?{SESSION}")
+    assert (state["decisions"], state["undo"], state["stamp"]) == ({}, False, None)
+    path = urllib.parse.urlsplit(address).path
+    assert ask(address, f"{path}review", Sec_Fetch_Site="none")[0] == 200  # typed into the address bar
+    for route in ("review/undo", "review/decide", "review/write", "review/find"):
+        assert ask(address, f"{path}{route}?{SESSION}", "POST", {})[0] == 403  # as a form of another page
+    status, value = ask(address, f"{path}review/undo?{SESSION}", "POST", {}, X_Segproto="studio")
+    assert (status, value["error"]) == (400, "revision None: expected a number")
+
+
 def test_each_browser_has_its_own_edits_and_they_can_be_taken_up_again(address: str) -> None:
     ready(address)
     first, second = "s=aaaaaaaaaaaa", "s=bbbbbbbbbbbb"

@@ -53,7 +53,9 @@ class Studio:
 
         def make() -> Review:
 
-            return Review(self.sides[0], self.jobs, self.given)
+            from segproto.studio import review
+
+            return review.Review(self.sides[0], self.jobs, self.given)
 
         return self._opened.get(None, make)
 
