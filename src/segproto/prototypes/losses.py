@@ -21,8 +21,7 @@ def grid_cross_entropy(
         weight: (C,) of a weighted mean, each cell with the weight of its class; None = equal.
     """
     total = F.cross_entropy(logits.float(), labels, weight=weight, ignore_index=ignore_index, reduction="sum")
-    weights = pixel_weights(labels, weight, ignore_index)
-    return total / (weights.sum().clamp_min(1) if weight is None else weights.sum().clamp_min(1e-6))
+    return total / labelled_weight(labels, weight, ignore_index)
 
 
 def focal_loss(
@@ -45,7 +44,7 @@ def focal_loss(
     # 1 - p as a difference of exponentials has no digits left near p = 1, nor a gradient of its power below gamma 1
     missed = (-torch.expm1(log_p)).clamp_min(1e-12)
     total = (-(missed**gamma) * log_p * weights).sum()
-    return total / (weights.sum().clamp_min(1) if weight is None else weights.sum().clamp_min(1e-6))
+    return total / labelled_weight(labels, weight, ignore_index)
 
 
 def dice_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX, smooth: float = 1.0) -> Tensor:
@@ -94,6 +93,12 @@ def pixel_weights(labels: Tensor, weight: Tensor | None, ignore_index: int = IGN
     """The part of each pixel in a mean weighted by class (C,): that of its class (1 without weights), 0 for void."""
     labelled = labels != ignore_index
     return labelled if weight is None else weight[labels.masked_fill(~labelled, 0)] * labelled
+
+
+def labelled_weight(labels: Tensor, weight: Tensor | None, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """What a sum over the labelled pixels is divided by for their (weighted) mean; above 0 where there are none."""
+    total = pixel_weights(labels, weight, ignore_index).sum()
+    return total.clamp_min(1 if weight is None else 1e-6)
 
 
 def off_class_l1(weight: Tensor, class_of_unit: Tensor) -> Tensor:

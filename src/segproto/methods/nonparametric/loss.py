@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segproto.data.batch import Batch
@@ -20,7 +19,13 @@ from segproto.prototypes.losses import pixel_weights
 from segproto.prototypes.seeding import reseed_dead
 from segproto.prototypes.segments import one_process
 from segproto.training.agreement import agreement, processes
-from segproto.training.procedures.optimise import class_weight, compared, mean_terms, pad_masks
+from segproto.training.procedures.optimise import (
+    class_weight,
+    compared_labels,
+    mean_terms,
+    pad_masks,
+    summed_cross_entropy,
+)
 from segproto.training.procedures.require import require_head
 
 
@@ -55,9 +60,7 @@ class ClusterLoss:
         terms, inner = mean_terms(model, batch, config.lr, lambda f: self.output_terms(model, f, masks))
         loss = terms["cross_entropy"] + config.contrast * terms["contrast"] + config.distance * terms["distance"]
         if inner is not None and config.auxiliary > 0:
-            terms["auxiliary"] = self.cross_entropy(
-                *compared(inner, masks, config.cross_entropy, model.encoder.config.aligned)
-            )
+            terms["auxiliary"] = self.cross_entropy(inner, masks, model.encoder.config.aligned)
             loss = loss + config.auxiliary * terms["auxiliary"]
         return {"loss": loss, **terms}
 
@@ -84,18 +87,17 @@ class ClusterLoss:
         targets, warmth = clustering.targets, config.contrast_temperature
         (cells,) = self.normalisers(labels != IGNORE_INDEX)
         return {
-            "cross_entropy": self.cross_entropy(
-                *compared(logits, masks, config.cross_entropy, model.encoder.config.aligned)
-            ),
+            "cross_entropy": self.cross_entropy(logits, masks, model.encoder.config.aligned),
             "contrast": pixel_prototype_infonce(similarities, targets, temperature=warmth, normaliser=cells),
             "distance": pixel_prototype_distance(similarities, targets, normaliser=cells),
         }
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Of logits (B, C, h, w) and labels of that size: mean over the labelled pixels of all processes."""
-        weight = class_weight(self.config.class_weights, logits)
+    def cross_entropy(self, logits: Tensor, masks: Tensor, aligned: bool) -> Tensor:
+        """Of grid logits (B, C, h, w) and masks (B, H, W): mean over the labelled pixels of all processes."""
+        where, weight = self.config.cross_entropy, class_weight(self.config.class_weights, logits)
+        labels = compared_labels(logits, masks, where)
         (normaliser,) = self.normalisers(pixel_weights(labels, weight))
-        return F.cross_entropy(logits, labels, weight=weight, ignore_index=IGNORE_INDEX, reduction="sum") / normaliser
+        return summed_cross_entropy(logits, labels, where, aligned, weight) / normaliser
 
     def normalisers(self, *weights: Tensor) -> tuple[Tensor, ...]:
         """Pixel weights summed over all processes, divided by how many these are, for DDP's mean of gradients."""

@@ -15,8 +15,9 @@ from segproto.errors import ConfigError
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import Bank
 from segproto.prototypes.diversity import DiversityLoss
+from segproto.prototypes.enlarged import enlarged_cross_entropy
 from segproto.prototypes.labels import IGNORE_INDEX, resize_labels
-from segproto.prototypes.losses import dice_loss, focal_loss, grid_cross_entropy, off_class_l1
+from segproto.prototypes.losses import dice_loss, focal_loss, grid_cross_entropy, labelled_weight, off_class_l1
 from segproto.prototypes.numerics import constant
 from segproto.training.procedures.config import DiversityConfig, LearningRates, OptimiseConfig
 from segproto.training.stage import Optimise, ParamGroup
@@ -181,8 +182,9 @@ class StageLoss:
 
     def cross_entropy(self, logits: Tensor, masks: Tensor, aligned: bool) -> Tensor:
         """Mean over labelled pixels, where ``config.cross_entropy`` says and with its class weights."""
-        logits, labels = compared(logits, masks, self.config.cross_entropy, aligned)
-        return grid_cross_entropy(logits, labels, weight=class_weight(self.config.class_weights, logits))
+        where, weight = self.config.cross_entropy, class_weight(self.config.class_weights, logits)
+        labels = compared_labels(logits, masks, where)
+        return summed_cross_entropy(logits, labels, where, aligned, weight) / labelled_weight(labels, weight)
 
     def pixel_terms(self, logits: Tensor, masks: Tensor, aligned: bool) -> dict[str, Tensor]:
         """What ``config.loss`` names: cross-entropy or focal loss, and Dice."""
@@ -259,16 +261,36 @@ def compared(
 
     ``aligned``: corners of grid and image lie on each other (``encoder.enlarge``); of the image alone.
     """
+    labels = compared_labels(logits, masks, where)
     if where == "grid":
-        return logits.float(), resize_labels(masks, (logits.shape[-2], logits.shape[-1]))
-    labels = masks if where == "image" else masks[:, 2::4, 2::4]
+        return logits.float(), labels
     size = (labels.shape[-2], labels.shape[-1])
     aligned = aligned and where == "image"
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=aligned), labels
 
 
+def compared_labels(logits: Tensor, masks: Tensor, where: Literal["grid", "quarter", "image"]) -> Tensor:
+    """Of masks (B, H, W), the labels at the size at which cross-entropy compares grid logits (B, C, h, w)."""
+    if where == "grid":
+        return resize_labels(masks, (logits.shape[-2], logits.shape[-1]))
+    return masks if where == "image" else masks[:, 2::4, 2::4]
+
+
+def summed_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    where: Literal["grid", "quarter", "image"],
+    aligned: bool = False,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of grid logits with :func:`compared_labels`, summed over the labelled pixels, in float32."""
+    if where == "grid":
+        return F.cross_entropy(logits.float(), labels, weight=weight, ignore_index=IGNORE_INDEX, reduction="sum")
+    return enlarged_cross_entropy(logits.float(), labels, aligned=aligned and where == "image", weight=weight)
+
+
 def class_weight(values: list[float] | Literal["auto"] | None, logits: Tensor) -> Tensor | None:
-    """The weights of the classes beside logits (B, C, h, w), or None.
+    """The weights (float32) of the classes beside logits (B, C, h, w), or None.
 
     Raises:
         ConfigError: not one weight per class.
@@ -279,7 +301,7 @@ def class_weight(values: list[float] | Literal["auto"] | None, logits: Tensor) -
         raise ConfigError("class_weights = auto: is counted where a run begins; here give one number per class")
     if len(values) != logits.shape[1]:
         raise ConfigError(f"class_weights: {len(values)} numbers for {logits.shape[1]} classes; give one per class")
-    return constant(tuple(values), logits.device, logits.dtype)
+    return constant(tuple(values), logits.device)
 
 
 def pad_masks(model: Segmenter, batch: Batch) -> Tensor:
