@@ -5,8 +5,10 @@ import warnings
 import pytest
 import torch
 
+from segproto.data import decoded
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.data.config import AugmentConfig
+from segproto.data.decoded import Decoded
 from segproto.data.loader import sample_order, train_batches
 from segproto.errors import DataError
 
@@ -129,3 +131,50 @@ def test_failing_names_the_file(workers):
     assert str(caught.value) == "n2.jpg: broken picture file"
     with pytest.raises(DataError):
         batches(Numbered(2, broken={0, 1}), on_error="skip", workers=workers)
+
+
+class Read(Numbered):
+    """Noise that differs at every pixel, and how often it was read."""
+
+    def __init__(self, count, sizes=((24, 24),)):
+        super().__init__(count, sizes=sizes)
+        self.read = 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        sample = super().__getitem__(index)
+        generator = torch.Generator().manual_seed(index)
+        return sample._replace(image=torch.randint(0, 256, sample.image.shape, generator=generator, dtype=torch.uint8))
+
+
+def test_images_of_a_small_set_are_decoded_once(monkeypatch):
+    same_size = AugmentConfig(crop=None, scale=(1.0, 1.0), flip=False)
+    for augment in (AUGMENT, same_size):
+        data = Read(5)
+        kept = Decoded(data)
+        plainly = batches(Read(5), augment)
+        assert all(same(a, b) for a, b in zip(plainly, batches(data, augment, decoded=kept), strict=True))
+        assert data.read == 5
+        for batch in batches(data, augment, decoded=kept):  # of a later stage; what it does to them is its business
+            batch.images.zero_()
+            batch.masks.fill_(1)
+        kept[0].image.zero_()
+        assert all(same(a, b) for a, b in zip(plainly, batches(data, augment, decoded=kept), strict=True))
+        assert data.read == 5
+    assert all(
+        same(a, b) for a, b in zip(batches(Read(5)), batches(data, decoded=Decoded(data), workers=1), strict=True)
+    )
+    monkeypatch.setattr(decoded, "LIMIT", 5 * 24 * 24 * 4 - 1)
+    large = Read(5)
+    assert all(same(a, b) for a, b in zip(batches(Read(5)), batches(large, decoded=Decoded(large)), strict=True))
+    assert large.read == 24
+
+
+def test_images_larger_than_the_first_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(decoded, "LIMIT", 4 * 8 * 8 * 4)
+    data = Read(4, sizes=((8, 8), (16, 16)))
+    kept = Decoded(data)
+    for _ in range(3):
+        for index in range(4):
+            assert kept[index].name == f"n{index}"
+    assert data.read == 2 + 3 * 2

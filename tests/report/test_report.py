@@ -366,6 +366,13 @@ def test_a_model_finds_its_run(runs: Path, tmp_path: Path) -> None:
     assert run_of(tmp_path) is None
 
 
+def test_the_share_of_waiting_is_a_fact(html: str) -> None:
+    assert "<dt>Waited for images</dt>" in html
+    assert page.waited([{"waiting": 0.25}, {"loss": 1.0}, {"waiting": 0.75}]) == "50 % of the time"
+    assert page.waited([{"waiting": 0.001}]) == "< 1 % of the time"
+    assert page.waited([{"loss": 1.0}]) == ""
+
+
 def test_percentages() -> None:
     assert page.percent(0.12345) == "12.3"
     assert [page.whole(v) for v in (0.0, 0.001, 0.0149)] == ["0", "< 1", "1"]

@@ -18,6 +18,7 @@ from segproto.data.augment import Normalise, augment
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
+from segproto.data.decoded import Decoded
 from segproto.errors import DataError, plain
 from segproto.prototypes.labels import IGNORE_INDEX
 
@@ -65,13 +66,14 @@ class _Positions(Dataset[_Item]):
     normalisation: Normalise
     seed: int
     skip: bool
+    decoded: Decoded | None
 
     def __getitem__(self, position: int) -> _Item:
         complaints: list[str] = []
         for at in range(position, position + len(self.dataset)):
             (index,) = sample_order(self.seed, len(self.dataset), at, at + 1)
             try:
-                sample = self.dataset[index]
+                sample = (self.decoded or self.dataset)[index]
             except DataError as error:
                 complaints.append(str(error))
                 if not self.skip:
@@ -139,6 +141,7 @@ def train_batches(
     workers: int = 0,
     pin_memory: bool = False,
     on_error: Literal["skip", "fail"] = "fail",
+    decoded: Decoded | None = None,
 ) -> Iterator[Batch]:
     """Augmented, normalised batches ``start .. stop - 1`` (without an end if ``stop`` is None).
 
@@ -159,12 +162,13 @@ def train_batches(
         pin_memory: page-locked memory, for copies to a GPU.
         on_error: an unreadable file raises (``fail``), or gives its place to the next readable sample with one
             warning a file (``skip``).
+        decoded: keeps images of ``dataset`` that were read; loading processes keep their own.
 
     Raises:
         DataError: an unreadable file with ``on_error="fail"``, or no readable file at all.
     """
     loader = DataLoader(
-        _Positions(dataset, augment, normalisation, seed, on_error == "skip"),
+        _Positions(dataset, augment, normalisation, seed, on_error == "skip", decoded),
         batch_sampler=_BatchPositions(batch_size, start, rank, world, stop=stop),
         num_workers=workers,
         collate_fn=_collate,

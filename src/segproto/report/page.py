@@ -213,6 +213,7 @@ def facts(run: Run, model: Segmenter) -> list[tuple[str, str]]:
         ("Encoder", f"{encoder.backbone or encoder.name}{', frozen' if encoder.frozen else ''}"),
         ("Parameters", parameters),
         ("Trained for", duration(run.seconds)),
+        ("Waited for images", waited(run.metrics)),
         ("Seed", str(run.recipe["train"]["seed"])),
         ("Precision", str(run.recipe["train"].get("precision", ""))),
     ]
@@ -235,6 +236,12 @@ def duration(seconds: float | None) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def waited(metrics: Sequence[dict[str, Any]]) -> str:
+    """The mean share of the training steps' time that went by waiting for images; empty where it was not measured."""
+    shares = [float(line["waiting"]) for line in metrics if "waiting" in line]
+    return f"{whole(sum(shares) / len(shares))} % of the time" if shares else ""
 
 
 def probe_data(model: Segmenter, cards: list[gallery.Card | None], images: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from segproto.data.base import SegmentationDataset
 from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
+from segproto.data.decoded import Decoded
 from segproto.data.loader import train_batches
 from segproto.evaluation.protocol import Protocol
 from segproto.evaluation.validate import validate
@@ -69,6 +70,7 @@ class Job:
     val_cache: BackboneFeatures | None = None
     since: float = field(default_factory=time.perf_counter)
     _cached: CachedBatches | None = field(default=None, repr=False)
+    _decoded: Decoded | None = field(default=None, repr=False)
 
     @property
     def checkpoints(self) -> Path:
@@ -88,6 +90,9 @@ class Job:
             if self._cached is None or self._cached.dataset is not dataset:
                 self._cached = CachedBatches(dataset, self.train_cache, encoder.padded_size, data.augment.flip)
             return self._cached.batches(seed=seed, batch_size=size, start=start, stop=stop, rank=rank, world=world)
+        workers = 0 if data.workers == "auto" else data.workers  # settled when the run began
+        if self._decoded is None:
+            self._decoded = Decoded(self.train_set, max(1, workers))
         return train_batches(
             dataset,
             augment or data.augment,
@@ -98,9 +103,10 @@ class Job:
             stop=stop,
             rank=rank,
             world=world,
-            workers=0 if data.workers == "auto" else data.workers,  # settled when the run began
+            workers=workers,
             pin_memory=self.fabric.device.type == "cuda",
             on_error=data.on_error,
+            decoded=self._decoded if dataset is self.train_set else None,  # masks of stages may change
         )
 
     def validate(self) -> Figures | None:
