@@ -52,7 +52,6 @@ class Studio:
         """The labels of the run; what they need is imported when somebody asks, so that the studio starts soon."""
 
         def make() -> Review:
-
             from segproto.studio import review
 
             return review.Review(self.sides[0], self.jobs, self.given)
