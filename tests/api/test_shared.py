@@ -234,6 +234,31 @@ def test_a_precision_is_that_of_the_network(scaleproto_run: Path, tmp_path: Path
         api.predict(model, images, out=tmp_path / "half", precision="16-mixed", device="cpu", quiet=True)
 
 
+def test_a_compiled_backbone_gives_the_same_masks(
+    scaleproto_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, model, compiling = pictures(tmp_path / "images", 2), segproto.load(scaleproto_run), []
+    compile_it = torch.nn.Module.compile
+
+    def eagerly(module: torch.nn.Module) -> None:
+        compiling.append(module)
+        compile_it(module, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", eagerly)
+    masks = api.predict(model, images, out=tmp_path / "compiled", compiled=True, device="cpu", quiet=True)
+    assert compiling == [model.encoder.backbone]
+    assert model.encoder.backbone._compiled_call_impl is None
+    plainly = api.predict(model, images, out=tmp_path / "plain", device="cpu", quiet=True)
+    for one, other in zip(masks, plainly, strict=True):
+        assert float(np.mean(np.asarray(Image.open(one)) == np.asarray(Image.open(other)))) > 0.999
+    with pytest.raises(ConfigError, match="compiled"):
+        api.predict(model, images, out=tmp_path / "compiled", resume=True, device="cpu", quiet=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match=r"--compile: .* compiler"):
+        api.predict(model, images, out=tmp_path / "none", compiled=True, device="cpu", quiet=True)
+
+
 def test_images_of_one_size_go_through_the_network_together(scaleproto_run: Path, tmp_path: Path) -> None:
     model = segproto.load(scaleproto_run)
     images = pictures(tmp_path / "images", 12)

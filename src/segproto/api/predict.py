@@ -51,6 +51,7 @@ def predict(
     device: str | None = None,
     devices: int | None = None,
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto",
+    compiled: bool = False,
     resume: bool = False,
     quiet: bool = False,
 ) -> list[Path]:
@@ -88,6 +89,8 @@ def predict(
         device: as in :func:`evaluate`; a loaded model stays where it is unless one is named.
         devices: processes that share the images, as in :func:`evaluate`.
         precision: of the network; ``auto``: on a GPU as it was trained, on a CPU float32.
+        compiled: the backbone runs through ``torch.compile``: its start takes up to a minute more, and again for new
+            sizes of images.
         resume: masks that are there stay, if this model made them with the same settings; the others are made. Several
             images are needed.
         quiet: no progress.
@@ -132,7 +135,7 @@ def predict(
             for job in jobs
         ]
         views: Views = {"window": window, "scales": scales, "flip": flip}
-        writing = Writing(model, rule, bands, values, palette, views, max_pixels or MAX_PIXELS, precision)
+        writing = Writing(model, rule, bands, values, palette, views, max_pixels or MAX_PIXELS, precision, compiled)
         settings = settings_of(writing, beside, probabilities_format)
         if [job.file for job in jobs] != several or resume:
             share.do_first(lambda: keep_record(out, "predict", model, settings, resume))

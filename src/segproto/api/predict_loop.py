@@ -16,6 +16,7 @@ from segproto.api.predict_jobs import Job
 from segproto.data.picture import look_at
 from segproto.data.pixels import PixelRule
 from segproto.errors import ConfigError, DataError
+from segproto.model.compiled import compiled_backbone
 from segproto.model.ood import predict_scored_to_png
 from segproto.model.outputs import Outputs, with_ones, write_outputs
 from segproto.model.predict import Views
@@ -47,6 +48,7 @@ class Writing:
         views: how an image is looked at.
         max_pixels: larger images are refused.
         precision: of the network; ``auto``: as it was trained on a GPU, float32 on a CPU.
+        compiled: the backbone runs as torch compiled it.
     """
 
     model: Segmenter
@@ -57,6 +59,7 @@ class Writing:
     views: Views
     max_pixels: int
     precision: Precision
+    compiled: bool = False
 
     @property
     def autocast(self) -> Any:
@@ -91,7 +94,7 @@ def write_all(
     # an image of a chunk that is there is seen again beside the others, whose last bits it may decide
     own = [i for i in chunked(len(jobs), share.rank, share.world) if not all(there[i // size * size :][:size])]
     together = [i for i in own if jobs[i].kind == "picture" and "--ood" not in paths[i]]
-    with evaluating(writing.model), writing.autocast:
+    with evaluating(writing.model), writing.autocast, compiled_backbone(writing.model, writing.compiled):
         yield from _write_together(writing, [_Entry(i // size, jobs[i], paths[i], there[i]) for i in together])
         for i in sorted({*own} - {*together}):
             try:
@@ -182,6 +185,7 @@ def settings_of(writing: Writing, beside: Paths, form: str) -> dict[str, Any]:
         "values": writing.values,
         "palette": writing.palette,
         "precision": writing.precision,
+        "compiled": writing.compiled or None,  # records of before have none
         "bands": writing.bands,
         "page": writing.rule.page,
         "beside": {option: str(folder) for option, folder in beside.items()},

@@ -64,6 +64,10 @@ def predict(
     precision: Annotated[
         str, typer.Option(help="32-true, bf16-mixed, 16-mixed, or auto: as trained on a GPU, 32-true on a CPU.")
     ] = "auto",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Run the backbone through torch.compile: slower to start, for many images."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Masks that this model made there stay.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -96,6 +100,7 @@ def predict(
             device=computing,
             devices=devices,
             precision=precision,  # type: ignore[arg-type]
+            compiled=compiled,
             resume=resume,
             quiet=quiet,
         )
