@@ -42,7 +42,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cpu-time", action="store_true", help="with one thread, on a machine that others use")
     parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--growth", action="store_true", help="instead: time and memory against sizes")
+    parser.add_argument("--plot", type=Path, help="with --growth: the picture, SVG or PNG")
+    parser.add_argument("--most", type=float, default=300, help="with --growth: seconds that a point may take")
     options = parser.parse_args()
+    if options.growth:
+        import growth
+
+        return growth.main(options.out, options.plot, options.most)
     torch.set_num_threads(options.threads)
     race.CLOCK = time.process_time if options.cpu_time else time.perf_counter
     machine = (
