@@ -137,7 +137,7 @@ def search_work(count: int) -> Callable[[], object]:
 
 
 def ranks_point(ranks: int) -> dict[str, float]:
-    """Processor time and memory of the first process of the command, which does not count the others, with its start."""
+    """Processor time and memory of the command's first process, its start included; the others are not counted."""
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         photos(root / "photos", 64, (360, 480))
