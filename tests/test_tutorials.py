@@ -55,5 +55,9 @@ def test_a_tutorial_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert equal == all_of_them
         assert float(apart) < 1e-4
     if file.stem == "4-debug-a-model":  # what the page tells: the edited model is better on images nobody looked at
-        before, after = re.search(r"boat ([\d.]+) -> ([\d.]+)", texts(notebook)[-1]).groups()
+        said = "\n".join(texts(notebook))
+        before, after = re.search(r"boat ([\d.]+) -> ([\d.]+)", said).groups()
         assert float(after) > float(before) + 2
+        review = next(text for text in texts(notebook) if "points without it" in text)
+        assert re.search(r"^boat #\d+: .* is no boat", "\n".join(review.splitlines()[:10]), re.M)
+        assert int(re.search(r"the edit recovers (\d+)%", said)[1]) >= 50
