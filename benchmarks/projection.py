@@ -214,4 +214,4 @@ def pass_rows(count: int) -> Iterator[Row]:
 def projection_rows(quick: bool) -> Iterator[Row]:
     """The kernels, and whole passes."""
     yield from kernel_rows()
-    yield from pass_rows(3 if quick else 20)
+    yield from pass_rows(2 if quick else 20)
