@@ -175,7 +175,7 @@ def test_no_template_says_safe_and_every_page_has_a_policy() -> None:
     for path in templates:
         text = path.read_text()
         assert "safe" not in text.replace("unsafe", ""), path
-        if path.name in {"studio.html.j2", "labels.html.j2"}:  # their scripts are files of the server, which sends the policy itself
+        if path.name in {"studio.html.j2", "labels.html.j2"}:  # served with the policy, scripts apart
             served = (ROOT / "src/segproto/studio/security.py").read_text()
             assert 'b"content-security-policy", b"default-src \'none\';' in served
         elif "<head>" in text:
