@@ -1,13 +1,15 @@
 """Tables of ``review``: planted label errors found again, and a class left out of training seen as unknown.
 
 OMP_NUM_THREADS=2 SEGPROTO_DATA=DIR python benchmarks/review_results.py --out DIR [--data msrc21,camvid] [--seeds 1]
-    [--what labels,unknown]
+    [--what labels,unknown] [--folds 3]
 
 Planted errors: of the connected regions of the training masks (at least ``PIXELS`` pixels, in images of two classes or
 more) 5 % get another class of the same image. Models are trained on these masks (frozen ViT-Tiny, cached features).
-An entry of a list is right if most of its pixels are planted errors; the first entry of a planted region counts, more
-of the same region count neither way. Average precision is over all planted regions. Finished runs and figures are
-kept: a killed script goes on where it was. Needs ``$SEGPROTO_CACHE``.
+``review`` is compared with lists by the model's own probabilities, and by those of black boxes that did not see the
+image (``--folds``; what confident learning wants). An entry of a list is right if most of its pixels are planted
+errors; the first entry of a planted region counts, more of the same region count neither way. Average precision is over
+all planted regions. Finished runs and figures are kept: a killed script goes on where it was.
+Needs ``$SEGPROTO_CACHE``.
 """
 
 from __future__ import annotations
@@ -16,20 +18,25 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from scipy import ndimage
 
+import segproto.data
 from segproto import api
+from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig
 from segproto.evaluation.review.labels import FEWEST, LabelReview
 from segproto.evaluation.review.regions import Region, contradicted
 from segproto.model.cache import FeatureCache
+from segproto.model.features import image_features
 from segproto.model.field import Field
 from segproto.model.segmenter import Segmenter
 from segproto.runs.settings import data_config
@@ -39,6 +46,7 @@ VIT = f"encoder.weights={DATA / 'weights' / 'vit_tiny_patch16_224_in1k.safetenso
 PIXELS = 100
 SHARE = 0.05
 VOID = {"msrc21": [0, 5, 8], "camvid": [11, 255]}
+EXAMPLES = Path(segproto.data.__file__).parent / "examples"
 FIGURES, UNKNOWN = "review_labels.json", "review_unknown.json"
 EIGHT = np.ones((3, 3), dtype=bool)
 
@@ -99,19 +107,20 @@ def without(data: str, unknown: str, root: Path) -> None:
     for name in ("images", "labels"):
         if not (root / name).exists():
             (root / name).symlink_to(DATA / data / name)
-    val = build_dataset(DataConfig(root=DATA / data, classes=data), "val")
+    config = DataConfig(root=DATA / data, **({"name": "camvid"} if data == "camvid" else {"classes": data}))
+    val = build_dataset(config, "val")
     number = val.classes.names.index(unknown)
     for index, name in enumerate(val.names):
         mask = val[index].mask.numpy()
         truth = np.where(mask == 255, 255, mask == number).astype(np.uint8)
         Image.fromarray(truth).save(root / "unknown" / f"{name}.png")
+    (root / "train.txt").write_text("\n".join(training_names(data)) + "\n")
     (root / "val.txt").write_text("\n".join(val.names) + "\n")
-    assert val.classes.values is not None
-    pairs = zip(val.classes.names, val.classes.values, strict=True)
-    lines = [f"  - {{name: {name}, values: {value}}}" for name, value in pairs if name != unknown]
-    void = [*VOID[data], val.classes.values[number]]
-    text = "\n".join(["classes:", *lines, f"void: {void}", "split: {val_list: val.txt}"])
-    (root / "classes.yaml").write_text(text + "\n")
+    values = val.classes.values or range(len(val.classes.names))
+    kept = [{"name": n, "values": v} for n, v in zip(val.classes.names, values, strict=True) if n != unknown]
+    void = [*VOID[data], values[number]]
+    split = {"train_list": "train.txt", "val_list": "val.txt"}
+    (root / "classes.yaml").write_text(yaml.safe_dump({"classes": kept, "void": void, "split": split}))
 
 
 def train(method: str, data: str, root: Path, seed: int, folder: Path) -> None:
@@ -119,11 +128,11 @@ def train(method: str, data: str, root: Path, seed: int, folder: Path) -> None:
     if (folder / "checkpoints" / "finished.json").is_file():
         return
     begin = time.monotonic()
-    name = f"{method}/camvid" if data == "camvid" or method == "nonparametric" else f"{method}/folder"
+    own = (root / "classes.yaml").is_file()
+    name = f"{method}/camvid" if data == "camvid" and not own else f"{method}/folder"
     settings = [f"data.root={root}", f"train.seed={seed}", "train.precision=32-true", VIT]
-    if data != "camvid":
-        classes = root / "classes.yaml" if (root / "classes.yaml").is_file() else data
-        settings += ["data.name=folder", f"data.classes={classes}"]
+    if name.endswith("folder"):
+        settings += [f"data.classes={root / 'classes.yaml' if own else data}"]
     if (folder / "recipe.yaml").is_file():
         api.train(resume=folder, quiet=True)
     else:
@@ -134,20 +143,34 @@ def train(method: str, data: str, root: Path, seed: int, folder: Path) -> None:
 Listed = list[tuple[str, Region, float]]  # image, region, score
 
 
-def lists(folder: Path) -> dict[str, Listed]:
-    """The list of ``review`` and those of the model's own softmax, which are cut into regions by the same rules.
+def open_run(folder: Path, split: str) -> tuple[Segmenter, SegmentationDataset, FeatureCache]:
+    """A finished run with a split of its data."""
+    model = Segmenter.load(folder).eval()
+    dataset = build_dataset(data_config(folder, {}, []), split)
+    return model, dataset, FeatureCache.open(model.encoder, dataset, Path(os.environ["SEGPROTO_CACHE"]))
+
+
+def reviewed(folder: Path) -> Listed:
+    """The list of ``review``."""
+    model, dataset, cache = open_run(folder, "train")
+    looking = LabelReview(model, dataset, cache)
+    return [
+        (name, region, region.score) for index, name in enumerate(dataset.names) for region in looking.regions(index)
+    ]
+
+
+def by_softmax(folder: Path, split: str) -> dict[str, Listed]:
+    """Lists by a model's own probabilities, cut into regions by the same rules as those of ``review``.
 
     ``softmax`` ranks by 1 - mean probability of the label (cleanlab's self-confidence, averaged over the region),
     ``loss`` by the mean cross-entropy.
     """
-    model = Segmenter.load(folder).eval()
-    dataset = build_dataset(data_config(folder, {}, []), "train")
-    cache = FeatureCache.open(model.encoder, dataset, Path(os.environ["SEGPROTO_CACHE"]))
-    looking = LabelReview(model, dataset, cache)
-    found: dict[str, Listed] = {"review": [], "softmax": [], "loss": []}
+    model, dataset, cache = open_run(folder, split)
+    found: dict[str, Listed] = {"softmax": [], "loss": []}
     for index, name in enumerate(dataset.names):
-        found["review"] += [(name, region, region.score) for region in looking.regions(index)]
-        mask, grid = dataset[index].mask, looking.answer(index)
+        mask = dataset[index].mask
+        with torch.no_grad():
+            grid = model.head(image_features(model, dataset, index, cache))[0].float().softmax(0)
         size = (mask.shape[-2], mask.shape[-1])
         field = Field.over(grid, model.encoder, size, size)
         shares = field.rows(0, size[0])
@@ -156,6 +179,36 @@ def lists(folder: Path) -> dict[str, Listed]:
             own = shares[region.label, y0:y1, x0:x1][torch.from_numpy(region.inside)].double()
             found["softmax"].append((name, region, float(1 - own.mean())))
             found["loss"].append((name, region, float(-own.clamp_min(1e-12).log().mean())))
+    return found
+
+
+def fold_root(data: str, root: Path, fold: int, folds: int) -> Path:
+    """A data folder that trains on all but every n-th planted training image, and validates on that one."""
+    names, where = training_names(data), root / f"fold{fold}of{folds}"
+    where.mkdir(exist_ok=True)
+    for name, target in (("images", DATA / data / "images"), ("labels", root / "labels")):
+        if not (where / name).exists():
+            (where / name).symlink_to(target.absolute())
+    # stretches of names that follow one another stay together: frames of a video look alike
+    own = [name for index, name in enumerate(names) if index * folds // len(names) == fold]
+    (where / "val.txt").write_text("\n".join(own) + "\n")
+    (where / "train.txt").write_text("\n".join(name for name in names if name not in set(own)) + "\n")
+    if data == "camvid":
+        (where / "classes.txt").write_text((DATA / data / "classes.txt").read_text())
+    else:
+        table = yaml.safe_load((EXAMPLES / f"{data}.yaml").read_text())
+        table["split"] = {"train_list": "train.txt", "val_list": "val.txt"}
+        (where / "classes.yaml").write_text(yaml.safe_dump(table))
+    return where
+
+
+def cross_validated(data: str, root: Path, seed: int, out: Path, folds: int) -> dict[str, Listed]:
+    """The same lists by black boxes that did not see the image."""
+    found: dict[str, Listed] = {"softmax, out of sample": [], "loss, out of sample": []}
+    for fold in range(folds):
+        train("blackbox", data, fold_root(data, root, fold, folds), seed, folder := out / f"fold{fold}of{folds}")
+        for kind, listed in by_softmax(folder, "val").items():
+            found[f"{kind}, out of sample"] += listed
     return found
 
 
@@ -184,14 +237,14 @@ def average_precision(listed: Listed, planted: dict[str, Any]) -> dict[str, floa
     }
 
 
-def measure_labels(folder: Path, root: Path) -> None:
-    """The figures of one run, once."""
+def measure_labels(folder: Path, root: Path, lists: Callable[[], dict[str, Listed]]) -> None:
+    """The figures of lists, once; ``folder`` is where they are kept."""
     if (folder / FIGURES).is_file():
         return
     begin = time.monotonic()
     with np.load(root / "planted.npz") as file:
         planted = {name: file[name] for name in file.files}
-    figures = {kind: average_precision(listed, planted) for kind, listed in lists(folder).items()}
+    figures = {kind: average_precision(listed, planted) for kind, listed in lists().items()}
     (folder / FIGURES).write_text(json.dumps(figures))
     print(f"{folder} {time.monotonic() - begin:.0f} s {json.dumps(figures)}", flush=True)
 
@@ -205,30 +258,44 @@ def measure_unknown(folder: Path, root: Path) -> None:
     print(folder, (folder / UNKNOWN).read_text(), flush=True)
 
 
+def leave_out(data: str, unknown: str, methods: list[str], seeds: list[int], out: Path) -> None:
+    """Models that never saw a class, and how well each score tells its pixels."""
+    root = out / data / f"without-{unknown}"
+    without(data, unknown, root)
+    for seed in seeds:
+        for method in methods:
+            train(method, data, root, seed, folder := out / data / f"{method}-without-{unknown}{seed}")
+            measure_unknown(folder, root)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", default="msrc21")
     parser.add_argument("--methods", default="memory,blackbox,scaleproto")
     parser.add_argument("--seeds", default="1")
-    parser.add_argument("--unknown", default="cow")
+    parser.add_argument("--unknown", default="cow", help="one class or several, each left out of a training of its own")
     parser.add_argument("--what", default="labels,unknown")
+    parser.add_argument("--folds", type=int, default=3, help="of the cross-validated black box; 0 leaves it out")
     args = parser.parse_args()
+    seeds = [int(seed) for seed in args.seeds.split(",")]
     if "unknown" in args.what:
-        root = args.out / "msrc21" / f"without-{args.unknown}"
-        without("msrc21", args.unknown, root)
-        for method in args.methods.split(","):
-            train(method, "msrc21", root, 1, folder := args.out / "msrc21" / f"{method}-without-{args.unknown}")
-            measure_unknown(folder, root)
+        for data in args.data.split(","):
+            for unknown in args.unknown.split(","):
+                leave_out(data, unknown, args.methods.split(","), seeds, args.out)
     if "labels" not in args.what:
         return
-    for seed in map(int, args.seeds.split(",")):
+    for seed in seeds:
         for data in args.data.split(","):
             root = args.out / data / f"planted{seed}"
             plant(data, seed, root)
             for method in args.methods.split(","):
                 train(method, data, root, seed, folder := args.out / data / f"{method}{seed}")
-                measure_labels(folder, root)
+                measure_labels(folder, root, lambda run=folder: {"review": reviewed(run), **by_softmax(run, "train")})
+            if args.folds:
+                out = args.out / data / f"cross-validated{seed}"
+                out.mkdir(exist_ok=True)
+                measure_labels(out, root, lambda d=data, r=root, s=seed, o=out: cross_validated(d, r, s, o, args.folds))
 
 
 if __name__ == "__main__":
