@@ -6,24 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segproto.prototypes import left_out
-from segproto.prototypes.left_out import choose_balance, mean_iou_of_cells, nearest_of_others
-from segproto.prototypes.retrieval import class_votes, vote_shares
-
-
-def test_neighbours_are_of_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(left_out, "QUERIES", 5)
-    generator = torch.Generator().manual_seed(0)
-    keys = F.normalize(torch.randn(30, 4, generator=generator), dim=1)
-    image = torch.arange(30) // 6
-    queries = torch.tensor([0, 3, 7, 11, 12, 20, 29])
-    found = nearest_of_others(keys, image, queries, 4)
-    for row, query in enumerate(queries.tolist()):
-        others = [i for i in range(30) if image[i] != image[query]]
-        cosines = {i: float(keys[i].double() @ keys[query].double()) for i in others}
-        order = sorted(others, key=lambda i: -cosines[i])[:4]
-        assert found.patch[row].tolist() == order
-        assert found.similarity[row].tolist() == pytest.approx([cosines[i] for i in order], abs=1e-6)
+from segproto.prototypes.left_out import choose_balance, mean_iou_of_cells
+from segproto.prototypes.retrieval import class_votes, nearest_patches, vote_shares
 
 
 def test_iou_counts_cells_in_parts() -> None:
@@ -48,7 +32,7 @@ def poles(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_the_better_balance_is_chosen() -> None:
     keys, frequencies, image = poles(12)
     weights = torch.ones(len(keys))
-    found = nearest_of_others(keys, image, torch.arange(len(keys)), 5)
+    found = nearest_patches(keys, keys, 5, (image, image))
 
     def measured(balance: float) -> float:
         class_weights, sums = class_votes(frequencies, balance)

@@ -44,6 +44,22 @@ def test_search_is_exact_however_it_is_cut(block: int, monkeypatch: pytest.Monke
         assert nearest.similarity[row].tolist() == pytest.approx([cosines[i] for i in order], abs=1e-6)
 
 
+def test_neighbours_are_of_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "BLOCK", 35)
+    monkeypatch.setattr(retrieval, "WIDE", 7)
+    generator = torch.Generator().manual_seed(0)
+    keys = F.normalize(torch.randn(30, 4, generator=generator), dim=1)
+    image = torch.arange(30) // 6
+    queries = torch.tensor([0, 3, 7, 11, 12, 20, 29])
+    found = nearest_patches(keys[queries], keys, 4, (image[queries], image))
+    for row, query in enumerate(queries.tolist()):
+        others = [i for i in range(30) if image[i] != image[query]]
+        cosines = {i: float(keys[i].double() @ keys[query].double()) for i in others}
+        order = sorted(others, key=lambda i: -cosines[i])[:4]
+        assert found.patch[row].tolist() == order
+        assert found.similarity[row].tolist() == pytest.approx([cosines[i] for i in order], abs=1e-6)
+
+
 def test_votes_are_a_softmax_over_the_neighbours() -> None:
     similarity = torch.tensor([[0.9, 0.5, -0.2]])
     whole = [math.exp(s / 0.1) for s in (0.9, 0.5, -0.2)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.errors import ConfigError
 from segproto.files import fresh_folder, place, require_folder, write, write_json
-from segproto.files.marks import marked
 
 if TYPE_CHECKING:
     from segproto.data.base import SegmentationDataset
@@ -61,14 +61,15 @@ def next_to_label(
     from segproto.data.subset import spread
     from segproto.evaluation.review.teaching import KNOWN_IMAGES, look, rank_next
     from segproto.report.next_page import next_page
-    from segproto.report.review_page import list_text
+    from segproto.report.review_page import is_list, list_text
     from segproto.runs.models import chosen_device, ready
     from segproto.training.progress import Reporter, reporting
 
     begin, out = time.perf_counter(), place(out)
     if count < 1:
         raise ConfigError(f"count = {count}: expected at least 1")
-    require_folder(out, HOLDS, is_list)
+    ours = partial(is_list, holds=HOLDS, columns=COLUMNS)
+    require_folder(out, HOLDS, ours)
     trained = Path(target).is_dir()
     model: Segmenter | None = ready(target, stage, device) if trained else None
     encoder = encoder_of(target, overrides).to(chosen_device(device)) if model is None else model.encoder
@@ -94,7 +95,7 @@ def next_to_label(
         "seconds": round(time.perf_counter() - begin, 3),
         "command": sys.argv,
     }
-    with fresh_folder(out, HOLDS, is_list) as made:
+    with fresh_folder(out, HOLDS, ours) as made:
         next_page(dataset, [(looked.indices[one.index], one) for one in found], result, made / "index.html")
         write(made / "next.csv", list_text(result["next"], COLUMNS), None)
         write_json(made / "next.json", result, "review")
@@ -141,13 +142,3 @@ def encoder_of(recipe: PathLike, overrides: Sequence[str]) -> Encoder:
             "file (encoder.weights=FILE), or encoder.pretrained=true to download them"
         )
     return build_encoder(config).eval()
-
-
-def is_list(folder: Path) -> bool:
-    """Whether all that lies in a folder was written by this verb."""
-    page, table, file = (folder / name for name in HOLDS)
-    if not (page.is_file() and table.is_file() and file.is_file()):
-        return False
-    with table.open("rb") as lines:
-        heading = lines.readline(200)
-    return marked(page, "page") and marked(file, "review") and heading.strip() == ",".join(COLUMNS).encode()

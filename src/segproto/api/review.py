@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segproto.errors import ConfigError, DataError
 from segproto.files import fresh_folder, place, require_folder, write, write_json
-from segproto.files.marks import marked
 from segproto.places import cache_root
 
 if TYPE_CHECKING:
@@ -72,14 +71,15 @@ def review(
     """
     from segproto.evaluation.review.decisions import apply_decisions, refuse_originals, voided
     from segproto.evaluation.review.labels import LabelReview
-    from segproto.report.review_page import list_text, review_page
+    from segproto.report.review_page import is_list, list_text, review_page
     from segproto.runs.models import ready
     from segproto.training.progress import Reporter, reporting
 
     begin, out = time.perf_counter(), place(out)
     if count < 1:
         raise ConfigError(f"count = {count}: expected at least 1")
-    require_folder(out, HOLDS, is_review)
+    ours = partial(is_list, holds=HOLDS, columns=COLUMNS)
+    require_folder(out, HOLDS, ours)
     model = ready(target, stage, device).eval()
     datasets = labelled_splits(Path(target), model, overrides, split, writes=masks is not None)
     dataset = datasets[0]
@@ -111,7 +111,7 @@ def review(
         "seconds": round(time.perf_counter() - begin, 3),
         "command": sys.argv,
     }
-    with fresh_folder(out, HOLDS, is_review) as folder:
+    with fresh_folder(out, HOLDS, ours) as folder:
         review_page(model, dataset, listed, folder / "index.html", total=len(found), shortcuts=misleading)
         write(folder / "labels.csv", list_text(rows, COLUMNS), None)
         write_json(folder / LIST, result, "review")
@@ -148,16 +148,6 @@ def cached_features(
     flips = cached(encoder, dataset, root, flips=True)  # as a training leaves them
     device = next(model.parameters()).device
     return FeatureCache.open(encoder, dataset, root, flips=flips, device=device, progress=progress)
-
-
-def is_review(folder: Path) -> bool:
-    """Whether all that lies in a folder was written by this verb."""
-    page, table, file = (folder / name for name in HOLDS)
-    if not (page.is_file() and table.is_file() and file.is_file()):
-        return False
-    with table.open("rb") as lines:
-        heading = lines.readline(200)
-    return marked(page, "page") and marked(file, "review") and heading.strip() == ",".join(COLUMNS).encode()
 
 
 def labelled_splits(

@@ -7,36 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segproto.prototypes.numerics import exact_float32
-from segproto.prototypes.retrieval import Neighbours, class_votes, vote_shares
+from segproto.prototypes.retrieval import class_votes, nearest_patches, vote_shares
 
 COSINES = 400_000_000  # of all queries with all patches: 20,000 patches are asked about all of themselves, in seconds
 FEWEST = 1_000  # queries, however many patches there are
-QUERIES = 512  # at once
-
-
-def nearest_of_others(keys: Tensor, image: Tensor, queries: Tensor, k: int) -> Neighbours:
-    """The nearest patches of other images.
-
-    Args:
-        keys: (P, D) unit vectors.
-        image: (P,) which image each is of.
-        queries: (Q,) int64, patches that ask.
-        k: neighbours.
-
-    Returns:
-        (Q, k); where other images have fewer than k patches, the rest has cosine -inf.
-    """
-    values, found = [], []
-    with exact_float32(keys.device):
-        table = keys.float()
-        for part in torch.split(queries, QUERIES):
-            cosines = table[part] @ table.T
-            cosines.masked_fill_(image[part][:, None] == image[None], -torch.inf)
-            best = cosines.topk(k, dim=1)
-            values.append(best.values)
-            found.append(best.indices)
-    return Neighbours(torch.cat(values), torch.cat(found))
 
 
 def mean_iou_of_cells(scores: Tensor, frequencies: Tensor, weights: Tensor) -> float:
@@ -88,7 +62,8 @@ def choose_balance(
     queries = (
         torch.randperm(patches, generator=torch.Generator().manual_seed(seed))[:count].sort().values.to(keys.device)
     )
-    found = nearest_of_others(keys, image, queries, min(k, patches))
+    apart = (image.to(keys.device)[queries], image.to(keys.device))
+    found = nearest_patches(keys[queries].float(), keys, min(k, patches), apart)
     labels, shares = frequencies.float(), vote_shares(found.similarity, temperature)
 
     def measure(balance: float) -> float:

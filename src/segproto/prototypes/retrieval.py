@@ -66,29 +66,37 @@ def embed_cells(cells: Tensor, blocks: int, mean: Tensor, removed: Tensor) -> Te
         return F.normalize(x, dim=1)
 
 
-def nearest_patches(queries: Tensor, keys: Tensor, k: int) -> Neighbours:
+def nearest_patches(queries: Tensor, keys: Tensor, k: int, apart: tuple[Tensor, Tensor] | None = None) -> Neighbours:
     """Exact search in blocks of matrix products: memory does not grow with N x M.
 
     Args:
         queries: (N, D) unit vectors, float32.
         keys: (M, D) unit vectors of any float type, k <= M; products are of float32.
         k: neighbours.
+        apart: (N,) and (M,) int64, the image of each query and key: no patch of a query's own image is a neighbour.
 
     Returns:
-        The k largest cosines of every query. Which of several equal ones is taken is arbitrary.
+        The k largest cosines of every query. Which of several equal ones is taken is arbitrary. Where other images have
+        fewer than k patches, the last cosines are -inf, and :func:`vote_shares` gives them nothing.
     """
     count, patches = len(queries), len(keys)
     most = WIDE if queries.device.type == "cpu" else BLOCK // max(1, min(count, 1024))
     wide = max(k, min(patches, most))
+    rows = max(1, BLOCK // wide)
+    own, image = (None, None) if apart is None else apart
+    pieces = torch.split(queries, rows)
+    owns = [None] * len(pieces) if own is None else torch.split(own, rows)
     with exact_float32(queries.device):
-        parts = [_search(part, keys, k, wide) for part in torch.split(queries, max(1, BLOCK // wide))]
+        parts = [_search(part, keys, k, wide, mine, image) for part, mine in zip(pieces, owns, strict=True)]
     return Neighbours(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _search(queries: Tensor, keys: Tensor, k: int, wide: int) -> Neighbours:
+def _search(queries: Tensor, keys: Tensor, k: int, wide: int, own: Tensor | None, image: Tensor | None) -> Neighbours:
     best = Neighbours(queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.int64))
     for start in range(0, len(keys), wide):
         cosines = queries @ keys[start : start + wide].to(queries.dtype).T
+        if own is not None and image is not None:
+            cosines.masked_fill_(own[:, None] == image[None, start : start + wide], -torch.inf)
         values, index = cosines.topk(min(k, cosines.shape[1]), dim=1)
         values, index = torch.cat([best.similarity, values], 1), torch.cat([best.patch, index + start], 1)
         values, order = values.topk(min(k, values.shape[1]), dim=1)

@@ -15,6 +15,7 @@ from segproto.evaluation.review.labels import Reason, Suspicion
 from segproto.evaluation.review.regions import Region
 from segproto.evaluation.review.shortcuts import Shortcut
 from segproto.files import write
+from segproto.files.marks import marked
 from segproto.model.patches import patch_picture, stored_patch
 from segproto.model.segmenter import Segmenter
 from segproto.report.page import environment
@@ -145,3 +146,13 @@ def list_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> byte
         values = [" ".join(map(str, row[key])) if isinstance(row[key], list) else str(row[key]) for key in columns]
         writer.writerow([f"'{value}" if value[:1] in "=+@" else value for value in values])
     return buffer.getvalue().encode()
+
+
+def is_list(folder: Path, holds: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a page, a CSV with these columns and a JSON file, of these names in this order, are all ours."""
+    page, table, file = (folder / name for name in holds)
+    if not (page.is_file() and table.is_file() and file.is_file()):
+        return False
+    with table.open("rb") as lines:
+        heading = lines.readline(200)
+    return marked(page, "page") and marked(file, "review") and heading.strip() == ",".join(columns).encode()

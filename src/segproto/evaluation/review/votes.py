@@ -72,9 +72,12 @@ class Patches:
             cells: (N, D) unit vectors.
             image: the index of theirs; -1 = of none of the images.
         """
-        others = (self.image != image).nonzero()[:, 0]
-        found = nearest_patches(cells, self.vectors[others], min(NEIGHBOURS, len(others)))
-        return Neighbours(found.similarity, others[found.patch])
+        return self.nearest(cells, torch.full((len(cells),), image, device=cells.device))
+
+    def nearest(self, cells: Tensor, image: Tensor) -> Neighbours:
+        """The same of cells of several images, ``image`` (N,) int64; of few patches no more than all have of others."""
+        others = len(self.image) - int(torch.bincount(self.image).max())
+        return nearest_patches(cells, self.vectors, min(NEIGHBOURS, others), (image, self.image))
 
     def votes(self, found: Neighbours) -> Tensor:
         """(N, C) shares of the classes among the neighbours (Balazevic et al. 2023, section 3); rows sum to 1."""
@@ -93,11 +96,8 @@ class Patches:
         average, so that rare and difficult classes keep theirs.
         """
         own = self.frequencies.max(1).indices
-        support = torch.empty(len(own), device=own.device)
-        for image in torch.unique(self.image).tolist():
-            rows = (self.image == image).nonzero()[:, 0]
-            votes = self.votes(self.look_up(self.vectors[rows].float(), image))
-            support[rows] = votes.gather(1, own[rows, None])[:, 0]
+        votes = self.votes(self.nearest(self.vectors.float(), self.image))
+        support = votes.gather(1, own[:, None])[:, 0]
         count = torch.bincount(own, minlength=self.frequencies.shape[1])
         usual = torch.zeros(len(count), device=own.device).index_add_(0, own, support) / count.clamp_min(1)
         return self.keep(support >= TRUSTED * usual[own])
