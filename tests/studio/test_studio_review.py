@@ -40,10 +40,10 @@ def opened(run: Path, given: Path | None, out: Path | None = None, *overrides: s
 
 def written(review: Review, name: str) -> dict[str, object]:
     """Writes masks and waits for them."""
+    before = set(threading.enumerate())  # a runner of tests has threads of its own, which never end
     review.write(name)
-    for thread in threading.enumerate():
-        if thread.daemon and thread is not threading.current_thread():
-            thread.join(60)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
     job = review.jobs.to_json()
     assert job is not None
     return job
