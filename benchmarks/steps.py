@@ -109,7 +109,7 @@ def step_rows(quick: bool) -> Iterator[Row]:
             plain = black_box(step.model.encoder, classes, batch)
             loss = step(batch)
             plain()
-            words = f"{method} training step, C = {classes}, ResNet-101, {side} px | one classifier on its encoder"
+            words = f"training step of {method}, C = {classes}, ResNet-101, {side} px | one classifier on its encoder"
             finite = bool(torch.isfinite(torch.tensor(loss)))
             yield race(
                 words,
