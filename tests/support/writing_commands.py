@@ -60,6 +60,7 @@ COMMANDS: dict[tuple[str, str], Writes] = {
     ("review", "--out"): Writes(
         "{run} data.scenes.num_train=3 data.scenes.num_val=2 -q --out {out}", foreign="mine.txt"
     ),
+    ("review --next", "--out"): Writes("{photos} {run} data.scenes.num_train=3 -q --out {out}"),
     ("review", "--masks"): Writes(
         "{run} data.scenes.num_train=3 data.scenes.num_val=2 -q --out {out}-review --masks {out}"
     ),
