@@ -7,12 +7,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_segmenters import image, segmenter
+from tiny_segmenters import DIM, SCALES, encoder, image, segmenter
 from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
 from segproto.errors import DataError
 from segproto.evaluation.review.teaching import SIDE, entropy_of, look, rank_next
+from segproto.model.memory_head import MemoryBank, MemoryHead
+from segproto.model.segmenter import Segmenter
 
 
 def by_loops(parts: Tensor, count: int, uncertainty: Tensor | None, known: Tensor | None) -> list[tuple[int, float]]:
@@ -109,3 +111,14 @@ def test_a_look_is_the_mean_over_parts_and_a_broken_image_is_told() -> None:
     assert torch.equal(alone.parts[0], looked.parts[1])
     with pytest.raises(DataError, match="none of 1 images can be read: b: is broken"):
         look(model, data, [1])
+
+
+@pytest.mark.parametrize(("labels", "expected"), [([1.0, 0, 0, 0], 0), ([0.25] * 4, 1), ([0.5, 0.5, 0, 0], 0.5)])
+def test_a_memory_is_as_unsure_as_its_neighbours_disagree(labels: list[float], expected: float) -> None:
+    frequencies = torch.tensor([labels] * 9).half()  # every patch says the same: its votes are the labels
+    vectors = torch.nn.functional.normalize(torch.randn(9, DIM * SCALES), dim=1).half()
+    bank = MemoryBank(vectors, frequencies, torch.zeros(DIM * SCALES), torch.zeros(0, DIM * SCALES), 0)
+    model = Segmenter(encoder(), MemoryHead(bank, 3), ClassTable(tuple("abcd"), ((0, 0, 0),) * 4)).eval()
+    looked = look(model, Photos(), [0])
+    assert looked.uncertainty is not None
+    assert looked.uncertainty.flatten().tolist() == pytest.approx([expected] * SIDE * SIDE, abs=1e-3)

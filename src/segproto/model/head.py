@@ -161,6 +161,10 @@ class Head(nn.Module, ABC):
         reading = self.read(features)
         return reading.logits, self.familiarity(reading)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (B, C, ...) to class probabilities; kinds whose scores add up to 1 already say so."""
+        return logits.float().softmax(1)
+
     # What they weigh. The units of a readout are the groups; without groups the prototypes; without these the channels.
 
     def unit_weights(self) -> Tensor | None:

@@ -146,7 +146,7 @@ def look(
             if head is not None:
                 whole = encoder.decoder or encoder.config.msc  # the neck reads more than was kept
                 features = encoder(image) if whole else encoder.from_backbone(raw)
-                unsure.append(pooled(entropy_of(head(features).float().softmax(1), 1)[:, None])[:, 0])
+                unsure.append(pooled(entropy_of(head.probabilities(head(features)), 1)[:, None])[:, 0])
             if progress is not None:
                 progress(done, len(indices))
     if not found:
