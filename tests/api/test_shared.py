@@ -232,6 +232,15 @@ def test_a_precision_is_that_of_the_network(scaleproto_run: Path, tmp_path: Path
     assert np.array_equal(found["bf16-mixed"], mixed)
     with pytest.raises(ConfigError, match="16-mixed: needs a GPU"):
         api.predict(model, images, out=tmp_path / "half", precision="16-mixed", device="cpu", quiet=True)
+    with pytest.raises(ConfigError, match="--precision fp16: expected one of auto, 32-true"):
+        api.predict(model, images, out=tmp_path / "half", precision="fp16", quiet=True)  # type: ignore[arg-type]
+    confusion = {}
+    for precision in ("32-true", "bf16-mixed", "auto"):
+        figures = api.evaluate(scaleproto_run, precision=precision, save=tmp_path / f"{precision}-masks", quiet=True)  # type: ignore[arg-type]
+        confusion[precision] = figures["confusion"]
+        assert figures["precision"] == (precision if precision != "auto" else "32-true")
+        assert ("file" in figures) == (precision == "auto")
+    assert confusion["auto"] == confusion["32-true"] != confusion["bf16-mixed"]
 
 
 def test_a_compiled_backbone_gives_the_same_masks(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
-from training_tiny import train, weights
+from tiny_segmenters import segmenter
+from training_tiny import recipe, train, weights
 
 from segproto.api.compare import compare_runs
 from segproto.api.doctor import doctor
+from segproto.api.hub import model_card
 from segproto.cli.results import compare as print_compare
+from segproto.data.build import build_dataset
 from segproto.errors import ConfigError
+from segproto.evaluation.float32 import agreement_words, float32_agreement
+from segproto.evaluation.protocol import Protocol
 from segproto.model.segmenter import Segmenter
 from segproto.training import precision
 from segproto.training.config import TrainConfig
@@ -88,6 +95,53 @@ def test_a_run_says_and_keeps_what_auto_became(
     assert "train.precision" not in capsys.readouterr().err
     assert weights(tmp_path / "run/model") == whole
     assert (tmp_path / "run/recipe.yaml").read_text() == text
+
+
+def classes_seen(model: Segmenter, images: torch.Tensor, mixed: bool) -> torch.Tensor:
+    """The network in a precision, the rest in float32."""
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            logits = model.grid_logits(model.encoder.normalisation(images))
+        return F.interpolate(logits.float(), images.shape[-2:], mode="bilinear").argmax(1)
+
+
+def test_the_card_says_how_far_a_precision_agrees_with_float32(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (*AUTO[:2], "train.precision=bf16-mixed", "data.scenes.num_val=5")
+    train(tmp_path / "run", *settings, quiet=False)
+    model, dataset = Segmenter.load(tmp_path / "run/model"), build_dataset(recipe(*settings).data, "val")
+    images = torch.stack([dataset[i].image for i in range(5)])
+    same = classes_seen(model, images, mixed=True) == classes_seen(model, images, mixed=False)
+    agreement = model.card["float32_agreement"]
+    assert agreement == {
+        "precision": "bf16-mixed",
+        "share": pytest.approx(same.double().mean().item(), abs=1e-6),
+        "images": 5,
+        "pixels": 5 * 32 * 32,
+    }
+    share = f"{math.floor(1e4 * agreement['share']) / 100:.2f}"
+    words = f"{share} % of the pixels of 5 validation images have the class of float32"
+    assert f"bf16-mixed: {words}" in capsys.readouterr().err
+    assert f"- trained in: bf16-mixed; {words}\n" in model_card(model, "a/b")
+    train(tmp_path / "plain", *AUTO[:2], "train.precision=32-true")
+    plain = Segmenter.load(tmp_path / "plain/model")
+    assert "float32_agreement" not in plain.card
+    assert "- trained in: 32-true\n" in model_card(plain, "a/b")
+
+
+def test_the_agreement_is_over_images_spread_over_the_data() -> None:
+    model, dataset = segmenter("linear"), build_dataset(recipe("data.scenes.num_val=7").data, "val")
+    images = torch.stack([dataset[i].image for i in range(7)])
+    same = classes_seen(model, images, mixed=True) == classes_seen(model, images, mixed=False)
+    shares = same.flatten(1).double().mean(1)
+    assert len(set(shares.tolist())) > 4
+    for count, seen in ((16, range(7)), (3, (0, 2, 4))):
+        agreement = float32_agreement(model, dataset, "bf16-mixed", Protocol(), images=count)
+        assert agreement["share"] == pytest.approx(shares[list(seen)].mean().item(), abs=1e-6)
+        assert 0.9 < agreement["share"] < 1
+    assert agreement_words({"share": 0.999999, "images": 3}).startswith("99.99 % of the pixels of 3 ")
+    assert agreement_words({"share": 1.0, "images": 3}).startswith("100.00 % of the pixels of 3 ")
 
 
 def test_comparisons_tell_runs_of_different_precisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from segproto.files import place, require_all
 if TYPE_CHECKING:
     from segproto.data.base import SegmentationDataset
     from segproto.evaluation.protocol import Protocol
+    from segproto.model.precision import Precision
     from segproto.model.segmenter import Segmenter
     from segproto.refine.crf_settings import CrfSettings
     from segproto.training.progress import Reporter
@@ -42,6 +43,7 @@ def evaluate(
     out: PathLike | None = None,
     ood_labels: PathLike | None = None,
     interpretability: bool = False,
+    precision: Precision = "auto",
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Accuracy at the labels' own size, without augmentation; on request also the interpretability metrics.
@@ -68,12 +70,14 @@ def evaluate(
             well each score of the model tells which is which, the images seen whole.
         interpretability: measure it, too (implied by ``data.parts`` among the settings), and keep the figures of a
             run's own data in ``RUN/evaluation/<split>[-<stage>]-interpretability.json``.
+        precision: of the network that makes the scored masks: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto``:
+            on a GPU as it was trained, on a CPU float32. Figures of another one than ``auto`` are not kept in the run.
         quiet: no progress.
 
     Returns:
         ``miou``, ``accuracy``, ``per_class``, ``confusion``, ``images``, ``seconds``, ``command``, ``file``,
-        ``trained_in`` (the precision of the training; None if the model does not say) and, if asked for, ``crf`` (the
-        figures after it), ``test_images`` (how many), ``ood``
+        ``precision`` (of the network), ``trained_in`` (the precision of the training; None if the model does not say)
+        and, if asked for, ``crf`` (the figures after it), ``test_images`` (how many), ``ood``
         (:func:`segproto.evaluation.unknown.score_unknown`) and ``interpretability``.
 
     Examples:
@@ -93,6 +97,7 @@ def evaluate(
     from segproto.evaluation.protocol import Protocol
     from segproto.evaluation.validate import validate
     from segproto.model.crf_masks import crf_settings
+    from segproto.model.precision import autocast, chosen_precision
     from segproto.runs.folder import evaluation_file, figures_file, keep
     from segproto.runs.models import ready
     from segproto.runs.settings import data_config
@@ -115,7 +120,7 @@ def evaluate(
         )
     asked = Protocol(window=window, scales=tuple(scales), flip=flip, crf=after)
     own = not data and not changes_data(overrides) and (names is None or test is not None)
-    kept = evaluation_file(target, split, stage) if own and asked.whole else None
+    kept = evaluation_file(target, split, stage) if own and asked.whole and precision == "auto" else None
     file = figures_file(out, kept)
     with (
         shared(devices, device, target, "run the command again") as share,
@@ -129,12 +134,18 @@ def evaluate(
             protocol = replace(asked, input_size=model.input_size)
         if folder is not None:
             require_masks(folder, dataset, after)
-        part: dict[str, Any] = {"rank": share.rank, "world": share.world}
-        with reporter.bar("evaluate", len(dataset)) as bar:
-            figures = validate(model, dataset, protocol, progress=bar, save_masks=folder, reduce=share.sum, **part)
-        figures |= {"command": sys.argv, "split": split, "stage": stage, "trained_in": model.card.get("precision")}
+        part: dict[str, Any] = {"rank": share.rank, "world": share.world, "reduce": share.sum}
+        with reporter.bar("evaluate", len(dataset)) as bar, autocast(model, precision):
+            figures = validate(model, dataset, protocol, progress=bar, save_masks=folder, **part)
+        figures |= {
+            "command": sys.argv,
+            "split": split,
+            "stage": stage,
+            "precision": chosen_precision(model, precision),
+            "trained_in": model.card.get("precision"),
+        }
         if jobs:
-            write_test(model, dict(list(jobs.items())[share.rank :: share.world]), tested, protocol)
+            write_test(model, dict(list(jobs.items())[share.rank :: share.world]), tested, protocol, precision)
             figures["test_images"] = len(jobs)
         file = file if share.first else None
         more: dict[str, Any] = {}
@@ -142,8 +153,9 @@ def evaluate(
             more["ood"] = unknown_pixels(model, dataset, Path(ood_labels), reporter, share)
         if measures is None:
             return keep(figures | more, file) if out is not None else keep(figures, file) | more
-        own = own and share.first
-        measured = interpret_model(model, target, dataset, config, measures, stage=stage, keep_file=own, share=share)
+        measured = interpret_model(
+            model, target, dataset, config, measures, stage=stage, keep_file=own and share.first, share=share
+        )
     more["interpretability"] = measured
     return keep(figures | more, file) if out is not None else keep(figures, file) | more
 
@@ -228,7 +240,9 @@ def masks_of_test(images: Path, out: Path, names: str | Path | None) -> dict[Pat
     return dict(by_name[name] for name in listed)
 
 
-def write_test(model: Segmenter, jobs: Mapping[Path, Path], out: Path, protocol: Protocol) -> None:
+def write_test(
+    model: Segmenter, jobs: Mapping[Path, Path], out: Path, protocol: Protocol, precision: Precision
+) -> None:
     """Writes masks of images without labels, seen as the scored ones were; those after a CRF to ``<folder>-crf``.
 
     Args:
@@ -236,13 +250,15 @@ def write_test(model: Segmenter, jobs: Mapping[Path, Path], out: Path, protocol:
         jobs: image files to mask files.
         out: the folder these are in.
         protocol: how the scored images were seen.
+        precision: in which.
     """
     from segproto.data.picture import look_at
     from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
     from segproto.model.outputs import Outputs, predict_to_files
+    from segproto.model.precision import autocast
     from segproto.training.progress import current
 
-    with current().bar("test", len(jobs)) as bar:
+    with current().bar("test", len(jobs)) as bar, autocast(model, precision):
         for done, (file, mask) in enumerate(jobs.items(), 1):
             picture = look_at(file, rule=model.encoder.pixels)
             views = protocol.views(picture.height, picture.width)

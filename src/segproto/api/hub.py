@@ -114,12 +114,16 @@ def hub_client() -> Any:
 
 def model_card(model: Segmenter, repo: str) -> str:
     """A README for the hub: what the model is, where it came from, how to use it, its licence as far as known."""
+    from segproto.evaluation.float32 import agreement_words
+
     card = model.card
     converted = card.get("converted", {})
     bank = model.head.bank
     count = "" if bank is None else f", {bank.num_prototypes} prototypes"
     entries = {"method": card.get("method"), "stage": card.get("stage"), "trained on": card.get("data")}
-    entries |= {"trained in": card.get("precision")}
+    agreement = card.get("float32_agreement")
+    agrees = "" if agreement is None else f"; {agreement_words(agreement)}"
+    entries |= {"trained in": f"{card['precision']}{agrees}" if "precision" in card else None}
     entries |= {"mIoU on validation": f"{100 * card['miou']:.2f} %" if "miou" in card else None}
     entries |= {key: converted.get(key) for key in ("title", "paper", "where", "license")}
     entries["edited by hand"] = "; ".join(card.get("edits", [])) or None

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from segproto.api.predict_jobs import Job
 from segproto.data.picture import look_at
 from segproto.data.pixels import PixelRule
-from segproto.errors import ConfigError, DataError
+from segproto.errors import DataError
 from segproto.model.compiled import compiled_backbone
 from segproto.model.ood import predict_scored_to_png
 from segproto.model.outputs import Outputs, with_ones, write_outputs
+from segproto.model.precision import Precision, autocast
 from segproto.model.predict import Views
 from segproto.model.predict_raster import predict_to_tiff
 from segproto.model.predict_stack import predict_to_stack
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from segproto.training.sharing import Share
 
 WRITERS = 2
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Paths = Mapping[str, Path]
 
 
@@ -61,21 +59,6 @@ class Writing:
     precision: Precision
     compiled: bool = False
 
-    @property
-    def autocast(self) -> Any:
-        """What the network runs under.
-
-        Raises:
-            ConfigError: float16 on a CPU.
-        """
-        device, precision = next(self.model.parameters()).device.type, str(self.precision)
-        if precision == "auto":
-            precision = str(self.model.card.get("precision")) if device == "cuda" else "32-true"
-        if precision == "16-mixed" and device == "cpu":
-            raise ConfigError("--precision 16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
-        dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-        return torch.autocast(device, dtypes[precision]) if precision in dtypes else nullcontext()
-
 
 def write_all(
     writing: Writing, jobs: Sequence[Job], paths: Sequence[Paths], share: Share, done: Callable[[Iterable[Path]], bool]
@@ -94,7 +77,11 @@ def write_all(
     # an image of a chunk that is there is seen again beside the others, whose last bits it may decide
     own = [i for i in chunked(len(jobs), share.rank, share.world) if not all(there[i // size * size :][:size])]
     together = [i for i in own if jobs[i].kind == "picture" and "--ood" not in paths[i]]
-    with evaluating(writing.model), writing.autocast, compiled_backbone(writing.model, writing.compiled):
+    with (
+        evaluating(writing.model),
+        autocast(writing.model, writing.precision),
+        compiled_backbone(writing.model, writing.compiled),
+    ):
         yield from _write_together(writing, [_Entry(i // size, jobs[i], paths[i], there[i]) for i in together])
         for i in sorted({*own} - {*together}):
             try:

@@ -38,6 +38,9 @@ RunsFolder = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
 ArraysFolder = Annotated[Path, typer.Option("--out", help="Folder for arrays, pictures and JSON.")]
 Image = Annotated[str | None, typer.Option(help="A file, or the name of a validation image; default: the first.")]
 Nearest = Annotated[int, typer.Option("--nearest", min=1, help="How many for each.")]
+Precision = Annotated[
+    str, typer.Option(help="32-true, bf16-mixed, 16-mixed, or auto: as trained on a GPU, 32-true on a CPU.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Bands = Annotated[

@@ -17,6 +17,7 @@ from segproto.cli.arguments import (
     Json,
     MaxPixels,
     Ood,
+    Precision,
     Probabilities,
     Quiet,
     SeenScales,
@@ -61,9 +62,7 @@ def predict(
         typer.Option(help="Of TIFF stacks: all (a mask with as many pages), or a number; default: as trained."),
     ] = None,
     devices: Devices = None,
-    precision: Annotated[
-        str, typer.Option(help="32-true, bf16-mixed, 16-mixed, or auto: as trained on a GPU, 32-true on a CPU.")
-    ] = "auto",
+    precision: Precision = "auto",
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="Run the backbone through torch.compile: slower to start, for many images."),

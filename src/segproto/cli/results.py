@@ -14,6 +14,7 @@ from segproto.cli.arguments import (
     Devices,
     Flip,
     Json,
+    Precision,
     Quiet,
     Scales,
     Stage,
@@ -72,6 +73,7 @@ def evaluate(
         bool,
         typer.Option("--interpretability", help="Also the interpretability metrics; data.parts=TABLE names parts."),
     ] = False,
+    precision: Precision = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -110,6 +112,7 @@ def evaluate(
             out=out,
             ood_labels=ood_labels,
             interpretability=interpretability,
+            precision=precision,  # type: ignore[arg-type]
             quiet=quiet,
         )
     if not first_process():
@@ -157,7 +160,8 @@ def print_figures(figures: dict[str, Any]) -> None:
     if figures.get("labels"):
         say(f"labels: {figures['labels']}")
     if figures.get("trained_in"):
-        say(f"trained in: {figures['trained_in']}")
+        seen = "" if figures["precision"] == figures["trained_in"] else f", scored in {figures['precision']}"
+        say(f"trained in: {figures['trained_in']}{seen}")
     if "warning" in figures:
         say(f"warning: {figures['warning']}", err=True)
     if "ood" in figures:

@@ -11,6 +11,7 @@ from segproto.data.base import Sample
 from segproto.data.build import build_dataset
 from segproto.data.table import DATASETS
 from segproto.errors import SegprotoError
+from segproto.evaluation.float32 import agreement_words
 from segproto.files import write
 from segproto.files.pages import page_environment
 from segproto.model.explain import explain
@@ -215,9 +216,15 @@ def facts(run: Run, model: Segmenter) -> list[tuple[str, str]]:
         ("Trained for", duration(run.seconds)),
         ("Waited for images", waited(run.metrics)),
         ("Seed", str(run.recipe["train"]["seed"])),
-        ("Precision", str(run.recipe["train"].get("precision", ""))),
+        ("Precision", precision_words(run, model)),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def precision_words(run: Run, model: Segmenter) -> str:
+    """What was trained in and, where it was measured, how far that agrees with float32."""
+    precision, agreement = str(run.recipe["train"].get("precision", "")), model.card.get("float32_agreement")
+    return precision if agreement is None else f"{precision}; {agreement_words(agreement)}"
 
 
 def data_words(data: dict[str, Any]) -> str:

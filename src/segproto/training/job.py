@@ -16,6 +16,7 @@ from segproto.data.batch import Batch
 from segproto.data.config import AugmentConfig
 from segproto.data.decoded import Decoded
 from segproto.data.loader import train_batches
+from segproto.evaluation.float32 import agreement_words, float32_agreement
 from segproto.evaluation.protocol import Protocol
 from segproto.evaluation.validate import validate
 from segproto.model import artefact
@@ -126,6 +127,20 @@ class Job:
                 reduce=reduce,
                 progress=bar,
             )
+
+    def note_agreement(self) -> None:
+        """Writes to the model's card how far the run's precision agrees with float32, on a few validation images."""
+        precision, dataset = self.recipe.train.precision, self.val_set
+        if precision == "32-true" or not dataset:
+            return
+
+        def note() -> None:
+            protocol = Protocol(input_size=self.recipe.data.input_size)
+            agreement = float32_agreement(self.segmenter, dataset, precision, protocol)
+            self.segmenter.card["float32_agreement"] = agreement
+            self.reporter.line(f"{precision}: {agreement_words(agreement)}")
+
+        on_first(self.fabric, note)  # which writes the model
 
     def _sum(self, value: Tensor) -> Tensor:
         total = self.fabric.all_reduce(value, reduce_op="sum")

@@ -278,6 +278,7 @@ def run_stages(name: str, job: Job) -> RunResult:
         else:
             figures = procedure(job, stage)
         results[stage.name] = finish_stage(job, stage, figures, keep_best)
+    job.note_agreement()
     job.save_model(job.out / "model")
     seconds = job.tick()
     on_first(job.fabric, lambda: note_finished(job.out, results, seconds))

@@ -1,0 +1,50 @@
+"""How many pixels a network of mixed precision gives the class that float32 gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from segproto.data.base import SegmentationDataset
+from segproto.evaluation.protocol import Protocol
+from segproto.model.precision import Precision, autocast
+from segproto.model.predict import predict
+from segproto.model.segmenter import Segmenter
+
+IMAGES = 16
+
+
+def float32_agreement(
+    model: Segmenter, dataset: SegmentationDataset, precision: Precision, protocol: Protocol, images: int = IMAGES
+) -> dict[str, Any]:
+    """Compares the masks of a few images, evenly spread over a data set, in both precisions.
+
+    Args:
+        model: on its device; its modes are left as they were.
+        dataset: images at native size; their labels do not count.
+        precision: to compare with float32.
+        protocol: how the model looks at an image.
+        images: at most so many are seen; there is one at least.
+
+    Returns:
+        JSON-ready: ``precision``, ``share`` of the pixels whose class is the same (in [0, 1]), ``images``,
+        ``pixels``.
+    """
+    count = min(images, len(dataset))
+    same = pixels = 0
+    for i in range(count):
+        sample = dataset[i * len(dataset) // count]
+        views = protocol.views(*sample.image.shape[-2:])
+        exact = predict(model, sample, **views)
+        with autocast(model, precision):
+            mixed = predict(model, sample, **views)
+        same += int((mixed == exact).sum())
+        pixels += exact.numel()
+    return {"precision": precision, "share": same / pixels, "images": count, "pixels": pixels}
+
+
+def agreement_words(agreement: Mapping[str, Any]) -> str:
+    """One line about what :func:`float32_agreement` found; the share is rounded down, 100 % are all pixels."""
+    share = math.floor(1e4 * agreement["share"]) / 100
+    return f"{share:.2f} % of the pixels of {agreement['images']} validation images have the class of float32"
