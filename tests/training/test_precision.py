@@ -19,6 +19,7 @@ from segproto.api.hub import model_card
 from segproto.cli.results import compare as print_compare
 from segproto.data.build import build_dataset
 from segproto.errors import ConfigError
+from segproto.evaluation import float32
 from segproto.evaluation.float32 import agreement_words, float32_agreement
 from segproto.evaluation.protocol import Protocol
 from segproto.model.segmenter import Segmenter
@@ -130,7 +131,7 @@ def test_the_card_says_how_far_a_precision_agrees_with_float32(
     assert "- trained in: 32-true\n" in model_card(plain, "a/b")
 
 
-def test_the_agreement_is_over_images_spread_over_the_data() -> None:
+def test_the_agreement_is_over_images_spread_over_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     model, dataset = segmenter("linear"), build_dataset(recipe("data.scenes.num_val=7").data, "val")
     images = torch.stack([dataset[i].image for i in range(7)])
     same = classes_seen(model, images, mixed=True) == classes_seen(model, images, mixed=False)
@@ -140,6 +141,8 @@ def test_the_agreement_is_over_images_spread_over_the_data() -> None:
         agreement = float32_agreement(model, dataset, "bf16-mixed", Protocol(), images=count)
         assert agreement["share"] == pytest.approx(shares[list(seen)].mean().item(), abs=1e-6)
         assert 0.9 < agreement["share"] < 1
+    monkeypatch.setattr(float32, "PIXELS", 2 * 32 * 32 + 5)
+    assert float32_agreement(model, dataset, "bf16-mixed", Protocol())["images"] == 2
     assert agreement_words({"share": 0.999999, "images": 3}).startswith("99.99 % of the pixels of 3 ")
     assert agreement_words({"share": 1.0, "images": 3}).startswith("100.00 % of the pixels of 3 ")
 
