@@ -18,10 +18,11 @@ from tiny_segmenters import image, segmenter
 from segproto.data.picture import MaskWriter, look_at
 from segproto.errors import ConfigError, DataError
 from segproto.model import predict as predict_module
+from segproto.model import windows as windows_module
 from segproto.model.field import Field
 from segproto.model.outputs import Outputs, predict_to_files
-from segproto.model.predict import predict, predict_logits
-from segproto.model.windows import spans
+from segproto.model.predict import logit_bands, predict, predict_logits
+from segproto.model.windows import evaluating, spans
 
 
 def forward(model, pixels):
@@ -231,6 +232,26 @@ def test_large_images_take_windows(monkeypatch):
     model.encoder.backbone.register_forward_hook(lambda _, args, __: sizes.append(tuple(args[0].shape[-2:])))
     assert torch.equal(predict(model, pixels), expected)
     assert max(sizes) == (32, 32)
+
+
+@pytest.mark.parametrize("options", [{}, {"scales": (0.5, 1.0), "flip": True}])
+def test_windows_go_through_the_network_together(monkeypatch, options):
+    model, pixels = segmenter("grouped", classes=6), image(150, 500)
+    batches = []
+    model.encoder.backbone.register_forward_hook(lambda _, args, __: batches.append(tuple(args[0].shape)))
+    masks = {}
+    for most in (1, 3 * 128 * 128, 2**18):
+        monkeypatch.setattr(windows_module, "CPU_PIXELS", most)
+        with evaluating(model):
+            bands = list(logit_bands(model, look_at(pixels), window=128, **options))
+        masks[most] = torch.cat(bands, 1)
+        if not options:
+            assert [b[0] for b in batches] == {1: [1] * 10, 3 * 128 * 128: [3, 1, 1] * 2, 2**18: [4, 1] * 2}[most]
+            assert {b[2:] for b in batches} == {(128, 128), (128, 116), (118, 128), (118, 116)}
+            batches.clear()
+    for mask in masks.values():
+        torch.testing.assert_close(mask, masks[1], rtol=1e-5, atol=1e-5)
+        assert torch.equal(mask.argmax(0), masks[1].argmax(0))
 
 
 SCRIPT = """

@@ -16,10 +16,9 @@ from torch import Tensor
 from segproto.data.picture import Picture
 from segproto.model.predict import OVERLAP, chosen_scales, chosen_window, logit_bands
 from segproto.model.segmenter import Segmenter
-from segproto.model.windows import Maps, Scale, field_logits, view_fields
+from segproto.model.windows import Maps, Scale, batch_pixels, field_logits, sent, view_fields
 
 CHUNK = 16
-CPU_PIXELS, GPU_PIXELS = 2**18, 2**22  # of a batch: a CPU gains from few small images at most, a GPU from many
 WAITING = 2**27  # bytes of images that were read and wait
 READERS = max(1, min(4, os.cpu_count() or 1))
 
@@ -153,19 +152,16 @@ def logits_of(
         maps: as :func:`segproto.model.predict.logit_bands`.
     """
     device = next(segmenter.parameters()).device
-    pixels = CPU_PIXELS if device.type == "cpu" else GPU_PIXELS
 
     def run(batch: Sequence[Look[K]]) -> Iterator[tuple[Look[K], Iterator[Tensor]]]:
         images = torch.stack([one.pixels for one in batch if one.pixels is not None])
-        if device.type == "cuda":
-            images = images.pin_memory()
-        fields = view_fields(segmenter, images.to(device, non_blocking=True), batch[0].scales, flip, maps)
+        fields = view_fields(segmenter, sent(images, device), batch[0].scales, flip, maps)
         for one, views in zip(batch, fields, strict=True):
             yield one, field_logits(views, (0, one.picture.height))
 
     batch: list[Look[K]] = []
     for one in looks:
-        if batch and not batch[0].goes_with(one, pixels // (len(batch) + 1)):
+        if batch and not batch[0].goes_with(one, batch_pixels(device) // (len(batch) + 1)):
             yield from run(batch)
             batch = []
         if one.pixels is not None:

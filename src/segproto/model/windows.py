@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from segproto.model.segmenter import Segmenter
 ALIGN = 32  # windows start at multiples of this, so that their grids fall on each other (strides up to 32)
 MAX_WINDOW = 8192
 CHUNK = 2**21  # logits upsampled at once
+CPU_PIXELS, GPU_PIXELS = 2**18, 2**22  # of a batch: a CPU gains from few small images at most, a GPU from many
 
 Maps = Callable[[Tensor], Tensor]
 Scale = float | tuple[int, int]  # a factor, or the (height, width) an image is stretched to
@@ -109,6 +111,25 @@ def field_mask(fields: Sequence[Field]) -> Tensor:
     return torch.cat(parts)
 
 
+def batch_pixels(device: torch.device) -> int:
+    """Of how many pixels the images are, at most, that go through the network together; one larger image goes alone."""
+    return CPU_PIXELS if device.type == "cpu" else GPU_PIXELS
+
+
+def sent(images: Tensor, device: torch.device) -> Tensor:
+    """Pixels on the model's device, from pinned memory where that is a GPU."""
+    return (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
+
+
+def side_by_side(
+    columns: Sequence[tuple[int, int]], height: int, device: torch.device
+) -> Iterator[Sequence[tuple[int, int]]]:
+    """The windows of a row in batches: neighbours of one width, so many as the device takes."""
+    for width, alike in groupby(columns, key=lambda span: span[1] - span[0]):
+        windows, most = list(alike), max(1, batch_pixels(device) // (height * width))
+        yield from (windows[first : first + most] for first in range(0, len(windows), most))
+
+
 def window_rows(
     segmenter: Segmenter,
     picture: Picture,
@@ -123,10 +144,10 @@ def window_rows(
     row_spans = spans(picture.height, window, overlap)
     column_spans = spans(picture.width, window, overlap)
     for i, (y0, y1) in enumerate(row_spans):
-        columns = []
-        for x0, x1 in column_spans:
-            image = picture.read(y0, x0, y1, x1).to(device)
-            columns.append(((x0, x1), view_fields(segmenter, image[None], scales, flip, maps)[0]))
+        columns: list[tuple[tuple[int, int], list[Field]]] = []
+        for together in side_by_side(column_spans, y1 - y0, device):
+            images = torch.stack([picture.read(y0, x0, y1, x1) for x0, x1 in together])
+            columns += zip(together, view_fields(segmenter, sent(images, device), scales, flip, maps), strict=True)
         yield WindowRow((y0, y1), columns), row_spans[i + 1][0] if i + 1 < len(row_spans) else picture.height
 
 
