@@ -14,6 +14,7 @@ from browser import CHROMIUM, Page
 from PIL import Image
 from studio_server import studio
 from tiny_runs import train_blackbox, train_scaleproto
+from writing_commands import tree
 
 import segproto
 
@@ -108,6 +109,33 @@ def test_a_person_asks_edits_undoes_applies_and_comes_back(address: str, run: Pa
         other.wait(READY)
         assert other.text("#miou") == before
         assert other.run("document.querySelectorAll('#steps li').length") == 0
+
+
+def test_a_person_forgets_a_patch_sees_how_far_it_is_and_stops_it(run: Path, tmp_path: Path) -> None:
+    before, long = tree(run), "stages.forget.steps=3000"
+    with studio(run, "--out", str(tmp_path), long) as url, Page(url) as page:
+        page.wait(f"{READY} && document.querySelector('#looking').hidden")
+        shown = page.text("#miou")
+        page.run(f"{UNIT}.click()")
+        unit = page.run(f"{UNIT}.dataset.unit")
+        page.wait("document.querySelector('#forget') !== null")
+        page.run("document.querySelector('#forget').click()")
+        seen = "(b => b.top >= 0 && b.bottom <= innerHeight)(document.querySelector('#stop').getBoundingClientRect())"
+        page.wait(f"!document.querySelector('#stop').hidden && {seen}")
+        assert f"to forget the patch of prototype {unit}" in page.text("#job-words")
+        assert page.run("document.querySelector('#job-bar').position") == -1  # it moves before the first batch
+        page.wait("document.querySelector('#job-bar').position > 0")
+        assert page.run("document.querySelector('#job-bar').max") > 3000
+        page.run("document.querySelector('#stop').click()")
+        page.wait("document.querySelector('#job').dataset.state === 'stopped'")
+        assert page.run("document.querySelector('#stop').hidden && document.querySelector('#job-bar').hidden")
+        assert page.text("#job-words") == f"stopped; to go on: segproto train --resume {tmp_path / 'forget-1'}"
+        # the model is as it was, here and on the disk, and can be worked on
+        assert page.text("#miou") == shown
+        assert tree(run) == before
+        page.run("document.querySelector('#switch').click()")
+        scored(page, 1)
+        assert page.errors == []
 
 
 def test_an_own_image_is_dropped_zoomed_and_explained(address: str) -> None:

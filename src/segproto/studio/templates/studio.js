@@ -158,7 +158,11 @@
 
   // Writing.
 
-  const forget = guarded(async (p) => { await send("forget", { prototype: p, name: find("#name").value || null }); watch(); });
+  const forget = guarded(async (p) => {
+    await send("forget", { prototype: p, name: find("#name").value || null });
+    await watch();
+    find("#job").scrollIntoView({ block: "center" });  // its bar lies below what was pressed
+  });
   async function watch() {
     const { job } = await ask("state").catch((error) => { say(error.message); return { job: null }; });
     showJob(job, watch);

@@ -67,7 +67,7 @@ const talk = (() => {
     find("#job").dataset.state = job.state;
     find("#job-bar").hidden = !running;
     find("#job-bar").max = job.total || 1;
-    if (job.total) find("#job-bar").value = job.done; else find("#job-bar").removeAttribute("value");
+    if (job.done) find("#job-bar").value = job.done; else find("#job-bar").removeAttribute("value");
     find("#stop").hidden = !(running && job.stops);
     clearTimeout(waiting);
     if (running) waiting = setTimeout(again, 500);
