@@ -19,11 +19,15 @@ from safetensors.torch import load_file
 from two_steps import smaller
 
 from segproto import analyse, edit, evaluate, explain, predict
+from segproto.data.batch import Batch
+from segproto.data.build import build_dataset
 from segproto.methods import METHODS
+from segproto.model.segmenter import Segmenter
 from segproto.refine.affinity import affinity, cell_pairs
 from segproto.refine.crf import dense_crf
 from segproto.refine.crf_settings import CRF_SETS
 from segproto.refine.random_walk import random_walk
+from segproto.training.devices import arrange
 from segproto.training.runner import run
 from segproto.training.stage import Optimise
 
@@ -85,6 +89,38 @@ class TestEveryMethod:
         assert weights.keys() == others.keys()
         for key, value in weights.items():
             torch.testing.assert_close(others[key], value, rtol=1e-3, atol=0.02, msg=key)
+
+    @pytest.mark.parametrize("labels", ["centres", "averaged"])
+    def test_affinities_of_the_same_scores_are_those_of_the_cpu(self, trained: Trained, labels: str) -> None:
+        """The loss and its gradients, which whole runs cannot show: a CRF on each side calls other pixels sure."""
+        if trained.name != "pixelcontrast":
+            pytest.skip("no other method learns affinities")
+        recipe = smaller("pixelcontrast", f"stages.affinity.labels={labels}")
+        (stage,) = [s for s in METHODS["pixelcontrast"].stages(recipe) if s.name == "affinity"]
+        assert isinstance(stage, Optimise)
+        assert stage.begin is not None
+        assert stage.dataset is not None
+        dataset = stage.dataset(build_dataset(recipe.data, "train"), trained.cpu)
+        samples = [dataset[i] for i in range(4)]
+        found, gpu = [], PretendedCuda(phase="loss")
+        for device in (torch.device("cpu"), CUDA):
+            with gpu.running() if device == CUDA else nullcontext():
+                model = Segmenter.load(trained.cpu / "stages/crf/model")
+                stage.begin(model)
+                arrange(model.eval(), device)
+                images = model.encoder.normalisation(torch.stack([s.image for s in samples]))
+                masks = torch.stack([s.mask.long() for s in samples])
+                names = tuple(s.name for s in samples)
+                loss = stage.loss(model, Batch(masks, images, None, names).to(device))["loss"]
+                loss.backward()
+                weights = [w for group in stage.parameters(model) for w in group.params]
+                found.append([loss.detach().cpu(), *(w.grad.cpu() for w in weights if w.grad is not None)])
+        assert gpu.operators["loss"] > 50
+        assert found[0][0] > 0.01
+        assert max(g.abs().max() for g in found[0][1:]) > 1e-4
+        assert len(found[0]) == len(found[1]) > 5
+        for cpu, cuda in zip(*found, strict=True):
+            torch.testing.assert_close(cuda, cpu, rtol=1e-3, atol=1e-5)
 
     def test_predict_and_explain_are_those_of_the_cpu(self, trained: Trained, tmp_path: Path) -> None:
         picture = torch.randint(0, 256, (32, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
