@@ -154,6 +154,13 @@ def test_a_class_without_a_labelled_pixel_is_named(tmp_path: Path) -> None:
         )
 
 
+def test_a_class_that_was_not_drawn_is_told_from_one_that_no_image_shows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of the \d+ patches that were drawn shows .*, though training images do"):
+        segproto.train(
+            "memory/scenes", out=tmp_path / "run", overrides=[*SMALL, "stages.remember.patches=1"], quiet=True
+        )
+
+
 def fitted(folder: Path, settings: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     runner.run(METHODS["memory"], smaller("memory", *settings), folder, quiet=True)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from two_steps import SMALL
 
 import segproto
 from segproto.errors import ConfigError, DataError
+from segproto.evaluation.rescore import of_shown
+from segproto.model.memory_head import MemoryBank, MemoryHead
 from segproto.model.segmenter import Segmenter
+from segproto.prototypes.retrieval import Neighbours, nearest_patches
 
 CLASSES = "classes: [{name: sky, values: 1}, {name: zebra, values: 2}]\nvoid: [0]\n"
 
@@ -108,7 +114,64 @@ def test_what_cannot_be_added_or_forgotten_is_one_clear_line(run: Path, blackbox
         segproto.edit(run, out=tmp_path / "x", add=folder, remove_images=["one"], quiet=True)
     with pytest.raises(DataError, match="void: no cell of it is labelled"):
         segproto.edit(run, out=tmp_path / "x", add=void_only(tmp_path / "void"), quiet=True)
+    with pytest.raises(DataError, match="nowhere: no such folder of images and masks to add"):
+        segproto.edit(run, out=tmp_path / "x", add=tmp_path / "nowhere", quiet=True)
+    shutil.rmtree(folder / "labels")
+    with pytest.raises(DataError, match=r"data is to be added, images and masks: .*labels"):
+        segproto.edit(run, out=tmp_path / "x", add=folder, quiet=True)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("kept", [None, range(5, 100), range(95), [*range(40), *range(45, 100)], range(8), range(30)])
+@pytest.mark.parametrize("added", [0, 3, 200])
+def test_one_search_answers_for_the_memory_before_and_after(kept: Sequence[int] | None, added: int) -> None:
+    """Against two searches; a memory in another order, or with another mean, is searched twice."""
+    torch.manual_seed(0)
+    before = memory_head(100)
+    old = before.bank if kept is None else before.bank.select(torch.tensor(kept))
+    more = memory_head(added).bank
+    vectors, frequencies = torch.cat([old.vectors, more.vectors]), torch.cat([old.frequencies, more.frequencies])
+    bank = MemoryBank(vectors, frequencies, old.mean, old.removed, old.blocks)
+    after, features = before.with_bank(bank), torch.randn(2, 8, 5, 7)
+    expected = before(features), after(features)
+    for found, wanted in zip(after.beside(before, kept)(features), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    for apart in (bank.select(torch.arange(len(vectors)).roll(1)), replaced_mean(bank)):
+        other = before.with_bank(apart)
+        torch.testing.assert_close(other.beside(before, kept)(features)[1], other(features), rtol=0, atol=0)
+
+
+def memory_head(patches: int, classes: int = 4) -> MemoryHead:
+    vectors = torch.nn.functional.normalize(torch.randn(patches, 8), dim=1).half()
+    frequencies = torch.rand(patches, classes).softmax(1).half()
+    return MemoryHead(MemoryBank(vectors, frequencies, torch.zeros(8), torch.zeros(0, 8), 0), neighbours=12)
+
+
+def replaced_mean(bank: MemoryBank) -> MemoryBank:
+    return MemoryBank(bank.vectors, bank.frequencies, torch.randn(8), bank.removed, bank.blocks)
+
+
+def test_a_search_is_not_repeated_for_the_edited_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = memory_head(100)
+    searched: list[int] = []
+
+    def counted(queries: Tensor, keys: Tensor, k: int) -> Neighbours:
+        searched.append(len(keys))
+        return nearest_patches(queries, keys, k)
+
+    monkeypatch.setattr("segproto.model.memory_head.nearest_patches", counted)
+    more = torch.cat([before.bank.vectors, memory_head(3).bank.vectors])
+    frequencies = torch.full((103, 4), 0.25, dtype=torch.float16)
+    after = before.with_bank(MemoryBank(more, frequencies, before.bank.mean, before.bank.removed, 0))
+    after.beside(before, None)(torch.randn(1, 8, 5, 7))
+    assert searched == [100, 3]
+
+
+def test_a_class_that_no_mask_can_show_is_in_no_mean() -> None:
+    rows = [{"name": "sky", "iou": 0.5}, {"name": "sea", "iou": 0.7}, {"name": "zebra", "iou": 0.0}]
+    scores = of_shown({"miou": 0.4, "accuracy": 0.6, "per_class": rows}, ("sky", "sea"))
+    assert scores["miou"] == pytest.approx(0.6)
+    assert [row["iou"] for row in scores["per_class"]] == [0.5, 0.7, None]
 
 
 def void_only(root: Path) -> Path:

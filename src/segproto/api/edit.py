@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segproto.api.edit_words import parse_merge, parse_pair, parse_weight
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, DataError
 from segproto.files import is_empty, place, write_json
 from segproto.places import cache_root
 
@@ -130,7 +130,7 @@ def edit(
         dataset = build_dataset(config, "val")
         if not config.has_masks and not model.found_categories:
             dataset = AnsweredMasks(dataset, model)
-        figures |= scored(model, after, dataset, quiet)
+        figures |= scored(model, after, dataset, quiet, kept)
     figures = noted({**figures, "kept": kept, "seconds_of_change": round(changed_seconds, 3)}, begin)
     if forget:
         record(out, figures)
@@ -167,7 +167,12 @@ def with_folder(target: Path, model: Segmenter, folder: Path, quiet: bool) -> Se
     everything: dict[str, Any] = {"name": "folder", "root": str(folder), "split": {"val_pattern": "^$"}}
     if (folder / "classes.yaml").is_file():
         everything["classes"] = None
-    dataset = build_dataset(data_config(target, everything, ()), "train")
+    if not folder.exists():
+        raise DataError(f"{folder}: no such folder of images and masks to add")
+    try:
+        dataset = build_dataset(data_config(target, everything, ()), "train")
+    except DataError as error:
+        raise DataError(f"{folder} is to be added, images and masks: {error}") from error
     with Reporter(active=not quiet).bar("remember", len(dataset)) as bar:
         return with_images(model, dataset, progress=bar)
 
@@ -186,17 +191,23 @@ def figures_of(model: Segmenter, after: Segmenter, *, forgetting: bool) -> dict[
     }
 
 
-def scored(model: Segmenter, after: Segmenter, dataset: SegmentationDataset, quiet: bool) -> dict[str, Any]:
-    """How an edit changed the scores on these images. New classes of the edited model count as classes of the data."""
+def scored(
+    model: Segmenter, after: Segmenter, dataset: SegmentationDataset, quiet: bool, kept: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """How an edit changed the scores on these images. New classes of the edited model are in no mean."""
     from segproto.data.merged import MoreClasses
-    from segproto.evaluation.rescore import EncoderFeatures, change, rescore_heads
+    from segproto.evaluation.rescore import EncoderFeatures, change, of_shown, rescore
     from segproto.training.progress import Reporter
 
-    if dataset.classes.num_classes < after.classes.num_classes:
+    shown = dataset.classes.names
+    more = len(shown) < after.classes.num_classes
+    if more:
         dataset = MoreClasses(dataset, after.classes)
     features = EncoderFeatures(after, dataset, cache_root())
     with Reporter(active=not quiet).bar("score", len(dataset)) as bar:
-        before, now = rescore_heads(features, [model.head, after.head], bar)
+        before, now = rescore(features, after.head.beside(model.head, kept), 2, bar)
+    if more:
+        before, now = of_shown(before, shown), of_shown(now, shown)
     return {**change(before, now), "images": len(dataset), "images_from_cache": features.reused}
 
 

@@ -116,6 +116,13 @@ def rescore_heads(
     return rescore(features, lambda cell_features: [head(cell_features) for head in heads], len(heads), progress)
 
 
+def of_shown(scores: dict[str, Any], shown: Sequence[str]) -> dict[str, Any]:
+    """Scores in which classes that no mask can show have no IoU: what is answered with them is wrong for others."""
+    rows = [row if row["name"] in shown else {**row, "iou": None} for row in scores["per_class"]]
+    measured = [row["iou"] for row in rows if row["iou"] is not None]
+    return {**scores, "per_class": rows, "miou": sum(measured) / len(measured) if measured else None}
+
+
 def change(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """What an edit changed: mIoU, accuracy, and the IoU of every class, each as before, after and change (or None)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -164,6 +165,20 @@ class Head(nn.Module, ABC):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (B, C, ...) to class probabilities; kinds whose scores add up to 1 already say so."""
         return logits.float().softmax(1)
+
+    def beside(self, other: Head, kept: Sequence[int] | None) -> Callable[[Tensor], Sequence[Tensor]]:
+        """How the logits of ``other`` and of this head, in which it was edited, are worked out from the same features.
+
+        Kinds that can use what the other found say so.
+
+        Args:
+            other: the head before.
+            kept: its number of each of this head's first prototypes; None = all of them, others may follow.
+
+        Returns:
+            Features (B, F, h, w) to both logits, those of ``other`` first.
+        """
+        return lambda features: (other(features), self(features))
 
     # What they weigh. The units of a readout are the groups; without groups the prototypes; without these the channels.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from segproto.machine import available_bytes
 from segproto.model.head import Contributions, Head, HeadDescription
 from segproto.prototypes.approximate import ApproximateIndex
 from segproto.prototypes.bank import Bank
-from segproto.prototypes.retrieval import Neighbours, class_votes, embed_cells, nearest_patches, vote_shares
+from segproto.prototypes.retrieval import Neighbours, class_votes, embed_cells, nearest_of, nearest_patches, vote_shares
 
 Search = Literal["exact", "faiss"]
 
@@ -59,6 +60,11 @@ class MemoryBank(Bank):
     def embed(self, cells: Tensor) -> Tensor:
         """Cell features (N, D) to unit vectors (N, D), float32."""
         return embed_cells(cells, self.blocks, self.mean, self.removed)
+
+    def embeds_as(self, other: MemoryBank) -> bool:
+        """Whether vectors of the two compare."""
+        equal = torch.equal(self.mean, other.mean) and torch.equal(self.removed, other.removed)
+        return equal and self.blocks == other.blocks
 
     def activations(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to cosines (B, P, h, w)."""
@@ -116,7 +122,10 @@ class MemoryHead(Head):
         return MemoryHead(bank, self.neighbours, self.temperature, self.balance, self.search)
 
     def forward(self, features: Tensor) -> Tensor:
-        neighbours = self.look_up(cells_of(features))
+        return self.votes(self.look_up(cells_of(features)), features)
+
+    def votes(self, neighbours: Neighbours, features: Tensor) -> Tensor:
+        """Scores (B, C, h, w) from the neighbours of each cell of features (B, D, h, w)."""
         class_weights, sums = class_votes(self.bank.frequencies, self.balance)
         weights = vote_shares(neighbours.similarity, self.temperature) / sums[neighbours.patch]
         # embedding_bag sums the k label rows of each cell without making them (N, k, C)
@@ -144,6 +153,37 @@ class MemoryHead(Head):
         if self.index is None or self.index.keys is not keys:
             self.index = ApproximateIndex(keys)
         return self.index.nearest(queries, k)
+
+    def beside(self, other: Head, kept: Sequence[int] | None) -> Callable[[Tensor], Sequence[Tensor]]:
+        """One search for both: what the other found is searched again only where a patch of it is gone."""
+        if not other.remembers:
+            return super().beside(other, kept)
+        other = cast(MemoryHead, other)
+        was, now = other.bank.vectors, self.bank.vectors
+        old = torch.arange(len(was), device=was.device) if kept is None else torch.tensor(kept, device=was.device)
+        alike = self.neighbours == other.neighbours and self.search == other.search == "exact"
+        if not (alike and self.bank.embeds_as(other.bank) and torch.equal(now[: len(old)], was[old])):
+            return super().beside(other, kept)
+        place = torch.full((len(was),), -1, device=was.device)
+        place[old] = torch.arange(len(old), device=was.device)
+
+        def both(features: Tensor) -> Sequence[Tensor]:
+            cells = cells_of(features)
+            before = other.look_up(cells)
+            after = Neighbours(before.similarity.clone(), place[before.patch])
+            lost = (after.patch < 0).any(1)
+            if len(now) > len(old):
+                count = min(self.neighbours, len(now) - len(old))
+                fresh = nearest_patches(self.bank.embed(cells), now[len(old) :], count)
+                after = nearest_of(after, Neighbours(fresh.similarity, fresh.patch + len(old)), self.neighbours)
+            if bool(lost.all()):  # always so where fewer patches are left than neighbours were found
+                after = self.look_up(cells)
+            elif bool(lost.any()):
+                again = self.look_up(cells[lost])
+                after.similarity[lost], after.patch[lost] = again.similarity, again.patch
+            return other.votes(before, features), self.votes(after, features)
+
+        return both
 
     def read_familiarity(self, features: Tensor) -> tuple[Tensor, Tensor]:
         nearest = nearest_patches(self.bank.embed(cells_of(features)), self.bank.vectors, 1).similarity

@@ -98,10 +98,15 @@ def _search(queries: Tensor, keys: Tensor, k: int, wide: int, own: Tensor | None
         if own is not None and image is not None:
             cosines.masked_fill_(own[:, None] == image[None, start : start + wide], -torch.inf)
         values, index = cosines.topk(min(k, cosines.shape[1]), dim=1)
-        values, index = torch.cat([best.similarity, values], 1), torch.cat([best.patch, index + start], 1)
-        values, order = values.topk(min(k, values.shape[1]), dim=1)
-        best = Neighbours(values, index.gather(1, order))
+        best = nearest_of(best, Neighbours(values, index + start), k)
     return best
+
+
+def nearest_of(first: Neighbours, second: Neighbours, k: int) -> Neighbours:
+    """The k nearest of two searches of the same cells in different patches; all of them where they are fewer."""
+    similarity = torch.cat([first.similarity, second.similarity], 1)
+    values, order = similarity.topk(min(k, similarity.shape[1]), dim=1)
+    return Neighbours(values, torch.cat([first.patch, second.patch], 1).gather(1, order))
 
 
 def vote_shares(similarity: Tensor, temperature: float) -> Tensor:

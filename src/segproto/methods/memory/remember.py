@@ -90,7 +90,7 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     map_images(dataset, look, folder, rank=fabric.global_rank, world=fabric.world_size, title="remember")
     fabric.barrier()
     gathered = gather(dataset, folder)
-    require_labels(gathered, model)
+    require_labels(gathered, context, config, shares)
     centre = blocks > 0 if config.centre is None else config.centre
     mean = gathered.mean if centre else torch.zeros_like(gathered.mean)
     removed = position_directions(gathered.places, gathered.counts, config.remove_position)
@@ -104,7 +104,7 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     if lookup.neighbours > bank.num_prototypes:
         raise ConfigError(
             f"model.neighbours = {lookup.neighbours}: the memory has only {bank.num_prototypes} patches; "
-            "use fewer neighbours or more images"
+            f"use fewer neighbours or more patches (stages.remember.{'patches' if config.keep is None else 'keep'})"
         )
     balance = lookup.balance
     if balance == "auto":
@@ -219,21 +219,29 @@ def require_memory(patches: int, dim: int, num_classes: int) -> None:
         )
 
 
-def require_labels(gathered: Remembered, model: Any) -> None:
+def require_labels(gathered: Remembered, context: StageContext, config: RememberConfig, shares: Tensor | None) -> None:
     """Refuses a memory in which a class has no patch.
 
     Raises:
-        DataError: naming the classes.
+        DataError: naming the classes, and whether the images show them.
     """
+    names = context.segmenter.classes.names
     absent = (gathered.frequencies.sum(0) == 0).nonzero()[:, 0].tolist()
     if not len(gathered.features):
         raise DataError("no cell of the training images is labelled: nothing to remember; check classes.yaml and void")
-    if absent:
-        names = ", ".join(model.classes.names[c] for c in absent)
+    if not absent:
+        return
+    shares = class_shares(context) if shares is None else shares
+    if unseen := [names[c] for c in absent if not shares[c]]:
         raise DataError(
-            f"no training image has a labelled pixel of {names}: a memory can never answer with it; "
+            f"no training image has a labelled pixel of {', '.join(unseen)}: a memory can never answer with it; "
             "add images that show it, or leave the class out of classes.yaml"
         )
+    raise DataError(
+        f"none of the {len(gathered.features)} patches that were drawn shows {', '.join(names[c] for c in absent)}, "
+        f"though training images do; draw more: stages.remember.patches = {config.patches} now, or take cells of which "
+        f"little is labelled: stages.remember.labelled = {config.labelled:g} now"
+    )
 
 
 def forget_files(dataset: SegmentationDataset, folder: Path) -> None:
