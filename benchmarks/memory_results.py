@@ -57,6 +57,7 @@ def jobs(only: list[str], seed: int) -> Iterator[Job]:
     if "neck" in only:
         yield Job("blackbox", "blackbox", [])
         yield Job("memory on its features", "memory", [], "blackbox")
+        yield Job("memory on its features, grid twice as fine", "memory", ["encoder.finer=2"], "blackbox")
     if "few" in only:
         for count in FEW:
             few = [f"data.images_per_class={count}", f"data.subset_seed={seed}"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from training_tiny import in_processes
 from two_steps import SMALL, smaller
 
@@ -104,6 +105,24 @@ def test_features_of_a_trained_model_are_taken_behind_its_neck(blackbox_run: Pat
     trained, memory = Segmenter.load(blackbox_run), Segmenter.load(tmp_path / "own")
     image = torch.randn(1, 3, 64, 64)
     assert torch.equal(trained.eval().features(image), memory.features(image))
+
+
+def test_behind_a_neck_the_grid_can_be_finer(blackbox_run: Path, tmp_path: Path) -> None:
+    segproto.train(
+        "memory/scenes", out=tmp_path / "own", start=blackbox_run, quiet=True,
+        overrides=[
+            "data.scenes.size=64", "data.scenes.num_train=24", "data.scenes.num_val=4", PATCHES, "encoder.finer=2"
+        ],
+    )  # fmt: skip
+    trained, memory = Segmenter.load(blackbox_run).eval(), Segmenter.load(tmp_path / "own")
+    pixels = torch.randn(1, 3, 64, 64)
+    coarse = trained.features(pixels)
+    assert torch.equal(memory.features(pixels), F.interpolate(coarse, scale_factor=2, mode="bilinear"))
+    source = memory.provenance.sources[0]
+    assert source.grid == tuple(2 * side for side in coarse.shape[-2:])
+    step = 64 // source.grid[0]
+    y, x = source.cell
+    assert source.box == (y * step, x * step, (y + 1) * step, (x + 1) * step)
 
 
 def test_settings_of_another_encoder_than_that_one_starts_from_are_refused(blackbox_run: Path, tmp_path: Path) -> None:

@@ -115,3 +115,20 @@ def test_artefacts_keep_it_and_features_do_not_change(tmp_path: Path) -> None:
     assert torch.equal(predict_logits(again, image(9, 9)), predict_logits(model, image(9, 9)))
     with pytest.raises(ConfigError, match=r"unet does not take images of any size; resnet38d"):
         build_encoder(EncoderConfig(name="unet", width=2, pad=False))
+
+
+def test_a_finer_grid_holds_interpolated_features() -> None:
+    for enlarge in ("half_pixel", "align_corners"):
+        model = segmenter("prototype")
+        plain = model.encoder.normalisation(image(24, 16))[None]
+        model.encoder.config = EncoderConfig(enlarge=enlarge)
+        coarse, before = model.features(plain), encoder_hash(model.encoder)
+        model.encoder.config = EncoderConfig(enlarge=enlarge, finer=3)
+        sides = [3 * side for side in coarse.shape[-2:]]
+        expected = F.interpolate(coarse, sides, mode="bilinear", align_corners=enlarge == "align_corners")
+        assert torch.equal(model.features(plain), expected)
+        cached = model.encoder.from_backbone(model.encoder.backbone_features(plain))
+        assert torch.equal(cached, expected)
+        assert encoder_hash(model.encoder) != before  # other features, of the same cached ones of the backbone
+        logits = F.interpolate(model.head(expected), (24, 16), mode="bilinear", align_corners=enlarge != "half_pixel")
+        torch.testing.assert_close(predict_logits(model, image(24, 16)), logits[0])

@@ -176,7 +176,19 @@ class Encoder(nn.Module):
 
     def from_backbone(self, features: Tensor) -> Tensor:
         """Cached backbone features through neck and squashing (no MSC, no decoder of several maps)."""
-        return self.squash(self.neck([features] if self.decoder else features))
+        return self.finished(self.neck([features] if self.decoder else features))
+
+    def finished(self, raw: Tensor) -> Tensor:
+        """What the neck gave, squashed, on the grid that ``config.finer`` asks for.
+
+        A linear classifier gains nothing there: it commutes with the interpolation. What compares features does not,
+        and between two cells it then looks for what is alike to their mixture.
+        """
+        features, finer = self.squash(raw), self.config.finer or 1
+        if finer == 1:
+            return features
+        height, width = features.shape[-2:]
+        return self.enlarged(features, (finer * height, finer * width))
 
     def squash(self, raw: Tensor) -> Tensor:
         """The add-on layer (docs/specs/scaleproto.md#add-on-layer): ``sigmoid``, ``relu`` or ``none``."""
@@ -192,7 +204,7 @@ class Encoder(nn.Module):
         """:meth:`forward_scales`, and the map that an auxiliary classifier reads (of the plain scale), if any does."""
         raw, auxiliary = self._raw(images)
         if not self.config.msc:
-            return [self.squash(raw)], auxiliary
+            return [self.finished(raw)], auxiliary
         outputs, fused = [raw], raw
         for scale in self.config.msc:
             small = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
@@ -200,7 +212,7 @@ class Encoder(nn.Module):
             outputs.append(out)
             up = F.interpolate(out, size=raw.shape[-2:], mode="bilinear", align_corners=False)
             fused = torch.maximum(fused, up)
-        return [self.squash(out) for out in [*outputs, fused]], auxiliary
+        return [self.finished(out) for out in [*outputs, fused]], auxiliary
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, N, H, W) to features (B, sum(scale_dims), h, w), MSC outputs fused."""

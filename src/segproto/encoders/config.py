@@ -12,6 +12,8 @@ from segproto.encoders.network import NetworkConfig
 from segproto.encoders.table import BACKBONES, NECKS
 from segproto.table import Known
 
+GRID = ("enlarge", "pad", "finer")  # a model's own unless the recipe says otherwise
+
 
 class EncoderConfig(BaseModel):
     """Encoder settings; a recipe's ``encoder`` section and part of every artefact.
@@ -54,6 +56,9 @@ class EncoderConfig(BaseModel):
             of the model one starts from, without one ``half_pixel``.
         pad: images are padded to multiples of the stride; false = not (as the releases of SEAM, EPS and wseg), with
             backbones that take any size; None = that of the model one starts from, without one true.
+        finer: features are interpolated to a grid so many times finer, which what comes after the encoder then sees: a
+            memory behind a neck tells small things better with 2; None = that of the model one starts from, without
+            one 1.
         bands: of the images; a recipe takes it from ``data.bands``. Pretrained first layers of other numbers than 3 are
             adapted as timm does: their weights are repeated and scaled (of one band: added).
         network: of ``name: network``, which :func:`segproto.posthoc` writes.
@@ -85,6 +90,7 @@ class EncoderConfig(BaseModel):
     squash: Literal["sigmoid", "relu", "none"] = "sigmoid"
     enlarge: Literal["half_pixel", "align_corners"] | None = None
     pad: bool | None = None
+    finer: int | None = Field(default=None, ge=1, le=8)
     bands: int = Field(3, ge=1, le=4096)
     network: NetworkConfig | None = None
 

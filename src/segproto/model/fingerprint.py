@@ -21,6 +21,7 @@ NOT_FEATURES = {"weights", "pretrained", "frozen", "enlarge", "neck_momentum"}
 LATER = {
     "convs": 1, "projection": False, "auxiliary": None, "code_dropout": "off", "reduce": None, "layer_norm": False,
     "pad": None,
+    "finer": None,
     "bands": 3,
     "network": None,
 }  # fmt: skip

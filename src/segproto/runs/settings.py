@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from segproto.data.config import DataConfig
 from segproto.data.pixel_config import settings_of
 from segproto.data.pixels import PixelRule
+from segproto.encoders.config import GRID
 from segproto.errors import ConfigError, DataError, WeightsError
 from segproto.files.documents import read_checked
 from segproto.files.keys import explain_error
@@ -85,8 +86,9 @@ def checked(given: RecipeDict, recipe: object, overrides: Sequence[str] = ()) ->
     start = value.get("train", {}).get("start")
     if method.starts_from_any_encoder and start is not None:
         own = encoder_of(Path(start)) | {"frozen": True}
-        refuse_other_encoder(value.get("encoder", {}), own, overrides, start)
-        value["encoder"] = own
+        asked = value.get("encoder", {})
+        refuse_other_encoder(asked, own, overrides, start)
+        value["encoder"] = own | {key: asked[key] for key in GRID if own.get(key) is None and key in asked}
     return method, validate_recipe(value, method.recipe)
 
 
@@ -98,7 +100,8 @@ def refuse_other_encoder(asked: RecipeDict, own: RecipeDict, overrides: Sequence
     """
     for item in overrides:
         key = item.partition("=")[0].removeprefix("encoder.")
-        if item.startswith("encoder.") and key in own and own[key] is not None and asked.get(key) != own[key]:
+        left = own.get(key) is None and key in (*GRID, "weights")  # unset, or where its tensors once came from
+        if item.startswith("encoder.") and key in own and not left and asked.get(key) != own[key]:
             raise ConfigError(
                 f"{item}: with train.start={start} features are those of that model's encoder, which has "
                 f"{key} = {own[key]}; leave this setting out, or start from another model"

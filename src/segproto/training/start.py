@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segproto.data.base import ClassTable
 from segproto.encoders.codes import Codes
-from segproto.encoders.config import EncoderConfig
+from segproto.encoders.config import GRID, EncoderConfig
 from segproto.errors import ConfigError, WeightsError
 from segproto.model.segmenter import Segmenter
 from segproto.training.devices import seed_all
@@ -15,8 +15,6 @@ from segproto.training.method import Method
 from segproto.training.progress import current
 from segproto.training.recipe import RecipeT
 from segproto.training.stage import Optimise, Stage
-
-GRID = ("enlarge", "pad")  # a model's own unless the recipe says otherwise
 
 
 def first_model(method: Method[RecipeT], recipe: RecipeT, classes: ClassTable, resumed: Path | None) -> Segmenter:
