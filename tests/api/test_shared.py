@@ -243,6 +243,27 @@ def test_a_precision_is_that_of_the_network(scaleproto_run: Path, tmp_path: Path
     assert confusion["auto"] == confusion["32-true"] != confusion["bf16-mixed"]
 
 
+def test_convolutions_see_channels_side_by_side_while_predict_works(scaleproto_run: Path, tmp_path: Path) -> None:
+    images, model = pictures(tmp_path / "images", 3), segproto.load(scaleproto_run)
+    expected = [model.predict(image, as_numpy=True) for image in sorted(images.glob("*.png"))]
+    weights = {key: (value.data_ptr(), value.stride()) for key, value in model.state_dict().items()}
+    seen: list[bool] = []
+
+    def look(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size[0] > 1 and module.in_channels > 1:
+            seen.append(module.weight.is_contiguous(memory_format=torch.channels_last))
+
+    hooks = [module.register_forward_hook(look) for module in model.modules()]
+    masks = api.predict(model, images, out=tmp_path / "masks", quiet=True)
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) > 10
+    assert all(seen)
+    assert weights == {key: (value.data_ptr(), value.stride()) for key, value in model.state_dict().items()}
+    for mask, before in zip(masks, expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(mask)), before)
+
+
 def test_a_compiled_backbone_gives_the_same_masks(
     scaleproto_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from segproto.data.picture import look_at
 from segproto.data.pixels import PixelRule
 from segproto.errors import DataError
 from segproto.model.compiled import compiled_backbone
+from segproto.model.layout import channels_last
 from segproto.model.ood import predict_scored_to_png
 from segproto.model.outputs import Outputs, with_ones, write_outputs
 from segproto.model.precision import Precision, autocast
@@ -80,6 +81,7 @@ def write_all(
     with (
         evaluating(writing.model),
         autocast(writing.model, writing.precision),
+        channels_last(writing.model),
         compiled_backbone(writing.model, writing.compiled),
     ):
         yield from _write_together(writing, [_Entry(i // size, jobs[i], paths[i], there[i]) for i in together])
