@@ -23,13 +23,14 @@ import torch
 from PIL import Image
 from studio_server import studio
 
-from segproto.errors import ConfigError
+from segproto.errors import ConfigError, DataError
 from segproto.studio import state
 from segproto.studio.earlier import Earlier
 from segproto.studio.images import UPLOAD_BYTES, Recent, Uploads
 from segproto.studio.jobs import batches
 from segproto.studio.page import ASSETS, asset, names, page
 from segproto.studio.security import listen
+from segproto.studio.serve import serve
 from segproto.studio.session import Edits, Session, Sessions, changed
 from segproto.studio.state import Side
 from segproto.studio.tell import probe_json
@@ -278,6 +279,16 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         taken.listen()
         with pytest.raises(ConfigError, match=r"in use; give another --port, or --port 0"):
             listen(taken.getsockname()[1])
+
+
+def test_places_that_cannot_be_written_or_hold_no_list_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"--out .*file: is a file; name a folder"):
+        serve(tmp_path / "run", out=tmp_path / "file")
+    with pytest.raises(
+        DataError, match=r"labels\.json: there is no such file; name a folder"
+    ):
+        serve(tmp_path / "run", review=tmp_path)
 
 
 def test_without_starlette_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

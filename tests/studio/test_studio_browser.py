@@ -129,7 +129,8 @@ def test_a_person_forgets_a_patch_sees_how_far_it_is_and_stops_it(run: Path, tmp
         page.run("document.querySelector('#stop').click()")
         page.wait("document.querySelector('#job').dataset.state === 'stopped'")
         assert page.run("document.querySelector('#stop').hidden && document.querySelector('#job-bar').hidden")
-        assert page.text("#job-words") == f"stopped; to go on: segproto train --resume {tmp_path / 'forget-1'}"
+        done = f"stopped: training to forget the patch of prototype {unit}; to go on: segproto train --resume"
+        assert page.text("#job-words") == f"{done} {tmp_path / 'forget-1'}"
         # the model is as it was, here and on the disk, and can be worked on
         assert page.text("#miou") == shown
         assert tree(run) == before

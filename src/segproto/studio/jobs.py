@@ -203,7 +203,7 @@ class Jobs:
             if process is None or job is None:
                 return
             later = f"to go on: segproto train --resume {job.out}" if job.kind == "forget" else "nothing was written"
-            job.state, job.words = "stopped", f"stopped; {later}"
+            job.state, job.words = "stopped", f"stopped: {job.words}; {later}"
             process.terminate()
         process.join(STOP)
         if process.is_alive():

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segproto.errors import ConfigError
+from segproto.api.review import LIST
+from segproto.errors import ConfigError, DataError
 from segproto.files import place
 from segproto.imports import quick
 from segproto.studio.images import Uploads
@@ -45,8 +46,8 @@ def serve(
         tell: takes lines for a person: the address, and what is not as expected.
 
     Raises:
-        ConfigError: starlette or uvicorn is not installed, or the port is taken.
-        SegprotoError: no model there.
+        ConfigError: starlette or uvicorn is not installed, the port is taken, or ``out`` is a file.
+        SegprotoError: no model there, or no list.
     """
     with quick():
         try:
@@ -60,6 +61,7 @@ def serve(
         from segproto.studio.jobs import Jobs
         from segproto.studio.state import Side
 
+    require_folders(out, review)
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # requests and images are worked on side by side
     listening = listen(port)
     with listening:
@@ -79,6 +81,18 @@ def serve(
             server.run(sockets=[listening])
         finally:
             jobs.stop()
+
+
+def require_folders(out: Path | None, review: Path | None) -> None:
+    """Refuses, before anything is loaded, places that a person would only miss after many edits.
+
+    Raises:
+        SegprotoError: ``out`` is a file, or ``review`` has no list.
+    """
+    if out is not None and place(out).exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; name a folder")
+    if review is not None and not (list_of := place(review, "--review") / LIST).is_file():
+        raise DataError(f"{list_of}: there is no such file; name a folder that segproto review made")
 
 
 def look(sides: Sequence[Side]) -> None:
