@@ -77,6 +77,23 @@ def test_a_run_remembers_real_patches(run: Path) -> None:
     assert why.pixel(3, 4).prototypes[0].source is not None
 
 
+def test_its_scores_are_its_probabilities(run: Path, tmp_path: Path) -> None:
+    """They add up to 1: a softmax over them would say 0.2 or less of eight classes where all neighbours agree."""
+    from PIL import Image
+
+    from segproto.model.predict import predict_logits
+
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    scores = predict_logits(Segmenter.load(run).eval(), tmp_path / "a.png")
+    assert torch.allclose(scores.sum(0), torch.ones(50, 40), atol=1e-5)
+    segproto.predict(run, tmp_path / "a.png", out=tmp_path / "masks", probabilities=tmp_path / "shares", quiet=True)
+    with np.load(tmp_path / "shares" / "a.npz") as file:
+        assert np.allclose(file["probabilities"], scores.permute(1, 2, 0), atol=1e-3)
+    said = segproto.explain(run, tmp_path / "a.png").pixel(3, 4)
+    assert said.probability == pytest.approx(float(scores[:, 3, 4].max()), abs=1e-5)
+
+
 def test_a_remembered_patch_finds_itself(run: Path) -> None:
     """The feature of a remembered cell, read from its training image again, is nearest to its own entry."""
     from segproto.data.build import build_dataset

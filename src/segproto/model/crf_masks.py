@@ -57,7 +57,9 @@ def masks_with_crf(
     picture = look_at(image, WHOLE_PIXELS, rule)
     pixels = to_colours(picture.read(0, 0, picture.height, picture.width).cpu(), rule.show)
     logits = predict_logits(segmenter, image, scales=scales, flip=flip)
-    after = dense_crf(pixels[None], unary_from_probabilities(logits.softmax(0)[None]), settings, labels=True)[0]
+    after = dense_crf(
+        pixels[None], unary_from_probabilities(segmenter.head.probabilities(logits, 0)[None]), settings, labels=True
+    )[0]
     dtype = label_dtype(len(logits))
     return logits.max(0)[1].to(dtype), after.to(dtype)
 

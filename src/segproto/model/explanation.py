@@ -316,7 +316,9 @@ class Explanation:
         fields = list_evidence(
             self.segmenter, class_id, self.evidence(ys, xs, torch.tensor([class_id])), activations, top
         )
-        return PixelEvidence(**fields, y=y, x=x, probability=float(logits.softmax(0)[class_id]))
+        return PixelEvidence(
+            **fields, y=y, x=x, probability=float(self.segmenter.head.probabilities(logits, 0)[class_id])
+        )
 
     def _cells(self, ys: Tensor, xs: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Field.cells``, for image coordinates, on the model's device."""

@@ -162,9 +162,9 @@ class Head(nn.Module, ABC):
         reading = self.read(features)
         return reading.logits, self.familiarity(reading)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (B, C, ...) to class probabilities; kinds whose scores add up to 1 already say so."""
-        return logits.float().softmax(1)
+    def probabilities(self, logits: Tensor, dim: int = 1) -> Tensor:
+        """Logits, or means of some, to class probabilities along ``dim``; kinds whose scores add up to 1 have them."""
+        return logits.float().softmax(dim)
 
     def beside(self, other: Head, kept: Sequence[int] | None) -> Callable[[Tensor], Sequence[Tensor]]:
         """How the logits of ``other`` and of this head, in which it was edited, are worked out from the same features.

@@ -134,7 +134,7 @@ class MemoryHead(Head):
         )
         return (scores * class_weights).view(len(features), *features.shape[-2:], -1).permute(0, 3, 1, 2)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def probabilities(self, logits: Tensor, dim: int = 1) -> Tensor:
         return logits.float()  # shares of the neighbours' votes: a softmax would make them all alike
 
     def blocks(self) -> int:

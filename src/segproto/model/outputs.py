@@ -139,7 +139,7 @@ def write_outputs(segmenter: Segmenter, picture: Picture, outputs: Outputs, band
                 shown = to_colours(shown, segmenter.encoder.pixels.show)
                 overlay.write(colour_labels(shown, labels, colours).permute(1, 2, 0))
             if shares is not None:
-                shares((logits[:-1] / logits[-1:]).softmax(0))
+                shares(segmenter.head.probabilities(logits[:-1] / logits[-1:], 0))
             done += len(labels)
 
 

@@ -83,7 +83,7 @@ def predict_to_tiff(
                 rows[outside] = IGNORE_INDEX
             mask.write(rows.numpy())
             if probabilities is not None:
-                values = (logits / maps[-1:]).softmax(0).cpu()
+                values = segmenter.head.probabilities(logits / maps[-1:], 0).cpu()
                 if plain is not None:
                     plain(values)
                 if raster is not None:

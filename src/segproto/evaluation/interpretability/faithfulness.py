@@ -17,6 +17,8 @@ from segproto.prototypes.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from segproto.model.head import Head
+
 BATCH = 8
 STREAM = 4
 
@@ -48,7 +50,7 @@ class FaithfulnessSuite(OneClassSuite):
         random = deleted[:, :, tops:].mean(2, keepdim=True)
         both = [torch.cat([deleted[:, :, :tops], random], 2), torch.cat([inserted, random.flip(-1)], 2)]
         curves, empty = torch.stack(both, 1), scores[-2:].T
-        intact = _measures(view.logits[None], class_id, view.labels)[0]
+        intact = _measures(self.model.head, view.logits[None], class_id, view.labels)[0]
         self.metric.update(curves, intact, empty, view.index, passes)
 
     def _regions(self, view: View, class_id: int, cells: Tensor) -> Tensor:
@@ -74,20 +76,21 @@ class FaithfulnessSuite(OneClassSuite):
         return torch.cat(parts)
 
     def _score(self, images: Tensor, class_id: int, labels: Tensor) -> Tensor:
-        return _measures(self.model.head(encode(self.model, images)).float(), class_id, labels)
+        return _measures(self.model.head, self.model.head(encode(self.model, images)).float(), class_id, labels)
 
 
-def _measures(logits: Tensor, class_id: int, labels: Tensor) -> Tensor:
+def _measures(head: Head, logits: Tensor, class_id: int, labels: Tensor) -> Tensor:
     """(B, 3): mean logit and probability over the class's cells, and its IoU on the grid; void does not count.
 
     Args:
+        head: which says what its logits are as probabilities.
         logits: (B, C, h, w).
         class_id: the class.
         labels: (h, w), 255 = void.
     """
     logits = logits.cpu()
     own = labels == class_id
-    probability = logits.softmax(1)[:, class_id]
+    probability = head.probabilities(logits)[:, class_id]
     predicted = (logits.argmax(1) == class_id) & (labels != IGNORE_INDEX)
     union = (predicted | own).sum((1, 2)).clamp_min(1)
     iou = (predicted & own).sum((1, 2)) / union

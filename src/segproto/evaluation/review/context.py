@@ -102,4 +102,6 @@ def probability(model: Segmenter, image: Tensor, inside: Tensor, class_id: int) 
     logits = model.head(model.features(image[None])).float()
     frequencies, known = cell_frequencies(inside, (logits.shape[-2], logits.shape[-1]), 2)
     weight = frequencies[:, 1] * known
-    return float((cells_of(logits.softmax(1))[:, class_id] * weight).sum() / weight.sum().clamp_min(1e-9))
+    return float(
+        (cells_of(model.head.probabilities(logits))[:, class_id] * weight).sum() / weight.sum().clamp_min(1e-9)
+    )

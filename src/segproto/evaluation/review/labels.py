@@ -131,7 +131,7 @@ class LabelReview:
     def answer(self, index: int) -> Tensor:
         """(C, h, w) in 0..1: what the model says of an image."""
         logits: Tensor = self.model.head(image_features(self.model, self.dataset, index, self.cache))
-        return logits[0].float().softmax(0)
+        return self.model.head.probabilities(logits)[0]
 
     def regions(self, index: int) -> list[Region]:
         """The contradicted regions of an image, the most contradicted first."""
