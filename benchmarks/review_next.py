@@ -33,7 +33,7 @@ from segproto.runs.settings import resolve
 from segproto.training.class_weights import count_pixels
 
 STEP = 20  # images labelled at once
-MOST = 200
+LEAST, MOST = 100, 200  # a curve ends where it reaches the goal, between these
 GOAL = 0.95  # of the mIoU with all labels
 FILE = "review_next.json"
 WAYS = {
@@ -104,8 +104,8 @@ class Pool:
         return [free[one.index] for one in rank_next(self.parts[free], STEP, uncertainty=unsure, known=known)]
 
 
-def curve(pool: Pool, way: str, seed: int) -> list[float]:
-    """mIoU with 20, 40 ... labelled images."""
+def curve(pool: Pool, way: str, seed: int, goal: float) -> list[float]:
+    """mIoU with 20, 40 ... labelled images, until it reaches the goal."""
     order = np.random.default_rng(seed).permutation(len(pool.train)).tolist()
     labelled: list[int] = [] if way == "none" else order[:STEP]
     scores = []
@@ -113,6 +113,8 @@ def curve(pool: Pool, way: str, seed: int) -> list[float]:
         if labelled:
             pool.remember(labelled, seed)
             scores.append(pool.score())
+            if scores[-1] >= goal and len(labelled) >= LEAST:
+                break
         more = order[len(labelled) :][:STEP] if way == "random" else pool.choose(labelled, way != "alone")
         labelled = labelled + more
     return scores
@@ -130,8 +132,8 @@ def measure_next(settings: list[str], seeds: list[int], out: Path) -> None:
     file = out / FILE
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     pool = Pool(settings)
-    for seed in seeds:
-        for way in ("all", *WAYS):
+    for way in ("all", *WAYS):
+        for seed in seeds:
             if (key := f"{way} {seed}") in found:
                 continue
             begin = time.process_time()
@@ -139,7 +141,7 @@ def measure_next(settings: list[str], seeds: list[int], out: Path) -> None:
                 pool.remember(list(range(len(pool.train))), seed)
                 found[key] = [pool.score()]
             else:
-                found[key] = curve(pool, way, seed)
+                found[key] = curve(pool, way, seed, GOAL * found[f"all {seed}"][0])
             file.write_text(json.dumps(found))
             print(key, [round(100 * x, 1) for x in found[key]], f"{time.process_time() - begin:.0f} s", flush=True)
     print_table(found, seeds, len(pool.train))
@@ -147,16 +149,15 @@ def measure_next(settings: list[str], seeds: list[int], out: Path) -> None:
 
 def print_table(found: dict[str, Any], seeds: list[int], images: int) -> None:
     """How many images each way needs per seed, and its mean mIoU on the way."""
-    goals = [GOAL * found[f"all {seed}"][0] for seed in seeds]
-    print(f"\nall {images} images: " + ", ".join(f"{100 * goal / GOAL:.1f}" for goal in goals))
-    shown = range(1, MOST // STEP + 1, 2)
+    print(f"\nall {images} images: " + ", ".join(f"{100 * found[f'all {seed}'][0]:.1f}" for seed in seeds))
+    shown = range(1, LEAST // STEP + 1)
     print(
         f"\n| chosen | labelled images for 95 % | mIoU with {', '.join(str(STEP * n) for n in shown)} |\n|---|---|---|"
     )
     for way, words in WAYS.items():
-        curves = [found[f"{way} {seed}"] for seed in seeds]
-        counts = ", ".join(str(needed(c, goal) or f"> {MOST}") for c, goal in zip(curves, goals, strict=True))
-        print(f"| {words} | {counts} | {', '.join(spread([c[n - 1] for c in curves]) for n in shown)} |")
+        curves = {seed: found[f"{way} {seed}"] for seed in seeds if f"{way} {seed}" in found}
+        counts = ", ".join(str(needed(c, GOAL * found[f"all {seed}"][0]) or f"> {MOST}") for seed, c in curves.items())
+        print(f"| {words} | {counts} | {', '.join(spread([c[n - 1] for c in curves.values()]) for n in shown)} |")
 
 
 def spread(scores: list[float]) -> str:

@@ -1,7 +1,7 @@
-"""Tables of ``review``: planted label errors found again, and a class left out of training seen as unknown.
+"""Tables of ``review``: planted label errors found again, a class left out seen as unknown, and what to label next.
 
 OMP_NUM_THREADS=2 SEGPROTO_DATA=DIR python benchmarks/review_results.py --out DIR [--data msrc21,camvid] [--seeds 1]
-    [--what labels,unknown] [--folds 3]
+    [--what labels,unknown,next] [--folds 3]
 
 Planted errors: of the connected regions of the training masks (at least ``PIXELS`` pixels, in images of two classes or
 more) 5 % get another class of the same image. Models are trained on these masks (frozen ViT-Tiny, cached features).
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from review_next import measure_next
 from scipy import ndimage
 
 import segproto.data
@@ -283,6 +284,8 @@ def main() -> None:
         for data in args.data.split(","):
             for unknown in args.unknown.split(","):
                 leave_out(data, unknown, args.methods.split(","), seeds, args.out)
+    if "next" in args.what:
+        measure_next([f"data.root={DATA / 'msrc21'}", "data.classes=msrc21", VIT], seeds, args.out / "msrc21")
     if "labels" not in args.what:
         return
     for seed in seeds:
