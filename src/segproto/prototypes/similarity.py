@@ -70,12 +70,15 @@ def _sharpen(distances: Tensor, cells: Tensor, vectors: Tensor, scale_ranges: Se
         part, own = distances[:, a:b], x[:, scale]
         if part.numel() == 0 or float(part.amin()) >= NEAR:
             continue
-        near = (part < NEAR).nonzero()
-        if len(near) > FEW * part.numel() and cells.device.type != "mps":  # which has no float64
+        near = part < NEAR
+        count = int(near.count_nonzero())
+        if count > FEW * part.numel() and cells.device.type != "mps":  # which has no float64
             _sharpen_many(part, own, vectors[a:b])
         else:
             rows = own.transpose(1, 2).contiguous()  # of a cell, side by side: single columns are slow to gather
-            for image, prototype, cell in (p.unbind(1) for p in torch.split(near, max(1, CHUNK // vectors.shape[1]))):
+            for image, prototype, cell in (
+                p.unbind(1) for p in torch.split(near.nonzero(), max(1, CHUNK // vectors.shape[1]))
+            ):
                 difference = rows[image, cell] - vectors[a + prototype]
                 distances[image, a + prototype, cell] = difference.square_().sum(1)
 
@@ -85,7 +88,7 @@ def _sharpen_many(distances: Tensor, cells: Tensor, vectors: Tensor) -> None:
     p = vectors.double() - CENTRE
     step = max(1, CHUNK // 2 // max(1, distances[..., 0].numel()))
     for near, part in zip(torch.split(distances, step, 2), torch.split(cells, step, 2), strict=True):
-        y = part.double() - CENTRE
+        y = part.double().sub_(CENTRE)
         exact = torch.baddbmm(p.square().sum(1)[:, None], p.expand(len(y), -1, -1), y, alpha=-2)
         exact += y.square_().sum(1, keepdim=True)
         near.copy_(torch.where(near < NEAR, exact.relu_().to(near.dtype), near))
