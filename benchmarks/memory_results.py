@@ -53,6 +53,7 @@ def jobs(only: list[str], seed: int) -> Iterator[Job]:
         yield Job("memory, grid of 8 pixels", "memory", ["encoder.input_scale=2"])
     if "coreset" in only:
         yield Job("memory, 10 % (coreset)", "memory", ["stages.remember.keep=2000"])
+        yield Job("memory, 10 % (medoids)", "memory", ["stages.remember.keep=2000", "stages.remember.coreset=spread"])
         yield Job("memory, 10 % (fewer drawn)", "memory", ["stages.remember.patches=2000"])
     if "neck" in only:
         yield Job("blackbox", "blackbox", [])

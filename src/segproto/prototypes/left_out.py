@@ -28,6 +28,14 @@ def mean_iou_of_cells(scores: Tensor, frequencies: Tensor, weights: Tensor) -> f
     return float((right / union.clamp_min(1e-30))[union > 0].mean())
 
 
+def queries_of(keys: Tensor, seed: int) -> Tensor:
+    """Indices, ascending, of the patches (P, D) that a memory is asked about: of a large one a random part."""
+    patches = len(keys)
+    count = min(patches, max(FEWEST, COSINES // patches))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(patches, generator=generator)[:count].sort().values.to(keys.device)
+
+
 def choose_balance(
     keys: Tensor,
     frequencies: Tensor,
@@ -57,13 +65,9 @@ def choose_balance(
     """
     if len(torch.unique(image)) < 2:
         return candidates[0]
-    patches = len(keys)
-    count = min(patches, max(FEWEST, COSINES // patches))
-    queries = (
-        torch.randperm(patches, generator=torch.Generator().manual_seed(seed))[:count].sort().values.to(keys.device)
-    )
+    queries = queries_of(keys, seed)
     apart = (image.to(keys.device)[queries], image.to(keys.device))
-    found = nearest_patches(keys[queries].float(), keys, min(k, patches), apart)
+    found = nearest_patches(keys[queries].float(), keys, min(k, len(keys)), apart)
     labels, shares = frequencies.float(), vote_shares(found.similarity, temperature)
 
     def measure(balance: float) -> float:

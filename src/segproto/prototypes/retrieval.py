@@ -200,59 +200,6 @@ def choose_cells(
     return chosen.sort().values
 
 
-def spread_subset(keys: Tensor, class_of: Tensor, count: int, rounds: int = 10, seed: int = 0) -> Tensor:
-    """A coreset: real patches near the k-means centres of each class, which lose as little as possible of the memory.
-
-    Classes keep a number of patches that grows with the square root of theirs, at least one each, so that rare classes
-    are not thinned like common ones.
-
-    Args:
-        keys: (M, D) unit vectors.
-        class_of: (M,) int64.
-        count: patches to keep, at least one per class that is there.
-        rounds: of Lloyd's algorithm, on the sphere.
-        seed: of the centres it starts from.
-
-    Returns:
-        (n,) int64 indices, ascending; n <= count.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    sizes = torch.bincount(class_of)
-    quota = shared_quota(sizes, count)
-    subsets = []
-    for label in sizes.nonzero()[:, 0].tolist():  # once per fit, not per image
-        rows = (class_of == label).nonzero()[:, 0]
-        subsets.append(rows[medoids(keys[rows].float(), int(quota[label]), rounds, generator)])
-    return torch.cat(subsets).sort().values
-
-
-def shared_quota(sizes: Tensor, count: int) -> Tensor:
-    """How many of ``count`` each class gets: by the root of its size, at least 1, never more than it has."""
-    present = sizes > 0
-    root = sizes.double().sqrt()
-    low, high = 0.0, float(count) * 2
-    for _ in range(60):  # the scale at which the rounded-down shares use up the count
-        middle = (low + high) / 2
-        total = int(torch.minimum((root * middle).floor().clamp_min(1) * present, sizes.double()).sum())
-        low, high = (middle, high) if total <= count else (low, middle)
-    return torch.minimum((root * low).floor().clamp_min(1) * present, sizes.double()).long()
-
-
-def medoids(keys: Tensor, count: int, rounds: int, generator: torch.Generator) -> Tensor:
-    """The rows nearest to the centres of spherical k-means: (n,) indices, n <= count (two centres may share a row)."""
-    if count >= len(keys):
-        return torch.arange(len(keys), device=keys.device)
-    start = torch.randperm(len(keys), generator=generator)[:count].to(keys.device)
-    centres = keys[start]
-    for _ in range(rounds):
-        own = nearest_patches(keys, centres, 1).patch[:, 0]
-        sums = torch.zeros_like(centres).index_add_(0, own, keys)
-        empty = sums.norm(dim=1) == 0
-        centres = torch.where(empty[:, None], centres, F.normalize(sums, dim=1))
-    rows: Tensor = torch.unique(nearest_patches(centres, keys, 1).patch[:, 0])
-    return rows
-
-
 def position_directions(means: Tensor, counts: Tensor, rank: int) -> Tensor:
     """Directions in which features tell where a cell lies whatever is there.
 

@@ -37,7 +37,9 @@ class RememberConfig(BaseModel):
         patches: training cells, over all images; rare classes keep theirs.
         draw: which cells of an image: ``balanced``, odds by how rare their classes are overall; ``rarity``, by how
             rare they are in the image itself, as published.
-        keep: of these, how many stay (a coreset: medoids of k-means per class); None = all.
+        keep: of these, how many stay (a coreset); None = all.
+        coreset: which: ``errors``, half of them medoids of k-means per class, half where these answer wrongly for other
+            training images; ``spread``, all of them medoids.
         labelled: a cell with a smaller share of labelled pixels is not remembered.
         normalise_layers: each joined layer of the backbone gets mean 0 and variance 1 in every cell, so that none
             drowns the others; features behind a neck are compared as they are.
@@ -51,6 +53,7 @@ class RememberConfig(BaseModel):
     patches: int = Field(20_000, ge=1)
     draw: Literal["balanced", "rarity"] = "balanced"
     keep: int | None = Field(default=None, ge=1)
+    coreset: Literal["errors", "spread"] = "errors"
     labelled: float = Field(0.5, gt=0, le=1)
     normalise_layers: bool = True
     centre: bool | None = None

@@ -18,8 +18,9 @@ from segproto.model.memory_head import MemoryBank, MemoryHead, bytes_per_patch, 
 from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.remembering import image_cells, patch_sources, picture_name, sums_by_place
 from segproto.prototypes.approximate import ApproximateIndex, require_faiss, search_recall
+from segproto.prototypes.coreset import spread_subset, subset_by_errors
 from segproto.prototypes.left_out import choose_balance
-from segproto.prototypes.retrieval import embed_cells, position_directions, spread_subset
+from segproto.prototypes.retrieval import embed_cells, position_directions
 from segproto.training.class_weights import count_pixels
 from segproto.training.devices import on_first
 from segproto.training.figures import Figures
@@ -99,7 +100,7 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     gathered_count = bank.num_prototypes
     kept = torch.arange(gathered_count)
     if config.keep is not None and config.keep < gathered_count:
-        kept = spread_subset(vectors, bank.class_of, config.keep, seed=context.recipe.train.seed)
+        kept = coreset(bank, gathered.image, config, lookup, context.recipe.train.seed)
         bank = bank.select(kept)
     if lookup.neighbours > bank.num_prototypes:
         raise ConfigError(
@@ -126,6 +127,16 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
         figures["search_recall"] = round(search_recall(head.index, min(head.neighbours, bank.num_prototypes - 1)), 4)
         current().line(f"faiss finds {100 * figures['search_recall']:.1f} % of the {head.neighbours} nearest patches")
     return figures
+
+
+def coreset(bank: MemoryBank, image: Tensor, config: RememberConfig, lookup: MemoryModel, seed: int) -> Tensor:
+    """Indices of the patches that stay of a memory."""
+    assert config.keep is not None
+    if config.coreset == "spread":
+        return spread_subset(bank.vectors, bank.class_of, config.keep, seed=seed)
+    balance = 0.0 if lookup.balance == "auto" else lookup.balance
+    look = (lookup.neighbours, lookup.temperature, balance)
+    return subset_by_errors(bank.vectors, bank.frequencies, image, config.keep, *look, seed=seed)
 
 
 def chosen_balance(
