@@ -98,18 +98,18 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     vectors = embed_cells(gathered.features, 0, mean, removed).half()
     bank = MemoryBank(vectors, gathered.frequencies.half(), mean, removed, blocks)
     gathered_count = bank.num_prototypes
+    balance = lookup.balance
+    if balance == "auto":  # of all patches: those of a coreset are chosen by the same answers
+        balance = chosen_balance(bank, gathered.image, lookup, shares, context)
     kept = torch.arange(gathered_count)
     if config.keep is not None and config.keep < gathered_count:
-        kept = coreset(bank, gathered.image, config, lookup, context.recipe.train.seed)
+        kept = coreset(bank, gathered.image, config, lookup, balance, context.recipe.train.seed)
         bank = bank.select(kept)
     if lookup.neighbours > bank.num_prototypes:
         raise ConfigError(
             f"model.neighbours = {lookup.neighbours}: the memory has only {bank.num_prototypes} patches; "
             f"use fewer neighbours or more patches (stages.remember.{'patches' if config.keep is None else 'keep'})"
         )
-    balance = lookup.balance
-    if balance == "auto":
-        balance = chosen_balance(bank, gathered.image[kept], lookup, shares, context)
     head = MemoryHead(bank, lookup.neighbours, lookup.temperature, balance, lookup.search)
     model.head = head.to(fabric.device)
     model.provenance, model.patches = sources(context, gathered, kept)
@@ -129,12 +129,13 @@ def remember(context: StageContext, config: RememberConfig, lookup: MemoryModel)
     return figures
 
 
-def coreset(bank: MemoryBank, image: Tensor, config: RememberConfig, lookup: MemoryModel, seed: int) -> Tensor:
+def coreset(
+    bank: MemoryBank, image: Tensor, config: RememberConfig, lookup: MemoryModel, balance: float, seed: int
+) -> Tensor:
     """Indices of the patches that stay of a memory."""
     assert config.keep is not None
     if config.coreset == "spread":
         return spread_subset(bank.vectors, bank.class_of, config.keep, seed=seed)
-    balance = 0.0 if lookup.balance == "auto" else lookup.balance
     look = (lookup.neighbours, lookup.temperature, balance)
     return subset_by_errors(bank.vectors, bank.frequencies, image, config.keep, *look, seed=seed)
 
