@@ -18,13 +18,16 @@ from training_tiny import in_processes, in_slurm
 import segproto
 from segproto import api
 from segproto.api import predict_loop
+from segproto.data.build import build_dataset
 from segproto.data.picture import look_at
 from segproto.errors import ConfigError, SegprotoError, UnreadableImages
+from segproto.evaluation.validate import validate
 from segproto.files.documents import read_object
 from segproto.model import together
 from segproto.model.together import CHUNK, chunk_size, chunked, in_order
 from segproto.model.windows import evaluating
 from segproto.runs.continuing import keep_record
+from segproto.runs.settings import data_config
 from segproto.training.devices import launched
 from segproto.training.sharing import shared
 
@@ -243,7 +246,7 @@ def test_a_precision_is_that_of_the_network(scaleproto_run: Path, tmp_path: Path
     assert confusion["auto"] == confusion["32-true"] != confusion["bf16-mixed"]
 
 
-def test_convolutions_see_channels_side_by_side_while_predict_works(scaleproto_run: Path, tmp_path: Path) -> None:
+def test_convolutions_see_channels_side_by_side_while_masks_are_made(scaleproto_run: Path, tmp_path: Path) -> None:
     images, model = pictures(tmp_path / "images", 3), segproto.load(scaleproto_run)
     expected = [model.predict(image, as_numpy=True) for image in sorted(images.glob("*.png"))]
     weights = {key: (value.data_ptr(), value.stride()) for key, value in model.state_dict().items()}
@@ -255,9 +258,11 @@ def test_convolutions_see_channels_side_by_side_while_predict_works(scaleproto_r
 
     hooks = [module.register_forward_hook(look) for module in model.modules()]
     masks = api.predict(model, images, out=tmp_path / "masks", quiet=True)
+    assert len(seen) > 10
+    validate(model, build_dataset(data_config(scaleproto_run, {}, ()), "val"))
+    assert len(seen) > 20
     for hook in hooks:
         hook.remove()
-    assert len(seen) > 10
     assert all(seen)
     assert weights == {key: (value.data_ptr(), value.stride()) for key, value in model.state_dict().items()}
     for mask, before in zip(masks, expected, strict=True):

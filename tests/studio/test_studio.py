@@ -285,9 +285,7 @@ def test_places_that_cannot_be_written_or_hold_no_list_are_told_before_anything_
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigError, match=r"--out .*file: is a file; name a folder"):
         serve(tmp_path / "run", out=tmp_path / "file")
-    with pytest.raises(
-        DataError, match=r"labels\.json: there is no such file; name a folder"
-    ):
+    with pytest.raises(DataError, match=r"labels\.json: there is no such file; name a folder"):
         serve(tmp_path / "run", review=tmp_path)
 
 

@@ -20,6 +20,7 @@ from segproto.metrics.matching import hungarian
 from segproto.model.crf_masks import crf_folder, masks_with_crf, write_mask
 from segproto.model.features import BackboneFeatures
 from segproto.model.field import Field
+from segproto.model.layout import channels_last
 from segproto.model.predict import stacked
 from segproto.model.segmenter import Segmenter
 from segproto.model.together import CHUNK, Look, chunk_size, chunked, in_order, logits_of, look, spare_worker
@@ -76,7 +77,7 @@ def validate(
     rows = max(classes.num_classes, segmenter.head.num_classes)
     tallies = [Tally(dataset, rows, device, instances=not unlabelled) for _ in range(1 if protocol.crf is None else 2)]
     indices = chunked(len(dataset), rank, world)
-    with evaluating(segmenter):
+    with evaluating(segmenter), channels_last(segmenter):
         for done, (index, sample, predictions) in enumerate(predicted(segmenter, dataset, indices, protocol, cache), 1):
             for tally, prediction in zip(tallies, predictions, strict=True):
                 tally.add(index, sample, prediction)
