@@ -12,12 +12,14 @@ from torch import nn
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
     """Convolutions see channels side by side, as in training, for as long as a block lasts; they are faster for it."""
-    order, tensors = torch.channels_last, [*model.parameters(), *model.buffers()]
-    before = [(one, one.data) for one in tensors if one.dim() == 4 and not one.is_contiguous(memory_format=order)]
+    order = torch.channels_last
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    weights = {weight for layer in layers if (weight := layer._parameters.get("weight")) is not None}
+    before = [(weight, weight.data) for weight in weights if not weight.is_contiguous(memory_format=order)]
     try:
-        for tensor, data in before:
-            tensor.data = data.contiguous(memory_format=order)
+        for weight, data in before:
+            weight.data = data.contiguous(memory_format=order)
         yield
     finally:
-        for tensor, data in before:
-            tensor.data = data
+        for weight, data in before:
+            weight.data = data
