@@ -156,6 +156,8 @@ def print_table(found: dict[str, Any], seeds: list[int], images: int) -> None:
     )
     for way, words in WAYS.items():
         curves = {seed: found[f"{way} {seed}"] for seed in seeds if f"{way} {seed}" in found}
+        if not curves:
+            continue
         counts = ", ".join(str(needed(c, GOAL * found[f"all {seed}"][0]) or f"> {MOST}") for seed, c in curves.items())
         print(f"| {words} | {counts} | {', '.join(spread([c[n - 1] for c in curves.values()]) for n in shown)} |")
 
