@@ -143,8 +143,11 @@ def test_the_agreement_is_over_images_spread_over_the_data(monkeypatch: pytest.M
         assert 0.9 < agreement["share"] < 1
     monkeypatch.setattr(float32, "PIXELS", 2 * 32 * 32 + 5)
     assert float32_agreement(model, dataset, "bf16-mixed", Protocol())["images"] == 2
-    assert agreement_words({"share": 0.999999, "images": 3}).startswith("99.99 % of the pixels of 3 ")
-    assert agreement_words({"share": 1.0, "images": 3}).startswith("100.00 % of the pixels of 3 ")
+    for share, shown in ((0.999999, "99.99"), (1.0, "100.00")):
+        card = {"float32_agreement": {"share": share, "images": 3}}
+        assert agreement_words(card).startswith(f"{shown} % of the pixels of 3 ")
+    for odd in ("x", {"share": float("nan"), "images": 3}, {"share": "all"}, None):
+        assert agreement_words({"float32_agreement": odd}) == ""
 
 
 def test_comparisons_tell_runs_of_different_precisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

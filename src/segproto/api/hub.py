@@ -121,9 +121,7 @@ def model_card(model: Segmenter, repo: str) -> str:
     bank = model.head.bank
     count = "" if bank is None else f", {bank.num_prototypes} prototypes"
     entries = {"method": card.get("method"), "stage": card.get("stage"), "trained on": card.get("data")}
-    agreement = card.get("float32_agreement")
-    agrees = "" if agreement is None else f"; {agreement_words(agreement)}"
-    entries |= {"trained in": f"{card['precision']}{agrees}" if "precision" in card else None}
+    entries |= {"trained in": "; ".join(filter(None, (card.get("precision"), agreement_words(card))))}
     entries |= {"mIoU on validation": f"{100 * card['miou']:.2f} %" if "miou" in card else None}
     entries |= {key: converted.get(key) for key in ("title", "paper", "where", "license")}
     entries["edited by hand"] = "; ".join(card.get("edits", [])) or None

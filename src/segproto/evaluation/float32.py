@@ -44,7 +44,13 @@ def float32_agreement(
     return {"precision": precision, "share": same / pixels, "images": count, "pixels": pixels}
 
 
-def agreement_words(agreement: Mapping[str, Any]) -> str:
-    """One line about what :func:`float32_agreement` found; the share is rounded down, 100 % are all pixels."""
-    share = math.floor(1e4 * agreement["share"]) / 100
-    return f"{share:.2f} % of the pixels of {agreement['images']} validation images have the class of float32"
+def agreement_words(card: Mapping[str, Any]) -> str:
+    """One line about what :func:`float32_agreement` found, by a model's card; empty if that does not say.
+
+    The share is rounded down: 100 % are all pixels.
+    """
+    match card.get("float32_agreement"):
+        case {"share": float(share), "images": int(images)} if 0 <= share <= 1:
+            percentage = math.floor(1e4 * share) / 100
+            return f"{percentage:.2f} % of the pixels of {images} validation images have the class of float32"
+    return ""

@@ -223,8 +223,7 @@ def facts(run: Run, model: Segmenter) -> list[tuple[str, str]]:
 
 def precision_words(run: Run, model: Segmenter) -> str:
     """What was trained in and, where it was measured, how far that agrees with float32."""
-    precision, agreement = str(run.recipe["train"].get("precision", "")), model.card.get("float32_agreement")
-    return precision if agreement is None else f"{precision}; {agreement_words(agreement)}"
+    return "; ".join(filter(None, (str(run.recipe["train"].get("precision", "")), agreement_words(model.card))))
 
 
 def data_words(data: dict[str, Any]) -> str:

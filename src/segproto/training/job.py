@@ -136,9 +136,9 @@ class Job:
 
         def note() -> None:
             protocol = Protocol(input_size=self.recipe.data.input_size)
-            agreement = float32_agreement(self.segmenter, dataset, precision, protocol)
-            self.segmenter.card["float32_agreement"] = agreement
-            self.reporter.line(f"{precision}: {agreement_words(agreement)}")
+            card = self.segmenter.card
+            card["float32_agreement"] = float32_agreement(self.segmenter, dataset, precision, protocol)
+            self.reporter.line(f"{precision}: {agreement_words(card)}")
 
         on_first(self.fabric, note)  # which writes the model
 
