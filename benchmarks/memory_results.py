@@ -58,7 +58,10 @@ def jobs(only: list[str], seed: int) -> Iterator[Job]:
     if "neck" in only:
         yield Job("blackbox", "blackbox", [])
         yield Job("memory on its features", "memory", [], "blackbox")
-        yield Job("memory on its features, grid twice as fine", "memory", ["encoder.finer=2"], "blackbox")
+        fine = ["encoder.finer=2", "model.balance=0.5"]  # chosen on held-out training images
+        yield Job("memory on its features, grid twice as fine", "memory", fine, "blackbox")
+        many = [*fine, "stages.remember.patches=100000"]
+        yield Job("memory on its features, grid twice as fine, 100,000 patches", "memory", many, "blackbox")
     if "few" in only:
         for count in FEW:
             few = [f"data.images_per_class={count}", f"data.subset_seed={seed}"]
