@@ -104,6 +104,7 @@ def test_the_mouse_changes_the_evidence_and_the_figures_are_the_datas(page: Page
         assert close(every(page, ".groups .value"), image["groups"][point][1::2])
         shares = [number(v) for v in every(page, ".prototypes .value")]
         left = number(page.text(".rest")) + number(page.text(".opposed")) + (image["offset"][point]) / 100
+        assert page.run("document.querySelector('.against').hidden") == (number(page.text(".opposed")) >= 0)
         assert sum(shares) + left == pytest.approx(number(page.text(".total")), abs=4)
         seen.add(page.text(".why"))
     assert len(seen) == 3

@@ -106,7 +106,11 @@ function segprotoProbe(root, data, hooks = {}) {
     const own = total(shown.filter(isOwn)), other = total(shown.filter((pair) => !isOwn(pair)));
     const offset = image.offset[cell];
     find(".rest").textContent = number(image.own[cell] - own);
-    if (hasPrototypes) find(".opposed").textContent = number(image.logits[cell] - offset - image.own[cell] - other);
+    if (hasPrototypes) {
+      const opposed = image.logits[cell] - offset - image.own[cell] - other;
+      find(".opposed").textContent = number(opposed);
+      find(".against").hidden = opposed >= 0;  // what they say may also be for it, and of a memory always is
+    }
     find(".constant").hidden = offset === 0;
     find(".offset").textContent = number(offset);
     find(".total").textContent = number(image.logits[cell]);
