@@ -13,16 +13,14 @@ from torch import Tensor
 
 from segproto.prototypes import retrieval
 from segproto.prototypes.approximate import ApproximateIndex, search_recall
+from segproto.prototypes.coreset import medoids, shared_quota, spread_subset
 from segproto.prototypes.retrieval import (
     cell_frequencies,
     choose_cells,
     embed_cells,
-    medoids,
     nearest_patches,
     position_directions,
     rarity,
-    shared_quota,
-    spread_subset,
     vote_shares,
 )
 
