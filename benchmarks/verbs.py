@@ -18,7 +18,7 @@ from segproto.data.base import SegmentationDataset
 from segproto.data.build import build_dataset
 from segproto.data.config import DataConfig, ScenesConfig
 from segproto.data.scenes import ScenesDataset
-from segproto.evaluation.rescore import EncoderFeatures, rescore_heads
+from segproto.evaluation.rescore import EncoderFeatures, rescore
 from segproto.evaluation.validate import validate
 from segproto.methods import METHODS
 from segproto.model.edit import edited
@@ -92,11 +92,11 @@ def edit_row(quick: bool) -> Row:
     with tempfile.TemporaryDirectory() as temporary:
         images, what = validation(Path(temporary) / "data", 12 if quick else 101)
         model = untrained("scaleproto/folder", images)
-        after, _ = edited(model, drop=[0])
+        after, kept = edited(model, drop=[0])
 
         def ours() -> float:
             features = EncoderFeatures(after, images, Path(temporary) / "cache")
-            return float(rescore_heads(features, [model.head, after.head])[1]["miou"])
+            return float(rescore(features, after.head.beside(model.head, kept), 2)[1]["miou"])
 
         def plain() -> float:
             return float(validate(after, images)["miou"])

@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rescored import rescore_heads
 from tiny_runs import GROUPS, SMALL
 from tiny_segmenters import segmenter
 
 import segproto
 from segproto.api.edit_words import parse_pair
 from segproto.errors import ConfigError, WeightsError
-from segproto.evaluation.rescore import EncoderFeatures, rescore_heads
+from segproto.evaluation.rescore import EncoderFeatures
 from segproto.model.direction_head import DirectionBank, DirectionHead
 from segproto.model.edit import edited, merge_leaders
 from segproto.model.heads import GroupedHead, NearestHead, PrototypeHead

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rescored import rescore_heads
 from tiny_segmenters import image, segmenter
 from torch import Tensor
 
 from segproto.data.base import ClassTable, Sample, SegmentationDataset
-from segproto.evaluation.rescore import EncoderFeatures, rescore_heads
+from segproto.evaluation.rescore import EncoderFeatures
 from segproto.evaluation.review.context import context_shares, most_of_each
 from segproto.evaluation.review.shortcuts import Shortcut, ShortcutSearch
 from segproto.model.edit import edited

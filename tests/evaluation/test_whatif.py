@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from rescored import rescore_heads
 from torch import Tensor
 
 import segproto
 from segproto.data.build import build_dataset
-from segproto.evaluation.rescore import EncoderFeatures, rescore_heads
+from segproto.evaluation.rescore import EncoderFeatures
 from segproto.evaluation.whatif import WhatIf, contenders, strips
 from segproto.model.edit import edited
 from segproto.model.field import Field

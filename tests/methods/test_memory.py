@@ -147,6 +147,10 @@ def test_settings_of_another_encoder_than_that_one_starts_from_are_refused(black
         segproto.train(
             "memory/scenes", out=tmp_path / "own", start=blackbox_run, overrides=["encoder.width=6"], quiet=True
         )
+    with pytest.raises(ConfigError, match=r"encoder.reduce=8: with train.start=.* has reduce = None; leave this"):
+        segproto.train(
+            "memory/scenes", out=tmp_path / "own", start=blackbox_run, overrides=["encoder.reduce=8"], quiet=True
+        )
     assert not (tmp_path / "own").exists()
 
 

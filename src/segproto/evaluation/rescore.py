@@ -20,7 +20,6 @@ from segproto.metrics.segmentation import ConfusionMatrix
 from segproto.model.features import image_features
 from segproto.model.field import Field
 from segproto.model.fingerprint import encoder_hash
-from segproto.model.heads import Head
 from segproto.model.segmenter import Segmenter
 from segproto.model.windows import evaluating, field_mask
 
@@ -107,13 +106,6 @@ def rescore(
     if not bool(confusions[0].counts.any()):
         raise DataError(f"no labelled pixel in the {len(dataset)} images of split {dataset.split}: nothing to score")
     return [report(confusion.counts, classes) for confusion in confusions]
-
-
-def rescore_heads(
-    features: EncoderFeatures, heads: Sequence[Head], progress: Progress | None = None
-) -> list[dict[str, Any]]:
-    """:func:`rescore` of several heads on one encoder."""
-    return rescore(features, lambda cell_features: [head(cell_features) for head in heads], len(heads), progress)
 
 
 def of_shown(scores: dict[str, Any], shown: Sequence[str]) -> dict[str, Any]:
