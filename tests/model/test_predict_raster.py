@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import tiny_segmenters
 import torch
 
 from segproto import api
 from segproto.data.images import read_indices
 from segproto.data.pixels import PixelRule
+from segproto.data.tiff_bands import TiffBands
 from segproto.errors import ConfigError
 from segproto.files.rasters import Georeference, RasterWriter
 from segproto.model.predict import predict, predict_logits
@@ -125,3 +127,23 @@ def test_control_points_are_kept(tmp_path: Path) -> None:
         found, crs = made.gcps
     assert crs.to_epsg() == 4326
     assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
+
+
+def test_pages_of_a_stack_keep_their_places(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "days.tif") as stack:
+        for day in range(2):
+            mosaic(tmp_path / "day.tif", 40, 50, transform=rasterio.Affine(0.3, 0, 300000 + day, 0, -0.3, 2700000))
+            page = TiffBands(tmp_path / "day.tif")
+            tags = [*page.place(), (42113, "s", 0, "0", True)]
+            stack.write(page.read(0, 0, 40, 50), photometric="rgb", metadata=None, extratags=tags)
+    segmenter = model()
+    segmenter.encoder.pixels = PixelRule(value_range=((0.0, 3000.0),), stored="uint16", page="all")
+    [mask] = api.predict(segmenter, tmp_path / "days.tif", out=tmp_path / "m", quiet=True)
+    for day in range(2):
+        with rasterio.open(f"GTIFF_DIR:{day + 1}:{mask}") as found:
+            assert found.transform == rasterio.Affine(0.3, 0, 300000 + day, 0, -0.3, 2700000)
+            assert found.crs == PLACE["crs"]
+    segmenter.encoder.pixels = PixelRule(value_range=((0.0, 3000.0),), stored="uint16", page=2)
+    [mask] = api.predict(segmenter, tmp_path / "days.tif", out=tmp_path / "second", quiet=True)
+    with rasterio.open(mask) as found:
+        assert found.transform.c == 300001

@@ -35,6 +35,7 @@ METADATA, NODATA = 42112, 42113  # GDAL's tags
 DESCRIPTION = re.compile(r'<Item name="DESCRIPTION" sample="(\d+)" role="description">([^<]*)</Item>')
 CHANNEL = re.compile(r"<Channel\b[^>]*>")
 PLACE = (33550, 33922, 34264)  # GeoTIFF's scale, tie points and matrix
+KEYS = (34735, 34736, 34737)  # and its coordinate system
 WORLD = (".tfw", ".tifw", ".tiffw", ".wld")
 
 
@@ -124,6 +125,17 @@ class TiffBands:
         if not pictures:
             raise ValueError("no page of a picture")
         return pictures, [page for page in whole if page.subfiletype & MASK]
+
+    @property
+    def directory(self) -> int:
+        """Which of the file's image file directories, from 1, the picture begins in."""
+        return int(self._chosen[0].index) + 1
+
+    def place(self) -> list[tuple[int, int, int, Any, bool]]:
+        """The tags that say where the picture lies, as tifffile writes them; none where it is stored turned."""
+        tags = self._chosen[0].tags
+        found = [tags[code] for code in (*PLACE, *KEYS) if code in tags] if self.orientation == 1 else []
+        return [(tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in found]
 
     def missing_codec(self) -> str | None:
         """Why tifffile cannot decode this file as installed; None if it can."""

@@ -47,8 +47,12 @@ class Georeference:
         return self.crs is not None or self.transform is not None or bool(self.points)
 
 
-def georeference(path: Path) -> Georeference:
+def georeference(path: Path, directory: int = 1) -> Georeference:
     """What a GeoTIFF (or a world file beside a TIFF) says of its place.
+
+    Args:
+        path: the file.
+        directory: which of its image file directories, from 1.
 
     Raises:
         ConfigError: the extra ``geo`` is missing.
@@ -60,7 +64,8 @@ def georeference(path: Path) -> Georeference:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
-            with rasterio.open(path, driver="GTiff") as source:
+            opened = path if directory == 1 else f"GTIFF_DIR:{directory}:{path}"
+            with rasterio.open(opened, driver="GTiff") as source:
                 points, points_crs = source.gcps
                 transform = None if source.transform == rasterio.Affine.identity() else source.transform
                 return Georeference(source.crs, transform, tuple(points), points_crs)

@@ -10,7 +10,7 @@ import torch
 
 from segproto.data.images import MAX_PIXELS
 from segproto.data.picture import look_at
-from segproto.data.tiff_bands import has_place
+from segproto.data.tiff_bands import TiffBands, has_place
 from segproto.files.rasters import Georeference, RasterWriter, georeference
 from segproto.model.outputs import share_file, with_ones
 from segproto.model.predict import Views, logit_bands
@@ -19,14 +19,16 @@ from segproto.model.windows import evaluating
 from segproto.prototypes.labels import IGNORE_INDEX
 
 
-def place_of(image: Path) -> Georeference:
-    """Where an image file lies; nowhere if it is no TIFF.
+def place_of(image: Path, page: int | None) -> Georeference:
+    """Where an image file, or that page of it, lies; nowhere if it is no TIFF.
 
     Raises:
         ConfigError: the extra ``geo`` is missing.
         DataError: GDAL cannot read it.
     """
-    return georeference(image) if has_place(image) else Georeference()
+    if not has_place(image):
+        return Georeference()
+    return georeference(image, 1 if page is None else TiffBands(image, page).directory)
 
 
 def predict_to_tiff(
@@ -52,8 +54,9 @@ def predict_to_tiff(
     Raises:
         ConfigError: the extra ``geo`` is missing.
     """
-    location = place_of(image)
-    picture = look_at(image, max_pixels, segmenter.encoder.pixels)
+    rule = segmenter.encoder.pixels
+    location = place_of(image, rule.page if isinstance(rule.page, int) else None)
+    picture = look_at(image, max_pixels, rule)
     table, wide = segmenter.classes, segmenter.head.num_classes > IGNORE_INDEX
     size = (picture.height, picture.width)
     colours = None if wide else {index: colour for index, colour in enumerate(table.colours) if index != IGNORE_INDEX}

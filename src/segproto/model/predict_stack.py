@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
 from segproto.data.images import MAX_PIXELS
+from segproto.data.tiff_bands import TiffBands
 from segproto.data.tiff_pages import Page, pages_of
 from segproto.errors import ConfigError
 from segproto.files import disk_errors, fresh, mark, scratch
@@ -16,6 +17,8 @@ from segproto.model.outputs import Values, value_table
 from segproto.model.predict import Views, predict
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.labels import IGNORE_INDEX
+
+WRITTEN: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "contiguous": False, "metadata": None}
 
 
 def predict_to_stack(
@@ -28,6 +31,8 @@ def predict_to_stack(
     **views: Unpack[Views],
 ) -> None:
     """Writes a TIFF with a mask for each page, 8 bits (16 if need be), one page after the other.
+
+    A page that says where it lies on the earth gives its place to its mask.
 
     Args:
         segmenter: the model.
@@ -52,7 +57,7 @@ def predict_to_stack(
             for number in range(1, pages_of(image) + 1):
                 labels = predict(segmenter, Page(image, number), max_pixels=max_pixels, **views)
                 numbers = (labels if table is None else table[labels.long()]).numpy().astype(dtype)
-                stack.write(numbers, photometric="minisblack", compression="zlib", contiguous=False, metadata=None)
+                stack.write(numbers, **WRITTEN, extratags=TiffBands(image, number).place())
         with fresh(out, "mask") as file, (folder / "stack.tif").open("rb") as made:
             shutil.copyfileobj(made, file)
             file.write(mark("mask").encode())  # where it is looked for
