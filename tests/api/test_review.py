@@ -79,6 +79,9 @@ def test_what_cannot_be_reviewed_is_said_in_a_line(runs: Path, cli: Cli, tmp_pat
         ((run, "data.name=folder", "data.labels=null", f"data.root={tmp_path}", *out), "no masks"),
         ((run, "--split", "test", *out), "--split test: expected train or val"),
         ((run, "data.merge={thing: [car, tree]}", *out), "classes, the model"),
+        ((run, *out, "--masks", tmp_path / "out"), "one lies in the other"),
+        ((run, *out, "--masks", tmp_path / "out" / "masks"), "one lies in the other"),
+        ((run, "--out", tmp_path / "m" / "out", "--masks", tmp_path / "m"), "one lies in the other"),
     ]
     for arguments, words in cases:
         answer = cli("review", *arguments)

@@ -32,6 +32,7 @@ from segproto.files import (
     remove_folder,
     require,
     require_all,
+    require_folder,
     stamped,
     tag_cache,
     write,
@@ -78,6 +79,18 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
     ".zip": lambda path, _: write(path, b"PK\5\6" + bytes(18), "figures"),
     ".safetensors": lambda path, _: write_tensors(path, {"a": torch.arange(3)}, "figures", {"b": "c"}),
 }
+
+
+def test_a_place_that_may_not_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "locked")  # root may write anywhere
+    for ask in (lambda path: require(path, "mask"), lambda path: require_folder(path, ("a",), bool)):
+        for out in ("locked/out", "locked/new/out"):
+            with pytest.raises(ConfigError, match=f"{tmp_path / out}: {tmp_path / 'locked'} may not be written"):
+                ask(tmp_path / out)
+        ask(tmp_path / "free" / "out")
 
 
 @pytest.mark.parametrize("suffix", WRITERS)

@@ -35,6 +35,8 @@ def test_scores_are_those_of_a_plain_loop_and_shares_add_up(balance: float) -> N
     subject = head(balance=balance)
     features = torch.randn(2, 6, 3, 4)
     logits = subject(features)
+    every = subject.activations(features)
+    assert torch.allclose(torch.stack([subject.activation(features, p) for p in range(40)], 1), every, atol=1e-6)
     cells = features.permute(0, 2, 3, 1).flatten(0, 2)
     classes = torch.arange(len(cells)) % 5
     shares = subject.contributions(cells, classes)

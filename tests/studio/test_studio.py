@@ -18,11 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from studio_server import studio
 
+from segproto.data.picture import look_at
+from segproto.data.pixels import PixelRule
 from segproto.errors import ConfigError, DataError
 from segproto.studio import state
 from segproto.studio.earlier import Earlier
@@ -142,6 +146,7 @@ def test_each_browser_has_its_own_edits_and_they_can_be_taken_up_again(address: 
     two = get(address, f"edit?{second}", "POST", {"kind": "reweight", "group": 1, "factor": 0.5})
     assert two["edits"] == {"drop": [], "forbid": [], "merge": [], "reweight": [[1, 0.5]]}
     assert get(address, f"state?{first}")["edits"]["drop"] == [2]
+    assert get(address, f"edit?{first}", "POST", {"kind": "drop", "prototype": 2}) == one  # off already: no edit
     place = get(address, f"restore?{first}", "POST", {})["model"]
     taken = get(address, "restore?s=cccccccccccc", "POST", {"model": place, "at": 1, "steps": one["steps"][1:]})
     assert taken["edits"] == one["edits"]
@@ -223,13 +228,38 @@ def test_pictures_that_are_too_large_are_refused_before_they_are_read(address: s
     header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
     path = urllib.parse.urlsplit(address).path
     for content, status, words in (
-        (bytes(header), 400, "more than the limit of 100000000"),
-        (b"", 400, "is no picture"),
+        (bytes(header), 400, "400000000 pixels, more than the 100 megapixels that are looked at"),
+        (b"", 400, "a.png: is empty"),
         (b"0" * (UPLOAD_BYTES + 1), 413, "more than 64 MiB"),
     ):
         answer = ask(address, f"{path}upload?{SESSION}&name=a.png", "POST", content, X_Segproto="studio")
         assert answer[0] == status
         assert words in answer[1]["error"]
+
+
+def test_an_own_image_is_read_as_a_file_is(address: str, tmp_path: Path) -> None:
+    """Not by another reader, which took three of four bands or multiplied them by the fourth without a word."""
+    rng, path = np.random.default_rng(0), urllib.parse.urlsplit(address).path
+    four = rng.integers(0, 60_000, (8, 9, 4), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "four.tif", four, photometric="rgb", extrasamples=["unassalpha"])
+    tifffile.imwrite(tmp_path / "eight.tif", np.repeat(four, 2, 2), photometric="minisblack", planarconfig="contig")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.effect_noise((24, 16), 80).convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    for name in ("four.tif", "eight.tif"):
+        content = (tmp_path / name).read_bytes()
+        rule = PixelRule(bands=(4, 1, 2))
+        uploads = Uploads()
+        given = uploads.picture(uploads.add(content, name, rule), rule)
+        assert torch.equal(given.read(0, 0, 8, 9), look_at(tmp_path / name, rule=rule).read(0, 0, 8, 9))
+        with pytest.raises(DataError) as refused:
+            look_at(tmp_path / name)
+        answer = ask(address, f"{path}upload?{SESSION}&name={name}", "POST", content, X_Segproto="studio")
+        assert answer == (400, {"error": str(refused.value).replace(f"{tmp_path}/", "")})
+    content = (tmp_path / "turned.jpg").read_bytes()
+    status, told = ask(address, f"{path}upload?{SESSION}&name=turned.jpg", "POST", content, X_Segproto="studio")
+    assert (status, told["size"]) == (200, [16, 24])
+    assert "as it is stored" in told["note"]
 
 
 def test_of_a_large_image_a_part_is_explained_and_looked_at_once(

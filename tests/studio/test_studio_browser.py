@@ -71,8 +71,10 @@ def test_a_person_asks_edits_undoes_applies_and_comes_back(address: str, run: Pa
         assert page.run("document.querySelectorAll('.fires img').length") == 4
         # switch it off, undo, redo
         unit = page.run(f"{UNIT}.dataset.unit")
+        page.run("document.querySelector('#switch').focus()")
         page.run("document.querySelector('#switch').click()")
         scored(page, 1)
+        page.wait("document.activeElement.id === 'switch'")  # drawn anew, and the keyboard is still there
         assert f"switched prototype {unit} off" in page.text("#steps")
         assert page.text("#ask-title").endswith("switched off")
         page.run("document.querySelector('#undo').click()")
@@ -85,6 +87,12 @@ def test_a_person_asks_edits_undoes_applies_and_comes_back(address: str, run: Pa
         # a group counts less
         page.run("document.querySelector('.groups button.name').click()")
         page.wait("document.querySelector('#factor') !== null")
+        for wrong in ("", "-1", "1001"):
+            page.run("talk.say('')")
+            page.run(f"document.querySelector('#factor').value = '{wrong}'")
+            page.run("[...document.querySelectorAll('#ask button')].find(b => b.textContent === 'Set').click()")
+            page.wait("document.querySelector('#say').innerText.includes('give a number')")
+            assert page.run("document.querySelectorAll('#steps li').length") == 2  # no weight of 0
         page.run("document.querySelector('#factor').value = '0.5'")
         page.run("[...document.querySelectorAll('#ask button')].find(b => b.textContent === 'Set').click()")
         scored(page, 2)
@@ -153,10 +161,13 @@ def test_an_own_image_is_dropped_zoomed_and_explained(address: str) -> None:
     with Page(address, 390, 844, dark=True, phone=True) as page:
         page.wait(READY)
         assert page.run("document.documentElement.scrollWidth") == 390
+        page.run("document.querySelector('[data-view=truth]').click()")
         page.run(drop % (content, "mine.png"))
         page.wait("document.querySelector('#look-title').innerText === 'mine.png'")
         assert page.text("#look-note") == "200 \N{MULTIPLICATION SIGN} 120 pixels"
         assert page.run("document.querySelector('[data-view=truth]').hidden")
+        shown = "[...document.querySelectorAll('[data-view][aria-pressed=true]')].map(b => b.dataset.view).join()"
+        assert page.run(shown) == "photo"  # what was chosen there is not here
         page.run("document.querySelector('[data-zoom=in]').click()")
         page.wait("document.querySelector('#look-note').innerText.includes('1.6 times')")
         page.run("document.querySelector('[data-view=winner]').click()")
@@ -164,6 +175,9 @@ def test_an_own_image_is_dropped_zoomed_and_explained(address: str) -> None:
         assert page.errors == []
         page.run(drop % (base64.b64encode(b"no picture at all").decode(), "text.png"))
         page.wait("document.querySelector('#say').innerText.includes('is no picture')")
+        page.run("File.prototype.arrayBuffer = () => Promise.reject(new Error('as of a folder'))")
+        page.run(drop % (content, "folder"))
+        page.wait("document.querySelector('#say').innerText.includes('folder cannot be read: is it a folder')")
 
 
 def test_two_runs_stand_side_by_side_and_a_black_box_says_why_it_cannot_be_edited(run: Path) -> None:
@@ -171,9 +185,10 @@ def test_two_runs_stand_side_by_side_and_a_black_box_says_why_it_cannot_be_edite
     with studio(box, "--compare", str(run)) as url, Page(url) as page:
         page.wait(READY)
         assert page.run("[...document.querySelectorAll('.side-name')].map(n => n.innerText)") == ["box", "run"]
+        spots = "[...document.querySelectorAll('.spot')].map(n => n.style.left + ' ' + n.style.top)"
+        assert len(set(page.run(spots))) == 1  # as soon as an image is open
         page.mouse(*place(page, 0.3, 0.3))
-        spots = page.run("[...document.querySelectorAll('.spot')].map(n => n.style.left)")
-        assert len(set(spots)) == 1
+        assert len(set(page.run(spots))) == 1
         assert "no prototypes" in page.text("#edits-none")
         assert page.run("document.querySelectorAll('.verdict b').length") == 2
         assert page.errors == []

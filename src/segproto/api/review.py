@@ -80,11 +80,13 @@ def review(
         raise ConfigError(f"count = {count}: expected at least 1")
     ours = partial(is_list, holds=HOLDS, columns=COLUMNS)
     require_folder(out, HOLDS, ours)
+    if masks is not None:
+        require_apart(out, masks := place(masks, "--masks"))
     model = ready(target, stage, device).eval()
     datasets = labelled_splits(Path(target), model, overrides, split, writes=masks is not None)
     dataset = datasets[0]
     if masks is not None:
-        refuse_originals(datasets, masks := place(masks, "--masks"))
+        refuse_originals(datasets, Path(masks))
     with reporting(Reporter(active=not quiet, tell=progress)) as reporter:
         misleading = found_shortcuts(model, datasets, reporter) if shortcuts else None
         with reporter.bar("look at images", len(dataset)) as bar:
@@ -116,6 +118,17 @@ def review(
         write(folder / "labels.csv", list_text(rows, COLUMNS), None)
         write_json(folder / LIST, result, "review")
     return result | {"page": str(out / "index.html")}
+
+
+def require_apart(out: Path, masks: Path) -> None:
+    """Sees that masks are not written into the list's folder, which is replaced as a whole, nor the list among masks.
+
+    Raises:
+        ConfigError: one of the two lies in the other.
+    """
+    first, second = out.resolve(), masks.resolve()
+    if first.is_relative_to(second) or second.is_relative_to(first):
+        raise ConfigError(f"--out {out} and --masks {masks}: one lies in the other; name two folders beside each other")
 
 
 def found_shortcuts(

@@ -72,6 +72,8 @@ def review(
         return
     for number, one in enumerate((result["shortcuts"] or ())[:SHORTCUTS], 1):
         say(f"{number}. {one['words']}")
+    if result["shortcuts"] == []:
+        say("Nothing was found that misleads the model.")
     rows = [
         (entry["image"], entry["label"], entry["suggested"], str(entry["pixels"]), f"{entry['score']:.2f}")
         for entry in result["labels"][:SHOWN]

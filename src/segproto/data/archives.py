@@ -9,7 +9,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +84,30 @@ class Member:
                 return io.BytesIO(archive(self.archive).read(self.member))
         except BROKEN_ZIP as error:
             raise DataError(f"{self}: cannot be read from its archive ({error})") from error
+
+
+@dataclass(frozen=True)
+class Held(Member):
+    """A file that somebody handed over, in memory; stands where one in an archive does.
+
+    Attributes:
+        content: its bytes.
+    """
+
+    archive: Path = field(default=Path(), init=False)
+    member: str
+    content: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.member
+
+    def stat(self) -> Stat:
+        """Its size; it never changes."""
+        return Stat(len(self.content), 0)
+
+    def open_binary(self) -> io.BytesIO:
+        """Its content."""
+        return io.BytesIO(self.content)
 
 
 def is_archive(path: Path) -> bool:

@@ -29,6 +29,18 @@ LARGE = 1 << 24  # pixels from which JPEG in a TIFF is read in parts, by another
 COLOURS = (0, 1, 2, 3, 5, 6, 8)  # photometric: white is 0, gray, RGB, palette, CMYK, YCbCr, Lab
 
 
+class TooManyPixels(DataError):
+    """An image is larger than was allowed.
+
+    Attributes:
+        size: which one and how large, in words.
+    """
+
+    def __init__(self, size: str, limit: int, hint: str) -> None:
+        super().__init__(f"{size} are more than the limit of {limit}{hint}")
+        self.size = size
+
+
 @dataclass(frozen=True)
 class Stored:
     """An image file as it is stored.
@@ -200,13 +212,11 @@ def check_size(name: str, height: int, width: int, max_pixels: int) -> None:
     """Refuses an image with more pixels than allowed.
 
     Raises:
-        DataError: naming it, and the option that allows for more.
+        TooManyPixels: naming it, and the option that allows for more.
     """
     if height * width > max_pixels:
         hint = f"; if that is meant, pass --max-pixels {height * width}"
-        raise DataError(
-            f"{name}: {height} x {width} = {height * width} pixels are more than the limit of {max_pixels}{hint}"
-        )
+        raise TooManyPixels(f"{name}: {height} x {width} = {height * width} pixels", max_pixels, hint)
 
 
 def chosen_bands(stored: Stored, rule: PixelRule) -> tuple[int, ...]:

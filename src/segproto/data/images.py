@@ -66,6 +66,8 @@ def open_stored(file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Ite
         try:
             picture = Image.open(file, formats=formats)
         except UnidentifiedImageError:
+            if not file.seek(0, io.SEEK_END):
+                raise DataError(f"{name}: is empty (0 bytes)") from None
             raise DataError(f"{name}: is no picture, or broken at its start; known are {', '.join(formats)}") from None
         except _BROKEN as error:
             raise DataError(f"{name}: cannot be read as a picture ({_reason(error)})") from error

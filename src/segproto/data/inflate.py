@@ -10,9 +10,9 @@ import zlib
 from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from segproto.data.archives import Member, archive
+from segproto.data.archives import Held, Member, archive
 from segproto.data.tars import TarEntry
 
 STEP = 8 << 20  # bytes between two places that reading can start from; each costs some 45 KB of memory
@@ -116,10 +116,12 @@ def member_stream(member: Member, age: int) -> io.BufferedReader:
     return io.BufferedReader(MemberStream(member), BUFFER)
 
 
-def open_stream(file: Path | Member) -> Path | io.BufferedReader:
+def open_stream(file: Path | Member) -> Path | BinaryIO:
     """What a reader of large files is given: a path, or a stream into the archive, at its start."""
     if not isinstance(file, Member):
         return file
+    if isinstance(file, Held):
+        return file.open_binary()
     stream = member_stream(file, file.stat().st_mtime_ns)
     stream.seek(0)
     return stream

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segproto.data.archives import Held
 from segproto.data.bands import (
     Stored,
     check_size,
@@ -35,7 +36,7 @@ from segproto.files import fresh, png_chunk, stamped
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageLike: TypeAlias = "str | Path | Page | Image | np.ndarray[Any, Any] | Tensor | Sample"
+ImageLike: TypeAlias = "str | Path | Page | Held | Picture | Image | np.ndarray[Any, Any] | Tensor | Sample"
 
 
 def to_pil(image: Tensor) -> Image:
@@ -70,8 +71,9 @@ def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PL
     """Opens an image without converting it as a whole.
 
     Args:
-        image: a path, a page of a TIFF, a PIL image, an array (H, W) or (H, W, bands), a tensor (H, W) or (bands, H,
-            W), or a sample of a data set, which is taken as it was read. Arrays and tensors have the bands that the
+        image: a path, a page of a TIFF, a file in memory, a PIL image, an array (H, W) or (H, W, bands), a tensor
+            (H, W) or (bands, H, W), or a sample of a data set or a picture, which are taken as they were read. Arrays
+            and tensors have the bands that the
             rule chooses from; without a value range they hold uint8, uint16 (full range), or floats in [0, 1].
         max_pixels: larger images are refused; the default is for those that are decoded as a whole, not for TIFFs that
             are read in windows.
@@ -80,6 +82,8 @@ def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PL
     Raises:
         DataError: naming the file, if it cannot be read, is too large or has not the bands that the rule asks for.
     """
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, Sample):
         return as_read(image)
     if isinstance(image, Tensor):
@@ -90,7 +94,7 @@ def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PL
         except TypeError:
             raise DataError(f"array of {image.dtype}: pass uint8, uint16, or floats in [0, 1]") from None
         return _from_tensor(channels_first(array, rule, last=True), max_pixels, rule)
-    if isinstance(image, str | Path | Page):
+    if isinstance(image, str | Path | Page | Held):
         path = Path(image) if isinstance(image, str) else image
         stored = open_stored_bands(path, rule, max_pixels, streamed=max_pixels == MAX_PIXELS)
         return of_stored(stored, rule)

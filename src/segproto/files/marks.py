@@ -50,6 +50,17 @@ def marked(path: Path, kind: str) -> bool:
     return mark(kind).encode() in ends or (kind in OLD and OLD[kind] in ends)
 
 
+def require_room(path: Path) -> None:
+    """Sees that a file or folder may be made, in the nearest folder above it that is there.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    above = next((folder for folder in Path(os.path.abspath(path)).parents if folder.is_dir()), None)
+    if above is not None and not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path}: {above} may not be written (permission denied); name another place to write")
+
+
 def require(path: Path, kind: str | None, inputs: Collection[tuple[int, int]] = ()) -> None:
     """Sees that a file may be written: nothing is there, or an earlier file of ours of the same kind.
 
@@ -59,8 +70,9 @@ def require(path: Path, kind: str | None, inputs: Collection[tuple[int, int]] = 
         inputs: :func:`identities` of files that the command reads.
 
     Raises:
-        ConfigError: something else is there.
+        ConfigError: something else is there, or nothing may be written there.
     """
+    require_room(path)
     advice = "name another place to write"
     try:
         status = path.lstat()
@@ -121,8 +133,9 @@ def require_folder(folder: Path, holds: Sequence[str], own: Callable[[Path], boo
     """Sees that a folder may be replaced, see :func:`fresh_folder`.
 
     Raises:
-        ConfigError: naming what is in the way.
+        ConfigError: naming what is in the way, or the folder above that may not be written.
     """
+    require_room(folder)
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():

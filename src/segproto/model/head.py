@@ -117,6 +117,10 @@ class Head(nn.Module, ABC):
         """Cell features (B, F, h, w) to what the head compares or weighs, (B, P, h, w): without a bank the features."""
         return features.float() if self.bank is None else self.bank.activations(features)
 
+    def activation(self, features: Tensor, prototype: int) -> Tensor:
+        """The same of one prototype alone, (B, h, w); kinds with very many of them do not work out the others."""
+        return self.activations(features)[:, prototype]
+
     def blocks(self) -> int:
         """In how many equal parts of their channels features are compared: a bank's scales, or joined layers."""
         return 1 if self.bank is None else self.bank.num_scales

@@ -137,6 +137,10 @@ class MemoryHead(Head):
     def probabilities(self, logits: Tensor, dim: int = 1) -> Tensor:
         return logits.float()  # shares of the neighbours' votes: a softmax would make them all alike
 
+    def activation(self, features: Tensor, prototype: int) -> Tensor:
+        cosines = self.bank.embed(cells_of(features)) @ self.bank.vectors[prototype].float()
+        return cosines.view(len(features), *features.shape[-2:])
+
     def blocks(self) -> int:
         return self.bank.blocks
 

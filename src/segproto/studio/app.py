@@ -17,7 +17,7 @@ from segproto.studio import draw, tell
 from segproto.studio.answers import Answer, answered, done, read, shown, told, wrong
 from segproto.studio.earlier import Earlier
 from segproto.studio.images import UPLOAD_BYTES, Recent, Uploads
-from segproto.studio.jobs import Jobs
+from segproto.studio.jobs import Jobs, forgets
 from segproto.studio.page import ASSETS, asset, names, page
 from segproto.studio.review_routes import ReviewRoutes
 from segproto.studio.session import STEPS, Edits, Session, Sessions, changed
@@ -25,6 +25,8 @@ from segproto.studio.state import Side
 
 if TYPE_CHECKING:
     from segproto.studio.review import Review
+
+TURNED = "The file says that it is to be turned (EXIF); the model sees it as it is stored, and so it is shown."
 
 
 class Studio:
@@ -104,7 +106,7 @@ class Studio:
 
     def model(self, request: Request) -> Any:
         side, called = self.side(request)[0], names([one.target for one in self.sides])
-        return tell.model_json(side, called[self.sides.index(side)])
+        return {**tell.model_json(side, called[self.sides.index(side)]), "forgets": forgets(side)}
 
     def wall(self, request: Request) -> Any:
         side, edits = self.side(request)
@@ -153,8 +155,9 @@ class Studio:
         session, side = self.session(request), self.sides[0]
         step = changed(session.edits, value, partial(tell.group_name, side))
         side.changed(step.edits)  # refuses what cannot be done
-        session.do(step.edits, step.words)
-        self.earlier.keep(session)
+        if step.edits != session.edits:  # else nothing changed
+            session.do(step.edits, step.words)
+            self.earlier.keep(session)
         return tell.state_json(side, session)
 
     def go(self, request: Request, value: dict[str, Any]) -> Any:
@@ -198,9 +201,11 @@ class Studio:
         return self.jobs.to_json()
 
     def upload(self, content: bytes, name: str) -> Any:
-        key = self.uploads.add(content, name)
-        height, width = self.sides[0].size(key)
-        return {"key": key, "size": [height, width], "name": self.uploads.get(key).name}
+        rule = self.sides[0].model.encoder.pixels
+        key = self.uploads.add(content, name, rule)
+        picture = self.uploads.picture(key, rule)
+        turned = TURNED if picture.orientation > 1 else None
+        return {"key": key, "size": [picture.height, picture.width], "name": picture.name, "note": turned}
 
 
 def uploaded(studio: Studio) -> Answer:

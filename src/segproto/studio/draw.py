@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from segproto.data.build import build_dataset
-from segproto.data.picture import Picture, look_at, to_pil
+from segproto.data.picture import Picture, to_pil
 from segproto.data.pixels import to_colours
 from segproto.errors import DataError, SegprotoError
 from segproto.model.evidence import source_of
@@ -41,9 +41,8 @@ def shrunk(picture: Picture, region: Region, show: tuple[int, int, int], side: i
 
 def photo(side: Side, key: str, region: Region, longest: int = SIDE) -> tuple[bytes, Kind]:
     """A part of an image."""
-    pixels = side.model.encoder.pixels
-    picture = look_at(side.brought(key).image, rule=pixels)
-    return encoded(shrunk(picture, region, pixels.show, longest), "jpeg", longest), "jpeg"
+    show = side.model.encoder.pixels.show
+    return encoded(shrunk(side.picture(key), region, show, longest), "jpeg", longest), "jpeg"
 
 
 def layer(side: Side, name: str, key: str, region: Region, edits: Edits) -> tuple[bytes, Kind]:
@@ -156,7 +155,6 @@ def around(image: Tensor, box: tuple[int, int, int, int]) -> Image.Image:
 
 def fire(side: Side, index: int, box: tuple[int, int, int, int]) -> tuple[bytes, Kind]:
     """A patch of a validation image with its surroundings."""
-    pixels = side.model.encoder.pixels
-    picture = look_at(side.brought(str(index)).image, rule=pixels)
-    image = to_colours(picture.read(0, 0, picture.height, picture.width), pixels.show)
+    picture = side.picture(str(index))
+    image = to_colours(picture.read(0, 0, picture.height, picture.width), side.model.encoder.pixels.show)
     return encoded(patch_picture(image, box), "jpeg"), "jpeg"

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from segproto.data.images import open_stored
-from segproto.data.picture import ImageLike
+from segproto.data.archives import Held
+from segproto.data.bands import TooManyPixels
+from segproto.data.base import Sample
+from segproto.data.picture import Picture, look_at
+from segproto.data.pixels import PLAIN, PixelRule
 from segproto.errors import ConfigError, DataError
 
 UPLOAD_BYTES = 64 * 2**20
 UPLOAD_PIXELS = 10_000 * 10_000
-UPLOADS = 8  # kept in memory
+UPLOADS = 8  # kept in memory, as they were sent
+DECODED = 2  # of these: up to 0.4 GB each
 T = TypeVar("T")
 
 
@@ -68,33 +72,39 @@ class Brought:
     """
 
     name: str
-    image: ImageLike
+    image: Held | Sample
     mask: Tensor | None = None
 
 
 class Uploads:
-    """Pictures that were dropped onto the page, in memory, the latest few."""
+    """Pictures that were dropped onto the page, in memory, the latest few; of these the last two decoded."""
 
     def __init__(self) -> None:
-        self._pictures: OrderedDict[str, Brought] = OrderedDict()
+        self._files: OrderedDict[str, Held] = OrderedDict()
+        self._pictures: Recent[Picture] = Recent(DECODED)
         self._count = 0
         self._lock = threading.Lock()
 
-    def add(self, content: bytes, name: str) -> str:
+    def add(self, content: bytes, name: str, rule: PixelRule = PLAIN) -> str:
         """Takes a picture in and returns its key.
 
+        Args:
+            content: of the file.
+            name: of the file.
+            rule: of the model that is to look at it: what it cannot read is refused.
+
         Raises:
-            DataError: it is none, is broken, or has too many pixels.
+            DataError: it is none, is broken, has too many pixels or other bands than the model's.
         """
-        name = "".join(c for c in name if c.isprintable())[:100] or "image"
-        with open_stored(io.BytesIO(content), name, UPLOAD_PIXELS) as picture:
-            picture.load()
+        file = Held("".join(c for c in name if c.isprintable())[:100] or "image", content)
+        picture = opened(file, rule)
         with self._lock:
             self._count += 1
             key = f"u{self._count}"
-            self._pictures[key] = Brought(name, picture)
-            while len(self._pictures) > UPLOADS:
-                self._pictures.popitem(last=False)
+            self._files[key] = file
+            while len(self._files) > UPLOADS:
+                self._files.popitem(last=False)
+        self._pictures.get((key, rule), lambda: picture)
         return key
 
     def get(self, key: str) -> Brought:
@@ -103,10 +113,43 @@ class Uploads:
         Raises:
             DataError: it is gone.
         """
+        file = self._file(key)
+        return Brought(file.name, file)
+
+    def _file(self, key: str) -> Held:
         with self._lock:
-            if key not in self._pictures:
+            if key not in self._files:
                 raise DataError(f"this image is no longer here (the last {UPLOADS} are kept); drop it again")
-            return self._pictures[key]
+            return self._files[key]
+
+    def picture(self, key: str, rule: PixelRule) -> Picture:
+        """Its pixels, as a model of that rule takes them.
+
+        Raises:
+            DataError: it is gone, or has other bands than the model's.
+        """
+        file = self._file(key)
+        return self._pictures.get((key, rule), lambda: opened(file, rule))
+
+
+def opened(file: Held, rule: PixelRule) -> Picture:
+    """A picture that several requests read at once, by the same rules as a file on the disk.
+
+    Raises:
+        DataError: see :meth:`Uploads.add`.
+    """
+    try:
+        picture = look_at(file, UPLOAD_PIXELS, rule)
+    except TooManyPixels as error:
+        raise DataError(f"{error.size}, more than the {UPLOAD_PIXELS // 10**6} megapixels that are looked at") from None
+    lock = threading.Lock()
+
+    def one_by_one(read: Callable[[int, int, int, int], Tensor], *window: int) -> Tensor:
+        with lock:
+            return read(window[0], window[1], window[2], window[3])
+
+    inside = None if picture.inside is None else partial(one_by_one, picture.inside)
+    return replace(picture, read=partial(one_by_one, picture.read), inside=inside)
 
 
 def too_large() -> ConfigError:

@@ -255,6 +255,14 @@ def length(side: Side) -> int:
     return sum(int(value) for value in steps)
 
 
+def forgets(side: Side) -> bool:
+    """Whether a patch can be forgotten, see :func:`length`."""
+    try:
+        return length(side) > 0
+    except ConfigError:
+        return False
+
+
 def batches(out: Path) -> int:
     """Batches that a training has written down so far."""
     file = out / "metrics.jsonl"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.build import build_dataset
-from segproto.data.picture import look_at
+from segproto.data.picture import Picture, look_at
 from segproto.data.subset import spread
 from segproto.errors import DataError, SegprotoError
 from segproto.evaluation.as_before import AnsweredMasks
@@ -220,8 +220,17 @@ class Side:
 
     def size(self, key: str) -> tuple[int, int]:
         """(height, width) of an image."""
-        picture = look_at(self.brought(key).image, rule=self.model.encoder.pixels)
+        picture = self.picture(key)
         return picture.height, picture.width
+
+    def picture(self, key: str) -> Picture:
+        """The pixels of an image as the model takes them.
+
+        Raises:
+            DataError: there is none of that key, it moved, or the model cannot read it.
+        """
+        rule, image = self.model.encoder.pixels, self.brought(key).image
+        return look_at(image, rule=rule) if isinstance(image, Sample) else self.uploads.picture(key, rule)
 
     def fits(self, key: str, region: Region) -> bool:
         """Whether a part of an image is small enough to be explained."""
@@ -240,15 +249,14 @@ class Side:
         return looked[2]
 
     def _see(self, key: str, region: Region | None) -> Seen:
-        image = self.brought(key).image
+        picture = self.picture(key)
         if key.isdigit() and self._features is not None and self.model.input_size is None and region is None:
-            picture = look_at(image, rule=self.model.encoder.pixels)
             with self._encoder:
                 features = self._features.get(int(key))
             size = (picture.height, picture.width)
             return Seen(picture, (0, 0, *size), features, size)
         with self._encoder:
-            return seen(self.model, image, region=region)
+            return seen(self.model, picture, region=region)
 
     def explanation(self, key: str, region: Region, edits: Edits) -> Explanation:
         """Why the edited model answers as it does in a part of an image.

@@ -142,10 +142,12 @@ def prototype_json(side: Side, prototype: int) -> dict[str, Any]:
     }
 
 
-def activations(side: Side, image: Kept) -> Tensor:
-    """(P, h, w) of an image that is kept."""
+def activation(side: Side, image: Kept, prototype: int) -> Tensor:
+    """(h, w), of an image that is kept."""
     head = side.model.head
-    return image.cells[0] if side.what_if.answers else head.activations(head.cell_features(image.cells))[0]
+    if side.what_if.answers:
+        return image.cells[0, prototype]
+    return head.activation(head.cell_features(image.cells), prototype)[0]
 
 
 @torch.no_grad()
@@ -153,7 +155,7 @@ def fires(side: Side, prototype: int) -> list[dict[str, Any]]:
     """The validation images with the highest activation, the highest first, and where in them it is."""
     names, found = side.model.classes.names, []
     for index, image in zip(side.indices[: side.done], side.what_if.images, strict=False):
-        values = activations(side, image)[prototype]
+        values = activation(side, image, prototype)
         found.append((float(values.max()), int(values.argmax()), index, image))
     found.sort(key=lambda row: -row[0])
     rows = []

@@ -133,6 +133,8 @@ function segprotoProbe(root, data, hooks = {}) {
   function paint() {
     const image = data.images[current], context = canvas.getContext("2d");
     const heat = image.grid && chosenHeat(image);
+    const seen = image[view] ? view : "photo";  // of another image there may be more to see
+    for (const button of root.querySelectorAll("[data-view]")) button.setAttribute("aria-pressed", String(button.dataset.view === seen));
     for (const node of pictures) {
       const name = node.className, source = image[name];
       node.hidden = !source || (name === "edges" ? view === "truth" : heat || view !== name);
@@ -224,7 +226,6 @@ function segprotoProbe(root, data, hooks = {}) {
     const button = event.target.closest("button[data-view]");
     if (!button) return;
     view = button.dataset.view; chosen = null;
-    root.querySelectorAll("[data-view]").forEach((b) => b.setAttribute("aria-pressed", String(b === button)));
     paint(); show();
   });
   root.querySelectorAll(".thumbs button").forEach((button, i) => button.addEventListener("click", () => choose(i)));
@@ -242,6 +243,6 @@ function segprotoProbe(root, data, hooks = {}) {
     },
     moveTo(r, c) { if (data.images.length && data.images[0].grid) { [row, column] = [r, c]; show(); } },
     choose(unit) { chosen = unit; if (data.images.length) { paint(); show(); } },
-    held: () => held,
+    at: () => [row, column],
   };
 }

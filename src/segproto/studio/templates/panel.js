@@ -1,7 +1,7 @@
 "use strict";
 // What is known of one prototype or group, and what can be done with it.
 const panel = (() => {
-  const { find, make, ask, percent, signed, guarded, address } = talk;
+  const { find, make, say, ask, percent, signed, guarded, address } = talk;
   let model = null, edits = null, act = () => {}, open = () => {}, forget = () => {}, unit = null;
   const name = (p) => `${model.classes[model.prototypes[p].class].name} #${p}`;
   const groupName = (g) => `${model.classes[model.groups[g].class].name}, group ${model.groups[g].number}`;
@@ -32,7 +32,7 @@ const panel = (() => {
       ? button("Switch on again", () => act({ kind: "keep", prototype: p }), { className: "main", id: "switch" })
       : button("Switch off", () => act({ kind: "drop", prototype: p }), { className: "main", id: "switch" }));
     if (merged) acts.append(button(`Part from #${merged[1]}`, () => act({ kind: "part", prototype: p })));
-    if (model.prototypes[p].source) acts.append(button("Forget this patch", () => forget(p), { id: "forget", title: "A short training after which no prototype of the class stands for it" }));
+    if (model.forgets && model.prototypes[p].source) acts.append(button("Forget this patch", () => forget(p), { id: "forget", title: "A short training after which no prototype of the class stands for it" }));
     return acts;
   }
 
@@ -100,11 +100,16 @@ const panel = (() => {
   function group(g) {
     const known = model.groups[g], found = edits.reweight.find(([h]) => h === g);
     const factor = make("input", { type: "number", min: 0, max: 1000, step: "any", value: found ? found[1] : 1, id: "factor" });
-    const set = button("Set", () => act({ kind: "reweight", group: g, factor: Number(factor.value) }), { className: "main" });
-    const label = make("label", {}, "Counts times ", factor);
+    const set = make("form", { className: "acts" }, make("label", {}, "Counts times ", factor), make("button", { className: "main", textContent: "Set" }));
+    set.noValidate = true;
+    set.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const times = factor.valueAsNumber;  // of what is no number: NaN
+      if (times >= 0 && times <= 1000) act({ kind: "reweight", group: g, factor: times }); else say("A group counts 0 to 1000 times: give a number.");
+    });
     const most = Math.max(...known.members.map(([, w]) => w), 1);
     const rows = known.members.map(([p, w]) => bar(button(name(p), () => choose(String(p))), w / 100, most / 100));
-    const middle = make("div", {}, make("h3", { textContent: "Do" }), make("div", { className: "acts" }, label, set));
+    const middle = make("div", {}, make("h3", { textContent: "Do" }), set);
     middle.append(make("p", { className: "hint", textContent: `Its readout weight in ${model.classes[known.class].name} is ${(known.readout / 100).toFixed(2)}. 0 switches the group off.` }));
     find("#ask-body").replaceChildren(make("div", { className: "cards" }, middle, make("div", {}, make("h3", { textContent: "Its prototypes" }), make("ul", { className: "bars" }, ...rows))));
   }

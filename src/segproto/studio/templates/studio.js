@@ -1,7 +1,7 @@
 "use strict";
 // The page: one image under one or two probes, edits with undo, and what is being written.
 (() => {
-  const { find, make, say, ask, send, address, percent, signed, guarded, showJob, typing } = talk;
+  const { find, make, say, ask, send, address, percent, signed, guarded, showJob, typing, inPlace } = talk;
   const roots = [...document.querySelectorAll(".probe")];
   let models = [], probes = [], state = null, key = null, region = null, whole = null, wanted = 0, place = null, ready = false;
 
@@ -34,6 +34,7 @@
     [key, region, whole] = [image, answers[0].region, answers[0].whole];
     find(".sides").hidden = false;
     answers.forEach((told, side) => probes[side].replace(told, stay));
+    if (!stay) probes.slice(1).forEach((probe) => probe.moveTo(...probes[0].at()));  // the same spot on all sides
     find("#look-title").textContent = answers[0].name;
     const zoom = whole[1] / (region[3] - region[1]);
     const part_ = zoom > 1.005 ? `, ${zoom.toFixed(1)} times enlarged` : "";
@@ -116,7 +117,7 @@
       const button = make("button", { type: "button", className: i > state.at ? "undone" : "", textContent: step.words });
       if (now) button.setAttribute("aria-current", "step");
       button.addEventListener("click", () => go(i));
-      return make("li", {}, button, make("small", { textContent: change }));
+      return make("li", {}, button, " ", make("small", { textContent: change }));
     });
     if (steps.length > 1) find("#earlier").hidden = true;
     find("#steps").start = 0;
@@ -136,8 +137,13 @@
     await Promise.all([key && look(key, region, true), score()]);
     if (ready && models[0].validation === null) wall.fill(await ask("wall"));
   }
-  const act = guarded(async (action) => after(await send("edit", action)));
-  const go = guarded(async (to) => after(await send("go", { to })));
+  // Sends an edit; a model with very many prototypes takes its time.
+  const changing = (path, body) => inPlace(async () => {
+    const slow = setTimeout(() => say("Working out masks and scores \u2026", true), 700);
+    return after(await send(path, body).finally(() => clearTimeout(slow)));
+  });
+  const act = guarded((action) => changing("edit", action));
+  const go = guarded((to) => changing("go", { to }));
 
   const score = guarded(async () => {
     if (!ready || models[0].validation !== null) return;
@@ -172,8 +178,9 @@
 
   const bring = guarded(async (file) => {
     say(`Reading ${file.name} \u2026`);
-    const got = await send("upload", file, { name: file.name });
-    say("");
+    const content = await file.arrayBuffer().catch(() => { throw new Error(`${file.name} cannot be read: is it a folder, or was it moved?`); });
+    const got = await send("upload", new Blob([content]), { name: file.name });
+    say(got.note);
     await open(got.key);
   });
   function receiving() {
@@ -204,7 +211,7 @@
       if (whole) zoomTo({ in: times() * 1.6, out: times() / 1.6, whole: 1 }[node.dataset.zoom], ...middle());
     });
     for (const node of document.querySelectorAll("[data-move]")) node.addEventListener("click", () => { if (whole) move(...node.dataset.move.split(",").map(Number)); });
-    find("#take-up").addEventListener("click", guarded(async () => after(await send("restore", { earlier: true }))));
+    find("#take-up").addEventListener("click", guarded(() => changing("restore", { earlier: true })));
     find("#undo").addEventListener("click", () => go(state.at - 1));
     find("#redo").addEventListener("click", () => go(state.at + 1));
     find("#stop").addEventListener("click", guarded(async () => { await send("stop", {}); watch(); }));

@@ -13,12 +13,12 @@ const talk = (() => {
     return node;
   }
 
-  // A line for the person; without words it goes away.
-  function say(words) {
+  // A line for the person; without words it goes away, and after a while, if it is not to stay.
+  function say(words, stays = false) {
     clearTimeout(quiet);
     find("#say").textContent = words || "";
     find("#say").hidden = !words;
-    if (words) quiet = setTimeout(() => say(""), 12000);
+    if (words && !stays) quiet = setTimeout(() => say(""), 12000);
   }
 
   function address(path, more = {}) {
@@ -54,6 +54,18 @@ const talk = (() => {
       return undefined;
     }
   };
+  // Runs what draws parts of the page anew: the keyboard stays at the control that is in the place of the one before.
+  async function inPlace(work) {
+    const part = document.activeElement.closest("section, header");
+    const controls = () => [...part.querySelectorAll("button, input, select")].filter((node) => node.offsetParent);
+    const index = part ? controls().indexOf(document.activeElement) : -1;
+    const value = await work();
+    if (index < 0 || document.activeElement !== document.body) return value;
+    const now = controls(), from = now.slice(index).concat(now.slice(0, index).reverse());
+    const next = from.find((node) => !node.disabled);
+    if (next) next.focus({ preventScroll: true });
+    return value;
+  }
   // What is being written, and how it ended; again: asks anew, while it goes on.
   let waiting = null;
   function showJob(job, again) {
@@ -73,5 +85,5 @@ const talk = (() => {
     if (running) waiting = setTimeout(again, 500);
   }
   const typing = (event) => Boolean(event.target.closest("input, select, textarea"));
-  return { find, make, say, ask, send, address, percent, signed, guarded, showJob, typing, renew: () => ++revision, revision: () => revision };
+  return { find, make, say, ask, send, address, percent, signed, guarded, showJob, typing, inPlace, renew: () => ++revision, revision: () => revision };
 })();
