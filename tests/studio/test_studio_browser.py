@@ -168,8 +168,15 @@ def test_an_own_image_is_dropped_zoomed_and_explained(address: str) -> None:
         assert page.run("document.querySelector('[data-view=truth]').hidden")
         shown = "[...document.querySelectorAll('[data-view][aria-pressed=true]')].map(b => b.dataset.view).join()"
         assert page.run(shown) == "photo"  # what was chosen there is not here
+        page.run("document.querySelector('[data-view=prediction]').click()")
+        page.ask(
+            "Network.emulateNetworkConditions", offline=False, latency=300, downloadThroughput=-1, uploadThroughput=-1
+        )
         page.run("document.querySelector('[data-zoom=in]').click()")
         page.wait("document.querySelector('#look-note').innerText.includes('1.6 times')")
+        seen = "[...document.querySelectorAll('.stage img')].filter(i => !i.hidden && i.style.visibility !== 'hidden')"
+        page.wait(f"{seen}.length >= 2")
+        assert page.run(f"{seen}.every(i => i.complete)")  # no outlines of the part that was shown before
         page.run("document.querySelector('[data-view=winner]').click()")
         page.wait("document.querySelector('.stage .winner').naturalWidth > 0")
         assert page.errors == []

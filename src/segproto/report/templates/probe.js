@@ -15,6 +15,7 @@ function segprotoProbe(root, data, hooks = {}) {
   };
   const hasPrototypes = data.prototypes.length > 0;
   const pictures = [...stage.querySelectorAll("img:not(.photo)")];
+  for (const node of pictures) node.addEventListener("load", () => { node.style.visibility = ""; });
   let current = 0, row = 0, column = 0, view = "prediction", chosen = null;
 
   const number = (hundredths) => {
@@ -138,7 +139,10 @@ function segprotoProbe(root, data, hooks = {}) {
     for (const node of pictures) {
       const name = node.className, source = image[name];
       node.hidden = !source || (name === "edges" ? view === "truth" : heat || view !== name);
-      if (!node.hidden && node.dataset.shown !== source) node.src = node.dataset.shown = source;
+      if (!node.hidden && node.dataset.shown !== source) {
+        node.style.visibility = "hidden";  // not that of the image before, until this one is there
+        node.src = node.dataset.shown = source;
+      }
     }
     canvas.hidden = !heat;
     const unit = chosen !== null && chosen[0] === "g" ? `group ${data.groups[chosen.slice(1)].number} of ${data.classes[data.groups[chosen.slice(1)].class].name}` : `prototype ${chosen}`;
@@ -244,5 +248,6 @@ function segprotoProbe(root, data, hooks = {}) {
     moveTo(r, c) { if (data.images.length && data.images[0].grid) { [row, column] = [r, c]; show(); } },
     choose(unit) { chosen = unit; if (data.images.length) { paint(); show(); } },
     at: () => [row, column],
+    view: () => view,
   };
 }

@@ -27,7 +27,7 @@
     const answers = await Promise.all(models.map(async (_, side) => {
       const more = part ? { side, region: part.join(",") } : { side };
       const told = layers(side, await ask(`probe/${image}`, more));
-      await Promise.all([loaded(told.photo), told.prediction && loaded(told.prediction)]);
+      await Promise.all([told.photo, told.edges, told[probes[side].view()]].filter(Boolean).map(loaded));
       return told;
     })).finally(() => { clearTimeout(slow); if (mine === wanted) find("#look").removeAttribute("aria-busy"); });
     if (mine !== wanted) return;
