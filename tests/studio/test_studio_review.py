@@ -139,6 +139,10 @@ def test_what_cannot_be_decided_is_said(world: Path, tmp_path: Path, scaleproto_
     # lists that are none, or of another run
     assert "no such file" in opened(world / "run", tmp_path, tmp_path).list_json()["problem"]
     assert "made of another run" in opened(blackbox_run, world / "review", tmp_path).list_json()["problem"]
+    listed = (world / "review" / "labels.json").read_text()
+    (tmp_path / "labels.json").write_text(listed.replace(json.dumps(row["label"]), '"moon"'))
+    problem = opened(world / "run", tmp_path, tmp_path).list_json()["problem"]
+    assert problem.startswith(f"{tmp_path / 'labels.json'}: was made of another run, or of other classes: class 'moon'")
     (tmp_path / "labels.json").write_text('{"labels": [{"image": 3}], "images": 1, "split": "train"}')
     assert "image" in opened(world / "run", tmp_path, tmp_path).list_json()["problem"]
     # runs whose labels cannot be looked at

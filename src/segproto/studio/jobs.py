@@ -178,7 +178,8 @@ class Jobs:
         """
         with self._lock:
             if self.job is not None and self.job.state == "running":
-                raise ConfigError("something else is being written; wait for it, or stop it")
+                either = ", or stop it" if self.job.stops else ""
+                raise ConfigError(f"something else is being written; wait for it{either}")
             self.job = job
         threading.Thread(target=self._work, args=(job, work), daemon=True).start()
 

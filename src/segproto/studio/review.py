@@ -113,7 +113,12 @@ class Review:
                     f"{file}: is about {entry.image!r}, which is none of the {len(dataset)} {dataset.split} images of "
                     f"{self.side.target}: it was made of another run, or the images moved; make it anew"
                 )
-            decision_of(entry.plain() | {"verdict": "dismiss"}, classes)
+            try:
+                decision_of(entry.plain() | {"verdict": "dismiss"}, classes)
+            except ConfigError as error:
+                raise DataError(
+                    f"{file}: was made of another run, or of other classes: {error}; make it anew"
+                ) from error
         return listed
 
     def dataset(self, split: str) -> SegmentationDataset:

@@ -167,7 +167,7 @@
     tiles();
     show(current !== null && list.rows[place(current)] ? current : shown.length ? shown[0].key : null);
   }
-  async function watch() { await refresh().catch((error) => say(error.message)); }
+  async function watch() { await refresh().catch((error) => say(error.message, error.stays)); }
 
   async function load() {
     list = { classes: [], ...await ask("review/list") };
@@ -231,8 +231,10 @@
 
   guarded(async () => {
     keys();
-    told(await ask("review/state").catch((error) => { say(error.message); return state; }));
+    let wrong = null;
+    told(await ask("review/state").catch((error) => { wrong = error; return state; }));
     await load();
+    if (wrong && wrong.message !== list.problem) throw wrong;
     document.body.dataset.ready = "1";
     setInterval(() => { if (!document.hidden) refresh().catch(() => {}); }, 3000);
     window.addEventListener("focus", watch);

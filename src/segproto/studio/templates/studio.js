@@ -170,7 +170,7 @@
     find("#job").scrollIntoView({ block: "center" });  // its bar lies below what was pressed
   });
   async function watch() {
-    const { job } = await ask("state").catch((error) => { say(error.message); return { job: null }; });
+    const { job } = await ask("state").catch((error) => { say(error.message, error.stays); return { job: null }; });
     showJob(job, watch);
   }
 
@@ -218,9 +218,8 @@
     const form = find("#apply");
     if (form) form.addEventListener("submit", guarded(async (event) => {
       event.preventDefault();
-      await send("apply", { name: find("#name").value || null });
+      await send("apply", { name: find("#name").value || null }).finally(watch);  // also what is being written instead
       find("#name").value = "";
-      watch();
     }));
   }
 

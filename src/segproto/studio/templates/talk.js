@@ -30,7 +30,8 @@ const talk = (() => {
     try {
       response = await request;
     } catch {
-      throw new Error("The studio does not answer: it has ended. Start it again: what you edited and decided is kept.");
+      const gone = new Error("The studio does not answer: it has ended. Start it again: what you edited and decided is kept.");
+      throw Object.assign(gone, { stays: true });
     }
     const value = await response.json().catch(() => ({ error: response.statusText }));
     if (!response.ok) throw new Error(value.error || response.statusText);
@@ -50,7 +51,7 @@ const talk = (() => {
     try {
       return await work(...values);
     } catch (error) {
-      say(error.message);
+      say(error.message, error.stays);
       return undefined;
     }
   };
