@@ -34,7 +34,7 @@ def runs(out: Path) -> None:
         root = paint_folder(out / f"{name}_data", careless=careless)
         data = {"name": "folder", "root": str(root), "augment": {"crop": 96}}
         if not (out / name / "model").is_dir():
-            segproto.train("scaleproto/scenes", out=out / name, data=data, overrides=[*short, *more])
+            segproto.train("scaleproto/scenes-published", out=out / name, data=data, overrides=[*short, *more])
         segproto.evaluate(out / name)
         segproto.write_report(out / name)
 

@@ -94,7 +94,7 @@ def test_a_head_of_your_own(example: Path) -> None:
         "head.md",
         {
             "{}, [])": f"{{}}, {settings})",
-            'out="runs/voting")\n\nwhy': f'out="runs/voting", overrides={settings})\n\nwhy',
+            "overrides=own)\n\nwhy": f"overrides=own + {settings})\n\nwhy",
             "interpretability=True)": "interpretability=True, overrides=['interpretability.metrics=[sparsity]'])",
         },
     )
@@ -110,7 +110,9 @@ def test_a_head_of_your_own(example: Path) -> None:
 
 @pytest.mark.slow
 def test_an_encoder_of_your_own(example: Path) -> None:
-    model = run("encoder.md", {'out="runs/strided"': f'out="runs/strided", overrides={SMALL}'})["model"]
+    model = run(
+        "encoder.md", {'out="runs/strided"': f'out="runs/strided", overrides={[*SMALL, "stages.linear.steps=2"]}'}
+    )["model"]
     assert model.encoder.backbone.num_features == 16
     assert segproto.load("runs/strided").predict(torch.zeros(3, 30, 40, dtype=torch.uint8)).shape == (30, 40)
     BACKBONES._entries.pop("strided")

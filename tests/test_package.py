@@ -22,7 +22,7 @@ SMALL = {
         "encoder": {"width": 4, "dim": 8},
         "stages": {"joint": {"steps": 3}},
     },
-    "scaleproto": {"stages": {"group_warmup": {"steps": 2}, "group_joint": {"steps": 2}}},
+    "scaleproto": {"stages": {"linear": {"steps": 2}, "group_warmup": {"steps": 2}, "group_joint": {"steps": 2}}},
 }
 
 

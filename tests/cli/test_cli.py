@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +179,7 @@ def test_quickstart_end_to_end_at_a_small_size(cli: Cli, tmp_path: Path, monkeyp
         groups = GROUPS if recipe.startswith("scaleproto") else []
         return train(recipe, overrides=[*overrides, *SMALL, *groups], **options)
 
-    monkeypatch.setattr(api, "train", small)
+    monkeypatch.setattr(import_module("segproto.api.quickstart"), "train", small)
     answer = cli("quickstart", "--out", tmp_path / "quick", "--quiet")
     assert answer.code == 0, answer.err
     assert str(tmp_path / "quick" / "report.html") in answer.out.replace("\n", "")

@@ -156,6 +156,32 @@ def test_seeded_prototypes_are_training_features_of_their_class(name: str, tmp_p
     assert equal.all()
 
 
+def test_groups_begin_where_the_readout_of_the_prototypes_is(tmp_path: Path) -> None:
+    value = two_steps("scaleproto").model_dump(mode="json")
+    value["stages"]["linear"]["steps"] = 30
+    value["train"] |= {"stages": ["linear", "seed", "joint", "project", "group_seed"], "checkpoint_every": 100}
+    recipe = validate_recipe(value, METHODS["scaleproto"].recipe)
+    run(METHODS["scaleproto"], recipe, tmp_path / "run", quiet=True)
+    before, after = (Segmenter.load(tmp_path / "run" / "stages" / stage) for stage in ("project", "group_seed"))
+    assert isinstance(after.head, GroupedHead)
+    assert torch.equal(before.head.bank.vectors, after.head.bank.vectors)
+    assert before.provenance == after.provenance
+    torch.testing.assert_close(after.head.grouping.weights.sum(-1), torch.ones(8, 3))
+    images = build_dataset(recipe.data, "val")
+    features = torch.cat([image_features(before, images, i) for i in range(3)])
+
+    def centred(model: Segmenter) -> torch.Tensor:
+        logits = model.head(features).detach()
+        return logits - logits.mean(1, keepdim=True)
+
+    left = (centred(after) - centred(before)).square().sum() / centred(before).square().sum()
+    assert float(left) < 0.3  # of the logits' variance between classes, on images that the fit did not see
+    again = recipe.model_copy(update={"train": recipe.train.model_copy(update={"stages": ["group_seed"]})})
+    again.train.start = tmp_path / "run" / "stages" / "group_seed" / "model"
+    with pytest.raises(ConfigError, match=r"stages\.group_seed: needs a prototype head, the model has a grouped head"):
+        run(METHODS["scaleproto"], again, tmp_path / "again", quiet=True)
+
+
 def group_keys(model: Segmenter) -> list[str]:
     return ["prototypes_used", "group_average"] if isinstance(model.head, GroupedHead) else []
 

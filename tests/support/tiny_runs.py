@@ -20,7 +20,7 @@ SMALL = [
     "train.validate_every=2",
     "stages.joint.steps=4",
 ]
-GROUPS = ["stages.group_warmup.steps=2", "stages.group_joint.steps=2"]
+GROUPS = ["stages.linear.steps=2", "stages.group_warmup.steps=2", "stages.group_joint.steps=2"]
 
 
 def train_blackbox(out: Path, *extra: str) -> Path:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from segproto.training.procedures.config import OptimiseConfig, ThresholdConfig
+from segproto.training.procedures.config import GroupSeedConfig, OptimiseConfig, ThresholdConfig
 from segproto.training.procedures.forgetting import ForgetConfig
 from segproto.training.procedures.prototypes import PrototypeModel, PrototypeStages
 from segproto.training.recipe import Recipe
@@ -25,6 +25,7 @@ class ScaleProtoStages(PrototypeStages):
     ``forget`` is what ``segproto edit --forget`` sets.
     """
 
+    group_seed: GroupSeedConfig = GroupSeedConfig()
     group_warmup: OptimiseConfig = OptimiseConfig()
     group_joint: OptimiseConfig = OptimiseConfig()
     threshold: ThresholdConfig = ThresholdConfig()

@@ -9,6 +9,7 @@ from segproto.model.heads import GroupedHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training.procedures.forgetting import forget_stages
+from segproto.training.procedures.group_seeding import group_seeding_stages
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.prototypes import prototype_stages
 from segproto.training.procedures.pruning import threshold_stage
@@ -29,6 +30,7 @@ def stages(recipe: ScaleProtoRecipe) -> list[Stage]:
         begin_groups(model, recipe.model)
 
     groups: list[Stage] = [
+        *(group_seeding_stages(s.group_seed, grouped) if s.group_warmup.steps or s.group_joint.steps else ()),
         optimise_stage("group_warmup", s.group_warmup, variant, grouped, words="groups of prototypes begin"),
         optimise_stage("group_joint", s.group_joint, variant, grouped, words="groups and their readout learn"),
     ]

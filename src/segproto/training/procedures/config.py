@@ -166,6 +166,19 @@ class PruneConfig(BaseModel):
     images: ListPath | None = None
 
 
+class GroupSeedConfig(BaseModel):
+    """Where groups begin.
+
+    Attributes:
+        start: ``random`` weights and a readout of +1 on the group's class, as published, or the ``readout`` of the
+            prototypes: groups of prototypes that fire together, and the readout of groups that comes closest to it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: Literal["random", "readout"] = "random"
+
+
 class ThresholdConfig(BaseModel):
     """Thresholding of group weights (Porta et al. 2025): weights below ``tau`` become 0."""
 
