@@ -87,11 +87,14 @@ def test_a_person_asks_edits_undoes_applies_and_comes_back(address: str, run: Pa
         # a group counts less
         page.run("document.querySelector('.groups button.name').click()")
         page.wait("document.querySelector('#factor') !== null")
+        page.run("document.querySelector('#edits').scrollIntoView({behavior: 'instant'})")
         for wrong in ("", "-1", "1001"):
             page.run("talk.say('')")
             page.run(f"document.querySelector('#factor').value = '{wrong}'")
             page.run("[...document.querySelectorAll('#ask button')].find(b => b.textContent === 'Set').click()")
             page.wait("document.querySelector('#say').innerText.includes('give a number')")
+            box = "(b => b.height > 0 && b.top >= 0 && b.bottom <= innerHeight)"
+            assert page.run(f"{box}(document.querySelector('#say').getBoundingClientRect())")  # however far down one is
             assert page.run("document.querySelectorAll('#steps li').length") == 2  # no weight of 0
         page.run("document.querySelector('#factor').value = '0.5'")
         page.run("[...document.querySelectorAll('#ask button')].find(b => b.textContent === 'Set').click()")
@@ -185,6 +188,10 @@ def test_an_own_image_is_dropped_zoomed_and_explained(address: str) -> None:
         page.run("File.prototype.arrayBuffer = () => Promise.reject(new Error('as of a folder'))")
         page.run(drop % (content, "folder"))
         page.wait("document.querySelector('#say').innerText.includes('folder cannot be read: is it a folder')")
+        # a studio that ended: the line about it does not go away
+        page.run("window.fetch = () => Promise.reject(); window.setTimeout = (work) => { work(); return 0; }")
+        page.run("document.querySelector('[data-zoom=in]').click()")
+        page.wait("document.querySelector('#say').innerText.includes('it has ended')")
 
 
 def test_two_runs_stand_side_by_side_and_a_black_box_says_why_it_cannot_be_edited(run: Path) -> None:
