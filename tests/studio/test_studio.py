@@ -360,6 +360,10 @@ def test_edits_follow_one_another_and_can_be_taken_back() -> None:
     edits = then(edits, kind="merge", prototype=7, into=8)
     assert then(edits, kind="drop", prototype=8).merge == ()
     assert then(edits, kind="part", prototype=7).merge == ()
+    merged = then(edits, kind="merge", prototype=5, into=8)  # one that was switched off: what was done last counts
+    assert (merged.drop, merged.merge) == ((2,), ((5, 8), (7, 8)))
+    with pytest.raises(ConfigError, match="prototype 2 is switched off: switch it on again to merge another into it"):
+        then(edits, kind="merge", prototype=5, into=2)
     edits = then(edits, kind="forbid", group=1, prototype=3)
     assert then(edits, kind="allow", group=1, prototype=3).forbid == ()
     edits = then(edits, kind="reweight", group=4, factor=2)

@@ -139,12 +139,15 @@ def allow(edits: Edits, action: Mapping[str, Any], group_name: Callable[[int], s
 
 
 def merge(edits: Edits, action: Mapping[str, Any], group_name: Callable[[int], str]) -> Step:
-    """A prototype becomes another one."""
+    """A prototype becomes another one, also one that was switched off."""
     p, into = number(action, "prototype"), number(action, "into")
     if into == p:
         raise ConfigError(f"prototype {p} cannot be merged into itself")
+    if into in edits.drop:
+        raise ConfigError(f"prototype {into} is switched off: switch it on again to merge another into it")
     pairs = tuple(sorted([*(pair for pair in edits.merge if pair[0] != p), (p, into)]))
-    return Step(replace(edits, merge=pairs), f"merged prototype {p} into {into}")
+    left = tuple(q for q in edits.drop if q != p)
+    return Step(replace(edits, merge=pairs, drop=left), f"merged prototype {p} into {into}")
 
 
 def part(edits: Edits, action: Mapping[str, Any], group_name: Callable[[int], str]) -> Step:
