@@ -45,13 +45,15 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_pipes_sockets_devices_and_folders_are_refused_and_not_waited_for(tmp_path: Path, reader: str) -> None:
+def test_pipes_sockets_devices_and_folders_are_refused_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "endless.png").symlink_to("/dev/zero")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     with socket.socket(socket.AF_UNIX) as listening:
-        os.chdir(tmp_path)  # a socket's path must be short
+        monkeypatch.chdir(tmp_path)  # a socket's path must be short
         listening.bind("s.png")
         kinds = {"pipe": "a pipe", "folder": "a folder", "endless": "a device", "s": "a socket", "loop": "cannot be op"}
         for name, kind in kinds.items():
