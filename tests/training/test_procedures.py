@@ -119,7 +119,8 @@ def test_without_groups_there_is_no_threshold() -> None:
     none = ("stages.group_warmup.steps=0", "stages.group_joint.steps=0")
     assert "threshold" not in stages_of("scaleproto", *none)
     assert "threshold" in stages_of("scaleproto", none[0])
-    assert "threshold" in stages_of("scaleproto", none[1])
+    assert "threshold" in stages_of("scaleproto", none[1], "stages.group_warmup.steps=2")
+    assert "group_seed" not in stages_of("scaleproto", *none)
 
 
 @pytest.mark.parametrize(
