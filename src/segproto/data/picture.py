@@ -73,8 +73,8 @@ def look_at(image: ImageLike, max_pixels: int = MAX_PIXELS, rule: PixelRule = PL
     Args:
         image: a path, a page of a TIFF, a file in memory, a PIL image, an array (H, W) or (H, W, bands), a tensor
             (H, W) or (bands, H, W), or a sample of a data set or a picture, which are taken as they were read. Arrays
-            and tensors have the bands that the
-            rule chooses from; without a value range they hold uint8, uint16 (full range), or floats in [0, 1].
+            and tensors have the bands that the rule chooses from; without a value range they hold uint8, uint16 (full
+            range), or floats in [0, 1].
         max_pixels: larger images are refused; the default is for those that are decoded as a whole, not for TIFFs that
             are read in windows.
         rule: how it is read, see :class:`segproto.data.pixels.PixelRule`; that of a model for the model.

@@ -68,9 +68,8 @@ def drawn_cells(context: StageContext) -> Tensor:
     generator = torch.Generator().manual_seed(context.recipe.train.seed)
     drawn = []
     for index, sample in fold_samples(chosen, title="group_seed"):
-        features = model.head.cell_features(sample_features(model, sample, chosen.indices[index], context.train_cache))[
-            0
-        ].flatten(1)
+        seen = sample_features(model, sample, chosen.indices[index], context.train_cache)
+        features = model.head.cell_features(seen)[0].flatten(1)
         cells = torch.randperm(features.shape[1], generator=generator)[:most]
         drawn.append(features.T[cells.to(features.device)])
     return torch.cat(drawn)
