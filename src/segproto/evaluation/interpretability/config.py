@@ -43,12 +43,12 @@ class InterpretabilityConfig(BaseModel):
         band: width of the boundary band in cells (pointing game).
         neighbours: numbers of strongest prototypes.
         pixels: pixels drawn per image for them, and for completeness at the pixels.
-        faithfulness_images: images of the faithfulness and the sanity test, evenly spread.
+        faithfulness_images: images of the slow tests (faithfulness, sanity, context), evenly spread.
         tops: the regions of how many of a class's most used prototypes are deleted.
         areas: shares of the class's area deleted or inserted; ascending and symmetric about 0.5, so that a random
             region inserted is the picture with the rest deleted, and need not be seen again.
         draws: random regions of each area.
-        smallest: classes below this share of the image are not deleted.
+        smallest: classes below this share of the image are not deleted, nor painted over.
         freshness: recompute the features of all patches from the training images.
     """
 

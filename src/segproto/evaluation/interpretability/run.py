@@ -39,7 +39,7 @@ def interpret(
     """All interpretability metrics of a model.
 
     Args:
-        model: any artefact; of a black box only completeness and cost are defined.
+        model: any artefact; of a black box only completeness, context and cost are defined.
         dataset: the images; with part maps also consistency, stability and purity are defined.
         config: what is measured; None = everything with the defaults.
         sources: the training images that the prototypes' patches come from, for freshness.

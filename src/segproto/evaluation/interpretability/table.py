@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from segproto.evaluation.interpretability.carriers import CARRIERS
 from segproto.evaluation.interpretability.completeness import COMPLETENESS
+from segproto.evaluation.interpretability.context import CONTEXT, POSITION
 from segproto.evaluation.interpretability.cost import COST
 from segproto.evaluation.interpretability.equivariance import EQUIVARIANCE
 from segproto.evaluation.interpretability.faithfulness import FAITHFULNESS
@@ -29,6 +30,7 @@ METRICS: Table[Metric] = Table(
         EQUIVARIANCE,
         PURITY,
         POINTING,
+        POSITION,
         COVERAGE,
         HEALTH,
         DISTANCES,
@@ -36,6 +38,7 @@ METRICS: Table[Metric] = Table(
         NEAREST,
         FAITHFULNESS,
         SANITY,
+        CONTEXT,
         COMPLETENESS,
         FRESHNESS,
         COST,

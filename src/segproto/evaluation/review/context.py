@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from segproto.data.base import SegmentationDataset
+from segproto.data.base import Sample, SegmentationDataset
 from segproto.data.portion import ALONE, Portion
 from segproto.model.memory_head import cells_of
 from segproto.model.patches import covered_mask
@@ -64,7 +64,7 @@ def context_shares(
     found: dict[int, Tensor] = {}
     for done, number in enumerate(own, 1):
         class_id, index = asked[number]
-        found[number] = owed_to(model, dataset, index, class_id)
+        found[number] = owed_to(model, dataset[index], class_id)
         if progress is not None:
             progress(done, len(own))
     for number, value in sorted(entry for part in portion.gather(found) for entry in part.items()):
@@ -73,33 +73,42 @@ def context_shares(
     return [float(owed[c, 0] / sums[c]) if sums[c] > 0 else None for c in range(len(chosen))]
 
 
-def owed_to(model: Segmenter, dataset: SegmentationDataset, index: int, class_id: int) -> Tensor:
-    """(2,): the probability of a class in its region that is owed to the surroundings, and to the thing itself."""
-    sample, device = dataset[index], next(model.parameters()).device
+def owed_to(model: Segmenter, sample: Sample, class_id: int, logits: Tensor | None = None) -> Tensor:
+    """(2,): the probability of a class in its region that is owed to the surroundings, and to the thing itself.
+
+    Args:
+        model: in eval mode.
+        sample: image and mask.
+        class_id: a class of the mask.
+        logits: (1, C, h, w) of the image as it is, if they are known.
+    """
+    device = next(model.parameters()).device
     region = (sample.mask == class_id).to(device)
     image = model.encoder.normalisation(sample.image.to(device))
     mean = image.mean((1, 2), keepdim=True)
     inside = covered_mask(model, region.long())  # 255 where the grid covers no image
     with evaluating(model):
-        whole, alone, without = (
-            probability(model, view, inside, class_id)
-            for view in (image, torch.where(region, image, mean), torch.where(region, mean, image))
+        seen = model.head(model.features(image[None])) if logits is None else logits
+        whole = probability(model, seen, inside, class_id)
+        if whole < RECOGNISED:
+            return torch.zeros(2)
+        pictures = (torch.where(region, image, mean), torch.where(region, mean, image))
+        alone, without = (
+            probability(model, model.head(model.features(picture[None])), inside, class_id) for picture in pictures
         )
-    if whole < RECOGNISED:
-        return torch.zeros(2)
     return torch.tensor([max(0.0, whole - alone), max(0.0, whole - without)])
 
 
-def probability(model: Segmenter, image: Tensor, inside: Tensor, class_id: int) -> float:
+def probability(model: Segmenter, logits: Tensor, inside: Tensor, class_id: int) -> float:
     """Mean probability of a class over the cells of its region, weighted by how much of each it covers.
 
     Args:
-        model: in eval mode.
-        image: (3, H, W), normalised.
+        model: whose logits they are.
+        logits: (1, C, h, w).
         inside: int64 over all that the grid covers: 1 in the region, 0 beside it, 255 outside the image.
         class_id: the class.
     """
-    logits = model.head(model.features(image[None])).float()
+    logits = logits.float()
     frequencies, known = cell_frequencies(inside, (logits.shape[-2], logits.shape[-1]), 2)
     weight = frequencies[:, 1] * known
     return float(
