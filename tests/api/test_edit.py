@@ -439,6 +439,18 @@ def test_ablations_train_both_variants_and_go_on(tmp_path: Path) -> None:
     assert [head.bank.num_scales for head in heads] == [2, 1]
     starts = [Run(tmp_path / "s" / row["name"] / "seed0").recipe["model"]["prototypes"] for row in scales["rows"]]
     assert starts == [3, 6]
+    readied = segproto.ablate_starts(
+        "scaleproto/scenes", out=tmp_path / "r", overrides=[*small, "stages.linear.gain=4"], quiet=True
+    )
+    assert [row["name"] for row in readied["rows"]] == ["recipe", "random-groups", "raw-warmup"]
+    begun = [Run(tmp_path / "r" / row["name"] / "seed0").recipe["stages"] for row in readied["rows"]]
+    assert [(s["group_seed"]["start"], s["linear"]["gain"]) for s in begun] == [
+        ("readout", 4),
+        ("random", 4),
+        ("readout", None),
+    ]
+    with pytest.raises(ConfigError, match="nothing to leave out"):
+        segproto.ablate_starts("protoseg/em", out=tmp_path / "x")
     with pytest.raises(ConfigError, match="nothing to switch off"):
         segproto.ablate_entropy("protoseg/scenes", out=tmp_path / "x")
     with pytest.raises(ConfigError, match="no scales to compare"):

@@ -84,6 +84,7 @@ COMMANDS: dict[tuple[str, str], Writes] = {
     ("ablate thresholds", "--out"): Writes("{run} --at 0.1,0.2 data.scenes.num_val=2 -q --out {out}", "a.json"),
     ("ablate entropy", "--out"): Writes("scaleproto/scenes -q --out {out}", foreign="ablation.json", run=False),
     ("ablate scales", "--out"): Writes("scaleproto/scenes -q --out {out}", foreign="ablation.json", run=False),
+    ("ablate starts", "--out"): Writes("scaleproto/scenes -q --out {out}", foreign="ablation.json", run=False),
     ("hub pull", "--out"): Writes("me/net --out {out}", foreign="model.json", run=False),
     ("data submit", "--out"): Writes("voc {masks21} --out {out}", "a.tgz"),
 }

@@ -71,7 +71,7 @@ def test_a_bank_is_the_same_however_the_model_came_to_it(method: str, fusion: st
     recipe = shipped(method, *TINY, f"encoder.fusion={fusion}")
     built = METHODS[method].build(recipe, TABLE)
     model = METHODS[method].build(recipe, TABLE)
-    begin_linear(model)
+    begin_linear(model, None)
     stage = next(s for s in METHODS[method].stages(recipe) if s.name == "joint")
     assert isinstance(stage, Optimise)
     assert stage.begin is not None
@@ -167,7 +167,9 @@ def test_sources_are_forgotten_once_prototypes_or_encoder_train(lr: Any, kept: b
 
 
 def test_sources_are_forgotten_with_their_prototypes() -> None:
-    linear = optimise_stage("linear", OptimiseConfig(steps=1, lr=LearningRates(readout=1)), begin=begin_linear)
+    linear = optimise_stage(
+        "linear", OptimiseConfig(steps=1, lr=LearningRates(readout=1)), begin=lambda model: begin_linear(model, None)
+    )
     model = begun(segmenter("prototype", sources=True), linear)
     assert model.provenance is None
     assert not model.patches

@@ -6,7 +6,7 @@ used, and :func:`load` needs neither ``segproto.training`` nor ``segproto.method
 
 from __future__ import annotations
 
-from segproto.api.ablate import ablate_entropy, ablate_scales, ablate_thresholds
+from segproto.api.ablate import ablate_entropy, ablate_scales, ablate_starts, ablate_thresholds
 from segproto.api.analyse import analyse
 from segproto.api.compare import compare
 from segproto.api.convert import conversion_sources, convert
@@ -35,6 +35,7 @@ __all__ = [
     "SegprotoError",
     "ablate_entropy",
     "ablate_scales",
+    "ablate_starts",
     "ablate_thresholds",
     "analyse",
     "apply_decisions",

@@ -96,6 +96,26 @@ def ablate_scales(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[st
     return compare_variants(recipe, {f"{len(encoder.rates)}-scales": [], "1-scale": single}, out=out, **options)
 
 
+def ablate_starts(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[str, Any]:
+    """Trains a recipe as it is, and without what readies its prototypes and groups: one variant for each that it has.
+
+    ``random-groups`` begin at random instead of at the readout of prototypes; ``raw-warmup`` lets the linear warm-up's
+    classifier read the features as they are.
+
+    Args: as :func:`compare_variants`.
+    """
+    stages, variants = stage_settings(recipe, options.get("overrides", ())), dict[str, list[str]](recipe=[])
+    if stages.get("group_seed", {}).get("start") == "readout":
+        variants["random-groups"] = ["stages.group_seed.start=random"]
+    if stages.get("linear", {}).get("gain"):
+        variants["raw-warmup"] = ["stages.linear.gain=null"]
+    if len(variants) == 1:
+        raise ConfigError(
+            f"{recipe}: neither stages.group_seed.start=readout nor a stages.linear.gain, so nothing to leave out"
+        )
+    return compare_variants(recipe, variants, out=out, **options)
+
+
 def stage_settings(recipe: PathLike, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The resolved ``stages`` of a recipe."""
     from segproto.runs.settings import resolve

@@ -44,7 +44,7 @@ for analysis in (analyse.patches, analyse.pixels, analyse.groups, analyse.sample
     analyses.command()(analysis)
 analyses.command()(analyse.failures)
 app.add_typer(ablate, name="ablate")
-for ablation in (edit.thresholds, edit.entropy, edit.scales):
+for ablation in (edit.thresholds, edit.entropy, edit.scales, edit.starts):
     ablate.command()(ablation)
 app.command()(info.recipes)
 hub = typer.Typer(no_args_is_help=True, help="Share models on the Hugging Face hub.", rich_markup_mode=None)

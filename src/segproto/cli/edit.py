@@ -182,6 +182,20 @@ def scales(
     show(api.ablate_scales(recipe, out=out, **trained(values, seeds, quiet)), as_json)
 
 
+def starts(
+    recipe: Recipe,
+    out: RunsFolder,
+    values: Values = None,
+    seeds: Seeds = "0",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train with and without what readies prototypes and groups, and compare."""
+    from segproto import api
+
+    show(api.ablate_starts(recipe, out=out, **trained(values, seeds, quiet)), as_json)
+
+
 def trained(values: list[str] | None, seeds: str, quiet: bool) -> dict[str, Any]:
     """How the variants are trained, as the verbs take it."""
     return {"overrides": settings(values), "seeds": numbers(seeds, "--seeds") or [0], "quiet": quiet}

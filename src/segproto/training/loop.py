@@ -135,6 +135,8 @@ class Loop:
         self._require_finite()
         if self.ema is not None:
             self.ema.copy_to(job.segmenter)
+        if stage.end is not None:
+            stage.end(job.segmenter)
         for parameter in job.segmenter.parameters():
             parameter.grad = None
         return {"steps": job.state.step, "stopped_early": self.stopped, **job.state.terms}

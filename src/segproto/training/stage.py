@@ -43,6 +43,7 @@ class Optimise:
             ``loss(segmenter, batch)``.
         mode: puts modules in train or eval mode before the stage and after each validation.
         begin: called once before the first step (not on resume); may restructure the model in place.
+        end: called once after the last step; may restructure the model in place.
         after_step: called after each optimizer step (a projection onto a constraint set, an EMA).
         dataset: what batches are drawn from: the training images, with other masks perhaps; given them and the run's
             folder. As many images in the same order. None = the training images.
@@ -65,6 +66,7 @@ class Optimise:
     loss: Callable[[Segmenter, Batch], dict[str, Tensor]]
     mode: Callable[[Segmenter], None]
     begin: Callable[[Segmenter], None] | None = None
+    end: Callable[[Segmenter], None] | None = None
     after_step: Callable[[Segmenter], None] | None = None
     dataset: Callable[[SegmentationDataset, Path], SegmentationDataset] | None = None
     watch: Callable[[Segmenter], Logged] | None = None

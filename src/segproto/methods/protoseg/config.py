@@ -6,8 +6,7 @@ from typing import Literal
 
 from segproto.training.procedures.config import OptimiseConfig, ProjectConfig, PrototypeOptimise, PruneConfig
 from segproto.training.procedures.forgetting import ForgetConfig
-from segproto.training.procedures.prototypes import PrototypeModel, PrototypeStages
-from segproto.training.recipe import Recipe
+from segproto.training.procedures.prototypes import PrototypeModel, PrototypeRecipe, PrototypeStages
 
 
 class ProtoSegProject(ProjectConfig):
@@ -28,7 +27,7 @@ class ProtoSegStages(PrototypeStages):
     forget: ForgetConfig = ForgetConfig()
 
 
-class ProtoSegRecipe(Recipe):
+class ProtoSegRecipe(PrototypeRecipe):
     """A protoseg run."""
 
     method: Literal["protoseg"] = "protoseg"

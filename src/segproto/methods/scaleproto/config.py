@@ -8,8 +8,7 @@ from pydantic import Field
 
 from segproto.training.procedures.config import GroupSeedConfig, OptimiseConfig, ThresholdConfig
 from segproto.training.procedures.forgetting import ForgetConfig
-from segproto.training.procedures.prototypes import PrototypeModel, PrototypeStages
-from segproto.training.recipe import Recipe
+from segproto.training.procedures.prototypes import PrototypeModel, PrototypeRecipe, PrototypeStages
 
 
 class ScaleProtoModel(PrototypeModel):
@@ -32,7 +31,7 @@ class ScaleProtoStages(PrototypeStages):
     forget: ForgetConfig = ForgetConfig()
 
 
-class ScaleProtoRecipe(Recipe):
+class ScaleProtoRecipe(PrototypeRecipe):
     """A scaleproto run."""
 
     method: Literal["scaleproto"] = "scaleproto"

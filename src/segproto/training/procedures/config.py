@@ -84,6 +84,18 @@ class OptimiseConfig(BaseModel):
         return self
 
 
+class WarmupConfig(OptimiseConfig):
+    """The warm-up ``linear`` of an encoder whose features prototypes are compared with.
+
+    Attributes:
+        gain: the classifier reads ``gain * (f - 1/2)`` instead of features ``f`` between 0 and 1, as ``encoder.squash =
+            sigmoid`` gives them: the same functions, and small differences between features are learnt sooner. None =
+            the features as they are.
+    """
+
+    gain: float | None = Field(None, gt=0, le=100)
+
+
 def without(*unread: str) -> AfterValidator:
     """Refuses a stage that sets what it does not read, such as ``entropy`` or ``lr.groups``; 0 is not to set it."""
 
@@ -99,6 +111,7 @@ def without(*unread: str) -> AfterValidator:
 
 # A stage of a plain classifier, and one of prototypes without groups.
 LinearOptimise = Annotated[OptimiseConfig, without("diversity", "l1", "entropy", "lr.prototypes", "lr.groups")]
+LinearWarmup = Annotated[WarmupConfig, without("diversity", "l1", "entropy", "lr.prototypes", "lr.groups")]
 PrototypeOptimise = Annotated[OptimiseConfig, without("entropy", "lr.groups")]
 
 

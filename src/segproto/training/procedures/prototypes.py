@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training.procedures.config import (
     DiversityConfig,
-    LinearOptimise,
+    LinearWarmup,
     OptimiseConfig,
     ProjectConfig,
     PrototypeOptimise,
     SeedConfig,
+    WarmupConfig,
 )
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import projection_stage
 from segproto.training.procedures.seeding import begin_prototypes, seeding_stages
+from segproto.training.recipe import Recipe
 from segproto.training.stage import Stage
 
 
@@ -43,12 +46,29 @@ class PrototypeStages(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    linear: LinearOptimise = OptimiseConfig()
+    linear: LinearWarmup = WarmupConfig()
     seed: SeedConfig = SeedConfig()
     warmup: PrototypeOptimise = OptimiseConfig()
     joint: PrototypeOptimise = OptimiseConfig()
     project: ProjectConfig = ProjectConfig()
     finetune: PrototypeOptimise = OptimiseConfig()
+
+
+class PrototypeRecipe(Recipe):
+    """What recipes of learned prototypes share."""
+
+    model: PrototypeModel = PrototypeModel()
+    stages: PrototypeStages = PrototypeStages()
+
+    @model_validator(mode="after")
+    def _gain_of_centred_features(self) -> Self:
+        gain, squash = self.stages.linear.gain, self.encoder.squash
+        if gain is not None and squash != "sigmoid":
+            raise ValueError(
+                f"stages.linear.gain = {gain}: is for features between 0 and 1, and encoder.squash is {squash}; "
+                "set encoder.squash=sigmoid, or stages.linear.gain=null"
+            )
+        return self
 
 
 def prototype_stages(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from segproto.errors import ConfigError
-from segproto.model.heads import LinearHead, PrototypeHead
+from segproto.model.heads import CentredHead, LinearHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training.figures import Figures
-from segproto.training.procedures.config import OptimiseConfig, SeedConfig
+from segproto.training.procedures.config import OptimiseConfig, SeedConfig, WarmupConfig
 from segproto.training.procedures.optimise import optimise_stage
 from segproto.training.procedures.projection import search, searched_images
 from segproto.training.procedures.require import require_prototypes
@@ -21,7 +22,7 @@ from segproto.training.stage import Optimise, Procedure, Stage, StageContext
 SEEDED = "prototypes begin as training features of their class"
 
 
-def seeding_stages(linear: OptimiseConfig, config: SeedConfig, begin: Callable[[Segmenter], None]) -> list[Stage]:
+def seeding_stages(linear: WarmupConfig, config: SeedConfig, begin: Callable[[Segmenter], None]) -> list[Stage]:
     """What may come before the first published stage: a linear warm-up of the encoder, and seeded prototypes.
 
     Args:
@@ -31,7 +32,7 @@ def seeding_stages(linear: OptimiseConfig, config: SeedConfig, begin: Callable[[
     """
     stages: list[Stage] = []
     if linear.steps > 0:
-        stages.append(linear_stage(linear))
+        stages.append(linear_stage(linear, linear.gain))
     if config.start == "features":
 
         def run(context: StageContext) -> Figures:
@@ -42,16 +43,27 @@ def seeding_stages(linear: OptimiseConfig, config: SeedConfig, begin: Callable[[
     return stages
 
 
-def linear_stage(config: OptimiseConfig) -> Optimise:
-    """The warm-up ``linear``: encoder and a plain classifier."""
-    words = "a plain classifier warms the encoder up"
-    return optimise_stage("linear", config, begin=begin_linear, words=words)
+def linear_stage(config: OptimiseConfig, gain: float | None = None) -> Optimise:
+    """The warm-up ``linear``: encoder and a plain classifier, which reads centred features if there is a ``gain``."""
+
+    def begin(model: Segmenter) -> None:
+        begin_linear(model, gain)
+
+    stage = optimise_stage("linear", config, begin=begin, words="a plain classifier warms the encoder up")
+    return stage if gain is None else replace(stage, end=end_centred)
 
 
-def begin_linear(model: Segmenter) -> None:
+def begin_linear(model: Segmenter, gain: float | None) -> None:
     """Puts a plain classifier in the place of the head."""
-    head = LinearHead(model.encoder.num_features, model.classes.num_classes)
+    sizes = model.encoder.num_features, model.classes.num_classes
+    head = LinearHead(*sizes) if gain is None else CentredHead(*sizes, gain)
     model.head = head.to(next(model.parameters()).device)
+
+
+def end_centred(model: Segmenter) -> None:
+    """Nothing after the warm-up need know how its classifier read the features."""
+    assert isinstance(model.head, CentredHead)
+    model.head = model.head.plain()
 
 
 def begin_prototypes(
