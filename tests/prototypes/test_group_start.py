@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from segproto.prototypes.group_start import LEAST, fitted_readout, group_coactivating_
+from segproto.prototypes.group_start import LEAST, distilled_readout, fitted_readout, group_coactivating_
 from segproto.prototypes.grouping import Grouping
 
 
@@ -41,6 +43,26 @@ def test_an_exact_readout_is_found() -> None:
     weight = weight - weight.mean(0)
     fitted = fitted_readout(units, units @ weight.T, 1e-9)
     torch.testing.assert_close(fitted, weight, rtol=0.05, atol=0.05)  # the largest values are cut
+
+
+def test_no_other_readout_comes_closer_in_probability() -> None:
+    generator = torch.Generator().manual_seed(3)
+    units, logits = torch.rand(60, 4, generator=generator), 3 * torch.randn(60, 3, generator=generator)
+    weight = distilled_readout(units, logits, torch.zeros(3, 4)).tolist()
+    gradient = [[0.0] * 4 for _ in range(3)]  # of the mean divergence, which is convex: zero at its least
+    for row, wanted in zip(units.tolist(), logits.tolist(), strict=True):
+        scores = [sum(w * x for w, x in zip(line, row, strict=True)) for line in weight]
+        given, goal = ([math.exp(z) / sum(map(math.exp, values)) for z in values] for values in (scores, wanted))
+        for c in range(3):
+            for u in range(4):
+                gradient[c][u] += (given[c] - goal[c]) * row[u] / 60
+    assert max(abs(g) for line in gradient for g in line) < 1e-4
+
+
+def test_a_readout_of_the_same_probabilities_is_left_alone() -> None:
+    generator = torch.Generator().manual_seed(4)
+    units, weight = torch.rand(50, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    torch.testing.assert_close(distilled_readout(units, units @ weight.T, weight), weight, rtol=1e-4, atol=1e-4)
 
 
 def test_prototypes_that_fire_together_share_a_group() -> None:

@@ -11,7 +11,7 @@ from segproto.data.subset import Subset, spread
 from segproto.model.features import sample_features
 from segproto.model.heads import GroupedHead, cell_activations
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.group_start import fitted_readout, group_coactivating_
+from segproto.prototypes.group_start import distilled_readout, fitted_readout, group_coactivating_
 from segproto.training.figures import Figures
 from segproto.training.procedures.config import GroupSeedConfig
 from segproto.training.procedures.map_images import fold_samples
@@ -53,7 +53,7 @@ def seed_groups(context: StageContext, begin: Callable[[Segmenter], None]) -> Fi
     group_coactivating_(head.grouping, activations, readout)
     groups = head.grouping(activations.T[None, :, :, None])[0, :, :, 0].T
     logits = activations @ readout.T
-    head.readout.copy_(fitted_readout(groups, logits))
+    head.readout.copy_(distilled_readout(groups, logits, fitted_readout(groups, logits)))
     fitted = groups @ head.readout.T
     agree = float((fitted.argmax(1) == logits.argmax(1)).float().mean())
     return {"cells": len(cells), "answers_kept": agree}
