@@ -107,7 +107,7 @@ def distilled_readout(units: Tensor, logits: Tensor, start: Tensor) -> Tensor:
     def divergence() -> Tensor:
         optimizer.zero_grad()
         loss = F.cross_entropy(units.float() @ weight.T, wanted)
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss
 
     with torch.enable_grad():
