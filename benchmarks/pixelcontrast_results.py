@@ -40,7 +40,7 @@ from segproto.model.segmenter import Segmenter
 from segproto.runs.settings import resolve
 
 WEIGHTS = DATA / "weights"
-RUN = ["train.threads=1", "train.accelerator=cpu", "encoder.pretrained=false"]
+RUN = ["train.threads=1", "train.accelerator=cpu", "train.precision=32-true", "encoder.pretrained=false"]
 ROWS = {
     "cam_baseline": "CAM, no contrast, best threshold (train)",
     "cam": "CAM, with contrast, best threshold (train)",

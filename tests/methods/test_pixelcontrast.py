@@ -491,6 +491,27 @@ def test_head_keeps_its_structure() -> None:
     torch.testing.assert_close(shares.prototypes.sum(1), raw[torch.arange(5), torch.tensor([0, 1, 2, 3, 0])])
 
 
+def test_a_head_believes_in_a_class_as_it_was_taught_to() -> None:
+    """One cell in four speaks for class 2: enough where the strongest quarter is pooled, too little among all cells."""
+    head = CamHead(4, 3, dim=2, affinity_dim=2)
+    with torch.no_grad():
+        head.classifier.weight.zero_()
+        head.classifier.weight[1, 0], head.classifier.weight[2, 1], head.classifier.weight[2, 2] = 1, 1, -1
+    features = torch.zeros(1, 4, 4, 4)
+    features[:, 0] = 0.5
+    features[:, 2] = 1
+    features[:, 1, :2, :2] = 3
+    assert not (head(features)[0, 2] > 0).any()
+    pooled = CamHead.from_description(head.describe() | {"pooled": 0.25})
+    pooled.load_state_dict(head.state_dict())
+    assert (pooled(features)[0, 2] > 0).any()
+    assert CamHead.from_description(pooled.describe()).pooled == 0.25
+    r = recipe("stages.contrast.pooled=0.25")
+    model, stage = model_of(r), METHOD.stages(r)[0]
+    stage.begin(model)  # type: ignore[union-attr, misc]
+    assert model.head.pooled == 0.25  # type: ignore[union-attr]
+
+
 def test_loss_terms(tmp_path: Path) -> None:
     from segproto.data.batch import Batch
 

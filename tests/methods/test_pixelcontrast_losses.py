@@ -83,6 +83,24 @@ def test_stored_seam_losses() -> None:
     assert close(losses["ecr"], 0.282216 + 0.269121, 4e-6)
 
 
+def test_tags_are_pooled_from_the_strongest_cells_alone() -> None:
+    """A loop in plain Python; all cells give the stored value; weak cells get no gradient."""
+    maps = (4 * (lcg(11, 2, 21, 5, 6) - 0.5)).float().requires_grad_()
+    total = 0.0
+    for image in range(2):
+        for c in range(1, 21):
+            cells = sorted(maps[image, c].flatten().tolist(), reverse=True)[:9]  # 0.3 of 30
+            z = sum(cells) / 9
+            total += math.log1p(math.exp(-z if L21[image, c] else z))
+    loss = tag_loss(maps, L21, pooled=0.3)
+    assert close(loss, total / 40)
+    assert close(tag_loss(maps, L21, pooled=0.001), tag_loss(maps.amax((2, 3), keepdim=True), L21).item())
+    assert close(tag_loss(maps, L21, pooled=1.0), tag_loss(maps, L21).item())
+    loss.backward()
+    assert maps.grad is not None
+    assert (maps.grad[:, 1:] != 0).sum((2, 3)).eq(9).all()
+
+
 @pytest.mark.parametrize("block", [5, 42, 1000])
 def test_stored_pixel_correlation(block: int) -> None:
     f9 = (lcg(21, 192, 195) - 0.5).float()

@@ -250,6 +250,19 @@ def test_views_are_compared_at_the_size_of_the_image(tmp_path: Path) -> None:
     assert all(p.grad is not None for p in head.parameters())
 
 
+@pytest.mark.parametrize("views", [[], ["second_view=null", "er=0", "ecr=0", "contrast=0"]])
+def test_the_share_of_cells_that_tags_are_pooled_from_reaches_both_losses(views: list[str]) -> None:
+    model, images = tiny(), torch.rand(2, 3, 64, 64)
+    batch = Batch(masks=torch.full((2, 64, 64), 255), images=images, names=())
+    own = [f"stages.contrast.{setting}" for setting in views]
+    own += ["stages.contrast.compare=grid"] + (["stages.cams.source=raw"] if views else [])
+    tags = {}
+    for share in (1, 0.25):
+        r = recipe("voc-seam", *own, f"stages.contrast.pooled={share}")
+        tags[share] = ContrastLoss(r.stages.contrast, r.tags)(model, batch)["tags"]
+    assert tags[0.25] < tags[1]  # every class is tagged here, and the strongest cells are above the mean
+
+
 def test_maps_by_softmax() -> None:
     """EPS: probabilities of background and classes, summed, over their maximum."""
     model = tiny(refine=False)

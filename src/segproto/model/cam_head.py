@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segproto.model.head import Contributions, Head, HeadDescription
-from segproto.refine.seam import correlation_input, pixel_correlation
+from segproto.refine.seam import correlation_input, pixel_correlation, strongest_mean
 
 EMBEDDING = 192  # of the pixel correlation, as published
 
@@ -75,6 +75,7 @@ class MapHead(Head):
     Attributes:
         background: that constant.
         views: how its maps over several scales are made unless a recipe says otherwise.
+        pooled: share of a map's cells, the strongest ones, whose mean tells whether an image has the class.
     """
 
     kind = "cam"
@@ -85,6 +86,7 @@ class MapHead(Head):
         "step), and train a segmenter on them."
     )
     background: float
+    pooled: float = 1.0
 
     @abstractmethod
     def maps(self, features: Tensor) -> CamMaps:
@@ -101,7 +103,7 @@ class MapHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         maps = self.maps(features)
-        present = maps.cam.mean((2, 3), keepdim=True)
+        present = strongest_mean(maps.cam, self.pooled)[..., None, None]
         shown = (present > 0) | (present == present[:, 1:].amax(1, keepdim=True))
         scores = maps.refined / (maps.refined.amax((2, 3), keepdim=True) + 1e-5) * shown
         return torch.cat([torch.full_like(scores[:, :1], self.background), scores[:, 1:]], 1)
@@ -118,14 +120,22 @@ class CamHead(MapHead, AffineHead):
         dim: channels of the projection (published: 128).
         affinity_dim: channels of the affinity features (published: 448).
         background: score of the background when it segments.
+        pooled: see :class:`MapHead`.
     """
 
     kind = "cam"
 
     def __init__(
-        self, num_features: int, num_classes: int, dim: int = 128, affinity_dim: int = 128, background: float = 0.3
+        self,
+        num_features: int,
+        num_classes: int,
+        dim: int = 128,
+        affinity_dim: int = 128,
+        background: float = 0.3,
+        pooled: float = 1.0,
     ) -> None:
         super().__init__()
+        self.pooled = pooled
         self.num_features, self.num_classes, self.background = num_features, num_classes, background
         self.classifier = nn.Conv2d(num_features, num_classes, 1, bias=False)
         self.project = nn.Conv2d(num_features, dim, 1, bias=False)
@@ -176,6 +186,7 @@ class CamHead(MapHead, AffineHead):
             "dim": self.project.out_channels,
             "affinity_dim": self.affine_in.out_channels,
             "background": self.background,
+            **({} if self.pooled == 1 else {"pooled": self.pooled}),
         }
 
     @classmethod

@@ -40,6 +40,7 @@ class TapHead(MapHead):
             trains to segment.
         background: that constant.
         released: a converted network, whose maps over several scales are made as the release of SEAM or of EPS does.
+        pooled: see :class:`~segproto.model.cam_head.MapHead`.
     """
 
     kind = "cam_taps"
@@ -55,9 +56,10 @@ class TapHead(MapHead):
         shows: Literal["present", "logits"] = "present",
         background: float = 0.26,
         released: Literal["seam", "eps"] | None = None,
+        pooled: float = 1.0,
     ) -> None:
         super().__init__()
-        self.released = released
+        self.released, self.pooled = released, pooled
         if released is not None:
             self.views = RELEASED[released]
         self.num_classes, self.taps, self.shows, self.background = num_classes, tuple(taps), shows, background
@@ -119,6 +121,7 @@ class TapHead(MapHead):
             "shows": self.shows,
             "background": self.background,
             **({} if self.released is None else {"released": self.released}),
+            **({} if self.pooled == 1 else {"pooled": self.pooled}),
         }
 
     @classmethod

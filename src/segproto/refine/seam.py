@@ -77,12 +77,37 @@ def spatial_mean(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return (maps.float() * rows[:, None] * columns).sum((2, 3))
 
 
-def tag_loss(maps: Tensor, labels: Tensor, background: int = 0, size: tuple[int, int] | None = None) -> Tensor:
+def strongest_mean(maps: Tensor, share: float) -> Tensor:
+    """Means (N, C) of the strongest ``share`` of each map's cells, at least one; with 1 of all.
+
+    The strongest of the spatial pooling of Durand et al. 2017 (WILDCAT), without its weakest ones.
+    """
+    if share >= 1:
+        return maps.mean((2, 3))
+    flat = maps.flatten(2)
+    count = max(round(flat.shape[2] * share), 1)
+    return flat.topk(count, dim=2, sorted=False).values.mean(2)
+
+
+def tag_loss(
+    maps: Tensor,
+    labels: Tensor,
+    background: int = 0,
+    size: tuple[int, int] | None = None,
+    pooled: float = 1.0,
+) -> Tensor:
     """Binary cross-entropy of the maps' spatial means with the image's labels, over foreground classes.
 
-    ``size``: that the maps are enlarged to; None = as they are.
+    Args:
+        maps: (N, C, h, w).
+        labels: (N, C), 1 or 0.
+        background: channel.
+        size: that the maps are enlarged to; None = as they are.
+        pooled: share of the cells that the mean is of, the strongest ones (:func:`strongest_mean`, of the grid as it
+            is); 1 = of all, as published.
     """
-    means = spatial_mean(maps, size or (maps.shape[-2], maps.shape[-1]))
+    own = (maps.shape[-2], maps.shape[-1])
+    means = spatial_mean(maps, size or own) if pooled == 1 else strongest_mean(maps, pooled)
     logits = foreground(means, background)
     return F.binary_cross_entropy_with_logits(logits, foreground(labels, background).to(logits))
 
@@ -160,6 +185,7 @@ def view_losses(
     background: int = 0,
     winners_over: int | None = None,
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None,
+    pooled: float = 1.0,
 ) -> dict[str, Tensor]:
     """The losses of two views of a batch: ``tags`` (with adaptive min pooling), ``er`` and ``ecr``.
 
@@ -175,20 +201,21 @@ def view_losses(
         background: channel.
         winners_over: see :func:`cross_regularisation`.
         sizes: that the maps of each view are enlarged to, and compared at; None = as they are.
+        pooled: see :func:`tag_loss`.
     """
     first, size = sizes or ((cam1.shape[-2], cam1.shape[-1]), (cam2.shape[-2], cam2.shape[-1]))
     index = present_first(labels, background).to(cam1.device, non_blocking=True)
     channels, y = cam1.shape[1], labels.to(cam1, non_blocking=True)
-    tags = (tag_loss(cam1, y, background, first) + tag_loss(cam2, y, background, size)) / 2
+    tags = (tag_loss(cam1, y, background, first, pooled) + tag_loss(cam2, y, background, size, pooled)) / 2
     y = only(y, index)
     maps = [to_size(only(m, index), s) for m, s in ((cam1, first), (refined1, first), (cam2, size), (refined2, size))]
-    pooled = (smallest_maxima(maps[1], y) + smallest_maxima(maps[3], y)) / 2
+    minima = (smallest_maxima(maps[1], y) + smallest_maxima(maps[3], y)) / 2
     a1, r1, a2, r2 = (max_norm(m, size) * y[:, :, None, None] for m in maps)
     er = equivariance(a1, a2) * ((index.shape[1] - 1) / (channels - 1))
     a1, a2 = with_background(a1), with_background(a2)
     over = None if winners_over is None else index == winners_over % channels
     ecr = [cross_regularisation(a, r, winners_over=over, channels=channels) for a, r in ((a2, r1), (a1, r2))]
-    return {"tags": tags + pooled, "er": er, "ecr": ecr[0] + ecr[1]}
+    return {"tags": tags + minima, "er": er, "ecr": ecr[0] + ecr[1]}
 
 
 @torch.no_grad()

@@ -66,6 +66,8 @@ class ContrastConfig(TrainedStage):
         second_view: sides of the second view over those of the first (published: 128 of 448); None = no second view,
             only tags (and ``saliency``) of the raw maps: a plain CAM network, and EPS.
         compare: views are compared, and classes pooled, on the ``grid`` or at the size of the ``image`` (SEAM).
+        pooled: share of a map's cells, the strongest ones, whose mean says whether an image has the class; 1 = all, as
+            published, which teaches few images a small thing as what the others leave free.
         winners_over: the class that is never put out by others in place of the background (the release of EPS: 1).
         er: weight of the equivariant regularisation.
         ecr: weight of the equivariant cross regularisation.
@@ -84,6 +86,7 @@ class ContrastConfig(TrainedStage):
 
     second_view: float | None = Field(0.5, gt=0, lt=1)
     compare: Literal["grid", "image"] = "grid"
+    pooled: float = Field(1.0, gt=0, le=1)
     winners_over: int | None = Field(None, ge=0)
     er: float = Field(1.0, ge=0)
     ecr: float = Field(1.0, ge=0)

@@ -43,7 +43,11 @@ def contrast_stage(recipe: PixelcontrastRecipe) -> Optimise:
     config = recipe.stages.contrast
     loss = ContrastLoss(config, recipe.tags)
     stage = _stage("contrast", config, loss, loss.prepare, affinity=False)
-    return replace(stage, words="a network of activation maps learns from the tags")
+
+    def begin(model: Segmenter) -> None:
+        require_head(model, "contrast", MapHead).pooled = config.pooled  # it believes in a class as it is taught to
+
+    return replace(stage, begin=begin, words="a network of activation maps learns from the tags")
 
 
 def affinity_stage(recipe: PixelcontrastRecipe) -> Optimise:
@@ -135,7 +139,7 @@ class ContrastLoss:
         first, second = (_float(head.maps(model.features(view))) for view in (images, small))
         maps = (first.cam, first.refined, second.cam, second.refined)
         sizes = None if config.compare == "grid" else (size_of(images), size_of(small))
-        terms = view_losses(*maps, tags, winners_over=config.winners_over, sizes=sizes)
+        terms = view_losses(*maps, tags, winners_over=config.winners_over, sizes=sizes, pooled=config.pooled)
         loss = terms["tags"] + config.er * terms["er"] + config.ecr * terms["ecr"]
         if config.contrast > 0:
             contrasts = self._contrast(first, second, labels)
@@ -151,7 +155,7 @@ class ContrastLoss:
 
     def _one_view(self, cam: Tensor, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
         """Tags and saliency of raw maps alone (Lee et al. 2021, eq. 6)."""
-        terms = {"tags": tag_loss(cam, labels)}
+        terms = {"tags": tag_loss(cam, labels, pooled=self.config.pooled)}
         if self.config.saliency is not None:
             terms["saliency"] = self._saliency([(cam, saliency_levels(batch))], labels)
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
