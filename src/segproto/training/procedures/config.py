@@ -193,8 +193,14 @@ class GroupSeedConfig(BaseModel):
 
 
 class ThresholdConfig(BaseModel):
-    """Thresholding of group weights (Porta et al. 2025): weights below ``tau`` become 0."""
+    """Thresholding of group weights (Porta et al. 2025).
+
+    Attributes:
+        tau: weights below it become 0.
+        refit: then fit the readout of groups to the class probabilities before (not published).
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     tau: float = Field(0.05, ge=0, le=1)
+    refit: bool = False

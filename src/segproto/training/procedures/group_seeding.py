@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from segproto.data.subset import Subset, spread
-from segproto.model.features import sample_features
-from segproto.model.heads import GroupedHead, cell_activations
+from segproto.model.heads import GroupedHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.group_start import distilled_readout, fitted_readout, group_coactivating_
 from segproto.training.figures import Figures
 from segproto.training.procedures.config import GroupSeedConfig
-from segproto.training.procedures.map_images import fold_samples
+from segproto.training.procedures.refit import answers_kept, drawn_activations, group_activations
 from segproto.training.procedures.require import require_head, require_prototypes
 from segproto.training.stage import Procedure, StageContext
-
-IMAGES = 64  # looked at, spread over the training images
-CELLS = 1024  # drawn from each at most
-NUMBERS = 2**24  # activations kept at most
 
 
 def group_seeding_stages(config: GroupSeedConfig, begin: Callable[[Segmenter], None]) -> list[Procedure]:
@@ -43,33 +36,13 @@ def seed_groups(context: StageContext, begin: Callable[[Segmenter], None]) -> Fi
     Every process looks at the same few images, so that all begin with the same groups.
     """
     model = context.segmenter
-    bank = require_prototypes(model, "group_seed")
-    readout = model.head.unit_weights()
+    bank, readout = require_prototypes(model, "group_seed"), model.head.unit_weights()
     assert readout is not None
-    cells = drawn_cells(context)
-    activations = cell_activations(bank, cells)
+    activations = drawn_activations(context, "group_seed", bank)
+    logits = activations @ readout.T
     begin(model)
     head = require_head(model, "group_seed", GroupedHead)
     group_coactivating_(head.grouping, activations, readout)
-    groups = head.grouping(activations.T[None, :, :, None])[0, :, :, 0].T
-    logits = activations @ readout.T
+    groups = group_activations(head, activations)
     head.readout.copy_(distilled_readout(groups, logits, fitted_readout(groups, logits)))
-    fitted = groups @ head.readout.T
-    agree = float((fitted.argmax(1) == logits.argmax(1)).float().mean())
-    return {"cells": len(cells), "answers_kept": agree}
-
-
-def drawn_cells(context: StageContext) -> Tensor:
-    """Features (N, F) of cells drawn at random from training images spread over all of them."""
-    model, dataset = context.segmenter, context.train_set
-    bank = require_prototypes(model, "group_seed")
-    chosen = Subset(dataset, spread(len(dataset), IMAGES))
-    most = max(1, min(CELLS, NUMBERS // (bank.num_prototypes * len(chosen))))
-    generator = torch.Generator().manual_seed(context.recipe.train.seed)
-    drawn = []
-    for index, sample in fold_samples(chosen, title="group_seed"):
-        seen = sample_features(model, sample, chosen.indices[index], context.train_cache)
-        features = model.head.cell_features(seen)[0].flatten(1)
-        cells = torch.randperm(features.shape[1], generator=generator)[:most]
-        drawn.append(features.T[cells.to(features.device)])
-    return torch.cat(drawn)
+    return {"cells": len(logits), "answers_kept": answers_kept(groups @ head.readout.T, logits)}

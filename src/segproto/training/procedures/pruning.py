@@ -20,6 +20,7 @@ from segproto.training.procedures.projection import (
     of_others,
     searched_images,
 )
+from segproto.training.procedures.refit import refitted
 from segproto.training.procedures.require import require_groups, require_prototypes
 from segproto.training.stage import Procedure, StageContext
 
@@ -67,7 +68,14 @@ def update_top(context: StageContext, top: RunningTopK, features: Tensor, sample
 
 def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
     """Sets small group weights to zero, without renormalising (docs/specs/scaleproto.md#thresholding-groups)."""
-    return Procedure(name, lambda context: threshold(context, config), "small group weights become zero")
+    words = "small group weights become zero"
+
+    def run(context: StageContext) -> Figures:
+        return threshold(context, config)
+
+    if config.refit:
+        return Procedure(name, lambda context: refitted(context, name, run), f"{words}, the readout makes up for them")
+    return Procedure(name, run, words)
 
 
 @torch.no_grad()
