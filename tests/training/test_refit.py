@@ -52,7 +52,7 @@ def test_a_refitted_readout_makes_up_for_what_the_threshold_took() -> None:
         figures = threshold_stage("threshold", ThresholdConfig(tau=TAU, refit=refit)).run(surroundings)
         kept = head.grouping.dense().detach()
         assert torch.equal(kept, torch.where(weights < TAU, 0, weights))
-        assert 0 < int((kept == 0).sum()) - int((weights == 0).sum())
+        assert int((kept == 0).sum()) - int((weights == 0).sum()) > 0
         after = scores(surroundings, head)
         away.append(float(F.kl_div(after.log_softmax(1), before.softmax(1), reduction="batchmean")))
         same = float((after.argmax(1) == before.argmax(1)).float().mean())
