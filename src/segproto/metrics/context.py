@@ -35,15 +35,18 @@ class Context(Accumulator):
     def compute(self) -> dict[str, Any]:
         """Per class the share owed to the surroundings; the value is the mean over classes.
 
-        ``images`` are those of each class in which it is recognised, of ``looked_at``.
+        ``lost`` is the mean probability that the surroundings, and the thing, account for: where both are small, the
+        share says little. ``images`` are those of each class in which it is recognised, of ``looked_at``.
         """
         table = self.table("owed").reshape(-1, 4)
         per_class: list[float | None] = []
+        lost: list[list[float] | None] = []
         counts: dict[str, list[int]] = {"images": [], "looked_at": []}
         for c in range(self.num_classes):
             own = table[table[:, 1] == c, 2:]
             around, thing = own.sum(0).tolist()
             per_class.append(share(around, around + thing))
+            lost.append(own.mean(0).tolist() if len(own) else None)
             counts["images"].append(int((own.sum(1) > 0).sum()))
             counts["looked_at"].append(len(own))
-        return scored(mean(per_class), "no class is recognised in an image", per_class=per_class, **counts)
+        return scored(mean(per_class), "no class is recognised in an image", per_class=per_class, lost=lost, **counts)

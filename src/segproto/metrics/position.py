@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 import torch
@@ -85,8 +86,8 @@ class Position(Accumulator):
         """Share of prototypes whose best matches keep to one height or one column of the image.
 
         ``chance``: the same for a random cell of the class instead of the strongest one. ``down`` and ``across``: the
-        mean variance in this direction over that of the class's cells, ``of_image`` over that of places anywhere.
-        ``per_prototype``: the smaller of the two.
+        median variance in this direction over that of the class's cells; ``per_prototype``: the smaller of the two.
+        ``of_image``: the mean variance over that of places anywhere in the image.
         """
         reason = f"no prototype is in use whose class {FEWEST} images show"
         if not self.rows["best"]:
@@ -105,8 +106,8 @@ class Position(Accumulator):
             share(sum(narrow["best"]), counted),
             reason,
             chance=share(sum(narrow["drawn"]), counted),
-            down=mean(down),
-            across=mean(across),
+            down=median(down) if down else None,
+            across=median(across) if across else None,
             of_image=mean(of_image),
             prototypes=counted,
             per_class=[share(a, b) for a, b in zip(hits, members, strict=True)],
