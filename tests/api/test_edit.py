@@ -455,3 +455,11 @@ def test_ablations_train_both_variants_and_go_on(tmp_path: Path) -> None:
         segproto.ablate_entropy("protoseg/scenes", out=tmp_path / "x")
     with pytest.raises(ConfigError, match="no scales to compare"):
         segproto.ablate_scales("protoseg/scenes", out=tmp_path / "x")
+
+
+def test_starts_without_a_warmup_are_nothing_to_leave_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gain is read by no classifier where the warm-up takes no steps: both variants would be the same run."""
+    monkeypatch.setattr("segproto.api.ablate.compare_variants", lambda recipe, variants, **options: list(variants))
+    with pytest.raises(ConfigError, match="nothing to leave out"):
+        segproto.ablate_starts("protoseg/scenes", out=tmp_path, overrides=["stages.linear.steps=0"], quiet=True)
+    assert segproto.ablate_starts("protoseg/scenes", out=tmp_path, quiet=True) == ["recipe", "raw-warmup"]

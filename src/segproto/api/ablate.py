@@ -26,6 +26,8 @@ def ablate_thresholds(
 ) -> dict[str, Any]:
     """One grouped model re-scored at many thresholds of its group weights, in one pass over the validation images.
 
+    The readout stays as it is: what ``stages.threshold.refit`` would make up for is seen as lost.
+
     Args:
         target: a run or model folder.
         thresholds: in 0..1; default ``segproto.evaluation.analyses.thresholds.THRESHOLDS``.
@@ -107,11 +109,13 @@ def ablate_starts(recipe: PathLike, *, out: PathLike, **options: Any) -> dict[st
     stages, variants = stage_settings(recipe, options.get("overrides", ())), dict[str, list[str]](recipe=[])
     if stages.get("group_seed", {}).get("start") == "readout":
         variants["random-groups"] = ["stages.group_seed.start=random"]
-    if stages.get("linear", {}).get("gain"):
+    warmup = stages.get("linear", {})
+    if warmup.get("gain") and warmup.get("steps"):
         variants["raw-warmup"] = ["stages.linear.gain=null"]
     if len(variants) == 1:
         raise ConfigError(
-            f"{recipe}: neither stages.group_seed.start=readout nor a stages.linear.gain, so nothing to leave out"
+            f"{recipe}: neither stages.group_seed.start=readout nor a warm-up with a stages.linear.gain, so nothing to "
+            "leave out"
         )
     return compare_variants(recipe, variants, out=out, **options)
 
