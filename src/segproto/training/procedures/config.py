@@ -170,6 +170,7 @@ class PruneConfig(BaseModel):
         k: nearest patches looked at, at most one per image.
         threshold: how many of them must have the prototype's class.
         images: list file of the training images to search, as in ``project``; None = all.
+        refit: then fit the readout of those that stay to the class probabilities before (not published).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -177,6 +178,7 @@ class PruneConfig(BaseModel):
     k: int = Field(6, ge=1, le=100_000)
     threshold: int = Field(3, ge=1)
     images: ListPath | None = None
+    refit: bool = False
 
 
 class GroupSeedConfig(BaseModel):

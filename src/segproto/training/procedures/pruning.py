@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,14 @@ from segproto.training.stage import Procedure, StageContext
 def pruning_stage(name: str, config: PruneConfig) -> Procedure:
     """Removes prototypes whose nearest training patches mostly belong to other classes."""
     words = "prototypes with mixed neighbours are dropped"
-    return Procedure(name, lambda context: prune(context, config), words)
+    return perhaps_refitted(name, lambda context: prune(context, config), words, config.refit)
+
+
+def perhaps_refitted(name: str, run: Callable[[StageContext], Figures], words: str, refit: bool) -> Procedure:
+    """A stage that takes something away; with ``refit`` the readout makes up for it, as far as it can."""
+    if refit:
+        return Procedure(name, lambda context: refitted(context, name, run), f"{words}, the readout makes up for them")
+    return Procedure(name, run, words)
 
 
 @torch.no_grad()
@@ -69,13 +78,7 @@ def update_top(context: StageContext, top: RunningTopK, features: Tensor, sample
 def threshold_stage(name: str, config: ThresholdConfig) -> Procedure:
     """Sets small group weights to zero, without renormalising (docs/specs/scaleproto.md#thresholding-groups)."""
     words = "small group weights become zero"
-
-    def run(context: StageContext) -> Figures:
-        return threshold(context, config)
-
-    if config.refit:
-        return Procedure(name, lambda context: refitted(context, name, run), f"{words}, the readout makes up for them")
-    return Procedure(name, run, words)
+    return perhaps_refitted(name, lambda context: threshold(context, config), words, config.refit)
 
 
 @torch.no_grad()

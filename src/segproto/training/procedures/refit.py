@@ -1,4 +1,4 @@
-"""A readout of groups fitted to what the model answers, at cells of training images."""
+"""A readout fitted to what the model answered before, at cells of training images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from torch import Tensor
 
 from segproto.data.subset import Subset, spread
 from segproto.model.features import sample_features
-from segproto.model.heads import GroupedHead, cell_activations
-from segproto.prototypes.bank import PrototypeBank
+from segproto.model.heads import ReadoutHead, cell_activations
 from segproto.prototypes.group_start import distilled_readout
 from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_samples
@@ -24,26 +23,29 @@ NUMBERS = 2**24  # activations kept at most
 
 @torch.no_grad()
 def refitted(context: StageContext, stage: str, change: Callable[[StageContext], Figures]) -> Figures:
-    """Changes the groups' weights, then fits their readout to the class probabilities before.
+    """Changes prototypes or groups, then fits their readout to the class probabilities before.
 
     Every process looks at the same few images, so that all have the same readout.
 
     Args:
-        context: whose model has groups.
+        context: whose model has prototypes, perhaps in groups.
         stage: its name, for the progress.
-        change: of the groups' weights in place.
+        change: of the head, not of the encoder.
     """
-    head = require_head(context.segmenter, stage, GroupedHead)
-    activations = drawn_activations(context, stage, head.bank)
-    logits = group_activations(head, activations) @ head.readout.T
+    head = require_head(context.segmenter, stage, ReadoutHead)
+    cells = drawn_cells(context, stage)
+    logits = unit_activations(head, cells) @ head.readout.T
     figures = change(context)
-    groups = group_activations(head, activations)
-    head.readout.copy_(distilled_readout(groups, logits, head.readout))
-    return {**figures, "answers_kept": answers_kept(groups @ head.readout.T, logits)}
+    units = unit_activations(head, cells)
+    head.readout.copy_(distilled_readout(units, logits, head.readout))
+    return {**figures, "answers_kept": answers_kept(units @ head.readout.T, logits)}
 
 
-def group_activations(head: GroupedHead, activations: Tensor) -> Tensor:
-    """Activations (N, U) of the groups, from those of the prototypes (N, P)."""
+def unit_activations(head: ReadoutHead, cells: Tensor) -> Tensor:
+    """Activations (N, U) of what the readout reads, groups or prototypes, at cells with features (N, F)."""
+    activations = cell_activations(head.bank, cells)
+    if head.grouping is None:
+        return activations
     groups: Tensor = head.grouping(activations.T[None, :, :, None])[0, :, :, 0].T
     return groups
 
@@ -53,16 +55,17 @@ def answers_kept(logits: Tensor, before: Tensor) -> float:
     return float((logits.argmax(1) == before.argmax(1)).float().mean())
 
 
-def drawn_activations(context: StageContext, stage: str, bank: PrototypeBank) -> Tensor:
-    """Activations (N, P) of the prototypes at cells drawn at random from training images spread over all of them."""
+def drawn_cells(context: StageContext, stage: str) -> Tensor:
+    """Features (N, F) of cells drawn at random from training images spread over all of them."""
     model, dataset = context.segmenter, context.train_set
+    head = require_head(model, stage, ReadoutHead)
     chosen = Subset(dataset, spread(len(dataset), IMAGES))
-    most = max(1, min(CELLS, NUMBERS // (bank.num_prototypes * len(chosen))))
+    most = max(1, min(CELLS, NUMBERS // (head.bank.num_prototypes * len(chosen))))
     generator = torch.Generator().manual_seed(context.recipe.train.seed)
     drawn = []
     for index, sample in fold_samples(chosen, title=stage):
         seen = sample_features(model, sample, chosen.indices[index], context.train_cache)
-        features = model.head.cell_features(seen)[0].flatten(1)
+        features = head.cell_features(seen)[0].flatten(1)
         cells = torch.randperm(features.shape[1], generator=generator)[:most]
         drawn.append(features.T[cells.to(features.device)])
-    return cell_activations(bank, torch.cat(drawn))
+    return torch.cat(drawn)
