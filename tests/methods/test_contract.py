@@ -170,12 +170,10 @@ def test_groups_begin_where_the_readout_of_the_prototypes_is(tmp_path: Path) -> 
     images = build_dataset(recipe.data, "val")
     features = torch.cat([image_features(before, images, i) for i in range(3)])
 
-    def centred(model: Segmenter) -> torch.Tensor:
-        logits = model.head(features).detach()
-        return logits - logits.mean(1, keepdim=True)
-
-    left = (centred(after) - centred(before)).square().sum() / centred(before).square().sum()
-    assert float(left) < 0.3  # of the logits' variance between classes, on images that the fit did not see
+    wanted, given = (model.head(features).detach().log_softmax(1) for model in (before, after))
+    same = wanted.exp().mean((0, 2, 3), keepdim=True).log()  # answers that do not look at the image
+    away, least = ((wanted.exp() * (wanted - other)).sum(1).mean() for other in (given, same))
+    assert float(away) < 0.1 * float(least)  # on images that the fit did not see
     again = recipe.model_copy(update={"train": recipe.train.model_copy(update={"stages": ["group_seed"]})})
     again.train.start = tmp_path / "run" / "stages" / "group_seed" / "model"
     with pytest.raises(ConfigError, match=r"stages\.group_seed: needs a prototype head, the model has a grouped head"):

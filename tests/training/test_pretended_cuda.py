@@ -25,7 +25,7 @@ from segproto.methods import METHODS
 from segproto.model.heads import GroupedHead, cell_activations
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
-from segproto.prototypes.group_start import fitted_readout, group_coactivating_
+from segproto.prototypes.group_start import distilled_readout, fitted_readout, group_coactivating_
 from segproto.refine.affinity import affinity, cell_pairs
 from segproto.refine.crf import dense_crf
 from segproto.refine.crf_settings import CRF_SETS
@@ -82,15 +82,21 @@ class TestEveryMethod:
     def test_losses_and_model_are_those_of_the_cpu(self, trained: Trained) -> None:
         """Up to the order of sums; Adam makes whole steps of the smallest gradient, a CRF has kernels of its own.
 
-        Which prototypes of a barely trained model fire together may hang by that; the test below begins at the same.
+        Which prototypes of a barely trained model fire together may hang by that, and what readout comes closest to its
+        probabilities; the test below begins at the same.
         """
+        fitted = (
+            "affinity",
+            "group_joint",
+            "prune_finetune",
+        )  # affinity: pixels a CRF calls sure, ties fall either way
         for result in sorted((trained.cpu / "stages").glob("*/result.json")):
             cpu, cuda = (json.loads(p.read_text()) for p in (result, trained.cuda / result.relative_to(trained.cpu)))
             assert cpu.keys() == cuda.keys()
-            if "steps" in cpu and result.parent.name != "affinity":  # of pixels a CRF calls sure: ties fall either way
+            if "steps" in cpu and result.parent.name not in fitted:
                 terms = {key: value for key, value in cpu.items() if key.startswith("loss") or key == "steps"}
                 assert {key: cuda[key] for key in terms} == pytest.approx(terms, rel=0.01), result.parent.name
-        before = {"pixelcontrast": "contrast", "scaleproto": "project"}  # its CRF, its groups
+        before = {"pixelcontrast": "contrast", "scaleproto": "project", "protoseg": "finetune"}
         kept = f"stages/{before[trained.name]}/model" if trained.name in before else "model"
         weights, others = (load_file(p / kept / "model.safetensors") for p in (trained.cpu, trained.cuda))
         assert weights.keys() == others.keys()
@@ -101,6 +107,7 @@ class TestEveryMethod:
         if trained.name != "scaleproto":
             pytest.skip("no other method has groups")
         model, gpu, found = Segmenter.load(trained.cpu / "stages/project/model"), PretendedCuda(), []
+        away: list[float] = []
         cells = model.head.cell_features(torch.rand(1, model.encoder.num_features, 20, 20))[0].flatten(1).T
         readout = model.head.unit_weights()
         assert isinstance(model.head.bank, PrototypeBank)
@@ -112,8 +119,12 @@ class TestEveryMethod:
                 groups = head.grouping(activations.T[None, :, :, None])[0, :, :, 0].T
                 fitted = fitted_readout(groups, activations @ readout.to(device).T)
                 found.append((head.grouping.weights.cpu(), fitted.cpu()))
+                logits = activations @ readout.to(device).T
+                closest = (groups @ distilled_readout(groups, logits, fitted).T).log_softmax(1)
+                away.append(float(F.kl_div(closest, logits.softmax(1), reduction="batchmean")))
         for cpu, cuda in zip(*found, strict=True):
             torch.testing.assert_close(cuda, cpu, rtol=1e-3, atol=1e-4)
+        assert away[1] == pytest.approx(away[0], rel=0.02, abs=1e-4)
 
     @pytest.mark.parametrize("labels", ["centres", "averaged"])
     def test_affinities_of_the_same_scores_are_those_of_the_cpu(self, trained: Trained, labels: str) -> None:

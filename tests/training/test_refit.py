@@ -43,7 +43,7 @@ def grouped() -> tuple[StageContext, GroupedHead]:
 
 @torch.no_grad()
 def scores(surroundings: StageContext, head: ReadoutHead) -> torch.Tensor:
-    return unit_activations(head, drawn_cells(surroundings, "threshold")) @ head.readout.T
+    return unit_activations(head, drawn_cells(surroundings, "threshold", head.bank.num_prototypes)) @ head.readout.T
 
 
 def test_a_refitted_readout_makes_up_for_what_the_threshold_took() -> None:

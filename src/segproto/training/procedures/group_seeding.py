@@ -38,7 +38,7 @@ def seed_groups(context: StageContext, begin: Callable[[Segmenter], None]) -> Fi
     model = context.segmenter
     bank, readout = require_prototypes(model, "group_seed"), model.head.unit_weights()
     assert readout is not None
-    cells = drawn_cells(context, "group_seed")
+    cells = drawn_cells(context, "group_seed", bank.num_prototypes)
     activations = cell_activations(bank, cells)
     logits = activations @ readout.T
     begin(model)

@@ -13,7 +13,6 @@ from segproto.model.heads import ReadoutHead, cell_activations
 from segproto.prototypes.group_start import distilled_readout
 from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_samples
-from segproto.training.procedures.require import require_head
 from segproto.training.stage import StageContext
 
 IMAGES = 64  # looked at, spread over the training images
@@ -32,8 +31,10 @@ def refitted(context: StageContext, stage: str, change: Callable[[StageContext],
         stage: its name, for the progress.
         change: of the head, not of the encoder.
     """
-    head = require_head(context.segmenter, stage, ReadoutHead)
-    cells = drawn_cells(context, stage)
+    head = context.segmenter.head
+    if not isinstance(head, ReadoutHead):
+        return change(context)  # and hear what it needs
+    cells = drawn_cells(context, stage, head.bank.num_prototypes)
     logits = unit_activations(head, cells) @ head.readout.T
     figures = change(context)
     units = unit_activations(head, cells)
@@ -55,17 +56,16 @@ def answers_kept(logits: Tensor, before: Tensor) -> float:
     return float((logits.argmax(1) == before.argmax(1)).float().mean())
 
 
-def drawn_cells(context: StageContext, stage: str) -> Tensor:
+def drawn_cells(context: StageContext, stage: str, prototypes: int) -> Tensor:
     """Features (N, F) of cells drawn at random from training images spread over all of them."""
     model, dataset = context.segmenter, context.train_set
-    head = require_head(model, stage, ReadoutHead)
     chosen = Subset(dataset, spread(len(dataset), IMAGES))
-    most = max(1, min(CELLS, NUMBERS // (head.bank.num_prototypes * len(chosen))))
+    most = max(1, min(CELLS, NUMBERS // (prototypes * len(chosen))))
     generator = torch.Generator().manual_seed(context.recipe.train.seed)
     drawn = []
     for index, sample in fold_samples(chosen, title=stage):
         seen = sample_features(model, sample, chosen.indices[index], context.train_cache)
-        features = head.cell_features(seen)[0].flatten(1)
+        features = model.head.cell_features(seen)[0].flatten(1)
         cells = torch.randperm(features.shape[1], generator=generator)[:most]
         drawn.append(features.T[cells.to(features.device)])
     return torch.cat(drawn)
