@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -27,13 +27,7 @@ from segproto import api
 DATA = Path(os.environ.get("SEGPROTO_DATA", "data"))
 VIT = f"encoder.weights={DATA / 'weights' / 'vit_tiny_patch16_224_in1k.safetensors'}"
 ROWS = ("blackbox", "protoseg", "scaleproto", "nonparametric", "memory")
-# EM within six minutes of two cores: half of the encoder's steps
-HALF = {"protoseg": ["stages.linear.steps=280", "stages.joint.steps=120"]}
-HALF |= {
-    "scaleproto": HALF["protoseg"],
-    "blackbox": ["stages.joint.steps=400"],
-    "nonparametric": ["stages.joint.steps=400"],
-}
+HALF = ["stages.joint.steps=400"]  # EM within six minutes of two cores
 
 
 class Set(NamedTuple):
@@ -43,13 +37,12 @@ class Set(NamedTuple):
     settings: list[str]
     memory: str = "folder"
     behind_neck: bool = False  # memory: of the black box's features, where the encoder is trained
-    own: Mapping[str, list[str]] = {}  # a method's own settings
 
 
 def sets(out: Path) -> dict[str, Set]:
     return {
         "scenes": Set("scenes", [], "scenes", True),
-        "isbi2012_em": Set("em_small", [f"data.root={DATA / 'isbi2012_em'}"], "folder", True, HALF),
+        "isbi2012_em": Set("em_small", [f"data.root={DATA / 'isbi2012_em'}", *HALF], "folder", True),
         "camvid": Set("camvid", [f"data.root={DATA / 'camvid'}", VIT], "camvid"),
         "msrc21": folder("msrc21"),
         "fasseg_v2": folder("fasseg_v2", "train.batch_size=2", "data.augment.flip=false"),
@@ -99,14 +92,10 @@ def train(cell: Cell, chosen: Set, out: Path) -> bool:
     if (cell.folder / "recipe.yaml").is_file():
         api.train(resume=cell.folder, quiet=True)
         return True
-    recipe, settings, start = (
-        chosen.recipe,
-        [*chosen.settings, *chosen.own.get(cell.row, ()), f"train.seed={cell.seed}"],
-        None,
-    )
+    recipe, settings, start = chosen.recipe, [*chosen.settings, f"train.seed={cell.seed}"], None
     if cell.row == "memory":
         recipe = chosen.memory
-        settings = [s for s in settings if not s.startswith("train.batch_size")]
+        settings = [s for s in settings if not s.startswith(("stages.", "train.batch_size"))]
         if chosen.behind_neck:
             start = out / cell.data / "blackbox" / f"seed{cell.seed}"
     begin = time.process_time()

@@ -81,7 +81,7 @@ def test_every_recipe_is_valid_and_has_its_stages(method, name):
         method == "scaleproto" and name.startswith(GROUP_SEEDED) and name != "scenes-published"
     )
     seeded = method not in ("blackbox", "memory", "pixelcontrast", "posthoc", "primaps") and name.startswith(SEEDED)
-    seeded |= method in ("protoseg", "scaleproto") and name in ("scenes", "em_small")
+    seeded |= method in ("protoseg", "scaleproto") and name == "scenes"
     skipped = {"proposals"} if name.endswith("-baseline") else set()
     skipped |= {"crf", "affinity"} if name.startswith("voc-eps") else set()  # no walk
     assert names == (["linear", "seed"] if seeded else []) + [stage for stage in STAGES[method] if stage not in skipped]
