@@ -48,12 +48,7 @@ BACKBONE_LR = (2.5e-5, 2.5e-5, 2.5e-5, 1e-4, 2.5e-5)
 GROUP_LR = (2.5e-4, 2.5e-4, 2.5e-4, 5e-5, 2.5e-4)
 PROTOTYPES = {"protoseg": (190, 210, 1800, 20, 2184), "scaleproto": (228, 252, 1800, 24, 2184)}
 SEEDED = ("camvid", "folder")  # short runs on frozen features start from a linear warm-up and seeded prototypes
-GROUP_SEEDED = (
-    "em_small",
-    "scenes",
-    "camvid",
-    "folder",
-)  # of scaleproto: groups begin at the readout of the prototypes
+GROUP_SEEDED = ("scenes", "camvid", "folder")  # of scaleproto: groups begin at the readout of the prototypes
 PUBLISHED = ("blackbox", "protoseg", "scaleproto")  # with a recipe for each of DATASETS
 STAGES = {
     "blackbox": ["warmup", "joint"],

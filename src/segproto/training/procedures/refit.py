@@ -9,7 +9,8 @@ from torch import Tensor
 
 from segproto.data.subset import Subset, spread
 from segproto.model.features import sample_features
-from segproto.model.heads import ReadoutHead, cell_activations
+from segproto.model.heads import Head, cell_activations
+from segproto.prototypes.bank import PrototypeBank
 from segproto.prototypes.group_start import distilled_readout
 from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_samples
@@ -31,19 +32,26 @@ def refitted(context: StageContext, stage: str, change: Callable[[StageContext],
         stage: its name, for the progress.
         change: of the head, not of the encoder.
     """
-    head = context.segmenter.head
-    if not isinstance(head, ReadoutHead):
+    head, bank = context.segmenter.head, context.segmenter.head.bank
+    if not isinstance(bank, PrototypeBank):
         return change(context)  # and hear what it needs
-    cells = drawn_cells(context, stage, head.bank.num_prototypes)
-    logits = unit_activations(head, cells) @ head.readout.T
+    cells = drawn_cells(context, stage, bank.num_prototypes)
+    logits = unit_activations(head, cells) @ only_readout(head).T
     figures = change(context)
-    units = unit_activations(head, cells)
-    head.readout.copy_(distilled_readout(units, logits, head.readout))
-    return {**figures, "answers_kept": answers_kept(units @ head.readout.T, logits)}
+    units, readout = unit_activations(head, cells), only_readout(head)
+    readout.copy_(distilled_readout(units, logits, readout))
+    return {**figures, "answers_kept": answers_kept(units @ readout.T, logits)}
 
 
-def unit_activations(head: ReadoutHead, cells: Tensor) -> Tensor:
+def only_readout(head: Head) -> Tensor:
+    """(C, U), weight of each group, without groups of each prototype, in each class's logit."""
+    (readout,) = head.parts().readout
+    return readout
+
+
+def unit_activations(head: Head, cells: Tensor) -> Tensor:
     """Activations (N, U) of what the readout reads, groups or prototypes, at cells with features (N, F)."""
+    assert isinstance(head.bank, PrototypeBank)
     activations = cell_activations(head.bank, cells)
     if head.grouping is None:
         return activations
