@@ -33,8 +33,8 @@ def refitted(context: StageContext, stage: str, change: Callable[[StageContext],
         change: of the head, not of the encoder.
     """
     head, bank = context.segmenter.head, context.segmenter.head.bank
-    if not isinstance(bank, PrototypeBank):
-        return change(context)  # and hear what it needs
+    if not isinstance(bank, PrototypeBank) or [w.ndim for w in head.parts().readout] != [2]:
+        return change(context)  # which says what it needs; a head of your own may have no linear readout to fit
     cells = drawn_cells(context, stage, bank.num_prototypes)
     logits = unit_activations(head, cells) @ only_readout(head).T
     figures = change(context)
