@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from segproto.prototypes.group_start import LEAST, distilled_readout, fitted_readout, group_coactivating_
+from segproto.prototypes.group_start import LEAST, group_coactivating_
 from segproto.prototypes.grouping import Grouping
+from segproto.prototypes.readout import distilled_readout, fitted_readout
 
 
 def test_the_fit_minimises_the_penalised_squares() -> None:

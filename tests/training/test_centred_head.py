@@ -17,6 +17,7 @@ from segproto.methods import METHODS
 from segproto.model.heads import CentredHead, Head, LinearHead, build_head
 from segproto.model.segmenter import Segmenter
 from segproto.training.loop import Loop
+from segproto.training.procedures.require import require_head
 from segproto.training.procedures.seeding import end_centred
 from segproto.training.runner import run
 
@@ -26,14 +27,14 @@ LINEAR = ("train.precision=32-true", "stages.linear.gain=8", "train.stages=[line
 def centred(gain: float) -> CentredHead:
     torch.manual_seed(3)
     head = CentredHead(6, 4, gain)
-    torch.nn.init.normal_(head.bias)
+    torch.nn.init.normal_(head.linear.bias)
     return head
 
 
 @pytest.mark.parametrize("gain", [0.5, 8.0])
 def test_it_is_a_plain_classifier_in_other_coordinates(gain: float) -> None:
     head, features = centred(gain), torch.rand(2, 6, 5, 7)
-    weight, bias = head.weight.double(), head.bias.double()
+    weight, bias = head.linear.weight.double(), head.linear.bias.double()
     expected = torch.einsum("cf,bfhw->bchw", weight, gain * (features.double() - 0.5)) + bias[:, None, None]
     torch.testing.assert_close(head(features).double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(head.plain()(features).double(), expected, rtol=1e-5, atol=1e-5)
@@ -106,3 +107,21 @@ def test_the_end_of_the_warm_up_changes_no_logit() -> None:
 def test_features_of_any_size_are_not_centred() -> None:
     with pytest.raises(ConfigError, match=r"stages\.linear\.gain = 8\.0.*encoder\.squash is none"):
         smaller("scaleproto", *LINEAR, "encoder.squash=none")
+
+
+def test_without_a_warm_up_nobody_reads_the_gain() -> None:
+    recipe = smaller("scaleproto", *LINEAR, "encoder.squash=none", "stages.linear.steps=0")
+    assert "linear" not in [stage.name for stage in METHODS["scaleproto"].stages(recipe)]
+
+
+def test_its_weights_are_not_taken_for_those_of_the_features() -> None:
+    """``checkpoints/best`` of a run in its warm-up holds one, and a run may start there."""
+    recipe = smaller("protoseg", *LINEAR)
+    model = METHODS["protoseg"].build(recipe, CLASSES)
+    model.head = CentredHead(model.encoder.num_features, model.classes.num_classes, 8.0)
+    with pytest.raises(ConfigError, match=r"stages\.rotate: needs a linear head, the model has a centred head"):
+        require_head(model, "rotate", LinearHead)
+    begin = next(stage for stage in METHODS["protoseg"].stages(recipe) if stage.name == "joint").begin  # type: ignore[union-attr]
+    assert begin is not None
+    begin(model)
+    assert model.head.kind == "prototype"

@@ -25,7 +25,8 @@ from segproto.methods import METHODS
 from segproto.model.heads import GroupedHead, cell_activations
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
-from segproto.prototypes.group_start import distilled_readout, fitted_readout, group_coactivating_
+from segproto.prototypes.group_start import group_coactivating_
+from segproto.prototypes.readout import distilled_readout, fitted_readout
 from segproto.refine.affinity import affinity, cell_pairs
 from segproto.refine.crf import dense_crf
 from segproto.refine.crf_settings import CRF_SETS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -154,46 +155,28 @@ def decimals(text: str, option: str) -> list[float]:
         raise ConfigError(f"{option} {text}: expected numbers between commas, as in 0,0.05,0.1") from error
 
 
-def entropy(
-    recipe: Recipe,
-    out: RunsFolder,
-    values: Values = None,
-    seeds: Seeds = "0",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Train with and without the entropy loss of groups, and compare."""
-    from segproto import api
+def ablation(name: str, words: str) -> Callable[..., None]:
+    """A command that trains a recipe with and without something, by ``api.ablate_NAME``."""
 
-    show(api.ablate_entropy(recipe, out=out, **trained(values, seeds, quiet)), as_json)
+    def command(
+        recipe: Recipe,
+        out: RunsFolder,
+        values: Values = None,
+        seeds: Seeds = "0",
+        quiet: Quiet = False,
+        as_json: Json = False,
+    ) -> None:
+        from segproto import api
 
+        show(getattr(api, f"ablate_{name}")(recipe, out=out, **trained(values, seeds, quiet)), as_json)
 
-def scales(
-    recipe: Recipe,
-    out: RunsFolder,
-    values: Values = None,
-    seeds: Seeds = "0",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Train with all scales and with one, at an equal number of prototypes, and compare."""
-    from segproto import api
-
-    show(api.ablate_scales(recipe, out=out, **trained(values, seeds, quiet)), as_json)
+    command.__name__, command.__doc__ = name, words
+    return command
 
 
-def starts(
-    recipe: Recipe,
-    out: RunsFolder,
-    values: Values = None,
-    seeds: Seeds = "0",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Train with and without what readies prototypes and groups, and compare."""
-    from segproto import api
-
-    show(api.ablate_starts(recipe, out=out, **trained(values, seeds, quiet)), as_json)
+entropy = ablation("entropy", "Train with and without the entropy loss of groups, and compare.")
+scales = ablation("scales", "Train with all scales and with one, at an equal number of prototypes, and compare.")
+starts = ablation("starts", "Train with and without what readies prototypes and groups, and compare.")
 
 
 def trained(values: list[str] | None, seeds: str, quiet: bool) -> dict[str, Any]:

@@ -59,12 +59,12 @@ class LinearHead(Head):
         return cls(value["num_features"], value["num_classes"])
 
 
-class CentredHead(LinearHead):
-    """A plain classifier of ``gain * (features - 1/2)``, where features lie between 0 and 1.
+class CentredHead(Head):
+    """A plain classifier of ``gain * (features - 1/2)``, where features lie between 0 and 1, while it learns.
 
-    It can say what :class:`LinearHead` can, :meth:`plain` is the same function, but it learns better: around 1/2 all
-    features share one large direction, which says nothing of any class, and their differences, which do, are small.
-    Adam steps as far in either.
+    :meth:`plain` is the same function of the features, but this one learns better: around 1/2 all features share one
+    large direction, which says nothing of any class, and their differences, which do, are small. Adam steps as far in
+    either. It is no :class:`LinearHead`, so that nobody takes its weights for those of the features.
 
     Args:
         num_features: channels of the features.
@@ -75,20 +75,25 @@ class CentredHead(LinearHead):
     kind = "centred"
 
     def __init__(self, num_features: int, num_classes: int, gain: float) -> None:
-        super().__init__(num_features, num_classes)
-        self.gain = gain
+        super().__init__()
+        self.num_classes, self.gain = num_classes, gain
+        self.linear = LinearHead(num_features, num_classes)
+
+    def centred(self, features: Tensor) -> Tensor:
+        return self.gain * (features - 0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        return super().forward(self.gain * (features - 0.5))
+        logits: Tensor = self.linear(self.centred(features))
+        return logits
 
     def contributions(self, features: Tensor, classes: Tensor) -> Contributions:
-        return super().contributions(self.gain * (features.float() - 0.5), classes)
+        return self.linear.contributions(self.centred(features.float()), classes)
 
     def unit_weights(self) -> Tensor:
-        return self.gain * self.weight
+        return self.gain * self.linear.weight
 
     def describe(self) -> HeadDescription:
-        return {**super().describe(), "gain": self.gain}
+        return {**self.linear.describe(), "kind": self.kind, "gain": self.gain}
 
     @classmethod
     def from_description(cls, value: HeadDescription) -> CentredHead:
@@ -97,9 +102,10 @@ class CentredHead(LinearHead):
     @torch.no_grad()
     def plain(self) -> LinearHead:
         """The same function of the features themselves, up to rounding."""
-        head = LinearHead(self.weight.shape[1], self.num_classes).to(self.weight.device)
-        head.weight.copy_(self.gain * self.weight)
-        head.bias.copy_(self.bias - head.weight.sum(1) / 2)
+        weight, bias = self.gain * self.linear.weight, self.linear.bias
+        head = LinearHead(weight.shape[1], self.num_classes).to(weight.device)
+        head.weight.copy_(weight)
+        head.bias.copy_(bias - weight.sum(1) / 2)
         return head
 
 

@@ -8,10 +8,11 @@ import torch
 
 from segproto.model.heads import GroupedHead, cell_activations
 from segproto.model.segmenter import Segmenter
-from segproto.prototypes.group_start import distilled_readout, fitted_readout, group_coactivating_
+from segproto.prototypes.group_start import group_coactivating_
+from segproto.prototypes.readout import distilled_readout, fitted_readout
 from segproto.training.figures import Figures
 from segproto.training.procedures.config import GroupSeedConfig
-from segproto.training.procedures.refit import answers_kept, drawn_cells, unit_activations
+from segproto.training.procedures.refit import answers_kept, drawn_cells, group_activations
 from segproto.training.procedures.require import require_head, require_prototypes
 from segproto.training.stage import Procedure, StageContext
 
@@ -38,12 +39,11 @@ def seed_groups(context: StageContext, begin: Callable[[Segmenter], None]) -> Fi
     model = context.segmenter
     bank, readout = require_prototypes(model, "group_seed"), model.head.unit_weights()
     assert readout is not None
-    cells = drawn_cells(context, "group_seed", bank.num_prototypes)
-    activations = cell_activations(bank, cells)
+    activations = cell_activations(bank, drawn_cells(context, "group_seed", bank.num_prototypes))
     logits = activations @ readout.T
     begin(model)
     head = require_head(model, "group_seed", GroupedHead)
     group_coactivating_(head.grouping, activations, readout)
-    groups = unit_activations(head, cells)
+    groups = group_activations(head.grouping, activations)
     head.readout.copy_(distilled_readout(groups, logits, fitted_readout(groups, logits)))
     return {"cells": len(logits), "answers_kept": answers_kept(groups @ head.readout.T, logits)}

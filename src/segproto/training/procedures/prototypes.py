@@ -62,10 +62,10 @@ class PrototypeRecipe(Recipe):
 
     @model_validator(mode="after")
     def _gain_of_centred_features(self) -> Self:
-        gain, squash = self.stages.linear.gain, self.encoder.squash
-        if gain is not None and squash != "sigmoid":
+        linear, squash = self.stages.linear, self.encoder.squash
+        if linear.gain is not None and linear.steps > 0 and squash != "sigmoid":
             raise ValueError(
-                f"stages.linear.gain = {gain}: is for features between 0 and 1, and encoder.squash is {squash}; "
+                f"stages.linear.gain = {linear.gain}: is for features between 0 and 1, and encoder.squash is {squash}; "
                 "set encoder.squash=sigmoid, or stages.linear.gain=null"
             )
         return self

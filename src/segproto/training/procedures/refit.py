@@ -11,7 +11,8 @@ from segproto.data.subset import Subset, spread
 from segproto.model.features import sample_features
 from segproto.model.heads import Head, cell_activations
 from segproto.prototypes.bank import PrototypeBank
-from segproto.prototypes.group_start import distilled_readout
+from segproto.prototypes.grouping import Grouping
+from segproto.prototypes.readout import distilled_readout
 from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_samples
 from segproto.training.stage import StageContext
@@ -53,9 +54,12 @@ def unit_activations(head: Head, cells: Tensor) -> Tensor:
     """Activations (N, U) of what the readout reads, groups or prototypes, at cells with features (N, F)."""
     assert isinstance(head.bank, PrototypeBank)
     activations = cell_activations(head.bank, cells)
-    if head.grouping is None:
-        return activations
-    groups: Tensor = head.grouping(activations.T[None, :, :, None])[0, :, :, 0].T
+    return activations if head.grouping is None else group_activations(head.grouping, activations)
+
+
+def group_activations(grouping: Grouping, activations: Tensor) -> Tensor:
+    """Activations (N, U) of the groups, from those of the prototypes (N, P)."""
+    groups: Tensor = grouping(activations.T[None, :, :, None])[0, :, :, 0].T
     return groups
 
 

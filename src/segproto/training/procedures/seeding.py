@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segproto.errors import ConfigError
-from segproto.model.heads import CentredHead, LinearHead, PrototypeHead
+from segproto.model.heads import CentredHead, Head, LinearHead, PrototypeHead
 from segproto.model.segmenter import Segmenter
 from segproto.prototypes.bank import PrototypeBank
 from segproto.training.figures import Figures
@@ -56,7 +56,7 @@ def linear_stage(config: OptimiseConfig, gain: float | None = None) -> Optimise:
 def begin_linear(model: Segmenter, gain: float | None) -> None:
     """Puts a plain classifier in the place of the head."""
     sizes = model.encoder.num_features, model.classes.num_classes
-    head = LinearHead(*sizes) if gain is None else CentredHead(*sizes, gain)
+    head: Head = LinearHead(*sizes) if gain is None else CentredHead(*sizes, gain)
     model.head = head.to(next(model.parameters()).device)
 
 
@@ -82,7 +82,7 @@ def begin_prototypes(
         ConfigError: any other head.
     """
     head, bank = model.head, model.head.bank
-    if isinstance(head, LinearHead):
+    if isinstance(head, LinearHead | CentredHead):
         bank = make_bank(model)
     elif isinstance(bank, PrototypeBank) and head.grouping is None:
         return
