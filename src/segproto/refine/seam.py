@@ -58,8 +58,8 @@ def max_norm(maps: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         maps: (N, C, h, w).
         size: that the result is resized to (:func:`to_size`); None = none.
     """
-    low, high = (value.relu() for value in torch.aminmax(maps.flatten(2), dim=2))
-    low, high = low[..., None, None], high[..., None, None]
+    # Not aminmax, which has no gradient in some releases (torch 2.11).
+    low, high = (extreme((2, 3), keepdim=True).relu() for extreme in (maps.amin, maps.amax))
     above = (maps - (low + EPSILON)).relu()
     return (above if size is None else to_size(above, size)) / (high - low + EPSILON)
 
