@@ -153,6 +153,7 @@ class ProjectConfig(BaseModel):
         deduplicate: drop prototypes that became identical.
         images: list file (one name a line, as ``data.split.train_list``) of the training images to search; None = all.
         absent: a class without a cell in these images stops the run (``refuse``) or loses its prototypes (``drop``).
+        refit: then fit the readout to the class probabilities before (not published).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -161,6 +162,7 @@ class ProjectConfig(BaseModel):
     deduplicate: bool = True
     images: ListPath | None = None
     absent: Literal["refuse", "drop"] = "refuse"
+    refit: bool = False
 
 
 class PruneConfig(BaseModel):
