@@ -3,9 +3,9 @@
 OMP_NUM_THREADS=2 SEGPROTO_DATA=DIR python benchmarks/accuracy.py --out DIR [--data camvid ...] [--rows scaleproto ...]
     [--seeds 1 2 3] [--minutes M] [--table]
 
-Each cell is a run of a few minutes, of EM of up to fifteen. Finished runs stay, a killed script goes on where it was, and after M minutes no
-further run begins. ``--table`` prints what there is. Recipes and settings are those of the project for such data; none
-was chosen on the images that are scored here.
+Each cell is a run of a few minutes, of EM of up to fifteen. Finished runs stay, a killed script goes on where it was,
+and after M minutes no further run begins. ``--table`` prints what there is. Recipes and settings are those of the
+project for such data; none was chosen on the images that are scored here.
 """
 
 from __future__ import annotations
