@@ -153,6 +153,8 @@ class ProjectConfig(BaseModel):
         deduplicate: drop prototypes that became identical.
         images: list file (one name a line, as ``data.split.train_list``) of the training images to search; None = all.
         absent: a class without a cell in these images stops the run (``refuse``) or loses its prototypes (``drop``).
+        distinct_images: no two prototypes of a class become patches of one image, if it has images enough: the
+            assignment of images with the least sum of squared distances (not published).
         refit: then fit the readout to the class probabilities before (not published).
     """
 
@@ -162,6 +164,7 @@ class ProjectConfig(BaseModel):
     deduplicate: bool = True
     images: ListPath | None = None
     absent: Literal["refuse", "drop"] = "refuse"
+    distinct_images: bool = False
     refit: bool = False
 
 

@@ -23,6 +23,7 @@ from segproto.model.provenance import PrototypeSource, Provenance
 from segproto.model.segmenter import Segmenter
 from segproto.model.together import READERS, in_order
 from segproto.prototypes.bank import Bank
+from segproto.prototypes.distinct import RunningDistinct
 from segproto.prototypes.membership import any_pixel, nearest_label
 from segproto.prototypes.nearest import RunningNearest, unique_rows
 from segproto.training.figures import Figures
@@ -47,7 +48,12 @@ def project(context: StageContext, config: ProjectConfig) -> Figures:
     model = context.segmenter
     start = require_prototypes(model, "project").num_prototypes
     dataset, cache = searched_images(context, config.images)
-    nearest = search(context, dataset, cache, config.membership, lambda features: model.head.distances(features)[0])
+    kind = RunningDistinct if config.distinct_images else RunningNearest
+    nearest = search(
+        context, dataset, cache, config.membership, lambda features: model.head.distances(features)[0], kind
+    )
+    if isinstance(nearest, RunningDistinct):
+        nearest = nearest.assigned()
     if config.absent == "drop":
         drop_absent(model, nearest)
     else:
@@ -100,6 +106,7 @@ def search(
     cache: BackboneFeatures | None,
     membership: str,
     distances: Callable[[Tensor], Tensor],
+    kind: type[RunningNearest] = RunningNearest,
 ) -> RunningNearest:
     """Each prototype's nearest cell of its own class over this process's images, then over all processes.
 
@@ -109,12 +116,13 @@ def search(
         cache: their backbone features, or None.
         membership: which cells belong to a class.
         distances: features (1, S*D, h, w), as the head compares them, to distances (P, h, w).
+        kind: what is kept of them.
     """
     model, fabric = context.segmenter, context.fabric
     bank = model.head.bank
     assert bank is not None
     rule = nearest_label if membership == "nearest_label" else any_pixel
-    nearest = RunningNearest(bank.class_of, bank.scale_of, bank.num_scales, bank.dim)
+    nearest = kind(bank.class_of, bank.scale_of, bank.num_scales, bank.dim)
     for index, sample in fold_samples(dataset, rank=fabric.global_rank, world=fabric.world_size, title="project"):
         features = model.head.cell_features(sample_features(model, sample, index, cache))
         mask = covered_mask(model, sample.mask.to(features.device))
