@@ -1,6 +1,7 @@
 """Tables of all interpretability metrics for protoseg and scaleproto: three data sets, three seeds, frozen ViT-Tiny.
 
-OMP_NUM_THREADS=2 SEGPROTO_DATA=DIR python benchmarks/interpretability_results.py --out DIR [--seeds 1,2,3] [--table]
+OMP_NUM_THREADS=2 SEGPROTO_DATA=DIR python benchmarks/interpretability_results.py --out DIR [--data fasseg_v2 ...]
+    [--methods scaleproto ...] [--seeds 1,2,3] [--table]
 
 Finished runs and evaluations are kept: a killed script goes on where it was. ``--table`` only prints what is there.
 """
@@ -35,8 +36,9 @@ SETS: dict[str, list[str]] = {
 }
 SHORT = ["train.precision=32-true", "stages.linear.steps=200", "stages.joint.steps=500"]
 GROUPS = ["stages.group_warmup.steps=30", "stages.group_joint.steps=300"]
+LATE = ["stages.finetune.steps=60", "stages.prune_finetune.steps=60"]
 METHODS: dict[str, list[str]] = {
-    "protoseg": [*SHORT, "stages.finetune.steps=60", "stages.prune_finetune.steps=60"],
+    "protoseg": [*SHORT, *LATE],
     "scaleproto": [*SHORT, *GROUPS],
     # the same prototypes, grouped without the entropy term
     "scaleproto, entropy off": [
@@ -46,6 +48,24 @@ METHODS: dict[str, list[str]] = {
         "stages.group_warmup.entropy=0",
         "stages.group_joint.entropy=0",
     ],
+    # the same features, projected onto images of their own
+    **{
+        f"{method}, distinct images": [
+            *SHORT,
+            *late,
+            f"train.stages=[project, {stages}]",
+            "stages.project.distinct_images=true",
+        ]
+        for method, late, stages in (
+            ("protoseg", LATE, "finetune, prune, prune_finetune"),
+            ("scaleproto", GROUPS, "group_seed, group_warmup, group_joint, threshold"),
+        )
+    },
+}
+STARTS = {  # the stage of the plain run from which the others go on
+    "scaleproto, entropy off": "project",
+    "protoseg, distinct images": "joint",
+    "scaleproto, distinct images": "joint",
 }
 MEASURE = ["interpretability.images=30", "interpretability.faithfulness_images=3"]
 
@@ -54,23 +74,25 @@ def folder_of(out: Path, data: str, method: str, seed: int) -> Path:
     return out / data / method.replace(", ", "_").replace(" ", "_") / f"seed{seed}"
 
 
-def jobs(out: Path, seeds: list[int]) -> Iterator[tuple[str, str, int, Path]]:
+Job = tuple[str, str, int, Path]
+
+
+def jobs(out: Path, seeds: list[int]) -> Iterator[Job]:
     """Data, method, seed and folder, in order of importance."""
-    for methods in (("protoseg", "scaleproto"), ("scaleproto, entropy off",)):
+    for methods in (("protoseg", "scaleproto"), *((method,) for method in STARTS)):
         for seed in seeds:
             for data in SETS:
                 for method in methods:
                     yield data, method, seed, folder_of(out, data, method, seed)
 
 
-def train(data: str, method: str, seed: int, out: Path, prototypes: Path) -> bool:
+def train(data: str, method: str, seed: int, out: Path, start: Path | None) -> bool:
     """A run that is finished is left alone (False), one that was cut off is resumed."""
     if (out / "checkpoints" / "finished.json").is_file():
         return False
     if (out / "recipe.yaml").is_file():
         api.train(resume=out, quiet=True)
     else:
-        start = prototypes if "off" in method else None
         overrides = [VIT, *SETS[data], *METHODS[method], f"train.seed={seed}"]
         api.train(f"{method.split(',')[0]}/folder", out=out, start=start, overrides=overrides, quiet=True)
     return True
@@ -85,18 +107,19 @@ def measure(data: str, out: Path) -> bool:
     return True
 
 
-def work(out: Path, seeds: list[int], minutes: float) -> bool:
+def work(out: Path, chosen: list[Job], minutes: float) -> bool:
     """Does what is missing, and begins no further run after so many minutes; False if nothing was missing."""
-    did, start = False, time.monotonic()
-    for data, method, seed, folder in jobs(out, seeds):
-        prototypes = folder_of(out, data, "scaleproto", seed) / "stages" / "project" / "model"
+    did, began = False, time.monotonic()
+    for data, method, seed, folder in chosen:
+        plain = folder_of(out, data, method.split(",")[0], seed)
+        start = plain / "stages" / STARTS[method] / "model" if method in STARTS else None
         begin = time.monotonic()
-        now = train(data, method, seed, folder, prototypes)
+        now = train(data, method, seed, folder, start)
         now |= measure(data, folder)
         if now:
             did = True
             print(f"{folder} {time.monotonic() - begin:.0f} s", flush=True)
-            if time.monotonic() - start > 60 * minutes:
+            if time.monotonic() - began > 60 * minutes:
                 break
     return did
 
@@ -222,13 +245,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--data", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further run after this")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
     os.environ.setdefault("SEGPROTO_CACHE", str(given.out / "cache"))  # shared by all methods and seeds
     if not given.table:
-        work(given.out, seeds, given.minutes)
+        chosen = [job for job in jobs(given.out, seeds) if job[0] in given.data and job[1] in given.methods]
+        work(given.out, chosen, given.minutes)
     print(table(given.out, seeds))
 
 
