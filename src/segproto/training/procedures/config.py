@@ -155,7 +155,6 @@ class ProjectConfig(BaseModel):
         absent: a class without a cell in these images stops the run (``refuse``) or loses its prototypes (``drop``).
         distinct_images: no two prototypes of a class become patches of one image, if it has images enough: the
             assignment of images with the least sum of squared distances (not published).
-        refit: then fit the readout to the class probabilities before (not published).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -165,7 +164,6 @@ class ProjectConfig(BaseModel):
     images: ListPath | None = None
     absent: Literal["refuse", "drop"] = "refuse"
     distinct_images: bool = False
-    refit: bool = False
 
 
 class PruneConfig(BaseModel):

@@ -30,7 +30,6 @@ from segproto.training.figures import Figures
 from segproto.training.first_look import LOOKED_AT
 from segproto.training.procedures.config import ProjectConfig
 from segproto.training.procedures.map_images import AHEAD, fold_samples
-from segproto.training.procedures.refit import perhaps_refitted
 from segproto.training.procedures.require import require_prototypes
 from segproto.training.procedures.subset import SubsetFeatures, listed
 from segproto.training.stage import Procedure, StageContext
@@ -40,7 +39,7 @@ def projection_stage(name: str, config: ProjectConfig) -> Procedure:
     """Porta et al. 2025, section 3.1; the membership rule of Sacha et al. 2023 is an option."""
     words = "each prototype becomes its nearest training patch"
     check = None if config.absent == "drop" else partial(require_cells, name, config)
-    return perhaps_refitted(name, lambda context: project(context, config), words, config.refit, check)
+    return Procedure(name, lambda context: project(context, config), words, check)
 
 
 def project(context: StageContext, config: ProjectConfig) -> Figures:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from segproto.training.procedures.projection import (
     of_others,
     searched_images,
 )
-from segproto.training.procedures.refit import perhaps_refitted
+from segproto.training.procedures.refit import refitted
 from segproto.training.procedures.require import require_groups, require_prototypes
 from segproto.training.stage import Procedure, StageContext
 
@@ -29,6 +31,13 @@ def pruning_stage(name: str, config: PruneConfig) -> Procedure:
     """Removes prototypes whose nearest training patches mostly belong to other classes."""
     words = "prototypes with mixed neighbours are dropped"
     return perhaps_refitted(name, lambda context: prune(context, config), words, config.refit)
+
+
+def perhaps_refitted(name: str, run: Callable[[StageContext], Figures], words: str, refit: bool) -> Procedure:
+    """A stage that takes something away; with ``refit`` the readout makes up for it, as far as it can."""
+    if refit:
+        return Procedure(name, lambda context: refitted(context, name, run), f"{words}, the readout makes up for them")
+    return Procedure(name, run, words)
 
 
 @torch.no_grad()

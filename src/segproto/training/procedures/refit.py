@@ -15,25 +15,11 @@ from segproto.prototypes.grouping import Grouping
 from segproto.prototypes.readout import distilled_readout
 from segproto.training.figures import Figures
 from segproto.training.procedures.map_images import fold_samples
-from segproto.training.stage import Procedure, StageContext
+from segproto.training.stage import StageContext
 
 IMAGES = 64  # looked at, spread over the training images
 CELLS = 1024  # drawn from each at most
 NUMBERS = 2**24  # activations kept at most
-
-
-def perhaps_refitted(
-    name: str,
-    run: Callable[[StageContext], Figures],
-    words: str,
-    refit: bool,
-    check: Callable[[StageContext], None] | None = None,
-) -> Procedure:
-    """A stage that changes or removes prototypes or groups; the readout makes up for it if ``refit``."""
-    if refit:
-        words = f"{words}, the readout makes up for it"
-        return Procedure(name, lambda context: refitted(context, name, run), words, check)
-    return Procedure(name, run, words, check)
 
 
 @torch.no_grad()
