@@ -31,12 +31,13 @@ def recipe_without_files(full: str) -> Recipe:
     return validate_recipe(value, method.recipe)
 
 
-def random_batch(size: int, side: int, classes: int, device: torch.device) -> Batch:
-    """Noise, and masks of blocks of 16 pixels."""
+def random_batch(size: int, side: int | tuple[int, int], classes: int, device: torch.device) -> Batch:
+    """Noise, square or (height, width), and masks of blocks of 16 pixels."""
+    height, width = (side, side) if isinstance(side, int) else side
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(size, 3, side, side, generator=generator)
-    grid = torch.randint(0, classes, (size, 1, -(-side // 16), -(-side // 16)), generator=generator).float()
-    masks = F.interpolate(grid, scale_factor=16)[:, 0, :side, :side].long()
+    images = torch.randn(size, 3, height, width, generator=generator)
+    grid = torch.randint(0, classes, (size, 1, -(-height // 16), -(-width // 16)), generator=generator).float()
+    masks = F.interpolate(grid, scale_factor=16)[:, 0, :height, :width].long()
     return Batch(masks=masks, images=images.contiguous(memory_format=torch.channels_last)).to(device)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from segproto.prototypes import diversity
 from segproto.prototypes.diversity import DiversityLoss
 from segproto.prototypes.losses import grid_cross_entropy, off_class_l1
 
@@ -55,7 +56,12 @@ def scene(seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("unshifted", [False, True])
 @pytest.mark.parametrize("one_scale", [False, True])
-def test_diversity_value_and_gradient(sign: int, unshifted: bool, one_scale: bool) -> None:
+@pytest.mark.parametrize("parts", [1, 3])
+def test_diversity_value_and_gradient(
+    sign: int, unshifted: bool, one_scale: bool, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one sum, as on a CPU, and in several, as on a GPU."""
+    monkeypatch.setattr(diversity, "parts_on", lambda device, cells: parts)
     distances, labels = scene()
     scale_of = torch.zeros_like(SCALE_OF) if one_scale else SCALE_OF
     expected_d = (distances / 8).requires_grad_()

@@ -9,6 +9,8 @@ from segproto.prototypes.labels import IGNORE_INDEX
 from segproto.prototypes.numerics import exact_float32
 from segproto.prototypes.segments import occurrences
 
+SHARED = 512  # cells that a GPU adds to one number
+
 
 class DiversityLoss(nn.Module):
     """Mean of ``exp(-J)`` over pairs of prototypes of one class and scale (Sacha et al. 2023).
@@ -66,15 +68,14 @@ class DiversityLoss(nn.Module):
         batch, classes = distances.shape[0], self.num_classes
         class_of_cell = self._seen_by(labels.flatten(1))  # (B, N), ``classes`` where left out
         first_segment = torch.arange(batch, device=distances.device)[:, None] * (classes + 1)
-        segment, segments = (first_segment + class_of_cell).flatten(), batch * (classes + 1)
-        log_p = _segmented_log_softmax(self._own(distances, class_of_cell) * self.sign, segment, segments)
+        cells = _Cells((first_segment + class_of_cell).flatten(), batch * (classes + 1), class_of_cell.shape[1])
+        log_p = cells.log_softmax(self._own(distances, class_of_cell) * self.sign)
         with exact_float32(log_p.device):
             difference = self.difference.to(log_p.dtype)
             terms = (log_p.exp() @ difference) * (log_p @ difference) / 2  # (B*N, S, pairs)
-        divergence = terms.new_zeros(segments, *terms.shape[1:]).index_add(0, segment, terms)
-        cells = occurrences(segment, segments).view(batch, -1, 1, 1)[:, :classes]
-        valid = (cells >= 2) & self.pair_mask
-        similarity = torch.exp(-divergence.view(batch, classes + 1, *terms.shape[1:])[:, :classes])
+        divergence = cells.sum(terms).view(batch, classes + 1, *terms.shape[1:])[:, :classes]
+        valid = (cells.count().view(batch, -1, 1, 1)[:, :classes] >= 2) & self.pair_mask
+        similarity = torch.exp(-divergence)
         return torch.where(valid, similarity, 0).sum() / valid.sum().clamp_min(1)
 
     def _seen_by(self, labels: Tensor) -> Tensor:
@@ -107,12 +108,48 @@ def _slot_table(class_of: Tensor, scale_of: Tensor) -> tuple[Tensor, Tensor]:
     return slots.view(classes, scales, -1), filled.view(classes, scales, -1)
 
 
-def _segmented_log_softmax(values: Tensor, segment: Tensor, segments: int) -> Tensor:
-    """Log-softmax of each column of ``values`` (N, ...) over the rows that share a segment id."""
-    flat = values.flatten(1)
-    index = segment[:, None].expand_as(flat)
-    top = flat.detach().new_full((segments, flat.shape[1]), -torch.inf).scatter_reduce(0, index, flat.detach(), "amax")
-    centred = flat - top.index_select(0, segment)
-    total = centred.new_zeros(segments, flat.shape[1]).index_add(0, segment, centred.exp())
-    # Rows of empty segments are never read; index_select, unlike indexing, has a fast backward.
-    return (centred - total.clamp_min(torch.finfo(flat.dtype).tiny).log().index_select(0, segment)).view(values.shape)
+def parts_on(device: torch.device, cells: int) -> int:
+    """How many sums the cells of a segment are first added to."""
+    return 1 if device.type == "cpu" else -(-cells // SHARED)
+
+
+class _Cells:
+    """Cells and the segment (image and class) of each, for sums and a softmax over those of a segment.
+
+    Where segments are few and cells many, a GPU's additions to one number wait for each other. So it adds cells up by
+    ``SHARED`` at most, and then these sums; a CPU adds one after another in any case.
+
+    Args:
+        segment: (N,) segment of each cell.
+        segments: how many there are.
+        largest: cells that a segment can have.
+    """
+
+    def __init__(self, segment: Tensor, segments: int, largest: int) -> None:
+        self.parts = parts_on(segment.device, largest)
+        self.segments = segments
+        self.part = segment * self.parts + torch.arange(len(segment), device=segment.device) % self.parts
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums (segments, ...) of ``values`` (N, ...)."""
+        sums = values.new_zeros(self.segments * self.parts, *values.shape[1:]).index_add(0, self.part, values)
+        return sums.view(self.segments, self.parts, *values.shape[1:]).sum(1)
+
+    def count(self) -> Tensor:
+        """(segments,) cells in each."""
+        return occurrences(self.part, self.segments * self.parts).view(self.segments, self.parts).sum(1)
+
+    def log_softmax(self, values: Tensor) -> Tensor:
+        """Log-softmax of each column of ``values`` (N, ...) over the cells of a segment."""
+        flat = values.flatten(1)
+        index = self.part[:, None].expand_as(flat)
+        empty = flat.detach().new_full((self.segments * self.parts, flat.shape[1]), -torch.inf)
+        top = empty.scatter_reduce(0, index, flat.detach(), "amax").view(self.segments, self.parts, -1).amax(1)
+        centred = flat - self._at_cells(top)
+        # Rows of empty segments are never read.
+        total = self.sum(centred.exp()).clamp_min(torch.finfo(flat.dtype).tiny).log()
+        return (centred - self._at_cells(total)).view(values.shape)
+
+    def _at_cells(self, values: Tensor) -> Tensor:
+        """Of values (segments, k), those of each cell's segment; index_select, unlike indexing, has a fast backward."""
+        return values.repeat_interleave(self.parts, 0).index_select(0, self.part)

@@ -102,12 +102,12 @@ def seed(context: StageContext, config: SeedConfig) -> Figures:
     """
     bank = require_prototypes(context.segmenter, "seed")
     dataset, cache = searched_images(context, config.images)
-    generator = torch.Generator(bank.vectors.device).manual_seed(context.recipe.train.seed + context.fabric.global_rank)
+    # On the host: a GPU would draw other prototypes from the same seed than a CPU.
+    generator = torch.Generator().manual_seed(context.recipe.train.seed + context.fabric.global_rank)
 
     def lots(features: Tensor) -> Tensor:
         """The smallest of independent random numbers falls on each cell alike, over images and processes."""
-        grid = features.shape[-2:]
-        return torch.rand(bank.num_prototypes, *grid, generator=generator, device=features.device)
+        return torch.rand(bank.num_prototypes, *features.shape[-2:], generator=generator).to(features.device)
 
     drawn = search(context, dataset, cache, "nearest_label", lots)
     has_cell = torch.isfinite(drawn.distance)
