@@ -136,5 +136,5 @@ def to_bytes(values: Tensor) -> Tensor:
 def to_colours(image: Tensor, show: tuple[int, int, int] = RGB) -> Tensor:
     """Pixels (N, H, W) as a picture uint8 (3, H, W) for people (and for what compares colours, as a CRF)."""
     if len(image) != 3 or show != RGB:
-        image = image[[min(band, len(image) - 1) for band in show]]
+        image = torch.stack([image[min(band, len(image) - 1)] for band in show])  # torch 2.6 takes no list for 16 bits
     return image if image.dtype == torch.uint8 else to_bytes(levels(image))

@@ -201,7 +201,7 @@ def write(program: torch.export.ExportedProgram, graph: Graph, file: BinaryIO, k
     """Writes the file, with its mark.
 
     Raises:
-        ConfigError: the extra ``onnx`` is missing.
+        ConfigError: the extra ``onnx`` is missing, or torch's exporter fails.
     """
     if kind == "torch":
         buffer = io.BytesIO()  # its writer ends the process when a disk is full
@@ -215,9 +215,15 @@ def write(program: torch.export.ExportedProgram, graph: Graph, file: BinaryIO, k
     except ImportError as error:
         raise ConfigError("exporting to ONNX needs an extra: pip install 'segproto[onnx]'") from error
     names = list(graph.outputs)
-    exported = torch.onnx.export(
-        program, (), dynamo=True, opset_version=OPSET, output_names=names, external_data=False, verbose=False
-    )
+    try:
+        exported = torch.onnx.export(
+            program, (), dynamo=True, opset_version=OPSET, output_names=names, external_data=False, verbose=False
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ConfigError(
+            f"torch {torch.__version__} writes no ONNX graph of this network; what newer releases write for all sizes, "
+            f"older ones may write for one: give --size H,W of your pictures ({short(error)})"
+        ) from error
     assert exported is not None
     exported.model.doc_string = mark("graph")
     file.write(exported.model_proto.SerializeToString())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from segproto.errors import ConfigError
 from segproto.model.head import Contributions, Head, HeadDescription
 from segproto.prototypes.bank import Bank
+from segproto.prototypes.numerics import without_autocast
 
 
 class DirectionBank(Bank):
@@ -46,7 +47,7 @@ class DirectionBank(Bank):
 
 def project(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution (K, C) in float32, whatever the autocast."""
-    with torch.autocast(device_type=features.device.type, enabled=False):
+    with without_autocast(features.device):
         return F.conv2d(features.float(), weight.float()[:, :, None, None], bias)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -17,7 +17,7 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     Distances cancel large terms and group activations are exponentials: under TF32 an exact match scores about
     6.8 instead of 9.2, and a group 10^3 instead of 10^4.
     """
-    with torch.autocast(device_type=device.type, enabled=False):
+    with without_autocast(device):
         if device.type != "cuda" or not torch.backends.cuda.matmul.allow_tf32:
             yield
             return
@@ -26,6 +26,13 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Switches autocast off, where it is on: the mere switch would be a node of its own in an exported graph, which
+    releases of torch before 2.9 cannot write.
+    """
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 @lru_cache(maxsize=32)
