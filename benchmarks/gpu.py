@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from steps import Step, black_box, random_batch, recipe_without_files
+from gpu_setting import MEASURED, Row, Setting, verdict
+from gpu_steps import steps
+from steps import Step, random_batch
 from two_steps import smaller
 
 from segproto import predict
@@ -37,46 +38,9 @@ from segproto.refine.crf import dense_crf
 from segproto.refine.crf_settings import CRF_SETS
 from segproto.refine.proposals import propose
 from segproto.refine.random_walk import random_walk
-from segproto.runs.catalogue import read_recipe, shipped
+from segproto.runs.catalogue import read_recipe
 from segproto.training.recipe import Recipe, apply_overrides, validate_recipe
 from segproto.training.runner import run
-from segproto.training.stage import Optimise
-
-Row = tuple[str, str, str]  # what, value, remark
-MEASURED = ("blackbox", "protoseg", "scaleproto", "nonparametric")  # whose losses take any batch
-QUICK = ("em_small", "scenes")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how much.
-
-    Attributes:
-        device: what is measured.
-        quick: tiny sizes.
-        seconds: after which a section begins nothing new.
-        folder: for what runs leave.
-    """
-
-    device: torch.device
-    quick: bool
-    seconds: float
-    folder: Path
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def median_ms(self, call: Callable[[], object], runs: int = 5) -> float:
-        """Milliseconds of the middle one of some calls, after two that do not count."""
-        runs, times = (2, []) if self.quick else (runs, [])
-        for number in range(runs + 2):
-            self.wait()
-            start = time.perf_counter()
-            call()
-            self.wait()
-            times += [time.perf_counter() - start] if number > 1 else []
-        return 1e3 * sorted(times)[len(times) // 2]
 
 
 def on(recipe: Recipe, device: torch.device, precision: str = "32-true") -> Recipe:
@@ -120,10 +84,6 @@ def equality(s: Setting) -> Iterator[Row]:
     yield "proposals", f"{100 * share:.3f} %", verdict(share >= 0.999, "equal cells; at least 99.9 %")
 
 
-def verdict(good: bool, words: str) -> str:
-    return words if good else f"FAILED: {words}"
-
-
 def gradients(s: Setting) -> Iterator[Row]:
     """Gradients of one batch by the same weights, as one vector."""
     for name in MEASURED:
@@ -164,53 +124,6 @@ def compiled(s: Setting) -> Iterator[Row]:
         off = abs(values[1] - values[0]) / abs(values[0])
         words = verdict(off <= 1e-3, f"plain {plain:.1f} ms; loss differs by {off:.1e}")
         yield f"compiled step, {name}", f"{fast:.1f} ms", words
-
-
-def steps(s: Setting) -> Iterator[Row]:
-    """A step of each recipe's longest stage (random weights, bfloat16), beside a black box on the same encoder."""
-    begin, seen = time.perf_counter(), set[str]()
-    for full in sorted(shipped()):
-        method, _, name = full.partition("/")
-        if method not in MEASURED or (s.quick and (name not in QUICK or method == "protoseg")):
-            continue
-        try:
-            recipe = recipe_without_files(full)
-        except Exception as error:  # a recipe that says more about its data than the command knows
-            yield full, "skipped", str(error).splitlines()[0][:90]
-            continue
-        key = f"{method} {recipe.encoder.model_dump_json()}"
-        if key in seen:
-            continue
-        seen.add(key)
-        if time.perf_counter() - begin > s.seconds:
-            yield full, "skipped", f"the section's {s.seconds:.0f} s are over (--seconds)"
-            continue
-        try:
-            yield one_step(s, full, method, recipe)
-        except torch.OutOfMemoryError:
-            yield full, "skipped", "out of memory on this device"
-        except Exception as error:
-            yield full, "FAILED", f"FAILED: {type(error).__name__}: {str(error).splitlines()[0][:90]}"
-        if s.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def one_step(s: Setting, full: str, method: str, recipe: Recipe) -> Row:
-    stages = [stage for stage in METHODS[method].stages(recipe) if isinstance(stage, Optimise) and stage.steps]
-    longest, total = max(stages, key=lambda stage: stage.steps).name, sum(stage.steps for stage in stages)
-    size, (h, w), classes = recipe.train.batch_size, recipe.data.augment.crop_size or (256, 256), 19
-    if s.quick:
-        size, (h, w), classes = 2, (64, 64), 7
-    step = Step.of(method, recipe, classes, s.device, longest)
-    batch = random_batch(size, (h, w), classes, s.device)
-    if s.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    own = s.median_ms(lambda: step(batch, bf16=True))
-    peak = torch.cuda.max_memory_allocated() / 2**30 if s.device.type == "cuda" else float("nan")
-    del step.optimizer
-    base = s.median_ms(black_box(step.model.encoder, classes, batch, bf16=True))
-    words = f"`{longest}`, {size} of {h}x{w}, {peak:.2f} GiB; {own / base:.2f}x its black box ({base:.1f} ms)"
-    return full, f"{own:.1f} ms", f"{words}; {total:,} such steps are {total * own / 3.6e6:.1f} h"
 
 
 def predicting(s: Setting) -> Iterator[Row]:

@@ -143,6 +143,21 @@ def test_command(tmp_path: Path) -> None:
     assert "expected onnx or torch" in str(run.exception)
 
 
+@pytest.mark.parametrize(("size", "hint"), [(None, "--size H,W"), ((32, 32), "--format torch")])
+def test_what_torch_cannot_write_is_said_with_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None, hint: str
+) -> None:
+    def fails(*args: object, **settings: object) -> None:
+        raise torch.onnx.OnnxExporterError("no such operator\nand a page of traceback")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    encoder = build_encoder(EncoderConfig(name="unet", width=2, output_stride=4, dim=4, rates=[1]), load_weights=False)
+    model = Segmenter(encoder, PrototypeHead(PrototypeBank.regular(3, 2, 1, 4)), TABLE)
+    with pytest.raises(ConfigError, match=f"{hint}.*no such operator$"):
+        export(model, tmp_path / "a.onnx", "onnx", size)
+    assert list(tmp_path.iterdir()) == []
+
+
 class HubStub:
     """What of the hub's client is used, on a folder."""
 

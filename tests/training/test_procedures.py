@@ -187,6 +187,26 @@ class Cache:
             return encoder.backbone_features(encoder.normalisation(self.dataset[index].image)[None])[0]
 
 
+def test_prototypes_of_a_class_come_from_images_of_their_own(tmp_path: Path) -> None:
+    dataset = ScenesDataset(ScenesConfig(num_train=6, size=32), "train")
+    images = []
+    for distinct in (False, True):
+        torch.manual_seed(3)
+        model = segmenter("prototype", classes=2)
+        config = ProjectConfig(distinct_images=distinct, absent="drop", deduplicate=False)
+        figures = project(context(model, dataset), config)
+        assert model.provenance is not None
+        shown = [source.image for source in model.provenance.sources if source is not None]
+        assert figures["images_with_prototypes"] == len(set(shown))
+        classes = model.head.bank.class_of.tolist()  # type: ignore[union-attr]
+        images.append(
+            [len({i for i, c in zip(shown, classes, strict=True) if c == own}) for own in sorted(set(classes))]
+        )
+        counts = [classes.count(own) for own in sorted(set(classes))]
+    assert images[1] == counts
+    assert images[0] != counts
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_projection_searches_the_listed_images_alone(tmp_path: Path, cached: bool) -> None:
     dataset = ScenesDataset(ScenesConfig(num_train=6, size=32), "train")
@@ -194,7 +214,7 @@ def test_a_projection_searches_the_listed_images_alone(tmp_path: Path, cached: b
     model = segmenter(classes=2)
     extra = {"train_cache": Cache(model, dataset)} if cached else {}
     figures = project(context(model, dataset, **extra), ProjectConfig(images=tmp_path / "some.txt", absent="drop"))
-    assert figures["images"] == 2
+    assert figures["images_searched"] == 2
     assert model.provenance is not None
     assert model.provenance.dataset == "ScenesDataset, split train"
     sources = [s for s in model.provenance.sources if s is not None]

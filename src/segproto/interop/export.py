@@ -119,7 +119,7 @@ def export(model: Segmenter, out: Path, kind: Format, size: tuple[int, int] | No
     program, multiple = trace(graph, example, least)
     other = (example[1] + step, example[0])  # also another number of cells
     with fresh(out, "graph") as file:  # which gets its name once it is checked
-        write(program, graph, file, kind)
+        write(program, graph, file, kind, size)
         checked = check_program(model, graph, out, kind, [example] if size else [example, other], file)
     return {
         "format": kind,
@@ -197,8 +197,10 @@ def short(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-def write(program: torch.export.ExportedProgram, graph: Graph, file: BinaryIO, kind: Format) -> None:
-    """Writes the file, with its mark.
+def write(
+    program: torch.export.ExportedProgram, graph: Graph, file: BinaryIO, kind: Format, size: tuple[int, int] | None
+) -> None:
+    """Writes the file, with its mark; ``size`` is that of all pictures, if they have one.
 
     Raises:
         ConfigError: the extra ``onnx`` is missing, or torch's exporter fails.
@@ -220,10 +222,10 @@ def write(program: torch.export.ExportedProgram, graph: Graph, file: BinaryIO, k
             program, (), dynamo=True, opset_version=OPSET, output_names=names, external_data=False, verbose=False
         )
     except torch.onnx.OnnxExporterError as error:
-        raise ConfigError(
-            f"torch {torch.__version__} writes no ONNX graph of this network; what newer releases write for all sizes, "
-            f"older ones may write for one: give --size H,W of your pictures ({short(error)})"
-        ) from error
+        hint = "install a newer torch, or give --format torch"
+        if size is None:
+            hint = "a graph for one size it may write (--size H,W of your pictures), a newer torch one for all"
+        raise ConfigError(f"torch {torch.__version__} cannot write this network as ONNX: {hint}; {short(error)}") from error
     assert exported is not None
     exported.model.doc_string = mark("graph")
     file.write(exported.model_proto.SerializeToString())

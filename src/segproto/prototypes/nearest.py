@@ -89,6 +89,10 @@ class RunningNearest:
             setattr(self, key, state[key].to(self.distance.device))
         return self
 
+    def found(self) -> Self:
+        """What was found: itself."""
+        return self
+
     def missing_classes(self) -> list[int]:
         """Classes of the prototypes for which no allowed cell was seen."""
         return sorted(set(self.class_of[torch.isinf(self.distance)].tolist()))

@@ -154,7 +154,8 @@ class ProjectConfig(BaseModel):
         images: list file (one name a line, as ``data.split.train_list``) of the training images to search; None = all.
         absent: a class without a cell in these images stops the run (``refuse``) or loses its prototypes (``drop``).
         distinct_images: no two prototypes of a class become patches of one image, if it has images enough: the
-            assignment of images with the least sum of squared distances (not published).
+            assignment of images with the least sum of squared distances; else of as many images as it has (not
+            published). The result says from how many images all prototypes are. Forgetting projects without it.
     """
 
     model_config = ConfigDict(extra="forbid")

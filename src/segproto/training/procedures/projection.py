@@ -51,8 +51,6 @@ def project(context: StageContext, config: ProjectConfig) -> Figures:
     nearest = search(
         context, dataset, cache, config.membership, lambda features: model.head.distances(features)[0], kind
     )
-    if isinstance(nearest, RunningDistinct):
-        nearest = nearest.assigned()
     if config.absent == "drop":
         drop_absent(model, nearest)
     else:
@@ -75,7 +73,8 @@ def project(context: StageContext, config: ProjectConfig) -> Figures:
         "classes_without_prototypes": classes_without_prototypes(model, bank),
         "projection_gap_mean": float(gap.mean()),
         "projection_gap_max": float(gap.max()),
-        "images": len(dataset),
+        "images_searched": len(dataset),
+        "images_with_prototypes": len(set(nearest.image.tolist())),
     }
 
 
@@ -105,7 +104,7 @@ def search(
     cache: BackboneFeatures | None,
     membership: str,
     distances: Callable[[Tensor], Tensor],
-    kind: type[RunningNearest] = RunningNearest,
+    kind: type[RunningNearest | RunningDistinct] = RunningNearest,
 ) -> RunningNearest:
     """Each prototype's nearest cell of its own class over this process's images, then over all processes.
 
@@ -115,7 +114,7 @@ def search(
         cache: their backbone features, or None.
         membership: which cells belong to a class.
         distances: features (1, S*D, h, w), as the head compares them, to distances (P, h, w).
-        kind: what is kept of them.
+        kind: whether prototypes of a class may share an image.
     """
     model, fabric = context.segmenter, context.fabric
     bank = model.head.bank
@@ -129,7 +128,7 @@ def search(
         nearest.update(distances(features), allowed, features[0], index)
     for state in of_others(context, nearest.state_dict()):
         nearest.merge(state)
-    return nearest
+    return nearest.found()
 
 
 def recompute(model: Segmenter, dataset: SegmentationDataset, nearest: RunningNearest) -> None:
