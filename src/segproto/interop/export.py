@@ -225,7 +225,8 @@ def write(
         hint = "install a newer torch, or give --format torch"
         if size is None:
             hint = "a graph for one size it may write (--size H,W of your pictures), a newer torch one for all"
-        raise ConfigError(f"torch {torch.__version__} cannot write this network as ONNX: {hint}; {short(error)}") from error
+        line = f"torch {torch.__version__} cannot write this network as ONNX: {hint}; {short(error)}"
+        raise ConfigError(line) from error
     assert exported is not None
     exported.model.doc_string = mark("graph")
     file.write(exported.model_proto.SerializeToString())
