@@ -76,7 +76,7 @@ class Grouping(nn.Module):
             return logarithm.view(batch, -1, height, width).exp()
 
     def _unpadded(self) -> Tensor:
-        """The weights (K, G, n), 0 where padded; a product with the mask would be no ONNX graph before torch 2.9."""
+        """The weights (K, G, n), 0 where padded; torch 2.8 writes no ONNX graph of a product with the mask."""
         return self.weights.masked_fill(~self.mask[:, None], 0)
 
     def dense(self) -> Tensor:

@@ -30,7 +30,7 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Switches autocast off, where it is on: the mere switch would be a node of its own in an exported graph, which
-    releases of torch before 2.9 cannot write.
+    torch 2.6 cannot write.
     """
     return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
